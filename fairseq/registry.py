@@ -1,0 +1,201 @@
+"""One class for everything pluggable, and the tables of what is built in.
+
+A component registers itself by decorator::
+
+    @CRITERIONS.register("masked_lm", dataclass=MaskedLmConfig)
+    class MaskedLmLoss(FairseqCriterion): ...
+
+Built-ins are listed here by name and imported when first asked for: nothing scans directories, and asking for the
+configuration class of a built-in imports only its (torch-free) configuration module. To add a built-in, write its
+file and one line in a table below; plugins need only the decorator.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fairseq import scope
+from fairseq.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """Where a built-in lives: ``module`` registers it on import; ``config`` is ``"module:Class"``, free of torch."""
+
+    module: str
+    config: str | None = None
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """``"; did you mean 'x'?"`` for the best spelling match among ``known``, or nothing."""
+    match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+class Registry(Generic[T]):
+    """Names to classes (or functions) of one kind."""
+
+    def __init__(
+        self, kind: str, builtins: Mapping[str, Builtin] | None = None, refused: Mapping[str, str] | None = None
+    ) -> None:
+        self.kind = kind
+        self._builtins = dict(builtins or {})
+        self._refused = dict(refused or {})
+        self._entries: dict[str, T] = {}
+        self._configs: dict[str, type] = {}
+
+    def register(self, name: str, *, dataclass: type | None = None) -> Callable[[T], T]:
+        """Decorator that registers its argument as ``name``; a taken name is an error that shows both places."""
+
+        def add(entry: T) -> T:
+            old = self._entries.get(name)
+            if old is not None and _origin(old) != _origin(entry):
+                raise ValueError(f"{self.kind} {name!r} is registered twice: by {_origin(old)} and by {_origin(entry)}")
+            if (
+                old is None
+                and name in self._builtins
+                and getattr(entry, "__module__", None) != self._builtins[name].module
+            ):
+                raise ValueError(
+                    f"{self.kind} {name!r} is registered twice: built in ({self._builtins[name].module}) and by {_origin(entry)}"
+                )
+            self._entries[name] = entry
+            if dataclass is not None:
+                self._configs[name] = dataclass
+            return entry
+
+        return add
+
+    def get(self, name: str) -> T:
+        """The entry called ``name``. Raises ConfigError with the known names, or OutOfScopeError with the reason."""
+        if name not in self._entries:
+            if name not in self._builtins:
+                raise self._unknown(name)
+            importlib.import_module(self._builtins[name].module)
+        return self._entries[name]
+
+    def config_class(self, name: str) -> type | None:
+        """The configuration dataclass of ``name`` or None; does not import the component of a built-in."""
+        if name in self._configs:
+            return self._configs[name]
+        if name in self._entries:
+            return None
+        if name not in self._builtins:
+            raise self._unknown(name)
+        home = self._builtins[name].config
+        if home is None:
+            return None
+        module, _, attribute = home.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def names(self) -> list[str]:
+        return sorted({*self._entries, *self._builtins})
+
+    def registered(self) -> dict[str, T]:
+        """What has been imported so far (the old ``*_REGISTRY`` dictionaries); a live view, do not change it."""
+        return self._entries
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self._builtins
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def _unknown(self, name: str) -> Exception:
+        if name in self._refused:
+            return scope.refuse(self.kind, name, self._refused[name], self.names())
+        known = self.names()
+        return ConfigError(f"unknown {self.kind} {name!r}{nearest(name, known)} Known: {', '.join(known) or 'none'}")
+
+
+def _origin(entry: Any) -> str:
+    return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
+
+
+def _table(module: str, config_module: str, configs: Mapping[str, str | None]) -> dict[str, Builtin]:
+    """Built-ins called like their modules: name -> ``module.name`` with the configuration class in ``config_module``."""
+    return {
+        name: Builtin(f"{module}.{name}", f"{config_module}:{config}" if config else None)
+        for name, config in configs.items()
+    }
+
+
+TASKS: Registry[Any] = Registry(
+    "task",
+    _table("fairseq.tasks", "fairseq.tasks.configs", {"masked_lm": "MaskedLMConfig"}),
+    refused=scope.TASKS,
+)
+MODELS: Registry[Any] = Registry(
+    "model",
+    {
+        "roberta": Builtin("fairseq.models.roberta.model", "fairseq.models.roberta.config:RobertaConfig"),
+        "xlmr": Builtin("fairseq.models.roberta.published", "fairseq.models.roberta.config:RobertaConfig"),
+        "camembert": Builtin("fairseq.models.roberta.published", "fairseq.models.roberta.config:RobertaConfig"),
+        "gottbert": Builtin("fairseq.models.roberta.published", "fairseq.models.roberta.config:RobertaConfig"),
+    },
+    refused=scope.MODELS,
+)
+_PRESETS = Builtin("fairseq.models.roberta.presets")
+ARCHITECTURES: Registry[Any] = Registry(
+    "architecture",
+    dict.fromkeys(("roberta", "roberta_base", "roberta_large", "roberta_prenorm", "xlm"), _PRESETS),
+    refused=scope.MODELS,
+)
+CRITERIONS: Registry[Any] = Registry(
+    "criterion",
+    _table("fairseq.criterions", "fairseq.criterions.configs", {"masked_lm": "MaskedLmConfig"}),
+    refused=scope.CRITERIONS,
+)
+OPTIMIZERS: Registry[Any] = Registry(
+    "optimizer",
+    _table(
+        "fairseq.optim",
+        "fairseq.optim.configs",
+        {"adam": "FairseqAdamConfig", "adamw": "AdamWConfig", "sgd": "SGDConfig", "adagrad": "AdagradConfig"},
+    ),
+)
+LR_SCHEDULERS: Registry[Any] = Registry(
+    "learning-rate schedule",
+    _table(
+        "fairseq.optim.lr_scheduler",
+        "fairseq.optim.configs",
+        {
+            "fixed": "FixedLRScheduleConfig",
+            "polynomial_decay": "PolynomialDecayLRScheduleConfig",
+            "cosine": "CosineLRScheduleConfig",
+            "inverse_sqrt": "InverseSquareRootLRScheduleConfig",
+            "tri_stage": "TriStageLRScheduleConfig",
+        },
+    ),
+)
+BPES: Registry[Any] = Registry(
+    "bpe",
+    _table(
+        "fairseq.data.encoders",
+        "fairseq.data.encoders.configs",
+        {
+            "gpt2": "GPT2BPEConfig",
+            "sentencepiece": "SentencepieceConfig",
+            "bert": "BertBPEConfig",
+            "hf_byte_bpe": "HuggingFaceByteLevelBPEConfig",
+            "hf_tokenizer": "HuggingFaceTokenizerConfig",
+        },
+    ),
+)
+TOKENIZERS: Registry[Any] = Registry(
+    "tokenizer", _table("fairseq.data.encoders", "fairseq.data.encoders.configs", {"space": None})
+)
+SCORERS: Registry[Any] = Registry("scorer")
+
+# Encoder slots: one file a variant under fairseq/modules.
+POSITIONS: Registry[Any] = Registry("position embedding")
+ATTENTION_BIASES: Registry[Any] = Registry("attention bias")
+TOKEN_MIXERS: Registry[Any] = Registry("token mixer")
+CHANNEL_MIXERS: Registry[Any] = Registry("channel mixer")
+HEADS: Registry[Any] = Registry("head")

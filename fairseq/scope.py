@@ -1,0 +1,98 @@
+"""What this project deliberately does not do, and the sentence that says so."""
+
+from __future__ import annotations
+
+from fairseq.errors import OutOfScopeError
+
+HERE = "this fairseq trains and serves masked language models (RoBERTa and its efficient variants)"
+
+# Names that users of the original type, with the field they belong to.
+SEQ2SEQ = "sequence-to-sequence modelling and generation"
+SPEECH = "speech and audio"
+CAUSAL = "causal language modelling"
+VISION = "vision and multi-modal modelling"
+
+TASKS = {
+    **dict.fromkeys(
+        (
+            "translation",
+            "translation_lev",
+            "translation_from_pretrained_bart",
+            "translation_from_pretrained_xlm",
+            "translation_multi_simple_epoch",
+            "multilingual_translation",
+            "semisupervised_translation",
+            "online_backtranslation",
+            "denoising",
+            "multilingual_denoising",
+            "span_masked_lm",
+            "simultaneous_speech_to_text",
+            "simultaneous_text_to_text",
+        ),
+        SEQ2SEQ,
+    ),
+    **dict.fromkeys(
+        (
+            "audio_pretraining",
+            "audio_finetuning",
+            "hubert_pretraining",
+            "speech_to_text",
+            "speech_to_speech",
+            "text_to_speech",
+            "frm_text_to_speech",
+            "speech_unit_modeling",
+        ),
+        SPEECH,
+    ),
+    **dict.fromkeys(("language_modeling", "multilingual_language_modeling"), CAUSAL),
+    **dict.fromkeys(("legacy_masked_lm", "cross_lingual_lm"), "the legacy XLM/BERT task (use masked_lm)"),
+}
+MODELS = {
+    **dict.fromkeys(
+        (
+            "transformer",
+            "transformer_align",
+            "transformer_wmt_en_de",
+            "transformer_iwslt_de_en",
+            "transformer_vaswani_wmt_en_de_big",
+            "fconv",
+            "fconv_self_att",
+            "lstm",
+            "lightconv",
+            "bart",
+            "bart_base",
+            "bart_large",
+            "mbart_large",
+            "nonautoregressive_transformer",
+            "levenshtein_transformer",
+            "roberta_enc_dec",
+            "multilingual_transformer",
+        ),
+        SEQ2SEQ,
+    ),
+    **dict.fromkeys(("wav2vec", "wav2vec2", "wav2vec_ctc", "hubert", "hubert_ctc", "s2t_transformer"), SPEECH),
+    **dict.fromkeys(("data2vec_audio", "data2vec_multi"), VISION),
+    **dict.fromkeys(("transformer_lm", "transformer_lm_gpt", "fconv_lm", "lstm_lm", "lightconv_lm"), CAUSAL),
+    "masked_lm": "the legacy XLM/BERT model (use roberta)",
+}
+CRITERIONS = {
+    **dict.fromkeys(
+        (
+            "label_smoothed_cross_entropy",
+            "label_smoothed_cross_entropy_with_alignment",
+            "nat_loss",
+            "latency_augmented",
+        ),
+        SEQ2SEQ,
+    ),
+    **dict.fromkeys(("ctc", "wav2vec", "hubert", "tacotron2", "fastspeech2"), SPEECH),
+    **dict.fromkeys(("adaptive_loss", "cross_entropy"), CAUSAL),
+    "legacy_masked_lm_loss": "the legacy XLM/BERT loss (use masked_lm)",
+}
+
+
+def refuse(kind: str, name: str, field: str, known: list[str]) -> OutOfScopeError:
+    """The error for a known but unsupported ``kind`` (task, architecture, ...) called ``name`` from ``field``."""
+    return OutOfScopeError(
+        f"{kind} {name!r} belongs to {field}, which is out of scope: {HERE}; available: {', '.join(known)}"
+    )
