@@ -1,0 +1,9 @@
+"""Operators: each fast path beside its readable twin. ``fairseq.ops.native`` says what is compiled."""
+
+from __future__ import annotations
+
+from fairseq.lazy import exporter
+
+__getattr__, __dir__, __all__ = exporter(
+    __name__, {"batch_by_size": "batching", "complete_blocks": "blocks", "native": ""}
+)
