@@ -1,0 +1,1 @@
+"""Old import paths of the commands; the commands themselves are in ``fairseq.cli``."""
