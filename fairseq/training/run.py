@@ -1,0 +1,102 @@
+"""A training run from its configuration to its last checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from fairseq.data import data_utils
+from fairseq.dataclass.state import config_to_state
+from fairseq.errors import ConfigError
+from fairseq.logging import metrics
+from fairseq.tasks import setup_task
+from fairseq.training.loop import train_epochs
+from fairseq.training.restore import load_checkpoint
+from fairseq.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from fairseq.dataclass.configs import FairseqConfig
+    from fairseq.tasks.fairseq_task import FairseqTask
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: FairseqConfig) -> float | None:
+    """Run the training that ``cfg`` describes; returns the last validation value (None without validation)."""
+    check(cfg)
+    metrics.reset()
+    np.random.seed(cfg.common.seed)
+    torch.manual_seed(cfg.common.seed)
+    logger.info(config_to_state(cfg))
+
+    task = setup_task(cfg.task, bpe=cfg.bpe)
+    model = task.build_model(cfg.model)
+    criterion = task.build_criterion(cfg.criterion)
+    describe(task, model, criterion)
+    load_validation_data(cfg, task)
+
+    trainer = Trainer(cfg, task, model, criterion)
+    trainer.store.verify_directory()
+    logger.info("training on %s in %s precision", trainer.device, trainer.precision)
+    logger.info(
+        "max tokens per device = %s and max sentences per device = %s", cfg.dataset.max_tokens, cfg.dataset.batch_size
+    )
+    _, epoch_itr = load_checkpoint(
+        cfg.checkpoint, trainer, disable_iterator_cache=task.has_sharded_data(cfg.dataset.train_subset)
+    )
+    if cfg.optimization.max_update and trainer.get_num_updates() >= cfg.optimization.max_update:
+        logger.info("nothing to do: %d updates are done already", trainer.get_num_updates())
+        return None
+    value = train_epochs(cfg, trainer, epoch_itr)
+    trainer.store.wait()
+    logger.info("done training in %.1f seconds", metrics.get_meter("default", "wall").elapsed_time)
+    return value
+
+
+def check(cfg: FairseqConfig) -> None:
+    """Refuse settings that cannot work before anything is loaded."""
+    data = cfg.dataset
+    if data.max_tokens is None and data.batch_size is None:
+        raise ConfigError(
+            "the size of a batch is not given: pass --max-tokens (tokens a batch) or --batch-size (sentences a batch)"
+        )
+    for name in ("max_tokens", "batch_size", "max_tokens_valid", "batch_size_valid"):
+        value = getattr(data, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, but is {value}")
+    if any(frequency < 1 for frequency in cfg.optimization.update_freq) or not cfg.optimization.update_freq:
+        raise ConfigError(f"update_freq must be at least 1, but is {list(cfg.optimization.update_freq)}")
+    if cfg.criterion is None:
+        raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
+    if cfg.optimizer is None:
+        raise ConfigError("no optimizer is given: pass --optimizer, for example --optimizer adam")
+
+
+def describe(task: FairseqTask, model: nn.Module, criterion: nn.Module) -> None:
+    """Log what was built."""
+    logger.info(model)
+    logger.info("task: %s", type(task).__name__)
+    logger.info("model: %s", type(model).__name__)
+    logger.info("criterion: %s", type(criterion).__name__)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    logger.info(
+        "num. model params: %s (num. trained: %s)",
+        f"{sum(size for size, _ in sizes):,}",
+        f"{sum(size for size, trained in sizes if trained):,}",
+    )
+
+
+def load_validation_data(cfg: FairseqConfig, task: FairseqTask) -> None:
+    """Load every validation subset before training, so that a missing one is noticed now."""
+    data_utils.raise_if_valid_subsets_unintentionally_ignored(cfg)
+    if cfg.dataset.disable_validation:
+        return
+    if cfg.dataset.combine_valid_subsets:
+        task.load_dataset("valid", combine=True, epoch=1)
+        return
+    for subset in cfg.dataset.valid_subset.split(","):
+        task.load_dataset(subset.strip(), combine=False, epoch=1)
