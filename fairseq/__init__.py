@@ -1,5 +1,9 @@
-"""fairseq: masked language models (RoBERTa and its efficient variants). Importing this package imports nothing else."""
+"""fairseq: masked language models (RoBERTa and its efficient variants). Importing this package imports nothing heavy."""
 
 from __future__ import annotations
 
+from fairseq import absent as _absent
+
 __version__ = "0.13.0"
+
+_absent.install()

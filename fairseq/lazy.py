@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fairseq import absent
+
 
 def exporter(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Make ``__getattr__``, ``__dir__`` and ``__all__`` for the ``__init__`` of ``package``.
@@ -17,7 +19,7 @@ def exporter(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], An
 
     def load(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            return absent.name_of_package(package, name)
         if not homes[name]:
             return importlib.import_module(f"{package}.{name}")
         value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
