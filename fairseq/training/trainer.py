@@ -24,6 +24,7 @@ from fairseq.optim.lr_scheduler import build_lr_scheduler
 from fairseq.training import state as run_state
 from fairseq.training.limits import resolve_max_positions
 from fairseq.training.step import Accumulated, accumulate, apply_gradient, explain_non_finite
+from fairseq.training.tensors import to_device
 
 if TYPE_CHECKING:
     from fairseq.data.iterators import EpochBatchIterator
@@ -189,7 +190,7 @@ class Trainer:
             if self._dummy_source is None:
                 raise TrainingError("an empty batch came before the training data was loaded")
             sample = self._dummy_source.first_batch
-        return precision.cast_sample(_to_device(sample, self.device), self.precision), is_dummy
+        return precision.cast_sample(to_device(sample, self.device), self.precision), is_dummy
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
@@ -318,13 +319,3 @@ class Trainer:
         path = Path(self.cfg.checkpoint.save_dir) / "crash.pt"
         if not self.cfg.checkpoint.no_save and self.is_data_parallel_master:
             run_state.save_crash(self, path)
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: _to_device(item, device) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_device(item, device) for item in value)
-    return value
