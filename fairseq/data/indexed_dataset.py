@@ -1,0 +1,225 @@
+"""Memory-mapped corpora as data sets, and the choice of a reader or writer by name.
+
+Items are 1-D int64 tensors of token ids (T). The file format itself is in `fairseq.data.mmap_index`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.legacy_index import (
+    IndexedCachedDataset,
+    IndexedDataset,
+    IndexedDatasetBuilder,
+    IndexedRawTextDataset,
+)
+from fairseq.data.mmap_index import (
+    DTYPES,
+    TokenWriter,
+    best_fitting_int_dtype,
+    data_file_path,
+    index_file_path,
+    map_tokens,
+    read_index,
+)
+from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
+from fairseq.file_io import PathManager
+
+__all__ = [
+    "IndexedCachedDataset",
+    "IndexedDataset",
+    "IndexedDatasetBuilder",
+    "IndexedRawTextDataset",
+    "MMapIndexedDataset",
+    "MMapIndexedDatasetBuilder",
+    "best_fitting_int_dtype",
+    "data_file_path",
+    "dataset_exists",
+    "dtypes",
+    "get_available_dataset_impl",
+    "index_file_path",
+    "infer_dataset_impl",
+    "make_builder",
+    "make_dataset",
+]
+
+dtypes = DTYPES
+_IMPLS = ["raw", "lazy", "cached", "mmap"]
+_REFUSED_IMPLS = ("fasta", "huffman")
+_MAGICS = {b"TNTIDX\x00\x00": "cached", b"MMIDIDX\x00": "mmap", b"HUFFIDX\x00": "huffman"}
+
+
+class MMapIndexedDataset(FairseqDataset):
+    """A corpus at the path prefix ``path`` (``.bin`` and ``.idx``), mapped into memory and checked on opening.
+
+    Nothing of the corpus's size is read or copied; pickles as its path, so that workers map the same pages. Raises
+    DataNotFoundError, or DataError when the two files are damaged, foreign or do not belong together.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        bin_path = data_file_path(path)
+        if not os.path.isfile(bin_path):
+            raise DataNotFoundError(f"data file not found: {bin_path}")
+        self._index = read_index(index_file_path(path), os.path.getsize(bin_path))
+        self._tokens = map_tokens(bin_path, self._index.dtype)
+
+    def __getstate__(self) -> str:
+        return self._path
+
+    def __setstate__(self, state: str) -> None:
+        self.__init__(state)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        """Item ``i`` as a new int64 tensor (T); the caller may change it."""
+        start = int(self._index.pointers[i]) // self._index.dtype.itemsize
+        tokens = self._tokens[start : start + int(self._index.sizes[i])]
+        return torch.from_numpy(tokens.astype(np.int64))
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int32]:
+        """Tokens per item (N), a view of the mapped index."""
+        return self._index.sizes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The stored token type."""
+        return self._index.dtype
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the items lie one after the other, so that `read_tokens` sees their concatenation."""
+        return self._index.is_contiguous
+
+    def read_tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Tokens ``[start, stop)`` of the concatenated items, in the stored type: a read-only view, no copy.
+
+        Only when `is_contiguous`; positions are clipped like those of a slice.
+        """
+        return self._tokens[start:stop]
+
+    def num_tokens(self, index: int) -> int:
+        return int(self._index.sizes[index])
+
+    def size(self, index: int) -> int:
+        return int(self._index.sizes[index])
+
+    @property
+    def supports_prefetch(self) -> bool:
+        return False
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return True
+
+    @staticmethod
+    def exists(path: str) -> bool:
+        return PathManager.isfile(index_file_path(path)) and PathManager.isfile(data_file_path(path))
+
+
+class MMapIndexedDatasetBuilder:
+    """Write a corpus item by item: `add_item` and `merge_file_` as often as wanted, then `finalize`."""
+
+    def __init__(self, out_file: str, dtype: npt.DTypeLike = np.int64) -> None:
+        self._writer = TokenWriter(out_file, dtype)
+
+    def add_item(self, tensor: torch.Tensor | npt.NDArray[Any]) -> None:
+        tokens = np.asarray(tensor)
+        self._writer.write(tokens.astype(self._writer.dtype), [tokens.size])
+
+    def merge_file_(self, another_file: str) -> None:
+        """Append the corpus at the path prefix ``another_file``. Raises DataError when its token type differs."""
+        bin_path = data_file_path(another_file)
+        index = read_index(index_file_path(another_file), os.path.getsize(bin_path))
+        if index.dtype != self._writer.dtype:
+            raise DataError(
+                f"{another_file} holds {index.dtype} tokens and cannot be appended to {self._writer.dtype} ones"
+            )
+        self._writer.append(bin_path, index.sizes)
+
+    def finalize(self, index_file: str) -> None:
+        self._writer.write_index(index_file)
+
+
+def get_available_dataset_impl() -> list[str]:
+    """The values of ``--dataset-impl``."""
+    return [*_IMPLS]
+
+
+def infer_dataset_impl(path: str) -> str | None:
+    """The kind of the data set at the path prefix: mmap, cached, huffman, raw, fasta, or None when there is none.
+
+    Unlike the original, ``.idx``/``.bin`` win over a text file at the prefix, and a directory there is no data set.
+    """
+    if IndexedDataset.exists(path):
+        with open(index_file_path(path), "rb") as handle:
+            magic = handle.read(8)
+        if magic not in _MAGICS:
+            raise DataError(
+                f"{index_file_path(path)} is no index of a known kind (it starts with {magic!r}); it is damaged or foreign:"
+                " preprocess the data again"
+            )
+        return _MAGICS[magic]
+    if PathManager.isfile(path):
+        return "raw"
+    return "fasta" if PathManager.isfile(f"{path}.fasta") else None
+
+
+def dataset_exists(path: str, impl: str | None) -> bool:
+    """Whether the files of a data set of kind ``impl`` are there."""
+    if impl == "raw":
+        return IndexedRawTextDataset.exists(path)
+    if impl == "fasta":
+        return PathManager.isfile(f"{path}.fasta")
+    return IndexedDataset.exists(path)
+
+
+def _check_impl(impl: str) -> None:
+    if impl in _REFUSED_IMPLS:
+        raise OutOfScopeError(
+            f"--dataset-impl {impl} is out of scope; preprocess the text again with --dataset-impl mmap"
+        )
+    if impl not in _IMPLS:
+        raise ConfigError(f"unknown --dataset-impl {impl!r}; known: {', '.join(_IMPLS)}")
+
+
+def make_dataset(
+    path: str, impl: str | None, fix_lua_indexing: bool = False, dictionary: Dictionary | None = None
+) -> FairseqDataset | None:
+    """Open the data set at the path prefix; None when ``impl`` is given but its files are not there."""
+    impl = impl or infer_dataset_impl(path)
+    if impl is None:
+        return None
+    _check_impl(impl)
+    if not dataset_exists(path, impl):
+        return None
+    if impl == "mmap":
+        return MMapIndexedDataset(path)
+    if impl == "raw":
+        if dictionary is None:
+            raise ConfigError(f"{path} is plain text (--dataset-impl raw), which needs a dictionary to be read")
+        return IndexedRawTextDataset(path, dictionary)
+    return (IndexedDataset if impl == "lazy" else IndexedCachedDataset)(path, fix_lua_indexing=fix_lua_indexing)
+
+
+def make_builder(
+    out_file: str, impl: str, vocab_size: int | None = None, dtype: npt.DTypeLike | None = None
+) -> MMapIndexedDatasetBuilder | IndexedDatasetBuilder:
+    """A writer for ``--dataset-impl``: mmap in the smallest type for ``vocab_size``, else TNTIDX."""
+    _check_impl(impl)
+    if impl == "mmap":
+        return MMapIndexedDatasetBuilder(out_file, dtype=best_fitting_int_dtype(vocab_size) if dtype is None else dtype)
+    if impl == "raw":
+        raise ConfigError("--dataset-impl raw is a copy of the text and has no builder")
+    return IndexedDatasetBuilder(out_file)

@@ -1,0 +1,212 @@
+"""The older corpus formats: TNTIDX (``lazy``/``cached``, a Lua heritage) and plain text (``raw``).
+
+TNTIDX ``.idx`` (little-endian): magic ``TNTIDX\\0\\0``, uint64 version 1, dtype code, element size, N items, S sizes;
+int64[N + 1] positions in the sizes, int64[N + 1] positions in ``.bin`` (elements), int64[S] sizes. The values in ``.bin``
+are ids **plus one**, which ``fix_lua_indexing`` undoes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.mmap_index import DTYPES, data_file_path, dtype_code, index_file_path, map_tokens
+from fairseq.errors import DataError, DataNotFoundError
+from fairseq.file_io import PathManager
+
+MAGIC = b"TNTIDX\x00\x00"
+HEADER = struct.Struct("<8sQQQQQ")
+
+
+class IndexedDataset(FairseqDataset):
+    """TNTIDX items as int64 tensors, read on demand from the mapped ``.bin``; pickles as its path."""
+
+    def __init__(self, path: str, fix_lua_indexing: bool = False) -> None:
+        super().__init__()
+        self.path, self.fix_lua_indexing = path, fix_lua_indexing
+        self._open()
+
+    def _open(self) -> None:
+        index_path, bin_path = index_file_path(self.path), data_file_path(self.path)
+        if not (os.path.isfile(index_path) and os.path.isfile(bin_path)):
+            raise DataNotFoundError(f"data set not found: {index_path} and {bin_path} must both exist")
+        code, count, total = _read_header(index_path)
+        longs = np.memmap(index_path, mode="r", dtype=np.uint8)[HEADER.size :].view("<i8")
+        self.dtype = np.dtype(DTYPES[code]).newbyteorder("<")
+        self.dim_offsets, self.data_offsets = longs[: count + 1], longs[count + 1 : 2 * count + 2]
+        self.sizes = longs[2 * count + 2 :]
+        self._len, self._one_dimensional = count, total == count
+        bin_size = os.path.getsize(bin_path)
+        if bin_size != int(self.data_offsets[-1]) * self.dtype.itemsize:
+            raise DataError(
+                f"{bin_path} is truncated or does not belong to its index: it has {bin_size} bytes, but {index_path}"
+                f" describes {int(self.data_offsets[-1]) * self.dtype.itemsize}; preprocess the data again"
+            )
+        if bool((np.diff(self.data_offsets) < 0).any()) or int(self.data_offsets[0]) != 0:
+            raise DataError(f"{index_path} is damaged: its item positions do not increase; preprocess the data again")
+        if self._one_dimensional and not np.array_equal(np.diff(self.data_offsets), self.sizes):
+            raise DataError(f"{index_path} is damaged: its sizes and positions disagree; preprocess the data again")
+        self._tokens = map_tokens(bin_path, self.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "fix_lua_indexing": self.fix_lua_indexing}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        if not -self._len <= i < self._len:
+            raise IndexError(f"item {i} of a data set with {self._len} items")
+        i %= self._len
+        tokens = self.read_tokens(int(self.data_offsets[i]), int(self.data_offsets[i + 1]))
+        shape = self.sizes[int(self.dim_offsets[i]) : int(self.dim_offsets[i + 1])]
+        return torch.from_numpy(tokens.astype(np.int64)).reshape(tuple(shape.tolist()))
+
+    def read_tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Tokens ``[start, stop)`` of the concatenated items, as a new array."""
+        tokens = self._tokens[start:stop]
+        return tokens - 1 if self.fix_lua_indexing else tokens.copy()
+
+    @property
+    def is_contiguous(self) -> bool:
+        return self._one_dimensional
+
+    def __len__(self) -> int:
+        return self._len
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    @staticmethod
+    def exists(path: str) -> bool:
+        return PathManager.isfile(index_file_path(path)) and PathManager.isfile(data_file_path(path))
+
+    @property
+    def supports_prefetch(self) -> bool:
+        return False
+
+
+class IndexedCachedDataset(IndexedDataset):
+    """The ``cached`` reader. The original copies prefetched items into memory; here the mapped file is the cache."""
+
+    @property
+    def supports_prefetch(self) -> bool:
+        return True
+
+    def prefetch(self, indices: Any) -> None:
+        return None
+
+
+def _read_header(path: str) -> tuple[int, int, int]:
+    """(dtype code, number of items, length of the sizes) of a TNTIDX index whose length fits them."""
+    file_size = os.path.getsize(path)
+    if file_size < HEADER.size:
+        raise DataError(f"{path} is truncated: {file_size} bytes, shorter than its header; preprocess the data again")
+    with open(path, "rb") as handle:
+        magic, version, code, itemsize, count, total = HEADER.unpack(handle.read(HEADER.size))
+    if magic != MAGIC:
+        raise DataError(
+            f"{path} is not a TNTIDX index (it starts with {magic!r}); choose its kind with --dataset-impl or preprocess"
+            " the data again"
+        )
+    if version != 1 or code not in DTYPES or np.dtype(DTYPES[code]).itemsize != itemsize:
+        raise DataError(
+            f"{path} has version {version}, token type code {code} and token size {itemsize}, which is no known"
+            " combination; preprocess the data again"
+        )
+    expected = HEADER.size + 8 * (2 * (count + 1) + total)
+    if file_size != expected:
+        state = "truncated" if file_size < expected else "inconsistent"
+        raise DataError(f"{path} is {state}: {file_size} bytes instead of {expected}; preprocess the data again")
+    return code, count, total
+
+
+class IndexedDatasetBuilder:
+    """Write TNTIDX; items may have any number of dimensions."""
+
+    def __init__(self, out_file: str, dtype: npt.DTypeLike = np.int32) -> None:
+        self.out_file = open(out_file, "wb")  # noqa: SIM115 (closed by finalize)
+        self.dtype = np.dtype(dtype)
+        self.data_offsets, self.dim_offsets, self.sizes = [0], [0], list[int]()
+
+    def add_item(self, tensor: torch.Tensor) -> None:
+        self.out_file.write((np.asarray(tensor) + 1).astype(self.dtype).tobytes())
+        self.data_offsets.append(self.data_offsets[-1] + tensor.numel())
+        self.sizes.extend(tensor.shape)
+        self.dim_offsets.append(self.dim_offsets[-1] + len(tensor.shape))
+
+    def merge_file_(self, another_file: str) -> None:
+        """Append the data set at the path prefix ``another_file``."""
+        other = IndexedDataset(another_file)
+        if other.dtype != self.dtype:
+            raise DataError(f"{another_file} holds {other.dtype} tokens and cannot be appended to {self.dtype} ones")
+        self.data_offsets.extend((other.data_offsets[1:] + self.data_offsets[-1]).tolist())
+        self.dim_offsets.extend((other.dim_offsets[1:] + self.dim_offsets[-1]).tolist())
+        self.sizes.extend(other.sizes.tolist())
+        with open(data_file_path(another_file), "rb") as handle:
+            shutil.copyfileobj(handle, self.out_file)
+
+    def finalize(self, index_file: str) -> None:
+        self.out_file.close()
+        header = HEADER.pack(
+            MAGIC, 1, dtype_code(self.dtype), self.dtype.itemsize, len(self.data_offsets) - 1, len(self.sizes)
+        )
+        with open(index_file, "wb") as handle:
+            handle.write(header)
+            for values in (self.dim_offsets, self.data_offsets, self.sizes):
+                handle.write(np.asarray(values, dtype="<i8").tobytes())
+
+
+class IndexedRawTextDataset(FairseqDataset):
+    """A plain text file at exactly ``path``, encoded on opening: one item a line, held in memory."""
+
+    def __init__(self, path: str, dictionary: Dictionary, append_eos: bool = True, reverse_order: bool = False) -> None:
+        super().__init__()
+        self.append_eos, self.reverse_order = append_eos, reverse_order
+        self.lines: list[str] = []
+        self.tokens_list: list[torch.Tensor] = []
+        try:
+            with PathManager.open(path, "r", encoding="utf-8") as handle:
+                self.lines = [line.strip("\n") for line in handle]
+        except FileNotFoundError:
+            raise DataNotFoundError(f"data set not found: {path}") from None
+        except UnicodeError as error:
+            raise DataError(f"{path} is not UTF-8 text: {error}") from None
+        for line in self.lines:
+            self.tokens_list.append(
+                dictionary.encode_line(
+                    line, add_if_not_exist=False, append_eos=append_eos, reverse_order=reverse_order
+                ).long()
+            )
+        self.sizes = np.array([len(tokens) for tokens in self.tokens_list], dtype=np.int64)
+        self.size_ = len(self.tokens_list)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return self.tokens_list[i]
+
+    def get_original_text(self, i: int) -> str:
+        return self.lines[i]
+
+    def __len__(self) -> int:
+        return len(self.tokens_list)
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    @staticmethod
+    def exists(path: str) -> bool:
+        return PathManager.isfile(path)

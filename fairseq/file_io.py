@@ -1,0 +1,120 @@
+"""File access through one name, ``PathManager``, as plugins of the original expect it.
+
+Only local paths are served: the optional iopath back end of the original is not part of this project, so a
+``something://`` path fails like any missing file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+PathLike = str | os.PathLike[str]
+
+
+class PathManager:
+    """Local file operations with the original's method names and return values."""
+
+    @staticmethod
+    def open(
+        path: PathLike,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """Open ``path``. Unlike the original, text defaults to UTF-8 on every platform."""
+        if encoding is None and "b" not in mode:
+            encoding = "utf-8"
+        return open(path, mode, buffering=buffering, encoding=encoding, errors=errors, newline=newline)
+
+    @staticmethod
+    def opena(
+        path: PathLike,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        callback_after_file_close: Callable[[None], None] | None = None,
+    ) -> IO[Any]:
+        """The original's asynchronous open. Writing here is synchronous, so the call-back must be None."""
+        if callback_after_file_close is not None:
+            raise NotImplementedError("PathManager.opena writes synchronously and takes no callback_after_file_close")
+        return PathManager.open(path, mode, buffering, encoding, errors, newline)
+
+    @staticmethod
+    def async_close() -> bool:
+        """Nothing is pending, ever."""
+        return True
+
+    @staticmethod
+    def copy(src_path: PathLike, dst_path: PathLike, overwrite: bool = False) -> bool:
+        """Copy a file; False when the destination exists and ``overwrite`` is off."""
+        if os.path.exists(dst_path) and not overwrite:
+            return False
+        shutil.copyfile(src_path, dst_path)
+        return True
+
+    @staticmethod
+    def copy_from_local(local_path: PathLike, dst_path: PathLike, overwrite: bool = False) -> bool:
+        return PathManager.copy(local_path, dst_path, overwrite)
+
+    @staticmethod
+    def get_local_path(path: PathLike, **kwargs: Any) -> str:
+        return os.fspath(path)
+
+    @staticmethod
+    def exists(path: PathLike) -> bool:
+        return os.path.exists(path)
+
+    @staticmethod
+    def isfile(path: PathLike) -> bool:
+        return os.path.isfile(path)
+
+    @staticmethod
+    def isdir(path: PathLike) -> bool:
+        return os.path.isdir(path)
+
+    @staticmethod
+    def islink(path: PathLike) -> bool:
+        return os.path.islink(path)
+
+    @staticmethod
+    def ls(path: PathLike) -> list[str]:
+        return os.listdir(path)
+
+    @staticmethod
+    def mkdirs(path: PathLike) -> None:
+        """Create ``path`` and its parents; an empty path (the parent of a bare file name) is the current directory."""
+        if os.fspath(path):
+            os.makedirs(path, exist_ok=True)
+
+    @staticmethod
+    def rm(path: PathLike) -> None:
+        os.remove(path)
+
+    @staticmethod
+    def rename(src: PathLike, dst: PathLike) -> None:
+        """Atomic on one file system; replaces ``dst``."""
+        os.replace(src, dst)
+
+    @staticmethod
+    def supports_rename(path: PathLike) -> bool:
+        return True
+
+    @staticmethod
+    def chmod(path: PathLike, mode: int) -> None:
+        Path(path).chmod(mode)
+
+    @staticmethod
+    def register_handler(handler: Any) -> None:
+        raise NotImplementedError("PathManager serves local files only; mount remote storage instead of registering it")
+
+    @staticmethod
+    def path_requires_pathmanager(path: PathLike) -> bool:
+        return False
