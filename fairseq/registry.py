@@ -141,12 +141,14 @@ MODELS: Registry[Any] = Registry(
     },
     refused=scope.MODELS,
 )
-_PRESETS = Builtin("fairseq.models.roberta.presets")
+_PRESETS = Builtin("fairseq.models.roberta.presets", "fairseq.models.roberta.config:RobertaConfig")
 ARCHITECTURES: Registry[Any] = Registry(
     "architecture",
     dict.fromkeys(("roberta", "roberta_base", "roberta_large", "roberta_prenorm", "xlm"), _PRESETS),
     refused=scope.MODELS,
 )
+# Which model an architecture belongs to; ``register_model_architecture`` adds those of plugins.
+ARCHITECTURE_MODELS: dict[str, str] = dict.fromkeys(ARCHITECTURES.names(), "roberta")
 CRITERIONS: Registry[Any] = Registry(
     "criterion",
     _table("fairseq.criterions", "fairseq.criterions.configs", {"masked_lm": "MaskedLmConfig"}),
@@ -194,8 +196,20 @@ TOKENIZERS: Registry[Any] = Registry(
 SCORERS: Registry[Any] = Registry("scorer")
 
 # Encoder slots: one file a variant under fairseq/modules.
-POSITIONS: Registry[Any] = Registry("position embedding")
+POSITIONS: Registry[Any] = Registry(
+    "position embedding",
+    {
+        "learned": Builtin("fairseq.modules.learned_positional_embedding"),
+        "sinusoidal": Builtin("fairseq.modules.sinusoidal_positional_embedding"),
+    },
+)
 ATTENTION_BIASES: Registry[Any] = Registry("attention bias")
-TOKEN_MIXERS: Registry[Any] = Registry("token mixer")
-CHANNEL_MIXERS: Registry[Any] = Registry("channel mixer")
-HEADS: Registry[Any] = Registry("head")
+TOKEN_MIXERS: Registry[Any] = Registry("token mixer", {"self_attention": Builtin("fairseq.modules.attention")})
+CHANNEL_MIXERS: Registry[Any] = Registry("channel mixer", {"feed_forward": Builtin("fairseq.modules.feed_forward")})
+HEADS: Registry[Any] = Registry(
+    "head",
+    {
+        "roberta": Builtin("fairseq.modules.lm_head"),
+        "classification": Builtin("fairseq.modules.classification_head"),
+    },
+)

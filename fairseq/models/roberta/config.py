@@ -1,0 +1,96 @@
+"""The configuration of every RoBERTa model: one flat dataclass, because old YAML files, flags and checkpoints are flat.
+
+Nothing here imports torch, so that ``--help`` stays quick. ``fairseq.models.roberta.factory`` turns these values into
+parts, ``fairseq.models.roberta.presets`` holds the named architectures as differences from the defaults below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fairseq.dataclass.base import FairseqDataclass, option
+
+ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear")
+
+
+@dataclass(kw_only=True)
+class RobertaConfig(FairseqDataclass):
+    """Sizes, regularisation and variants of the encoder and its heads.
+
+    A probability is a float in [0, 1]. The defaults are those of ``roberta_base``. Fields marked "not supported" are
+    carried by old files; only their default value is accepted.
+    """
+
+    # Sizes
+    encoder_layers: int = option(12, "number of encoder layers")
+    encoder_embed_dim: int = option(768, "width of the encoder (channels)")
+    encoder_ffn_embed_dim: int = option(3072, "inner width of the feed-forward blocks")
+    encoder_attention_heads: int = option(12, "number of attention heads; divides the encoder width")
+    max_positions: int | None = option(
+        None, "longest input in tokens, special symbols included; default: the task's limit, else 512"
+    )
+    max_source_positions: int | None = option(
+        None, "always overwritten with max_positions; kept because old files carry it"
+    )
+
+    # Activations, norms and regularisation
+    activation_fn: str = option("gelu", "activation of the feed-forward blocks and of the LM head", choices=ACTIVATIONS)
+    pooler_activation_fn: str = option("tanh", "activation of the classification heads", choices=ACTIVATIONS)
+    encoder_normalize_before: bool = option(False, "normalise the input of each block (pre-norm), not its output")
+    layernorm_embedding: bool = option(True, "layer norm over the embeddings", action="store_true")
+    dropout: float = option(0.1, "dropout after embeddings, attention and feed-forward")
+    attention_dropout: float = option(0.1, "dropout of the attention weights")
+    activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward blocks")
+    relu_dropout: float = option(0.0, "old name of activation_dropout, used when that is 0")
+    pooler_dropout: float = option(0.1, "dropout in the classification heads")
+    encoder_layerdrop: float = option(0.0, "probability of leaving out a layer in a training pass")
+    encoder_layers_to_keep: str | None = option(
+        None, "comma-separated layers to keep when loading a deeper checkpoint, as in 0,2,4"
+    )
+
+    # Embeddings and positions
+    encoder_learned_pos: bool = option(True, "learned positions; otherwise sinusoidal ones")
+    no_token_positional_embeddings: bool = option(False, "no position embedding")
+    no_scale_embedding: bool = option(True, "do not multiply the token embeddings by the root of the encoder width")
+    adaptive_input: bool = option(False, "not supported: adaptive input embeddings")
+
+    # Variants: ALiBi, contrastive (CLAP) head, zero masking
+    encoder_alibi: bool = option(False, "attention with linear biases (ALiBi); needs no_token_positional_embeddings")
+    encoder_alibi_asymmetrical: bool = option(False, "ALiBi that tells what is ahead from what is behind")
+    contrastive_pretraining: bool = option(False, "CLAP head: scaled products with the token embeddings as logits")
+    initial_beta: float = option(1.0, "initial inverse temperature of the CLAP head")
+    l2norm_embedding: bool = option(
+        True, "giving this flag turns OFF the L2 normalisation of the embeddings", action="store_false"
+    )
+    zero_masking: bool = option(False, "masked tokens enter as zero vectors; needs task.omit_mask")
+    mask_prob: float = option(
+        0.0, "zero masking: the model itself masks each token with this probability", flag="--model-mask-prob"
+    )
+
+    # Heads
+    untie_weights_roberta: bool = option(False, "an output projection of its own instead of the token embeddings")
+    load_checkpoint_heads: bool = option(False, "also load the classification heads of a checkpoint")
+    spectral_norm_classification_head: bool = option(False, "spectral norm on the classification heads")
+
+    # Memory
+    checkpoint_activations: bool = option(False, "recompute the layers in the backward pass instead of storing them")
+    offload_activations: bool = option(False, "checkpoint_activations, with what is stored moved to the CPU")
+    min_params_to_wrap: int = option(100_000_000, "fully sharded training: wrap layers with at least this many weights")
+
+    # Carried by old files, accepted at their defaults only
+    quant_noise_pq: float = option(0, "not supported: quantisation noise")
+    quant_noise_pq_block_size: int = option(8, "not supported: quantisation noise")
+    quant_noise_scalar: float = option(0, "not supported: quantisation noise")
+    mha_reg_scale_factor: float = option(0.0, "not supported: AdaPrune")
+    ffn_reg_scale_factor: float = option(0.0, "not supported: AdaPrune")
+    mha_heads_to_keep: int = option(-1, "not supported: AdaPrune")
+    ffn_blocks_to_remove: int = option(-1, "not supported: AdaPrune")
+    encoder_xformers_att_config: str | None = option(None, "not supported: xFormers")
+    export: bool = option(False, "ignored: kept because old files carry it")
+
+    @classmethod
+    def from_node(cls, node: Any) -> RobertaConfig:
+        """Read the fields from ``node`` (DictConfig, Namespace or RobertaConfig); what it lacks keeps its default."""
+        values = {f.name: getattr(node, f.name, None) for f in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if value is not None})

@@ -1,0 +1,130 @@
+"""Named RoBERTa architectures as tables of differences from the defaults of ``RobertaConfig``. Free of torch.
+
+An architecture function fills, in place, what the user did not give: on a Namespace what is not an attribute, on a
+DictConfig what is missing or null. The filled node is what a checkpoint stores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from fairseq.models.architectures import register_model_architecture
+from fairseq.models.roberta.config import RobertaConfig
+
+# The keys every filled node has, in the order old files have them (max_source_positions is placed after the fifth).
+FILLED = (
+    "encoder_layers",
+    "encoder_embed_dim",
+    "encoder_ffn_embed_dim",
+    "encoder_attention_heads",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "pooler_dropout",
+    "max_source_positions",
+    "no_token_positional_embeddings",
+    "encoder_alibi",
+    "encoder_alibi_asymmetrical",
+    "encoder_learned_pos",
+    "layernorm_embedding",
+    "no_scale_embedding",
+    "activation_fn",
+    "encoder_normalize_before",
+    "pooler_activation_fn",
+    "untie_weights_roberta",
+    "adaptive_input",
+    "encoder_layerdrop",
+    "encoder_layers_to_keep",
+    "quant_noise_pq",
+    "quant_noise_pq_block_size",
+    "quant_noise_scalar",
+    "spectral_norm_classification_head",
+    "contrastive_pretraining",
+    "initial_beta",
+    "zero_masking",
+    "mask_prob",
+    "l2norm_embedding",
+)
+DEFAULT_MAX_POSITIONS = 512
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "roberta": {},
+    "roberta_base": {},
+    "roberta_prenorm": {"layernorm_embedding": False, "encoder_normalize_before": True},
+    "roberta_large": {
+        "encoder_layers": 24,
+        "encoder_embed_dim": 1024,
+        "encoder_ffn_embed_dim": 4096,
+        "encoder_attention_heads": 16,
+    },
+    "xlm": {
+        "encoder_layers": 16,
+        "encoder_embed_dim": 1280,
+        "encoder_ffn_embed_dim": 5120,
+        "encoder_attention_heads": 16,
+    },
+}
+
+
+def fill(args: Any, differences: Mapping[str, Any]) -> None:
+    """Give ``args`` every key it lacks: first ``differences``, then the defaults of ``RobertaConfig``."""
+    defaults = RobertaConfig()
+    with _unlocked(args):
+        for name, value in differences.items():
+            _fill_one(args, name, value)
+        for name in FILLED:
+            if name == "max_source_positions":
+                # Derived, never chosen: a value given by the user is overwritten, as it always was.
+                args.max_source_positions = getattr(args, "max_positions", None) or DEFAULT_MAX_POSITIONS
+            else:
+                _fill_one(args, name, getattr(defaults, name))
+
+
+def _fill_one(args: Any, name: str, value: Any) -> None:
+    if isinstance(args, argparse.Namespace):
+        # An attribute that is present but None stays None.
+        if not hasattr(args, name):
+            setattr(args, name, value)
+    elif getattr(args, name, None) is None:
+        setattr(args, name, value)
+
+
+def _unlocked(args: Any) -> Any:
+    if isinstance(args, DictConfig) and not OmegaConf.is_readonly(args):
+        return open_dict(args)
+    return contextlib.nullcontext()
+
+
+@register_model_architecture("roberta", "roberta")
+def base_architecture(args: Any) -> None:
+    """12 layers, 768 wide, 12 heads, post-norm: the base of all others."""
+    fill(args, {})
+
+
+@register_model_architecture("roberta", "roberta_base")
+def roberta_base_architecture(args: Any) -> None:
+    """The same as ``roberta``."""
+    fill(args, PRESETS["roberta_base"])
+
+
+@register_model_architecture("roberta", "roberta_prenorm")
+def roberta_prenorm_architecture(args: Any) -> None:
+    """Pre-norm, without the norm over the embeddings."""
+    fill(args, PRESETS["roberta_prenorm"])
+
+
+@register_model_architecture("roberta", "roberta_large")
+def roberta_large_architecture(args: Any) -> None:
+    """24 layers, 1024 wide, 16 heads."""
+    fill(args, PRESETS["roberta_large"])
+
+
+@register_model_architecture("roberta", "xlm")
+def xlm_architecture(args: Any) -> None:
+    """16 layers, 1280 wide, 16 heads."""
+    fill(args, PRESETS["xlm"])

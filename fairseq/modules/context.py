@@ -1,0 +1,38 @@
+"""What the layers of one forward pass share besides the hidden states.
+
+Legend: B batch, T tokens, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class EncoderContext:
+    """Made once per pass by the encoder and handed to every layer; grows fields instead of layers growing arguments.
+
+    ``padding`` is (B, T), True = padding, or None when the batch holds none (attention is quicker without a mask).
+    ``attention_bias`` is (H, T, T), added to the attention scores of every sequence, or None.
+    """
+
+    padding: Tensor | None = None
+    attention_bias: Tensor | None = None
+
+    @classmethod
+    def of(cls, padding: Tensor | None, attention_bias: Tensor | None = None) -> EncoderContext:
+        """A context that keeps ``padding`` only if something in it is True.
+
+        Looking costs one transfer from the device a pass; under ``torch.compile`` it would break the graph, so there
+        the mask is kept as it is.
+        """
+        if padding is not None and not torch.compiler.is_compiling() and padding.device.type != "meta":
+            padding = padding if bool(padding.any()) else None
+        return cls(padding, attention_bias)
+
+    def key_mask(self) -> Tensor | None:
+        """(B, 1, 1, T), True = may be attended to, as ``scaled_dot_product_attention`` wants it."""
+        return None if self.padding is None else ~self.padding[:, None, None, :]

@@ -1,0 +1,148 @@
+"""The encoder: embeddings, positions, a stack of layers, an optional last norm.
+
+Legend: B batch, T tokens, C channels, H heads, L layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fairseq.modules.context import EncoderContext
+from fairseq.modules.embeddings import mask_out, position_ids_from_padding
+
+
+class EncoderOutput(NamedTuple):
+    """``features`` (B, T, C); ``inner_states`` L + 1 tensors (T, B, C), embeddings first, or None if not asked for."""
+
+    features: Tensor
+    inner_states: list[Tensor] | None
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """The numbers of an ``Encoder``.
+
+    ``layerdrop`` is the probability of leaving out a layer in a training pass; ``recompute`` trades time for memory by
+    running each layer again in the backward pass; ``offload`` also keeps the inputs of the layers on the CPU.
+    """
+
+    padding_idx: int
+    embed_scale: float = 1.0
+    dropout: float = 0.0
+    layerdrop: float = 0.0
+    recompute: bool = False
+    offload: bool = False
+
+
+class Encoder(nn.Module):
+    """Token vectors in, contextual features out.
+
+    Children and their order are those of the original's state dict: version, embed_tokens, embed_positions,
+    layernorm_embedding, layers, layer_norm. ``attention_bias`` maps (T, device, dtype) to the (H, T, T) bias of all
+    layers, and has no parameters.
+    """
+
+    version: Tensor
+
+    def __init__(
+        self,
+        embed_tokens: nn.Module,
+        embed_positions: nn.Module | None,
+        layernorm_embedding: nn.Module | None,
+        layers: Sequence[nn.Module],
+        layer_norm: nn.Module | None,
+        options: EncoderOptions,
+        attention_bias: Any = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("version", torch.tensor([3.0]))
+        self.options = options
+        self.embed_tokens = embed_tokens
+        self.embed_positions = embed_positions
+        self.layernorm_embedding = layernorm_embedding
+        self.layers = nn.ModuleList(layers)
+        self.layer_norm = layer_norm
+        self.attention_bias = attention_bias
+
+    def embed(self, tokens: Tensor, padding: Tensor, position_ids: Tensor | None) -> Tensor:
+        """Token vectors (B, T, C) plus positions, normalised, dropped out, and zero at padding."""
+        scale = self.options.embed_scale
+        x = tokens if scale == 1.0 else tokens * scale
+        if self.embed_positions is not None:
+            explicit = position_ids is not None
+            ids = (
+                position_ids
+                if position_ids is not None
+                else position_ids_from_padding(padding, self.options.padding_idx)
+            )
+            self.embed_positions.check(ids, explicit)
+            x = x + self.embed_positions(ids)
+        if self.layernorm_embedding is not None:
+            x = self.layernorm_embedding(x)
+        return F.dropout(x, self.options.dropout, training=self.training)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        padding: Tensor,
+        position_ids: Tensor | None = None,
+        return_all_hiddens: bool = False,
+    ) -> EncoderOutput:
+        """``tokens`` (B, T, C) vectors, ``padding`` (B, T) with True = padding, ``position_ids`` (B, T) table rows."""
+        x = self.embed(tokens, padding, position_ids)
+        context = EncoderContext.of(padding)
+        if context.padding is not None:
+            x = mask_out(x, context.padding)
+        if self.attention_bias is not None:
+            context.attention_bias = self.attention_bias(x.size(1), x.device, x.dtype)
+        states = [x.transpose(0, 1)] if return_all_hiddens else None
+        for layer in self._drawn_layers():
+            x = self._run(layer, x, context)
+            if states is not None:
+                states.append(x.transpose(0, 1))
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return EncoderOutput(x, states)
+
+    def _drawn_layers(self) -> list[nn.Module]:
+        """The layers of this pass: in training each stays if its own uniform number exceeds ``layerdrop``."""
+        layers = list(self.layers)
+        if not self.training or self.options.layerdrop <= 0:
+            return layers
+        draws = torch.empty(len(layers)).uniform_()  # on the CPU, so that all devices leave out the same layers
+        return [layer for layer, draw in zip(layers, draws.tolist(), strict=True) if draw > self.options.layerdrop]
+
+    def _run(self, layer: nn.Module, x: Tensor, context: EncoderContext) -> Tensor:
+        if not (self.options.recompute and self.training and torch.is_grad_enabled()):
+            return layer(x, context)
+        store = torch.autograd.graph.save_on_cpu() if self.options.offload else contextlib.nullcontext()
+        with store:
+            return checkpoint(layer, x, context, use_reentrant=False)
+
+    def upgrade_state_dict_named(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Bring the names of old files up to date, here and in the layers.
+
+        Files without a ``version`` (or with one below 2) have no last norm: the model's own is dropped and the version
+        set to 1, as the original did.
+        """
+        for number, layer in enumerate(self.layers):
+            for module, name in ((layer, ""), (getattr(layer, "self_attn", None), "self_attn.")):
+                upgrade = getattr(module, "upgrade_state_dict_named", None)
+                if upgrade is not None:
+                    upgrade(state, f"{prefix}layers.{number}.{name}")
+        version = state.get(f"{prefix}version")
+        if version is None or version.item() < 2:
+            self.layer_norm = None
+            state[f"{prefix}version"] = torch.tensor([1.0])
+        positions = getattr(self, "embed_positions", None)
+        if positions is not None and hasattr(positions, "_float_tensor"):
+            state.pop(f"{prefix}embed_positions.weights", None)
+            state[f"{prefix}embed_positions._float_tensor"] = torch.zeros(1)

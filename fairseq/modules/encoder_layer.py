@@ -1,0 +1,65 @@
+"""One encoder layer: a token mixer and a channel mixer, each with a residual connection and a norm.
+
+Legend: B batch, T tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from fairseq.modules.context import EncoderContext
+
+L = TypeVar("L", bound=nn.Module)
+
+
+class EncoderLayer(nn.Module):
+    """x + mix(x), twice, normalised after each sum (post-norm) or before each mixer (pre-norm).
+
+    ``token_mixer(x, context)`` and ``channel_mixer(x)`` map (B, T, C) to (B, T, C). Checkpoints name the parts of the
+    standard feed-forward block ``fc1`` and ``fc2`` of the layer itself: the children of a channel mixer with
+    ``hoisted = True`` are registered here under their own names and the mixer only refers to them; any other mixer is
+    the child ``channel_mixer``.
+    """
+
+    def __init__(
+        self, dim: int, token_mixer: nn.Module, channel_mixer: nn.Module, *, pre_norm: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.dropout = dropout
+        self.self_attn = token_mixer
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        if getattr(channel_mixer, "hoisted", False):
+            object.__setattr__(self, "channel_mixer", channel_mixer)
+            for name, child in channel_mixer.named_children():
+                self.add_module(name, child)
+        else:
+            self.channel_mixer = channel_mixer
+        self.final_layer_norm = nn.LayerNorm(dim)
+
+    def train(self: L, mode: bool = True) -> L:
+        """As usual, reaching a hoisted channel mixer too."""
+        self.__dict__.get("channel_mixer", self).training = mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
+        if self.pre_norm:
+            x = x + self._drop(self.self_attn(self.self_attn_layer_norm(x), context))
+            return x + self._drop(self.channel_mixer(self.final_layer_norm(x)))
+        x = self.self_attn_layer_norm(x + self._drop(self.self_attn(x, context)))
+        return self.final_layer_norm(x + self._drop(self.channel_mixer(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        if self.dropout > 0 and self.training:
+            return nn.functional.dropout(x, self.dropout)
+        return x
+
+    def upgrade_state_dict_named(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Rename the numbered norms of 2018 files."""
+        for number, name in enumerate(("self_attn_layer_norm", "final_layer_norm")):
+            for kind in ("weight", "bias"):
+                value = state.pop(f"{prefix}layer_norms.{number}.{kind}", None)
+                if value is not None:
+                    state[f"{prefix}{name}.{kind}"] = value
