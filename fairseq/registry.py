@@ -149,6 +149,10 @@ ARCHITECTURES: Registry[Any] = Registry(
 )
 # Which model an architecture belongs to; ``register_model_architecture`` adds those of plugins.
 ARCHITECTURE_MODELS: dict[str, str] = dict.fromkeys(ARCHITECTURES.names(), "roberta")
+# Architecture -> model that it configures; ``register_model_architecture`` adds to it.
+ARCHITECTURE_MODELS: dict[str, str] = dict.fromkeys(
+    ("roberta", "roberta_base", "roberta_large", "roberta_prenorm", "xlm"), "roberta"
+)
 CRITERIONS: Registry[Any] = Registry(
     "criterion",
     _table("fairseq.criterions", "fairseq.criterions.configs", {"masked_lm": "MaskedLmConfig"}),
