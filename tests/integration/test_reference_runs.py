@@ -27,7 +27,13 @@ def compare(log: Path, output: str, first: int = 1) -> None:
 @pytest.mark.parametrize("name", ["baseline", "sinusoidal"])
 def test_yaml_run_prints_the_reference_numbers(name: str, tmp_path: Path) -> None:
     done = run(
-        "fairseq.cli.hydra_train", "--config-dir", REFERENCE / name, "--config-name", "run", f"task.data={DATA}", cwd=tmp_path
+        "fairseq.cli.hydra_train",
+        "--config-dir",
+        REFERENCE / name,
+        "--config-name",
+        "run",
+        f"task.data={DATA}",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     compare(REFERENCE / name / "log.json", done.stdout)
