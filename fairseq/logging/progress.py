@@ -1,0 +1,288 @@
+"""Progress lines: json, simple, tqdm or none, exactly as the original printed them, because scripts parse them.
+
+A stats line is one log record whose logger name is the tag (``train_inner``, ``train``, ``valid``, ...) and whose message
+is the line alone. Numbers are printed as ``{:g}`` strings (six significant digits); whole numbers from a million on are
+printed exactly, where the original lost digits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Number
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from fairseq.errors import ConfigError
+from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
+from fairseq.logging.setup import STATS_LOGGER, add_log_file
+from fairseq.logging.sinks import TensorboardSink, WandbSink, warn_unsupported
+
+logger = logging.getLogger(STATS_LOGGER)
+
+EXACT_FROM, EXACT_TO = 10**6, 10**15  # whole floats in this range are printed digit by digit
+
+
+def format_stat(stat: Any) -> Any:
+    """What is printed for one value: a string for numbers and meters, a number or list for tensors."""
+    if isinstance(stat, Number):
+        number: Any = stat
+        whole = isinstance(stat, Integral) or (isinstance(stat, float) and stat.is_integer() and abs(stat) < EXACT_TO)
+        return f"{int(number)}" if whole and abs(number) >= EXACT_FROM else f"{number:g}"
+    if isinstance(stat, AverageMeter):
+        return f"{stat.avg:.3f}"
+    if isinstance(stat, TimeMeter):
+        return f"{round(stat.avg):g}"
+    if isinstance(stat, StopwatchMeter):
+        return round(stat.sum)
+    if torch.is_tensor(stat):
+        return stat.tolist()
+    return stat
+
+
+def emit(message: str, tag: str | None) -> None:
+    """Log ``message`` at INFO under the name ``tag``."""
+    if logger.isEnabledFor(logging.INFO):
+        record = logger.makeRecord(tag or logger.name, logging.INFO, __file__, 0, message, (), None)
+        logger.handle(record)
+
+
+class BaseProgressBar:
+    """An iterator that also prints statistics.
+
+    ``iterable`` may be partly consumed: its attribute ``n`` is the position to count from. ``epoch`` is one-based.
+    """
+
+    def __init__(
+        self, iterable: Any, epoch: int | None = None, prefix: str | None = None, log_interval: int | None = None
+    ) -> None:
+        self.iterable = iterable
+        self.n = getattr(iterable, "n", 0)
+        self.epoch = epoch
+        self.log_interval = log_interval
+        self.prefix = " | ".join(part for part in ("" if epoch is None else f"epoch {epoch:03d}", prefix or "") if part)
+        self.i: int | None = None
+        self.size: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.iterable)
+
+    def __enter__(self) -> BaseProgressBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[Any]:
+        self.size = len(self.iterable)
+        for i, item in enumerate(self.iterable, start=self.n):
+            self.i = i
+            yield item
+
+    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        """Statistics in the middle of an epoch, after ``step`` updates (default: items seen)."""
+        raise NotImplementedError
+
+    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        """Statistics at the end of an epoch or validation."""
+        raise NotImplementedError
+
+    def update_config(self, config: Mapping[str, Any]) -> None:
+        """Tell the sinks that keep one the configuration of the run."""
+
+    def _is_due(self, step: int | None) -> bool:
+        step = step or self.i or 0
+        return step > 0 and bool(self.log_interval) and step % self.log_interval == 0  # type: ignore[operator]
+
+    def _format_stats(self, stats: Mapping[str, Any]) -> OrderedDict[str, str]:
+        return OrderedDict((key, str(format_stat(value))) for key, value in stats.items())
+
+    def _commas(self, stats: Mapping[str, Any]) -> str:
+        return ", ".join(f"{key}={value.strip()}" for key, value in self._format_stats(stats).items())
+
+    def _pipes(self, stats: Mapping[str, Any]) -> str:
+        return " | ".join(f"{key} {value.strip()}" for key, value in self._format_stats(stats).items())
+
+
+class JsonProgressBar(BaseProgressBar):
+    """One JSON object a line."""
+
+    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        if self._is_due(step):
+            position: OrderedDict[str, Any] = OrderedDict()
+            if self.epoch is not None:
+                position["epoch"] = self.epoch
+                if self.i is not None and self.size:
+                    position["update"] = round(self.epoch - 1 + (self.i + 1) / float(self.size), 3)
+            self._emit(position, stats, tag)
+
+    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        prefix = f"{tag}_" if tag is not None else ""
+        position: OrderedDict[str, Any] = OrderedDict() if self.epoch is None else OrderedDict(epoch=self.epoch)
+        self._emit(position, {f"{prefix}{key}": value for key, value in stats.items()}, tag)
+
+    def _emit(self, position: OrderedDict[str, Any], stats: Mapping[str, Any], tag: str | None) -> None:
+        for key, value in stats.items():
+            position[key] = format_stat(value)
+        emit(json.dumps(position), tag)
+
+
+class NoopProgressBar(BaseProgressBar):
+    """Prints nothing."""
+
+    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        pass
+
+    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        pass
+
+
+class SimpleProgressBar(BaseProgressBar):
+    """Plain lines for log files and terminals without a cursor."""
+
+    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        if self._is_due(step):
+            position = 0 if self.i is None else self.i + 1
+            emit(f"{self.prefix}:  {position:5d} / {self.size or len(self):d} {self._commas(stats)}", tag)
+
+    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        emit(f"{self.prefix} | {self._pipes(stats)}", tag)
+
+
+class TqdmProgressBar(BaseProgressBar):
+    """A live bar on stderr."""
+
+    def __init__(
+        self, iterable: Any, epoch: int | None = None, prefix: str | None = None, log_interval: int | None = None
+    ) -> None:
+        super().__init__(iterable, epoch, prefix, log_interval)
+        from tqdm import tqdm  # not needed by the other formats
+
+        self.tqdm = tqdm(
+            iterable,
+            self.prefix,
+            initial=self.n,
+            leave=False,
+            disable=logger.getEffectiveLevel() > logging.INFO,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        self.size = len(self.iterable)
+        for i, item in enumerate(self.tqdm, start=self.n):
+            self.i = i
+            yield item
+
+    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        self.tqdm.set_postfix(self._format_stats(stats), refresh=False)
+
+    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        emit(f"{self.prefix} | {self._pipes(stats)}", tag)
+
+
+class SinkProgressBar(BaseProgressBar):
+    """A bar whose statistics also go to a sink (tensorboard, wandb)."""
+
+    def __init__(self, wrapped: BaseProgressBar, sink: TensorboardSink | WandbSink) -> None:
+        self.wrapped = wrapped
+        self.sink = sink
+
+    def __len__(self) -> int:
+        return len(self.wrapped)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.wrapped)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "wrapped":  # not set yet
+            raise AttributeError(name)
+        return getattr(self.wrapped, name)
+
+    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        self.sink.write(stats, tag, step)
+        self.wrapped.log(stats, tag=tag, step=step)
+
+    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+        self.sink.write(stats, tag, step)
+        self.wrapped.print(stats, tag=tag, step=step)
+
+    def update_config(self, config: Mapping[str, Any]) -> None:
+        self.sink.update_config(config)
+        self.wrapped.update_config(config)
+
+
+FORMATS: dict[str, type[BaseProgressBar]] = {
+    "json": JsonProgressBar,
+    "none": NoopProgressBar,
+    "simple": SimpleProgressBar,
+    "tqdm": TqdmProgressBar,
+}
+
+
+def progress_bar(
+    iterator: Any,
+    log_format: str | None = None,
+    log_interval: int = 100,
+    log_file: str | None = None,
+    epoch: int | None = None,
+    prefix: str | None = None,
+    tensorboard_logdir: str | None = None,
+    default_log_format: str = "tqdm",
+    wandb_project: str | None = None,
+    wandb_run_name: str | None = None,
+    azureml_logging: bool | None = False,
+    aim_repo: str | None = None,
+    aim_run_hash: str | None = None,
+    aim_param_checkpoint_dir: str | None = None,
+) -> BaseProgressBar:
+    """Wrap ``iterator`` in the bar for ``log_format`` (default ``default_log_format``) and the requested sinks.
+
+    A live bar needs a terminal: without one on stderr, ``tqdm`` becomes ``simple``. Log files and sinks are for the master
+    process only; the caller passes None elsewhere. Raises ConfigError for an unknown format.
+    """
+    name = log_format or default_log_format
+    if name not in FORMATS:
+        raise ConfigError(f"unknown log_format {name!r}; choose one of {', '.join(FORMATS)}")
+    if name == "tqdm" and not sys.stderr.isatty():
+        name = "simple"
+    if log_file is not None:
+        add_log_file(log_file)
+
+    bar = FORMATS[name](iterator, epoch, prefix, log_interval)
+    if tensorboard_logdir:
+        bar = SinkProgressBar(bar, TensorboardSink(tensorboard_logdir))
+    if wandb_project:
+        bar = SinkProgressBar(bar, WandbSink(wandb_project, run_name=wandb_run_name))
+    if azureml_logging:
+        warn_unsupported("azureml_logging")
+    if aim_repo:
+        warn_unsupported("aim_repo")
+    return bar
+
+
+def build_progress_bar(
+    args: Any,
+    iterator: Any,
+    epoch: int | None = None,
+    prefix: str | None = None,
+    default: str = "tqdm",
+    no_progress_bar: str = "none",
+) -> BaseProgressBar:
+    """`progress_bar` from an old flat namespace of options."""
+    simple = no_progress_bar if getattr(args, "no_progress_bar", False) else default
+    master = getattr(args, "distributed_rank", 0) == 0
+    return progress_bar(
+        iterator,
+        log_format=getattr(args, "log_format", None),
+        log_interval=getattr(args, "log_interval", 100),
+        epoch=epoch,
+        prefix=prefix,
+        tensorboard_logdir=getattr(args, "tensorboard_logdir", None) if master else None,
+        default_log_format=simple,
+    )

@@ -1,0 +1,54 @@
+"""Log format of the commands, and the extra log file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from fairseq.errors import ConfigError
+
+FORMAT = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
+DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
+STATS_LOGGER = "fairseq.logging.progress_bar"  # the original's name: logging configurations refer to it
+TRAIN_LOGGER = "fairseq_cli.train"
+
+
+def log_level() -> int:
+    """The level named by $LOGLEVEL (a name in any case, or a number), INFO when it is unset."""
+    text = os.environ.get("LOGLEVEL", "INFO").strip().upper() or "INFO"
+    if text.isdigit():
+        return int(text)
+    level = logging.getLevelName(text)
+    if not isinstance(level, int):
+        raise ConfigError(f"LOGLEVEL={text} is no log level; use DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    return level
+
+
+def configure_logging(log_file: str | None = None, reset: bool = False) -> None:
+    """Log to stdout in the commands' format, unless the root logger has handlers already (hydra, a test).
+
+    ``reset`` removes those handlers first (``common.reset_logging``). ``log_file``: see `add_log_file`.
+    """
+    if reset:
+        for handler in logging.root.handlers[:]:
+            logging.root.removeHandler(handler)
+    logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), stream=sys.stdout)
+    if log_file:
+        add_log_file(log_file)
+
+
+def add_log_file(path: str) -> None:
+    """Append the messages of the statistics and training loggers to ``path``; once, however often it is called.
+
+    Raises ConfigError when the file cannot be opened.
+    """
+    target = os.path.abspath(path)
+    for name in (STATS_LOGGER, TRAIN_LOGGER):
+        logger = logging.getLogger(name)
+        if any(isinstance(h, logging.FileHandler) and h.baseFilename == target for h in logger.handlers):
+            continue
+        try:
+            logger.addHandler(logging.FileHandler(target))
+        except OSError as error:
+            raise ConfigError(f"cannot write the log file {path}: {error.strerror}; choose another log_file") from error
