@@ -1,0 +1,109 @@
+"""``fairseq-info``: versions, devices, compiled operators and registered components, to read or to paste in a report."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import fairseq
+from fairseq import registry
+from fairseq.cli.common import run_command
+from fairseq.ops import native
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "tokenizers",
+    "sentencepiece",
+    "safetensors",
+    "tqdm",
+    "matplotlib",
+    "tensorboard",
+    "wandb",
+)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the report."""
+    if args.user_dir:
+        from fairseq.dataclass.user_dir import import_user_module
+
+        import_user_module(args)
+    for title, rows in (
+        ("Versions", versions()),
+        ("Devices", devices()),
+        ("Compiled operators", operators()),
+        ("Registered components", components()),
+    ):
+        print(title)
+        for name, value in rows:
+            print(f"  {name:<24} {value}")
+
+
+def versions() -> Iterator[tuple[str, str]]:
+    """Rows (package, version) of this package, Python and what it stands on."""
+    yield "fairseq", f"{fairseq.__version__} ({Path(fairseq.__file__).parent})"
+    yield "python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"
+    for name in PACKAGES:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield name, "not installed"
+
+
+def devices() -> Iterator[tuple[str, str]]:
+    """Rows about the processor, threads and graphics cards; one row with the reason when torch cannot be imported."""
+    try:
+        import torch
+    except ImportError as error:
+        yield "torch", f"cannot be imported: {error}"
+        return
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield "cpu", f"{usable} usable cores, {torch.backends.cpu.get_cpu_capability()} instructions"
+    yield (
+        "threads",
+        f"{torch.get_num_threads()} within an operator (OMP_NUM_THREADS), {torch.get_num_interop_threads()} beside",
+    )
+    if not torch.cuda.is_available():
+        yield "cuda", "no device" if torch.version.cuda else "this build of torch has no CUDA"
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        bf16 = ", bf16" if torch.cuda.is_bf16_supported() else ""
+        yield f"cuda:{index}", f"{card.name}, {card.total_memory / 2**30:.1f} GiB, sm_{card.major}{card.minor}{bf16}"
+
+
+def operators() -> Iterator[tuple[str, str]]:
+    """Rows about each library of compiled operators: in use, or why not."""
+    reason = native.why_unavailable()
+    yield "data", "batch_by_size, complete_blocks" if reason is None else f"readable twins run instead: {reason}"
+
+
+def components() -> Iterator[tuple[str, str]]:
+    """Rows (kind, names) of every registry that holds something."""
+    for found in vars(registry).values():
+        if isinstance(found, registry.Registry) and found.names():
+            yield found.kind, ", ".join(found.names())
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fairseq-info",
+        description="Show versions, devices, compiled operators (or why there are none) and registered components.",
+    )
+    parser.add_argument("--user-dir", metavar="DIR", help="import this plugin directory first and list its components")
+    return parser
+
+
+def cli_main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    run_command("fairseq-info", lambda: main(get_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    cli_main()
