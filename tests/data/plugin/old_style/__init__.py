@@ -1,14 +1,15 @@
 """A plugin as users of the original wrote them: a model with its own flags, an architecture, a task and a criterion."""
 
 import torch
+from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
+from torch.nn import functional as F
+
 from fairseq import metrics, utils
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.data import Dictionary, data_utils
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.roberta import RobertaModel, base_architecture
 from fairseq.tasks import register_task
-from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
-from torch.nn import functional as F
 
 
 @register_model("scaled_roberta")
@@ -53,9 +54,20 @@ class SummedMaskedLm(FairseqCriterion):
     def forward(self, model, sample, reduce=True):
         masked = sample["target"].ne(self.padding_idx)
         logits = model(**sample["net_input"], masked_tokens=masked)[0]
-        loss = F.cross_entropy(logits.float(), sample["target"][masked], reduction="sum", label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(
+            logits.float(), sample["target"][masked], reduction="sum", label_smoothing=self.label_smoothing
+        )
         size = int(masked.sum())
-        return loss, size, {"loss": loss.detach(), "ntokens": sample["ntokens"], "nsentences": sample["nsentences"], "sample_size": size}
+        return (
+            loss,
+            size,
+            {
+                "loss": loss.detach(),
+                "ntokens": sample["ntokens"],
+                "nsentences": sample["nsentences"],
+                "sample_size": size,
+            },
+        )
 
     @staticmethod
     def reduce_metrics(logging_outputs):
