@@ -107,7 +107,6 @@ NAMES = {
             "fairseq.data.TransformEosDataset",
             "fairseq.data.TransformEosLangPairDataset",
             "fairseq.models.CompositeEncoder",
-            "fairseq.models.FairseqMultiModel",
             "fairseq.modules.AdaptiveSoftmax",
             "fairseq.modules.BeamableMM",
             "fairseq.modules.TransformerDecoderLayer",
@@ -115,11 +114,7 @@ NAMES = {
         scope.SEQ2SEQ,
     ),
     **dict.fromkeys(
-        (
-            "fairseq.data.MonolingualDataset",
-            "fairseq.data.LMContextWindowDataset",
-            "fairseq.models.FairseqLanguageModel",
-        ),
+        ("fairseq.data.MonolingualDataset", "fairseq.data.LMContextWindowDataset"),
         scope.CAUSAL,
     ),
     **dict.fromkeys(
@@ -129,7 +124,6 @@ NAMES = {
 # What the original's tests/utils.py imports beside the masked-LM parts.
 STUBS = {
     "fairseq.data.language_pair_dataset": ("collate", "LanguagePairDataset"),
-    "fairseq.models": ("FairseqDecoder", "FairseqIncrementalDecoder", "FairseqEncoderDecoderModel"),
     "fairseq_cli.eval_lm": ("main", "cli_main"),
     "fairseq_cli.generate": ("main", "cli_main"),
     "fairseq_cli.interactive": ("main", "cli_main"),
