@@ -147,12 +147,8 @@ ARCHITECTURES: Registry[Any] = Registry(
     dict.fromkeys(("roberta", "roberta_base", "roberta_large", "roberta_prenorm", "xlm"), _PRESETS),
     refused=scope.MODELS,
 )
-# Which model an architecture belongs to; ``register_model_architecture`` adds those of plugins.
+# Architecture -> model that it configures; ``register_model_architecture`` adds those of plugins.
 ARCHITECTURE_MODELS: dict[str, str] = dict.fromkeys(ARCHITECTURES.names(), "roberta")
-# Architecture -> model that it configures; ``register_model_architecture`` adds to it.
-ARCHITECTURE_MODELS: dict[str, str] = dict.fromkeys(
-    ("roberta", "roberta_base", "roberta_large", "roberta_prenorm", "xlm"), "roberta"
-)
 CRITERIONS: Registry[Any] = Registry(
     "criterion",
     _table("fairseq.criterions", "fairseq.criterions.configs", {"masked_lm": "MaskedLmConfig"}),
@@ -180,23 +176,18 @@ LR_SCHEDULERS: Registry[Any] = Registry(
         },
     ),
 )
+_ENCODERS = "fairseq.data.encoders"
 BPES: Registry[Any] = Registry(
     "bpe",
-    _table(
-        "fairseq.data.encoders",
-        "fairseq.data.encoders.configs",
-        {
-            "gpt2": "GPT2BPEConfig",
-            "sentencepiece": "SentencepieceConfig",
-            "bert": "BertBPEConfig",
-            "hf_byte_bpe": "HuggingFaceByteLevelBPEConfig",
-            "hf_tokenizer": "HuggingFaceTokenizerConfig",
-        },
-    ),
+    {
+        "gpt2": Builtin(f"{_ENCODERS}.gpt2_bpe", f"{_ENCODERS}.configs:GPT2BPEConfig"),
+        "sentencepiece": Builtin(f"{_ENCODERS}.sentencepiece_bpe", f"{_ENCODERS}.configs:SentencepieceConfig"),
+        "bert": Builtin(f"{_ENCODERS}.hf", f"{_ENCODERS}.configs:BertBPEConfig"),
+        "hf_byte_bpe": Builtin(f"{_ENCODERS}.hf", f"{_ENCODERS}.configs:HuggingFaceByteLevelBPEConfig"),
+        "hf_tokenizer": Builtin(f"{_ENCODERS}.hf", f"{_ENCODERS}.configs:HuggingFaceTokenizerConfig"),
+    },
 )
-TOKENIZERS: Registry[Any] = Registry(
-    "tokenizer", _table("fairseq.data.encoders", "fairseq.data.encoders.configs", {"space": None})
-)
+TOKENIZERS: Registry[Any] = Registry("tokenizer", _table(_ENCODERS, f"{_ENCODERS}.configs", {"space": None}))
 SCORERS: Registry[Any] = Registry("scorer")
 
 # Encoder slots: one file a variant under fairseq/modules.
