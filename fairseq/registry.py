@@ -111,7 +111,7 @@ class Registry(Generic[T]):
         if name in self._refused:
             return scope.refuse(self.kind, name, self._refused[name], self.names())
         known = self.names()
-        return ConfigError(f"unknown {self.kind} {name!r}{nearest(name, known)} Known: {', '.join(known) or 'none'}")
+        return ConfigError(f"unknown {self.kind} {name!r}{nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}")
 
 
 def _origin(entry: Any) -> str:
