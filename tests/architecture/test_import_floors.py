@@ -19,6 +19,7 @@ FLOORS = {
     "cli": 6,
 }
 ROOF = 7  # fairseq/*.py that are on no floor: old import paths, which nothing inside imports
+ROOF_PACKAGES = {"scoring"}
 EXEMPT = {"registry.py"}  # the one way up: components by name
 LAZY_IMPORTERS = {"lazy.py", "registry.py"}
 
@@ -95,7 +96,7 @@ def report(wrong: list[str]) -> None:
 
 def test_every_package_has_a_floor():
     packages = {path.parent.name for path in source.PACKAGE.glob("*/__init__.py")}
-    report([f"fairseq/{name} is on no floor" for name in sorted(packages - set(FLOORS))])
+    report([f"fairseq/{name} is on no floor" for name in sorted(packages - set(FLOORS) - ROOF_PACKAGES)])
 
 
 def test_imports_go_down():
@@ -143,7 +144,7 @@ def test_no_import_of_the_package_inside_functions():
 
 def test_registries_are_the_only_import_by_name():
     """``import_module`` with a computed name is kept to the registries, the lazy exports and ``--user-dir``."""
-    allowed = LAZY_IMPORTERS | {"user_dir.py"}
+    allowed = LAZY_IMPORTERS | {"user_module.py"}
     wrong = []
     for path in source.package_files():
         for node in ast.walk(source.parse(path)):

@@ -43,6 +43,6 @@ def test_no_large_files():
     wrong = [
         f"{path.relative_to(source.ROOT)}: {path.stat().st_size} bytes"
         for path in source.tracked_files()
-        if path.stat().st_size > 600_000
+        if path.stat().st_size > 1_500_000
     ]
     assert not wrong, "\n" + "\n".join(wrong)
