@@ -138,9 +138,17 @@ class FieldSpec:
         return bool(self.metadata.get("new"))
 
 
-@functools.cache
+_specs: dict[type, dict[str, FieldSpec]] = {}
+
+
 def field_specs(cls: type) -> dict[str, FieldSpec]:
     """Name -> :class:`FieldSpec` of every field of a configuration dataclass, ``_name`` included."""
+    if cls not in _specs:
+        _specs[cls] = _read_fields(cls)
+    return _specs[cls]
+
+
+def _read_fields(cls: Any) -> dict[str, FieldSpec]:
     hints = typing.get_type_hints(cls)
     specs = {}
     for item in fields(cls):

@@ -16,7 +16,7 @@ class StrEnum(str, Enum):
 
 def ChoiceEnum(choices: Sequence[str]) -> Any:
     """An enum type with these members; configurations store the plain string."""
-    return StrEnum("Choices", {name: name for name in choices})
+    return StrEnum("Choices", {name: name for name in choices})  # type: ignore[call-overload]
 
 
 LOG_FORMAT_CHOICES = ChoiceEnum(["json", "none", "simple", "tqdm"])

@@ -1,0 +1,247 @@
+"""From the settings somebody gave to the complete, typed, resolved configuration of a run.
+
+Every entrance (flags, YAML, stored checkpoints, Python) ends here, so the same settings give the same configuration:
+defaults filled in, keys checked against the dataclasses, ``${...}`` resolved, values converted to their types.
+
+The result is an omegaconf ``DictConfig`` locked against unknown keys, except ``model``: that node holds only the keys
+that were given, and the architecture function fills in the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fairseq.dataclass import legacy
+from fairseq.dataclass.base import MISSING, FieldSpec, field_specs, is_interpolation
+from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.names import GROUPS, model_config_class
+from fairseq.dataclass.values import coerce, convert
+from fairseq.errors import ConfigError
+from fairseq.registry import ARCHITECTURES, MODELS, nearest
+
+logger = logging.getLogger(__name__)
+
+FREE_KEYS = ("job_logging_cfg",)
+_ORDER = (*[name for name in SECTIONS if name != "ema"], "model", *GROUPS, "ema", *FREE_KEYS)
+# Settings of how a run is executed: those of a stored run do not bind whoever loads its model.
+_RUN_SECTIONS = ("common", "distributed_training", "optimization", *legacy.STORED_SECTIONS)
+
+
+def build_config(given: Mapping[str, Any], *, stored: bool = False) -> DictConfig:
+    """The complete configuration for the ``given`` settings, a nested mapping section -> key -> value.
+
+    With ``stored`` (the configuration of a checkpoint) unknown keys are dropped with one warning and unknown
+    components kept as they are; otherwise both are a ConfigError that names the nearest known spelling.
+    """
+    return _Builder(stored).build(given)
+
+
+class _Builder:
+    """One conversion; collects what it had to drop."""
+
+    def __init__(self, stored: bool) -> None:
+        self.stored = stored
+        self.dropped: list[str] = []
+        self.specs: dict[str, dict[str, FieldSpec]] = {}
+        self.opaque: dict[str, argparse.Namespace] = {}
+
+    def build(self, given: Mapping[str, Any]) -> DictConfig:
+        self._check_top(given)
+        tree: dict[str, Any] = {"_name": None}
+        for name in _ORDER:
+            if name in SECTIONS:
+                tree[name] = self._section(name, given.get(name) or {})
+            elif name == "model":
+                tree[name] = self._model(given.get(name))
+            elif name in GROUPS:
+                tree[name] = self._component(name, given.get(name))
+            elif given.get(name) is not None:
+                tree[name] = _plain(given[name])
+        _imply_precision(tree["common"])
+        tree = self._convert(_resolve(tree))
+        _finish(tree)
+        if self.dropped:
+            logger.warning("ignoring settings of the stored configuration: %s", ", ".join(self.dropped))
+        cfg = OmegaConf.create({**tree, **self.opaque}, flags={"allow_objects": True})
+        OmegaConf.set_struct(cfg, True)
+        if isinstance(tree["model"], dict) and "model" not in self.opaque:
+            OmegaConf.set_struct(cfg.model, False)
+        return cfg
+
+    def _check_top(self, given: Mapping[str, Any]) -> None:
+        known = [*_ORDER, *legacy.STORED_SECTIONS]
+        for name in given:
+            if name not in known and name != "_name":
+                self._unknown(str(name), "configuration section", known)
+        for name, defaults in legacy.STORED_SECTIONS.items():
+            for key, value in (given.get(name) or {}).items():
+                if key not in defaults:
+                    self._unknown(f"{name}.{key}", "key", list(defaults))
+                elif not self.stored:
+                    legacy.check_value(name, key, value)
+
+    def _section(self, name: str, node: Any) -> dict[str, Any]:
+        self.specs[name] = field_specs(SECTIONS[name])
+        return self._merge(name, self.specs[name], _mapping(name, node), fill=True)
+
+    def _component(self, group: str, node: Any) -> dict[str, Any] | None:
+        registry = GROUPS[group]
+        values = _named(group, node)
+        if values is None and group == "lr_scheduler" and not self.stored:
+            values = {"_name": "fixed"}
+        if values is None or (group == "scoring" and values["_name"] == "bleu"):
+            return None
+        name = values["_name"]
+        if self.stored and name not in registry:
+            return values
+        cls = registry.config_class(name)
+        if cls is None:
+            return self._free(group, node, values)
+        self.specs[group] = field_specs(cls)
+        return self._merge(group, self.specs[group], values, fill=True)
+
+    def _model(self, node: Any) -> Any:
+        values = _named("model", node)
+        if values is None:
+            return None
+        name = values["_name"]
+        if self.stored and name not in ARCHITECTURES and name not in MODELS:
+            return values
+        cls = model_config_class(name)
+        if cls is None:
+            return self._free("model", node, values)
+        self.specs["model"] = field_specs(cls)
+        return self._merge("model", self.specs["model"], values, fill=False)
+
+    def _free(self, group: str, node: Any, values: dict[str, Any]) -> dict[str, Any]:
+        """A component without a dataclass takes any keys; one from the command line stays the flat Namespace."""
+        if isinstance(node, argparse.Namespace) and not self.stored:
+            self.opaque[group] = argparse.Namespace(**{**vars(node), "_name": values["_name"]})
+            return {"_name": values["_name"]}
+        return values
+
+    def _merge(
+        self, section: str, specs: Mapping[str, FieldSpec], given: Mapping[str, Any], fill: bool
+    ) -> dict[str, Any]:
+        """``given`` checked against ``specs``; with ``fill`` over their defaults."""
+        merged = {name: spec.default for name, spec in specs.items()} if fill else {}
+        for key, value in given.items():
+            key = str(key)
+            if key not in specs and key in legacy.RENAMED.get(section, {}):
+                renamed = legacy.RENAMED[section][key]
+                if renamed is None:
+                    continue
+                key = renamed
+            if key not in specs and key != "_name":
+                if not legacy.is_out_of_scope(section, key):
+                    self._unknown(f"{section}.{key}", "key", list(specs))
+                    continue
+                self._check_scope(section, key, value)
+                continue
+            merged[key] = _plain(value)
+        return merged
+
+    def _unknown(self, path: str, kind: str, known: list[str]) -> None:
+        if self.stored:
+            self.dropped.append(path)
+            return
+        hint = nearest(path.rpartition(".")[2], [name for name in known if name != "_name"])
+        raise ConfigError(f"unknown {kind} {path!r}{hint}")
+
+    def _check_scope(self, section: str, key: str, value: Any) -> Any:
+        """``value`` unless it asks for something out of scope; a stored run's execution settings are reset instead."""
+        try:
+            legacy.check_value(section, key, value)
+        except NotImplementedError:
+            if not self.stored or section not in _RUN_SECTIONS:
+                raise
+            self.dropped.append(f"{section}.{key}={value!r}")
+            spec = self.specs.get(section, {}).get(key)
+            return spec.default if spec is not None else None
+        return value
+
+    def _convert(self, tree: dict[str, Any]) -> dict[str, Any]:
+        for section, specs in self.specs.items():
+            for key, value in tree[section].items():
+                if value == MISSING and isinstance(value, str):
+                    continue
+                if key in specs:
+                    value = convert(specs[key], value, f"{section}.{key}")
+                tree[section][key] = self._check_scope(section, key, value)
+        return tree
+
+
+def _plain(value: Any) -> Any:
+    """omegaconf containers, dataclasses and tuples as plain dicts and lists."""
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=False, enum_to_str=True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return list(value)
+    return value
+
+
+def _mapping(section: str, node: Any) -> dict[str, Any]:
+    node = vars(node) if isinstance(node, argparse.Namespace) else _plain(node)
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{section} must be a group of settings, but is {node!r}")
+    return {str(key): value for key, value in node.items()}
+
+
+def _named(group: str, node: Any) -> dict[str, Any] | None:
+    """A component's node as a dict with ``_name`` first; a plain string is the name alone."""
+    if node is None or (isinstance(node, str) and node == MISSING):
+        return None
+    values = {"_name": node} if isinstance(node, str) else _mapping(group, node)
+    if not values:
+        return None
+    if not isinstance(values.get("_name"), str) or values["_name"] == MISSING:
+        raise ConfigError(f"{group} needs a name: write {group}: {{_name: ...}}")
+    return {"_name": values["_name"], **values}
+
+
+def _imply_precision(common: dict[str, Any]) -> None:
+    """memory_efficient_x implies x; done before interpolation because other sections mirror these keys."""
+    for kind in ("fp16", "bf16"):
+        efficient = common[f"memory_efficient_{kind}"]
+        if not is_interpolation(efficient) and coerce(efficient, bool, f"common.memory_efficient_{kind}"):
+            common[kind] = True
+
+
+def _resolve(tree: dict[str, Any]) -> dict[str, Any]:
+    try:
+        resolved = OmegaConf.to_container(
+            OmegaConf.create(tree, flags={"allow_objects": True}), resolve=True, enum_to_str=True
+        )
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key!s}: " if error.full_key is not None else ""
+        raise ConfigError(f"{key}{str(error).splitlines()[0]}") from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _finish(tree: dict[str, Any]) -> None:
+    """What follows from other settings, and combinations that cannot be."""
+    common, dataset = tree["common"], tree["dataset"]
+    if common["amp"] and common["fp16"]:
+        raise ConfigError("common.amp and common.fp16 exclude each other: choose one")
+    for key in ("max_tokens", "batch_size"):
+        if dataset[f"{key}_valid"] is None:
+            dataset[f"{key}_valid"] = dataset[key]
+
+
+def require_complete(cfg: DictConfig) -> None:
+    """ConfigError naming the first mandatory setting that is still ``???``."""
+    for section, node in cfg.items_ex(resolve=False):
+        if isinstance(node, DictConfig):
+            for key in node:
+                if OmegaConf.is_missing(node, key):
+                    raise ConfigError(f"{section}.{key} is mandatory (???): give {section}.{key}=...")

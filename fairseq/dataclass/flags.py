@@ -1,0 +1,209 @@
+"""Command-line flags from configuration dataclasses, and an argument parser that helps with misspelt ones."""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, NoReturn
+
+from fairseq.dataclass.base import MISSING, FieldSpec, field_specs, is_interpolation
+from fairseq.dataclass.values import coerce
+from fairseq.errors import ConfigError
+from fairseq.registry import nearest
+
+
+class FairseqParser(argparse.ArgumentParser):
+    """An ArgumentParser without abbreviations whose errors are one line, with the nearest flag for an unknown one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+        # flag -> who claimed it first, as what type and with which default
+        self.claims: dict[str, tuple[str, Any, Any]] = {}
+        self.stage = ""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, extra = self.parse_known_args(args, namespace)
+        for word in extra:
+            if word.startswith("-"):
+                self.error(f"unknown option {word.partition('=')[0]}{self._nearest(word.partition('=')[0])}")
+        if extra:
+            self.error(f"unexpected argument {extra[0]!r}")
+        return parsed
+
+    def _nearest(self, flag: str) -> str:
+        known = [spelling for action in self._actions for spelling in action.option_strings]
+        return nearest(flag, known).replace("'", "")
+
+
+def gen_parser_from_dataclass(
+    parser: Any,
+    dataclass_instance: Any,
+    delete_default: bool = False,
+    with_prefix: str | None = None,
+) -> None:
+    """Add a flag to ``parser`` (or an argument group) for every field of a configuration dataclass or instance.
+
+    ``delete_default``: a setting that is not given is absent from the Namespace (models: architectures fill them in).
+    ``with_prefix``: flags are called ``--<prefix>-<field>``. A flag that exists already with the same type and default,
+    or that belongs to a shared (interpolated) setting, is reused; one with another meaning is a ConfigError.
+    """
+    cls = dataclass_instance if isinstance(dataclass_instance, type) else type(dataclass_instance)
+    for name, spec in field_specs(cls).items():
+        if name.startswith("_"):
+            continue
+        default = spec.default if isinstance(dataclass_instance, type) else getattr(dataclass_instance, name)
+        nested = _nested(spec.hint)
+        if nested is not None:
+            prefix = None if with_prefix is None else f"{with_prefix}-{name}".strip("-").replace("_", "-")
+            gen_parser_from_dataclass(parser, nested, delete_default, prefix)
+            continue
+        if is_interpolation(default) and not spec.help:
+            continue
+        _add_flag(parser, cls, spec, default, delete_default, with_prefix)
+
+
+def _nested(hint: Any) -> Any:
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if hasattr(kind, "__dataclass_fields__")]
+    return kinds[0] if kinds else None
+
+
+def _add_flag(
+    parser: Any, cls: type, spec: FieldSpec, default: Any, delete_default: bool, with_prefix: str | None
+) -> None:
+    flags = _spellings(spec, with_prefix)
+    kind = _kind(spec.hint)
+    if spec.name == "data" and with_prefix is None:
+        # the one positional argument
+        if not any(action.dest == "data" and not action.option_strings for action in parser._actions):
+            parser.add_argument("data", help=spec.help)
+        return
+    claims = _claims(parser)
+    taken = [flag for flag in flags if flag in claims or flag in parser._option_string_actions]
+    if taken:
+        _check_shared(claims, taken[0], cls, kind, default, delete_default)
+        if flags[0] in taken:
+            return
+        flags = [flag for flag in flags if flag not in taken]
+    kwargs: dict[str, Any] = {"help": _help(spec, default, delete_default)}
+    if delete_default:
+        kwargs["default"] = argparse.SUPPRESS
+    elif is_interpolation(default):
+        kwargs["default"] = None
+    else:
+        kwargs["default"] = default.value if isinstance(default, Enum) else default
+    if kind is bool:
+        flags = _boolean(flags, spec, default, delete_default, kwargs)
+    else:
+        kwargs["type"] = _reader(spec)
+        kwargs["metavar"] = _metavar(spec, kind)
+        if "argparse_const" in spec.metadata:
+            kwargs |= {"nargs": "?", "const": spec.metadata["argparse_const"]}
+    if flags[0].startswith("--") and flags[0][2:].replace("-", "_") != spec.dest and with_prefix is None:
+        kwargs["dest"] = spec.dest
+    parser.add_argument(*flags, **kwargs)
+    for flag in flags:
+        claims[flag] = (f"{cls.__module__}.{cls.__qualname__}", kind, argparse.SUPPRESS if delete_default else default)
+
+
+def _spellings(spec: FieldSpec, with_prefix: str | None) -> list[str]:
+    flag = spec.metadata.get("argparse_flag") or "--" + spec.name.replace("_", "-")
+    if with_prefix:
+        flag = f"--{with_prefix}-{flag.lstrip('-')}"
+    alias = spec.metadata.get("argparse_alias")
+    aliases = [alias] if isinstance(alias, str) else list(alias or [])
+    return [flag, *aliases]
+
+
+def _claims(parser: Any) -> dict[str, tuple[str, Any, Any]]:
+    owner = getattr(parser, "_container", parser)  # an argument group knows its parser
+    if not hasattr(owner, "claims"):
+        owner.claims = {}
+    return owner.claims
+
+
+def _check_shared(
+    claims: dict[str, tuple[str, Any, Any]], flag: str, cls: type, kind: Any, default: Any, delete_default: bool
+) -> None:
+    owner, old_kind, old_default = claims.get(flag, ("the command itself", kind, default))
+    model = delete_default or old_default is argparse.SUPPRESS
+    shared = is_interpolation(default) or is_interpolation(old_default) or model or old_default == default
+    if not shared or (old_kind is not kind and not is_interpolation(default)):
+        raise ConfigError(
+            f"option {flag} is claimed with different meanings by {owner} and by {cls.__module__}.{cls.__qualname__}; "
+            "give one of them another spelling with argparse_flag"
+        )
+
+
+def _kind(hint: Any) -> Any:
+    """The type of one value: bool, int, float, str, list, ... with ``| None`` removed."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        members = [member for member in typing.get_args(hint) if member is not type(None)]
+        return _kind(members[0]) if len(members) == 1 else str
+    return typing.get_origin(hint) or hint
+
+
+def _boolean(
+    flags: list[str], spec: FieldSpec, default: Any, delete_default: bool, kwargs: dict[str, Any]
+) -> list[str]:
+    action = spec.metadata.get("argparse_action")
+    if action is None:
+        # Optional booleans of models: None means that the architecture decides.
+        pair = delete_default and default is not False
+        action = "boolean" if pair else "store_false" if default is True else "store_true"
+    if action != "boolean":
+        kwargs["action"] = action
+        return flags
+    kwargs["action"] = _Pair
+    kwargs["nargs"] = 0
+    base = flags[0][2:]
+    return [*flags, f"--{base[3:]}" if base.startswith("no-") else f"--no-{base}"]
+
+
+class _Pair(argparse.Action):
+    """``--x`` sets True, its opposite (the last spelling) False."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, option_string != self.option_strings[-1])
+
+
+def _reader(spec: FieldSpec) -> Any:
+    choices = spec.choices
+
+    def read(text: str) -> Any:
+        try:
+            value = coerce(text, spec.hint, "the value")
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        if choices is not None and value not in choices:
+            known = [str(choice) for choice in choices]
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known)}{nearest(text, known)}")
+        return value
+
+    return read
+
+
+def _metavar(spec: FieldSpec, kind: Any) -> str:
+    if spec.choices is not None:
+        return "{" + ",".join(str(choice) for choice in spec.choices) + "}"
+    return {int: "N", float: "X", list: "X,..", tuple: "X,.."}.get(kind, "TEXT")
+
+
+def _help(spec: FieldSpec, default: Any, delete_default: bool) -> str:
+    text = (spec.help or "").replace("%", "%%")
+    hidden = delete_default or default is None or default is False or default == "" or default == MISSING
+    if hidden:
+        return text
+    shown = f"as {default[2:-1]}" if is_interpolation(default) else default
+    return f"{text} [{shown}]".replace("%", "%%") if "%" not in text else text
+
+
+def option_strings(parser: argparse.ArgumentParser) -> Sequence[str]:
+    """Every spelling that ``parser`` knows."""
+    return [spelling for action in parser._actions for spelling in action.option_strings]

@@ -1,0 +1,326 @@
+"""The parsers of the commands, generated from the configuration dataclasses in two stages.
+
+First the names of the components (``--task``, ``--arch``, ``--criterion``, ...) are read, then the flags of those
+components are added and everything is parsed. Nothing here imports torch or a component: the configuration classes
+are found through the registries. Only a plugin component without a dataclass is imported, for its ``add_args``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fairseq.dataclass import legacy
+from fairseq.dataclass.base import field_specs
+from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
+from fairseq.dataclass.names import GROUPS, model_config_class
+from fairseq.dataclass.user_module import import_user_module
+from fairseq.errors import FairseqError, OutOfScopeError
+from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, MODELS, TASKS
+from fairseq.scope import HERE
+
+# Old defaults that are out of scope: accepted as long as nothing is built from them.
+OLD_CRITERION = "cross_entropy"
+OLD_TASK = "translation"
+
+
+def get_parser(desc: str, default_task: str | None = OLD_TASK) -> FairseqParser:
+    """Common flags and the component selectors. ``desc`` names the command: "Trainer", "Preprocessing", ..."""
+    parser = FairseqParser(prog=_PROGRAMS.get(desc), description=_DESCRIPTIONS.get(desc), epilog=_EPILOG)
+    gen_parser_from_dataclass(parser, SECTIONS["common"])
+    group = parser.add_argument_group("components")
+    for name, default in _SELECTORS.items():
+        known = ", ".join(GROUPS[name].names())
+        group.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="NAME", help=f"{name}: {known}")
+    group.add_argument("--task", default=default_task, metavar="NAME", help=f"task: {', '.join(TASKS.names())}")
+    return parser
+
+
+_SELECTORS = {
+    "criterion": OLD_CRITERION,
+    "tokenizer": None,
+    "bpe": None,
+    "optimizer": None,
+    "lr_scheduler": "fixed",
+    "scoring": "bleu",
+}
+_PROGRAMS = {"Trainer": "fairseq-train", "Preprocessing": "fairseq-preprocess", "Validation": "fairseq-validate"}
+_DESCRIPTIONS = {
+    "Trainer": "Train a masked language model.",
+    "Preprocessing": "Build a dictionary and binarised data from text.",
+    "Validation": "Validate a checkpoint.",
+}
+_EPILOG = "Flags of a component appear when it is chosen, for example: --task masked_lm --arch roberta_base --help"
+
+
+def get_training_parser(default_task: str | None = OLD_TASK) -> FairseqParser:
+    """The parser of fairseq-train."""
+    parser = get_parser("Trainer", default_task)
+    parser.stage = "train"
+    add_dataset_args(parser, train=True)
+    add_distributed_training_args(parser)
+    add_model_args(parser)
+    add_optimization_args(parser)
+    add_checkpoint_args(parser)
+    add_ema_args(parser)
+    return parser
+
+
+def get_validation_parser(default_task: str | None = None) -> FairseqParser:
+    """The parser of fairseq-validate."""
+    parser = get_parser("Validation", default_task)
+    parser.stage = "validate"
+    add_dataset_args(parser, train=True)
+    add_distributed_training_args(parser)
+    gen_parser_from_dataclass(parser.add_argument_group("evaluation"), SECTIONS["common_eval"])
+    return parser
+
+
+def get_preprocessing_parser(default_task: str | None = OLD_TASK) -> FairseqParser:
+    """The parser of fairseq-preprocess."""
+    parser = get_parser("Preprocessing", default_task)
+    parser.stage = "preprocess"
+    add_preprocess_args(parser)
+    return parser
+
+
+def get_generation_parser(*args: Any, **kwargs: Any) -> FairseqParser:
+    """Refused: generation, interactive translation and language-model evaluation are out of scope."""
+    raise OutOfScopeError(f"generation and language-model evaluation are out of scope: {HERE}")
+
+
+get_interactive_generation_parser = get_speech_generation_parser = get_eval_lm_parser = get_generation_parser
+
+
+def add_dataset_args(parser: Any, train: bool = False, gen: bool = False) -> Any:
+    group = parser.add_argument_group("data, batches and validation")
+    gen_parser_from_dataclass(group, SECTIONS["dataset"])
+    return group
+
+
+def add_distributed_training_args(parser: Any, default_world_size: int | None = None) -> Any:
+    group = parser.add_argument_group("distributed training")
+    gen_parser_from_dataclass(group, SECTIONS["distributed_training"])
+    if default_world_size is not None:
+        parser.set_defaults(distributed_world_size=default_world_size)
+    return group
+
+
+def add_optimization_args(parser: Any) -> Any:
+    group = parser.add_argument_group("optimization")
+    gen_parser_from_dataclass(group, SECTIONS["optimization"])
+    return group
+
+
+def add_checkpoint_args(parser: Any) -> Any:
+    group = parser.add_argument_group("checkpoints")
+    gen_parser_from_dataclass(group, SECTIONS["checkpoint"])
+    return group
+
+
+def add_ema_args(parser: Any) -> Any:
+    group = parser.add_argument_group("moving average of the parameters")
+    gen_parser_from_dataclass(group, SECTIONS["ema"])
+    return group
+
+
+def add_model_args(parser: Any) -> Any:
+    group = parser.add_argument_group("model")
+    group.add_argument("--arch", "-a", metavar="NAME", help=f"model architecture: {', '.join(ARCHITECTURES.names())}")
+    return group
+
+
+def add_preprocess_args(parser: Any) -> Any:
+    """Input, dictionary and output of fairseq-preprocess."""
+    group = parser.add_argument_group("preprocessing")
+    add = group.add_argument
+    add("-s", "--source-lang", default=None, metavar="SRC", help="suffix of the source files (masked LM: leave unset)")
+    add(
+        "-t",
+        "--target-lang",
+        default=None,
+        metavar="TARGET",
+        help="suffix of the target files (masked LM: leave unset)",
+    )
+    add("--trainpref", metavar="FP", help="training file (without language suffix); the dictionary is built from it")
+    add("--validpref", metavar="FP", help="comma-separated validation files")
+    add("--testpref", metavar="FP", help="comma-separated test files")
+    add("--align-suffix", metavar="FP", help="out of scope: alignment files")
+    add("--alignfile", metavar="ALIGN", help="out of scope: alignments")
+    add("--destdir", metavar="DIR", default="data-bin", help="output directory [data-bin]")
+    add("--thresholdtgt", metavar="N", default=0, type=int, help="drop target words seen fewer times [0]")
+    add("--thresholdsrc", metavar="N", default=0, type=int, help="drop source words seen fewer times [0]")
+    add("--tgtdict", metavar="FP", help="reuse this target dictionary")
+    add("--srcdict", metavar="FP", help="reuse this source dictionary")
+    add("--nwordstgt", metavar="N", default=-1, type=int, help="target words to keep, specials included (-1: all)")
+    add("--nwordssrc", metavar="N", default=-1, type=int, help="source words to keep, specials included (-1: all)")
+    if "--dataset-impl" not in parser._option_string_actions:
+        choices = ("raw", "lazy", "cached", "mmap", "fasta", "huffman")
+        add("--dataset-impl", default="mmap", choices=choices, help="output format [mmap]")
+    add("--joined-dictionary", action="store_true", help="one dictionary for source and target")
+    add("--only-source", action="store_true", help="there is no target side (masked LM)")
+    add("--padding-factor", metavar="N", default=8, type=int, help="pad the dictionary to a multiple of N [8]")
+    add("--workers", metavar="N", default=1, type=int, help="parallel worker processes [1]")
+    add("--dict-only", action="store_true", help="only build the dictionary")
+    add("--keep-empty", action="store_true", help="with --bpe: keep blank lines (they separate documents)")
+    add("--jsonlines", action="store_true", help="with --bpe: every line is a JSON object whose text is encoded")
+    return group
+
+
+def get_args(data: Any, task: str = OLD_TASK, arch: str = "roberta", **overrides: Any) -> argparse.Namespace:
+    """A Namespace as if from the command line ``data --task task --arch arch``, with ``overrides`` as attributes."""
+    words = [str(data), "--task", task, "--arch", arch]
+    for name in ("criterion", "optimizer", "lr_scheduler", "bpe", "tokenizer"):
+        if isinstance(overrides.get(name), str):
+            words += [f"--{name.replace('_', '-')}", overrides[name]]
+    parser = get_training_parser(task)
+    parser.stage = ""
+    args = parse_args_and_arch(parser, words)
+    for key, value in overrides.items():
+        setattr(args, key, value)
+    return args
+
+
+def parse_args_and_arch(
+    parser: argparse.ArgumentParser,
+    input_args: Sequence[str] | None = None,
+    parse_known: bool = False,
+    suppress_defaults: bool = False,
+    modify_parser: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> Any:
+    """Parse in two stages: component names, then everything with the flags of those components.
+
+    ``parse_known`` returns (Namespace, unknown words) instead of stopping at unknown ones; ``suppress_defaults`` leaves
+    out whatever was not given. A user's mistake prints one line and exits with status 2, as argparse does.
+    """
+    words = list(sys.argv[1:] if input_args is None else input_args)
+    try:
+        _import_user_dir(words)
+        if modify_parser is not None:
+            modify_parser(parser)
+        wants_help = "-h" in words or "--help" in words
+        chosen, _ = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])
+        _add_component_flags(parser, chosen, wants_help)
+        if modify_parser is not None:
+            modify_parser(parser)
+        if suppress_defaults:
+            return _parse_given(parser, words)
+        args, extra = parser.parse_known_args(words) if parse_known else (parser.parse_args(words), None)
+        _complete(args)
+        _check_scope(args)
+    except FairseqError as error:
+        parser.error(str(error))
+    return (args, extra) if parse_known else args
+
+
+def _import_user_dir(words: Sequence[str]) -> None:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--user-dir", default=None)
+    import_user_module(first.parse_known_args(words)[0])
+
+
+def _add_component_flags(parser: argparse.ArgumentParser, chosen: argparse.Namespace, wants_help: bool) -> None:
+    stage = getattr(parser, "stage", "")
+    names = {group: getattr(chosen, group, None) for group in (*GROUPS, "arch")}
+    if stage in ("train", "preprocess", "validate"):
+        _refuse_old_defaults(names, stage, wants_help)
+    if names["scoring"] == "bleu":
+        names["scoring"] = None  # the original's default, for generation only
+    if names["arch"] is not None:
+        _add_model(parser, names["arch"])
+    for group, registry in GROUPS.items():
+        name = names[group]
+        if name is not None and not (stage == "preprocess" and group not in ("bpe", "tokenizer")):
+            section = parser.add_argument_group(f"{group.replace('_', ' ')}: {name}")
+            _add_component(parser, section, registry.config_class(name), functools.partial(registry.get, name), False)
+
+
+def _refuse_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) -> None:
+    """The original's default task and criterion are out of scope: help shows masked_lm, training asks for a choice."""
+    for group, old in (("task", OLD_TASK), ("criterion", OLD_CRITERION)):
+        if names.get(group) != old:
+            continue
+        if wants_help and stage == "train":
+            names[group] = "masked_lm"
+        elif stage == "train":
+            raise OutOfScopeError(f"--{group} {old} (the default) is out of scope: {HERE}; pass --{group} masked_lm")
+        else:
+            names[group] = None
+    if wants_help and stage == "train":
+        names["arch"] = names.get("arch") or "roberta"
+        names["optimizer"] = names.get("optimizer") or "adam"
+
+
+def _add_model(parser: argparse.ArgumentParser, arch: str) -> None:
+    group = parser.add_argument_group(f"architecture: {arch}")
+    cls = model_config_class(arch)
+    _add_component(parser, group, cls, lambda: MODELS.get(ARCHITECTURE_MODELS.get(arch, arch)), True)
+    if cls is None:
+        return
+    for key, (default, _) in legacy.OUT_OF_SCOPE["model"].items():
+        flag = f"--{key.replace('_', '-')}"
+        if key not in field_specs(cls) and flag not in parser._option_string_actions:
+            kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            if isinstance(default, bool):
+                group.add_argument(flag, action="store_true", **kwargs)
+            else:
+                group.add_argument(flag, type=type(default) if default is not None else str, **kwargs)
+
+
+def _add_component(
+    parser: argparse.ArgumentParser, group: Any, cls: type | None, load: Callable[[], Any], model: bool
+) -> None:
+    """Flags from the configuration class or, without one, from the component's own ``add_args``."""
+    if cls is not None:
+        gen_parser_from_dataclass(group, cls, delete_default=model)
+        return
+    add_args = getattr(load(), "add_args", None)
+    if add_args is None:
+        return
+    if model:
+        group.argument_default = argparse.SUPPRESS
+    try:
+        add_args(group if model else parser)
+    except argparse.ArgumentError as error:
+        raise FairseqError(f"option of {group.title} exists already: {error}") from None
+
+
+def _parse_given(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Only what was typed."""
+    saved = [(action, action.default) for action in parser._actions]
+    defaults, parser._defaults = parser._defaults, {}
+    try:
+        for action, _ in saved:
+            action.default = argparse.SUPPRESS
+        return parser.parse_args(words)
+    finally:
+        parser._defaults = defaults
+        for action, default in saved:
+            action.default = default
+
+
+def _complete(args: argparse.Namespace) -> None:
+    """What follows from other options, for callers that read the Namespace itself."""
+    for key in ("batch_size", "max_tokens"):
+        if hasattr(args, key) and getattr(args, f"{key}_valid", None) is None:
+            setattr(args, f"{key}_valid", getattr(args, key))
+    for kind in ("fp16", "bf16"):
+        if getattr(args, f"memory_efficient_{kind}", False):
+            setattr(args, kind, True)
+    args.no_seed_provided = getattr(args, "seed", None) is None
+    if args.no_seed_provided:
+        args.seed = 1
+
+
+def _check_scope(args: argparse.Namespace) -> None:
+    """Out-of-scope flags may be given at their default only."""
+    for section, table in legacy.OUT_OF_SCOPE.items():
+        if section in SECTIONS or section == "model":
+            for key in table:
+                if hasattr(args, key):
+                    legacy.check_value(section, key, getattr(args, key))
+    legacy.check_value("distributed_training", "ddp_backend", getattr(args, "ddp_backend", None))

@@ -1,0 +1,176 @@
+"""The fixed sections of the configuration except ``distributed_training``: field names, defaults and flags of the original.
+
+Key order is the order in which checkpoints store them. "updates" are optimizer steps, "batches" micro-batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fairseq.dataclass.base import II, FairseqDataclass, option
+
+LOG_FORMATS = ("json", "none", "simple", "tqdm")
+DATASET_IMPLS = ("raw", "lazy", "cached", "mmap", "fasta", "huffman")
+
+
+@dataclass(kw_only=True)
+class CommonConfig(FairseqDataclass):
+    """Logging, seed, device and precision."""
+
+    no_progress_bar: bool = option(False, "print plain lines instead of a progress bar")
+    log_interval: int = option(100, "log training statistics every so many updates")
+    log_format: str | None = option(
+        None, "form of the statistics lines (default: tqdm on a terminal)", choices=LOG_FORMATS
+    )
+    log_file: str | None = option(None, "also write the log to this file")
+    aim_repo: str | None = option(None, "out of scope: Aim repository")
+    aim_run_hash: str | None = option(None, "out of scope: Aim run")
+    tensorboard_logdir: str | None = option(None, "write tensorboard event files into this directory")
+    wandb_project: str | None = option(None, "log to this Weights & Biases project")
+    azureml_logging: bool | None = option(False, "out of scope: log to AzureML")
+    seed: int = option(1, "seed of initialisation, data order, masks and dropout")
+    cpu: bool = option(False, "use the CPU even if a GPU is there")
+    tpu: bool = option(False, "out of scope: use TPUs")
+    bf16: bool = option(False, "train in bfloat16 with a float32 master copy of the parameters")
+    memory_efficient_bf16: bool = option(False, "bfloat16 with less memory; implies bf16")
+    fp16: bool = option(False, "train in float16 with loss scaling (needs a GPU; without one float32 is used)")
+    memory_efficient_fp16: bool = option(False, "float16 with less memory; implies fp16")
+    fp16_no_flatten_grads: bool = option(False, "keep float16 gradients per tensor instead of one flat buffer")
+    fp16_init_scale: int = option(2**7, "first loss scale in float16")
+    fp16_scale_window: int | None = option(None, "updates without overflow before the loss scale doubles")
+    fp16_scale_tolerance: float = option(0.0, "fraction of overflowing updates tolerated before the scale is lowered")
+    on_cpu_convert_precision: bool = option(False, "convert float samples to the training precision on the CPU")
+    min_loss_scale: float = option(1e-4, "stop when the loss scale falls to this value")
+    threshold_loss_scale: float | None = option(None, "never lower the loss scale below this value")
+    amp: bool = option(False, "automatic mixed precision (torch.autocast); excludes fp16")
+    amp_batch_retries: int = option(2, "tries of one batch after an overflow under amp")
+    amp_init_scale: int = option(2**7, "first loss scale under amp")
+    amp_scale_window: int | None = option(None, "updates without overflow before the amp loss scale doubles")
+    user_dir: str | None = option(None, "directory of a Python module with own tasks, models, criterions, ...")
+    empty_cache_freq: int = option(0, "empty the GPU memory cache every so many updates (0: never)")
+    all_gather_list_size: int = option(16384, "bytes that each worker may gather as pickled statistics")
+    model_parallel_size: int = option(1, "out of scope: GPUs that share one model")
+    quantization_config_path: str | None = option(None, "out of scope: quantisation settings")
+    profile: bool = option(False, "profile with the CUDA profiler")
+    reset_logging: bool = option(False, "replace the log handlers that hydra installed by fairseq's own")
+    suppress_crashes: bool = option(False, "log exceptions of fairseq-hydra-train instead of raising them, for sweeps")
+    use_plasma_view: bool = option(False, "accepted without effect: data are memory mapped")
+    plasma_path: str | None = option("/tmp/plasma", "accepted without effect")
+
+
+@dataclass(kw_only=True)
+class CommonEvalConfig(FairseqDataclass):
+    """Evaluation of a stored model."""
+
+    path: str | None = option(None, "checkpoint to evaluate")
+    post_process: str | None = option(
+        None, "undo the byte-pair encoding in printed text", alias="--remove-bpe", const="subword_nmt"
+    )
+    quiet: bool = option(False, "print only final scores")
+    model_overrides: str = option("{}", "Python dictionary of settings that replace those stored in the checkpoint")
+    results_path: str | None = option(None, "directory for results")
+
+
+@dataclass(kw_only=True)
+class DatasetConfig(FairseqDataclass):
+    """Batches, subsets and the validation schedule."""
+
+    num_workers: int = option(1, "worker processes that load data (0: in the main process)")
+    skip_invalid_size_inputs_valid_test: bool = option(False, "skip too long validation samples instead of stopping")
+    max_tokens: int | None = option(None, "most tokens in a batch, padding included")
+    batch_size: int | None = option(None, "most sentences in a batch", alias="--max-sentences")
+    required_batch_size_multiple: int = option(8, "batch sizes are multiples of this where possible")
+    required_seq_len_multiple: int = option(1, "pad sequences to a multiple of this length")
+    dataset_impl: str | None = option(None, "storage format of the data (default: recognised)", choices=DATASET_IMPLS)
+    data_buffer_size: int | None = option(10, "batches that are preloaded")
+    train_subset: str = option("train", "name of the training split")
+    valid_subset: str = option("valid", "comma-separated names of the validation splits")
+    combine_valid_subsets: bool | None = option(
+        None, "validate on valid, valid1, ... joined to one set", alias="--combine-val"
+    )
+    ignore_unused_valid_subsets: bool | None = option(False, "do not stop when unlisted valid subsets exist")
+    validate_interval: int = option(1, "validate every so many epochs")
+    validate_interval_updates: int = option(0, "validate every so many updates (0: never)")
+    validate_after_updates: int = option(0, "do not validate before this many updates")
+    fixed_validation_seed: int | None = option(None, "seed of validation masks, the same in every epoch")
+    disable_validation: bool = option(False, "never validate")
+    max_tokens_valid: int | None = option(II("dataset.max_tokens"), "most tokens in a validation batch")
+    batch_size_valid: int | None = option(
+        II("dataset.batch_size"), "most sentences in a validation batch", alias="--max-sentences-valid"
+    )
+    max_valid_steps: int | None = option(None, "validate on at most so many batches", alias="--nval")
+    curriculum: int = option(0, "do not shuffle batches in the first so many epochs")
+    gen_subset: str = option("test", "name of the split to evaluate")
+    num_shards: int = option(1, "parts into which an evaluated split is cut")
+    shard_id: int = option(0, "the part to evaluate, from 0")
+    grouped_shuffling: bool = option(False, "shuffle groups of batches, one batch per worker, together")
+    update_epoch_batch_itr: bool = option(II("dataset.grouped_shuffling"), "rebuild the batch iterator every epoch")
+    update_ordered_indices_seed: bool = option(False, "draw a new order of the samples every epoch")
+
+
+@dataclass(kw_only=True)
+class OptimizationConfig(FairseqDataclass):
+    """Length of training, learning rate and gradient handling."""
+
+    max_epoch: int = option(0, "stop after this many epochs (0: no limit)")
+    max_update: int = option(0, "stop after this many updates (0: no limit)")
+    stop_time_hours: float = option(0.0, "stop after this many hours of training, earlier runs included (0: no limit)")
+    clip_norm: float = option(0.0, "clip the gradient to this norm (0: do not)")
+    sentence_avg: bool = option(False, "normalise gradients by sentences instead of tokens")
+    update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
+    lr: list[float] = option([0.25], "learning rate; a list gives one value per epoch for schedules that use it")
+    stop_min_lr: float = option(-1.0, "stop when the learning rate falls to this value (-1: never)")
+    use_bmuf: bool = option(False, "out of scope: block-wise model updates")
+    skip_remainder_batch: bool = option(False, "drop the incomplete group of batches at the end of an epoch")
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig(FairseqDataclass):
+    """Which checkpoints are read, written and kept."""
+
+    save_dir: str = option("checkpoints", "directory of the checkpoints")
+    restore_file: str = option(
+        "checkpoint_last.pt",
+        "checkpoint to continue from; the default looks in save_dir, a missing other file is an error",
+    )
+    continue_once: str | None = option(None, "continue from this file unless save_dir already has a last checkpoint")
+    finetune_from_model: str | None = option(None, "start from the weights of this checkpoint, nothing else of it")
+    reset_dataloader: bool = option(False, "do not restore the position in the data")
+    reset_lr_scheduler: bool = option(False, "do not restore the learning-rate schedule")
+    reset_meters: bool = option(False, "do not restore statistics")
+    reset_optimizer: bool = option(False, "do not restore the optimizer, and count updates from 0")
+    optimizer_overrides: str = option("{}", "Python dictionary of optimizer settings that replace the stored ones")
+    save_interval: int = option(1, "save every so many epochs")
+    save_interval_updates: int = option(0, "save (and validate) every so many updates (0: never)")
+    keep_interval_updates: int = option(-1, "keep the last so many of the checkpoints saved by updates (-1: all)")
+    keep_interval_updates_pattern: int = option(
+        -1, "additionally keep those whose update is a multiple of this (-1: none)"
+    )
+    keep_last_epochs: int = option(-1, "keep the last so many epoch checkpoints (-1: all)")
+    keep_best_checkpoints: int = option(-1, "keep so many best checkpoints (-1: only checkpoint_best)")
+    no_save: bool = option(False, "write no checkpoints")
+    no_epoch_checkpoints: bool = option(False, "write only the last and best checkpoints")
+    no_last_checkpoints: bool = option(False, "do not write checkpoint_last")
+    no_save_optimizer_state: bool = option(False, "leave the optimizer state out of checkpoints")
+    best_checkpoint_metric: str = option("loss", "validation statistic that decides which checkpoint is best")
+    maximize_best_checkpoint_metric: bool = option(False, "the larger that statistic the better")
+    patience: int = option(-1, "stop after so many validations without improvement (-1: never)")
+    checkpoint_suffix: str = option("", "text added to the checkpoint file names")
+    checkpoint_shard_count: int = option(1, "files that hold one sharded checkpoint")
+    load_checkpoint_on_all_dp_ranks: bool = option(False, "read the checkpoint on every worker instead of broadcasting")
+    write_checkpoints_asynchronously: bool = option(
+        False, "write checkpoints in a background thread", alias="--save-async"
+    )
+    model_parallel_size: int = option(II("common.model_parallel_size"), "")
+
+
+@dataclass(kw_only=True)
+class EMAConfig(FairseqDataclass):
+    """Exponential moving average of the parameters."""
+
+    store_ema: bool = option(False, "keep an exponential moving average of the parameters and store it")
+    ema_decay: float = option(0.9999, "weight of the old average in each step")
+    ema_start_update: int = option(0, "copy the parameters until this many updates")
+    ema_seed_model: str | None = option(None, "checkpoint to start the average from")
+    ema_update_freq: int = option(1, "update the average every so many updates")
+    ema_fp32: bool = option(False, "keep the average in float32 even if the model is not")

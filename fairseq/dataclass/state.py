@@ -1,0 +1,156 @@
+"""The configuration as checkpoints store it: the original's sections, keys and types, read and written."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fairseq.dataclass import legacy
+from fairseq.dataclass.base import field_specs
+from fairseq.dataclass.build import build_config
+from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.names import GROUPS, component_config_class
+from fairseq.dataclass.namespace import nest, upgrade_args
+from fairseq.errors import FairseqError
+
+logger = logging.getLogger(__name__)
+
+_STORED_ORDER = (
+    "common",
+    "common_eval",
+    "distributed_training",
+    "dataset",
+    "optimization",
+    "checkpoint",
+    *legacy.STORED_SECTIONS,
+    "model",
+    "task",
+    "criterion",
+    "optimizer",
+    "lr_scheduler",
+    "scoring",
+    "bpe",
+    "tokenizer",
+    "ema",
+    "job_logging_cfg",
+)
+
+
+def config_to_state(cfg: Any) -> dict[str, Any]:
+    """``cfg`` (of :func:`~fairseq.dataclass.build.build_config`) as the plain dict that a checkpoint holds.
+
+    Sections that this project has not (``bmuf``, ``generation``, ...) are written with their defaults, so that the
+    original reads the file; a key that the original does not know is written only when it is not at its default.
+    """
+    state: dict[str, Any] = {"_name": None}
+    for section in _STORED_ORDER:
+        if section in legacy.STORED_SECTIONS:
+            state[section] = copy.deepcopy(legacy.STORED_SECTIONS[section])
+        else:
+            node = getattr(cfg, section, None)
+            if section == "job_logging_cfg" and node is None:
+                continue
+            state[section] = _without_new_defaults(section, _container(node))
+    state["bmuf"]["distributed_world_size"] = state["distributed_training"]["distributed_world_size"]
+    return state
+
+
+def _container(node: Any) -> Any:
+    if isinstance(node, argparse.Namespace):
+        return dict(vars(node))
+    if OmegaConf.is_config(node):
+        return OmegaConf.to_container(node, resolve=True, enum_to_str=True)
+    if hasattr(node, "__dataclass_fields__"):
+        return {name: _container(getattr(node, name)) for name in field_specs(type(node))}
+    return copy.deepcopy(node)
+
+
+def _without_new_defaults(section: str, node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    specs = _specs(section, node.get("_name"))
+    return {
+        key: value
+        for key, value in node.items()
+        if key not in specs or not specs[key].is_new or value != specs[key].default
+    }
+
+
+def _specs(section: str, name: Any) -> dict[str, Any]:
+    if section in SECTIONS:
+        return field_specs(SECTIONS[section])
+    if not isinstance(name, str) or (section != "model" and section not in GROUPS):
+        return {}
+    try:
+        cls = component_config_class(section, name)
+    except FairseqError:
+        return {}
+    return field_specs(cls) if cls is not None else {}
+
+
+def config_from_state(stored: Any, overrides: Mapping[str, Any] | None = None) -> DictConfig:
+    """The configuration of a checkpoint: ``stored`` is its ``cfg`` (nested) or, from 2019, its ``args`` Namespace.
+
+    Unknown keys are dropped with one warning. ``overrides`` (key -> value) replace that key in every group that has
+    it; a component's name (``bpe="gpt2"``) selects it with its defaults, which further overrides may change.
+    """
+    overrides = dict(overrides or {})
+    if isinstance(stored, argparse.Namespace):
+        args = upgrade_args(argparse.Namespace(**{**vars(stored), **overrides}))
+        tree = nest(args, stored=True)
+    else:
+        tree = _read_tree(stored)
+    return build_config(override(tree, overrides), stored=True)
+
+
+def _read_tree(stored: Any) -> dict[str, Any]:
+    if OmegaConf.is_config(stored):
+        stored = OmegaConf.to_container(stored, resolve=True, enum_to_str=True)
+    tree: dict[str, Any] = {}
+    for section, node in stored.items():
+        flat = isinstance(node, argparse.Namespace)
+        node = copy.deepcopy(dict(vars(node)) if flat else _container(node))
+        tree[section] = _known_only(section, node) if flat else node
+    return tree
+
+
+def _known_only(section: str, node: dict[str, Any]) -> dict[str, Any]:
+    """Of a flat Namespace that stands for one component, what belongs to it (when its settings are known)."""
+    specs = _specs(section, node.get("_name"))
+    if not specs:
+        return node
+    scope = legacy.OUT_OF_SCOPE.get(section, {})
+    return {key: value for key, value in node.items() if key in specs or key in scope or key == "_name"}
+
+
+def override(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``tree`` with ``overrides`` applied: every group that has (or by its dataclass knows) a key takes the new value."""
+    tree = dict(tree)
+    rest = dict(overrides)
+    for group in (*GROUPS, "model"):
+        if isinstance(rest.get(group), str):
+            name = rest.pop(group)
+            if group == "model" or not isinstance(tree.get(group), dict) or tree[group].get("_name") != name:
+                tree[group] = {**(tree.get(group) or {}), "_name": name} if group == "model" else {"_name": name}
+    used = set()
+    for section in _STORED_ORDER:
+        node = tree.get(section)
+        if isinstance(rest.get(section), Mapping):
+            node = {**(node or {}), **rest[section]}
+            used.add(section)
+        if node is None and section in SECTIONS:
+            node = {}
+        elif not isinstance(node, dict):
+            continue
+        known = {*node, *_specs(section, node.get("_name"))} - {"_name"}
+        taken = {key: value for key, value in rest.items() if key in known}
+        used.update(taken)
+        tree[section] = {**node, **taken}
+    for key in rest.keys() - used:
+        logger.info("override %s=%r matches no setting of the stored configuration", key, rest[key])
+    return tree
