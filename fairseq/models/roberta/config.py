@@ -43,7 +43,7 @@ class RobertaConfig(FairseqDataclass):
     attention_dropout: float = option(0.1, "dropout of the attention weights")
     activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward blocks")
     relu_dropout: float = option(0.0, "old name of activation_dropout, used when that is 0")
-    pooler_dropout: float = option(0.1, "dropout in the classification heads")
+    pooler_dropout: float = option(0.0, "dropout in the classification heads")
     encoder_layerdrop: float = option(0.0, "probability of leaving out a layer in a training pass")
     encoder_layers_to_keep: str | None = option(
         None, "comma-separated layers to keep when loading a deeper checkpoint, as in 0,2,4"
@@ -79,9 +79,9 @@ class RobertaConfig(FairseqDataclass):
     min_params_to_wrap: int = option(100_000_000, "fully sharded training: wrap layers with at least this many weights")
 
     # Carried by old files, accepted at their defaults only
-    quant_noise_pq: float = option(0, "not supported: quantisation noise")
+    quant_noise_pq: float | int = option(0, "not supported: quantisation noise")
     quant_noise_pq_block_size: int = option(8, "not supported: quantisation noise")
-    quant_noise_scalar: float = option(0, "not supported: quantisation noise")
+    quant_noise_scalar: float | int = option(0, "not supported: quantisation noise")
     mha_reg_scale_factor: float = option(0.0, "not supported: AdaPrune")
     ffn_reg_scale_factor: float = option(0.0, "not supported: AdaPrune")
     mha_heads_to_keep: int = option(-1, "not supported: AdaPrune")
