@@ -1,0 +1,212 @@
+"""Read a checkpoint file without executing anything from it.
+
+The file is read by ``torch.load(weights_only=True)``, whose unpickler knows only tensors and plain containers. On top of
+those come the few names of `fairseq.checkpoint.records`, each mapped to an inert record and translated to plain data by
+our own code afterwards; the names are allowed only during the call. Anything else is refused with a sentence that names
+the class. There is no fallback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pickle
+import pickletools
+import re
+import threading
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Iterator
+from typing import IO, Any
+
+import torch
+
+from fairseq.checkpoint.records import RECORDED, ForbiddenClass, empty_dict, plain, record_class
+from fairseq.errors import CheckpointError
+
+ZIP_MAGIC = b"PK\x03\x04"  # torch >= 1.6; before, a sequence of pickles
+
+# (stand-in, name in the file): made once, because torch's allow-list goes by identity.
+ALLOWED: list[Any] = [(record_class(path), path) for path in RECORDED] + [(empty_dict, "collections.defaultdict")]
+
+_lock = threading.RLock()  # torch's allow-list is global
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """No file of that name."""
+
+
+def load(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """The dictionary stored in ``path``.
+
+    ``mmap``: leave the tensors in the file and page them in when used (zip files only). For reading weights it saves time
+    and memory; do not keep such tensors while the file may be overwritten in place.
+
+    Raises CheckpointError, one sentence naming the file: missing, empty, truncated, no checkpoint, or with a class that
+    is not allowed.
+    """
+    name = os.fspath(path)
+    mmap = _check_readable(name) and mmap
+    try:
+        state = _load(name, map_location, mmap, ALLOWED)
+        return _translate(name, state)
+    except _UnknownFairseqNames as unknown:
+        # The classes behind an old structured configuration are named by the metadata of omegaconf. They may be any of
+        # the original's or of a plugin, so they are looked up in the file and let in as records, like all the others.
+        extra = [(record_class(p), p) for p in unknown.names]
+        return _translate(name, _load(name, map_location, mmap, ALLOWED + extra))
+
+
+class _UnknownFairseqNames(Exception):
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+
+def _check_readable(name: str) -> bool:
+    """Whether the file is a zip archive; raises CheckpointError when it cannot be a checkpoint at all."""
+    if os.path.isdir(name):
+        raise CheckpointError(f"{name} is a directory, not a checkpoint file; name the .pt file inside it")
+    try:
+        with open(name, "rb") as file:
+            magic = file.read(4)
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError(f"checkpoint {name} does not exist; check the path") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read checkpoint {name}: {error.strerror}; check the path and permissions"
+        ) from error
+    if not magic:
+        raise CheckpointError(f"checkpoint {name} is empty; use an older checkpoint of the run")
+    return magic == ZIP_MAGIC
+
+
+def _load(name: str, map_location: Any, mmap: bool, allowed: list[Any]) -> Any:
+    try:
+        with _only_for_now(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of foreign files, which are refused anyway
+            return torch.load(name, map_location=map_location, weights_only=True, mmap=mmap)
+    except MemoryError as error:
+        raise CheckpointError(f"checkpoint {name} does not fit into memory") from error
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):
+            raise _foreign(name, str(error)) from error
+        raise CheckpointError(f"cannot read checkpoint {name}: {error.strerror}") from error
+    except pickle.UnpicklingError as error:
+        raise _refusal(name, str(error), {path for _, path in allowed}) from error
+    except Exception as error:  # a damaged pickle can raise anything; nothing of it ran
+        raise _foreign(name, str(error)) from error
+
+
+@contextlib.contextmanager
+def _only_for_now(allowed: list[Any]) -> Iterator[None]:
+    """Torch's allow-list with ``allowed`` in it, as it was afterwards.
+
+    Names that somebody else has allowed globally stay, but ours win: the real class must not take a record's place.
+    """
+    names = {path for _, path in allowed}
+    with _lock:
+        before = torch.serialization.get_safe_globals()
+        others = [entry for entry in before if _allowed_name(entry) not in names]
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(others + allowed)
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)
+
+
+def _allowed_name(entry: Any) -> str:
+    return entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}"
+
+
+def _translate(name: str, state: Any) -> dict[str, Any]:
+    try:
+        state = plain(state)
+    except ForbiddenClass as forbidden:
+        raise _forbidden(name, str(forbidden)) from None
+    except Exception as error:
+        raise CheckpointError(f"checkpoint {name} is malformed: {str(error) or type(error).__name__}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{name} holds a {type(state).__name__}, not the dictionary of a checkpoint")
+    return state
+
+
+def _refusal(name: str, message: str, allowed: set[str]) -> Exception:
+    """The reason for torch's refusal ``message``, found out by listing the names in the file."""
+    if "GLOBAL" not in message and "lobal" not in message:
+        return _foreign(name, message)
+    try:
+        unknown = sorted(path for path in globals_in(name) if path not in allowed and not _is_torch_global(path))
+    except Exception:  # the listing is only for the message
+        unknown = []
+    match = re.search(r"GLOBAL ([\w.<>]+)", message)
+    blamed = match.group(1) if match else "an unnamed class"
+    foreign = [path for path in unknown if not path.startswith("fairseq.")]
+    if unknown and not foreign:
+        return _UnknownFairseqNames(unknown)
+    attribute = blamed.rpartition(".")[2]  # torch shortens the module of built-ins
+    return _forbidden(name, next((path for path in foreign if path.rpartition(".")[2] == attribute), blamed))
+
+
+def _is_torch_global(path: str) -> bool:
+    """Whether the weights-only unpickler knows ``path`` (a name by name question only: it decides a message)."""
+    return path.startswith(("torch.", "collections.")) or path in (
+        "_codecs.encode",
+        "builtins.bytearray",
+        "builtins.set",
+    )
+
+
+def globals_in(name: str) -> set[str]:
+    """Dotted names of all classes and functions that the pickles in file ``name`` refer to; nothing is unpickled."""
+    if zipfile.is_zipfile(name):
+        with zipfile.ZipFile(name) as archive:
+            return {
+                path
+                for member in archive.namelist()
+                if member.endswith("data.pkl")
+                for path in _globals(archive.open(member))
+            }
+    with open(name, "rb") as file:  # legacy: magic number, version, system, then the object
+        return {path for _ in range(4) for path in _globals(file)}
+
+
+def _globals(file: IO[bytes]) -> set[str]:
+    found = set()
+    for op, arg, _ in pickletools.genops(file):
+        if op.name in ("GLOBAL", "INST"):
+            module, _, attribute = str(arg).partition(" ")
+            # Protocol 2 writes the names of Python 2: `__builtin__`, `copy_reg`, ...
+            module, attribute = NAME_MAPPING.get((module, attribute), (IMPORT_MAPPING.get(module, module), attribute))
+            found.add(f"{module}.{attribute}")
+    return found
+
+
+def _forbidden(name: str, path: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {name} is refused because it holds {path}, which is not among the classes that are safe to load; "
+        "nothing in it was executed"
+    )
+
+
+def _foreign(name: str, message: str) -> CheckpointError:
+    """The sentence for a file that torch cannot read, from torch's own ``message``."""
+    with open(name, "rb") as file:
+        magic = file.read(4)
+    kind = "is truncated or damaged" if magic == ZIP_MAGIC or magic[:1] == b"\x80" else "is not a torch checkpoint"
+    if "legacy .tar" in message or "TorchScript" in message:
+        kind = f"is a {'TorchScript' if 'TorchScript' in message else 'tar'} archive, not a checkpoint"
+    elif zipfile.is_zipfile(name) and not any(m.endswith("data.pkl") for m in zipfile.ZipFile(name).namelist()):
+        kind = "is a zip archive, not a checkpoint"
+    return CheckpointError(f"{name} {kind}{_reason(message)}; use another checkpoint")
+
+
+def _reason(message: str) -> str:
+    """The part of torch's ``message`` that tells something: `` (unexpected EOF ...)``, or nothing."""
+    _, _, detail = message.rpartition("WeightsUnpickler error:")
+    line = detail.strip().partition("\n")[0].partition(". ")[0]
+    return f" ({line})" if re.search("failed|unexpected|nsupported|expected", line) and len(line) < 160 else ""
