@@ -1,0 +1,222 @@
+"""Adam as fairseq defines it (``--optimizer adam``).
+
+Differences from the published AdamW: epsilon is added to the square root of the *uncorrected* second moment, and the
+decoupled weight decay hits every parameter, biases and layer norms included.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq.errors import CheckpointError, ConfigError
+from fairseq.optim.adam_update import Rates, Segment, update
+from fairseq.optim.build import register_optimizer
+from fairseq.optim.configs import FairseqAdamConfig
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, Mirrors, first_lr
+from fairseq.optim.grad_norm import clip_coefficient, total_norm
+
+
+def parse_betas(value: Any) -> tuple[float, float]:
+    """The two decay rates from a literal such as ``"(0.9, 0.98)"`` or from a sequence of two numbers."""
+    given = value
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            value = ()
+    try:
+        beta1, beta2 = (float(beta) for beta in value)
+    except (TypeError, ValueError):
+        raise ConfigError(f'adam_betas must be a pair of numbers such as "(0.9, 0.98)", but is {given!r}') from None
+    if not (0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0):
+        raise ConfigError(f"adam_betas must lie in [0, 1), but are {beta1}, {beta2}")
+    return beta1, beta2
+
+
+class Adam(torch.optim.Optimizer):
+    """The torch-level optimizer. State per parameter: ``step`` (int), ``exp_avg``, ``exp_avg_sq`` (float32).
+
+    The keys of a group are those of the original's checkpoints: lr, betas, eps, weight_decay, amsgrad (always False).
+    """
+
+    supports_memory_efficient_fp16 = True
+    supports_flat_params = True
+    #: See :class:`fairseq.optim.adam_update.Rates`.
+    corrected_eps = False
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        fused: bool = True,
+    ) -> None:
+        """``fused`` False computes with the readable twin of the fused kernel."""
+        if amsgrad:
+            raise ConfigError("amsgrad is not supported")
+        self.fused = fused
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": False})
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        closure: Callable[[], Any] | None = None,
+        factor: float = 1.0,
+        mirrors: Mirrors | None = None,
+    ) -> Any:
+        """One update with the gradients multiplied by ``factor``. Parameters without gradient are skipped.
+
+        With ``mirrors`` gradients are read from, and rounded results written to, the low-precision parameters of each
+        master (see ``FairseqOptimizer.step_from``); a missing gradient then counts as zero.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            by_step: dict[int, list[Segment]] = {}
+            for param in group["params"]:
+                if mirrors is None and param.grad is None:
+                    continue
+                state = self._advance(param)
+                by_step.setdefault(state["step"], []).extend(self._segments(param, state, mirrors))
+            for step, segments in by_step.items():
+                rates = Rates(
+                    float(group["lr"]), group["betas"], group["eps"], group["weight_decay"], step, self.corrected_eps
+                )
+                update(segments, rates, factor, fused=self.fused)
+        return loss
+
+    def _advance(self, param: Tensor) -> dict[str, Any]:
+        """The state of ``param`` with its step counted up; created at the first update."""
+        state = self.state[param]
+        if not state:
+            if param.grad is not None and param.grad.is_sparse:
+                raise ConfigError("adam does not support sparse gradients; use --optimizer adagrad")
+            half = param.dtype in (torch.float16, torch.bfloat16)
+            dtype = torch.float32 if half else param.dtype
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        state["step"] += 1
+        return state
+
+    @staticmethod
+    def _segments(param: Tensor, state: Mapping[str, Any], mirrors: Mirrors | None) -> list[Segment]:
+        m, v = state["exp_avg"], state["exp_avg_sq"]
+        if mirrors is None:
+            return [Segment(param, param.grad, m, v)]
+        halves = mirrors[param]
+        if len(halves) == 1:
+            return [Segment(param, halves[0].grad, m, v, halves[0])]
+        sizes = [half.numel() for half in halves]
+        parts = zip(param.split(sizes), m.split(sizes), v.split(sizes), halves, strict=True)
+        return [
+            Segment(p.view_as(half), half.grad, m_part.view_as(half), v_part.view_as(half), half)
+            for p, m_part, v_part, half in parts
+        ]
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load this layout, that of old fused optimizers (``step`` kept by the group), or torch's own AdamW's."""
+        groups = [dict(group) for group in state_dict["param_groups"]]
+        state = {index: dict(entry) for index, entry in state_dict["state"].items()}
+        for group, own in zip(groups, self.param_groups, strict=True):
+            if group.get("amsgrad"):
+                raise CheckpointError(
+                    "the optimizer state of the checkpoint was made with amsgrad, which is not supported; "
+                    "start it afresh with --reset-optimizer"
+                )
+            for index in group["params"]:
+                if index in state:
+                    state[index] = _entry(state[index], group.get("step", 0), index)
+            for key in set(group) - set(own):
+                del group[key]
+            for key in set(own) - set(group):
+                group[key] = own[key]
+            group["betas"] = tuple(group["betas"])
+        # The base class would round float32 moments of a half-precision parameter to its type.
+        super().load_state_dict({"state": {}, "param_groups": groups})
+        numbers = [index for group in groups for index in group["params"]]
+        for index, param in zip(numbers, (p for g in self.param_groups for p in g["params"]), strict=True):
+            if index in state:
+                dtype = torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+                self.state[param] = {
+                    key: value.to(param.device, dtype) if torch.is_tensor(value) else value
+                    for key, value in state[index].items()
+                }
+
+
+def _entry(entry: Mapping[str, Any], group_step: Any, index: int) -> dict[str, Any]:
+    """A stored state entry with exactly our three values."""
+    missing = {"exp_avg", "exp_avg_sq"} - set(entry)
+    if missing:
+        raise CheckpointError(
+            f"the optimizer state of the checkpoint has no {' and '.join(sorted(missing))} for parameter {index}: it "
+            "was not written by adam; start it afresh with --reset-optimizer"
+        )
+    step = int(entry.get("step", group_step))
+    return {"step": step, "exp_avg": entry["exp_avg"], "exp_avg_sq": entry["exp_avg_sq"]}
+
+
+class DeferredScaling(FairseqOptimizer):
+    """Keeps what the gradients are to be multiplied by until the update, which does it without a pass of its own.
+
+    Between ``multiply_grads`` and ``step`` the parameters' ``grad`` therefore still holds the unscaled values.
+    """
+
+    _factor: float = 1.0
+    _optimizer: Adam
+
+    def multiply_grads(self, c: float | Tensor) -> None:
+        self._factor *= float(c)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        norm = total_norm([param.grad for param in self.params if param.grad is not None]) * self._factor
+        if aggregate_norm_fn is not None:
+            norm = aggregate_norm_fn(norm)
+        if max_norm > 0:
+            self._factor *= clip_coefficient(norm, max_norm)
+        return norm
+
+    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any | None = None) -> Any:
+        factor, self._factor = self._factor / scale, 1.0
+        return self._optimizer.step(closure, factor)
+
+    def step_from(self, mirrors: Mirrors, factor: float | Tensor = 1.0) -> None:
+        self._optimizer.step(factor=float(factor), mirrors=mirrors)
+
+    def zero_grad(self) -> None:
+        super().zero_grad()
+        self._factor = 1.0
+
+
+@register_optimizer("adam", dataclass=FairseqAdamConfig)
+class FairseqAdam(DeferredScaling):
+    """The optimizer of old recipes; the class name is stored in checkpoints."""
+
+    def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
+        super().__init__(cfg)
+        if getattr(cfg, "fp16_adam_stats", False):
+            raise ConfigError(
+                "fp16_adam_stats needs apex's deprecated FusedAdam, which is not supported: the moments are always "
+                "float32; leave the option out"
+            )
+        self._optimizer = Adam(params, **self.optimizer_config)
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        return {
+            "lr": first_lr(self.cfg),
+            "betas": parse_betas(self.cfg.adam_betas),
+            "eps": self.cfg.adam_eps,
+            "weight_decay": self.cfg.weight_decay,
+        }

@@ -1,0 +1,197 @@
+"""The Adam update itself: a readable twin, torch's fused kernel, and how the weights are walked through.
+
+Memory traffic decides the time of an update (float32: gradient read, weight and two moments read and written, 28
+bytes a weight; the kernel alone is at that floor). So everything that would be another pass over memory (multiplying
+the gradients, clipping, converting them from bfloat16, rounding the weights back) is done on pieces that stay in the
+processor's cache, between reading the gradient and writing the weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Values handled at a time on the CPU. A multiple of the kernel's vector width, so that where pieces are cut never
+#: changes a result; small enough that weight, moments and gradient of a piece fit a core's cache.
+PIECE = 1 << 18
+_FUSED_DTYPES = (torch.float32, torch.float64)
+
+
+class Rates(NamedTuple):
+    """The numbers of one update."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    step: int
+    #: True: epsilon is added to the bias-corrected second moment (the published AdamW); False: fairseq's Adam.
+    corrected_eps: bool = False
+
+
+class Segment(NamedTuple):
+    """One tensor to update. All present members have the same number of values, in the same order.
+
+    ``grad`` None means a gradient of zeros. ``mirror``, if given, receives the updated values in its own type.
+    """
+
+    param: Tensor
+    grad: Tensor | None
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    mirror: Tensor | None = None
+
+
+def reference_update(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    rates: Rates,
+    factor: float = 1.0,
+) -> None:
+    """The formula, in place, with gradients multiplied by ``factor``. The twin of :func:`fused_update` and its fallback; Loshchilov and Hutter (2019)."""
+    beta1, beta2 = rates.betas
+    correction1 = 1 - beta1**rates.step
+    correction2 = 1 - beta2**rates.step
+    for param, grad, m, v in zip(params, grads, exp_avgs, exp_avg_sqs, strict=True):
+        if factor != 1.0:
+            grad.mul_(factor)
+        m.mul_(beta1).add_(grad, alpha=1 - beta1)
+        v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        param.mul_(1 - rates.lr * rates.weight_decay)
+        if rates.corrected_eps:
+            param.addcdiv_(m, v.sqrt().div_(math.sqrt(correction2)).add_(rates.eps), value=-rates.lr / correction1)
+        else:
+            step_size = rates.lr * math.sqrt(correction2) / correction1
+            param.addcdiv_(m, v.sqrt().add_(rates.eps), value=-step_size)
+
+
+def fused_update(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    rates: Rates,
+    factor: float = 1.0,
+) -> None:
+    """The same through torch's fused AdamW kernel.
+
+    That kernel adds epsilon to ``sqrt(v / (1 - beta2^t))``; eps / sqrt(1 - beta2^t) there equals eps on ``sqrt(v)``.
+    """
+    eps = rates.eps
+    if not rates.corrected_eps:
+        eps /= math.sqrt(1 - rates.betas[1] ** rates.step)
+    device = params[0].device
+    step = torch.tensor(float(rates.step), device=device)
+    # The kernel divides by this and stores the quotient in the gradient, all in its one pass.
+    scale = 1.0 / factor if factor else math.inf
+    grad_scale = None if factor == 1.0 else torch.tensor(scale, device=device)
+    torch._fused_adamw_(
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        [],
+        [step] * len(params),
+        lr=rates.lr,
+        beta1=rates.betas[0],
+        beta2=rates.betas[1],
+        weight_decay=rates.weight_decay,
+        eps=eps,
+        amsgrad=False,
+        maximize=False,
+        grad_scale=grad_scale,
+    )
+
+
+def update(segments: list[Segment], rates: Rates, factor: float = 1.0, *, fused: bool = True) -> None:
+    """Update every segment in place, with gradients multiplied by ``factor``; gradients themselves may be overwritten.
+
+    ``fused`` False, or a type, layout or device that the kernel does not know, takes the readable twin. Weights in
+    float16 or bfloat16 are updated through a temporary float32 copy.
+    """
+    whole: list[Segment] = []
+    pieces: list[Segment] = []
+    slow: list[Segment] = []
+    for segment in segments:
+        if not (fused and _kernel_knows(segment)):
+            slow.append(segment)
+        elif segment.mirror is None and segment.grad is not None and _same_type(segment):
+            whole.append(segment)
+        else:
+            pieces.append(segment)
+    if whole:
+        fused_update(*_columns(whole), rates, factor)
+    for batch in _batches(pieces):
+        _update_converted(batch, rates, factor, fused_update)
+    for segment in slow:
+        _update_converted([segment], rates, factor, reference_update)
+
+
+def _kernel_knows(segment: Segment) -> bool:
+    given = [tensor for tensor in segment if tensor is not None]
+    return (
+        segment.param.device.type in ("cpu", "cuda")
+        and segment.exp_avg.dtype in _FUSED_DTYPES
+        and all(tensor.is_contiguous() or tensor is segment.grad for tensor in given)
+        and hasattr(torch, "_fused_adamw_")
+    )
+
+
+def _same_type(segment: Segment) -> bool:
+    grad = segment.grad
+    return grad is not None and grad.is_contiguous() and grad.dtype == segment.param.dtype == segment.exp_avg.dtype
+
+
+def _columns(batch: list[Segment]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    return (
+        [segment.param for segment in batch],
+        [segment.grad for segment in batch if segment.grad is not None],
+        [segment.exp_avg for segment in batch],
+        [segment.exp_avg_sq for segment in batch],
+    )
+
+
+def _update_converted(batch: list[Segment], rates: Rates, factor: float, kernel: Callable[..., None]) -> None:
+    """Update through float32 copies of the gradients (and of the weights, where these are half precision)."""
+    grads = [torch.empty_like(s.exp_avg) if s.grad is not None else torch.zeros_like(s.exp_avg) for s in batch]
+    present = [(copy, s.grad) for copy, s in zip(grads, batch, strict=True) if s.grad is not None]
+    torch._foreach_copy_([copy for copy, _ in present], [grad for _, grad in present])
+    params = [s.param.to(s.exp_avg.dtype) for s in batch]
+    kernel(params, grads, [s.exp_avg for s in batch], [s.exp_avg_sq for s in batch], rates, factor)
+    targets = [(s.param, new) for s, new in zip(batch, params, strict=True) if s.param is not new]
+    targets += [(s.mirror, new) for s, new in zip(batch, params, strict=True) if s.mirror is not None]
+    if targets:
+        torch._foreach_copy_([target for target, _ in targets], [new for _, new in targets])
+
+
+def _batches(segments: list[Segment]) -> Iterator[list[Segment]]:
+    """Segments in batches: on the CPU of about PIECE values each, large segments cut; elsewhere all at once."""
+    if segments and segments[0].param.device.type != "cpu":
+        yield segments
+        return
+    batch: list[Segment] = []
+    size = 0
+    for segment in _cut(segments):
+        if batch and size + segment.param.numel() > PIECE:
+            yield batch
+            batch, size = [], 0
+        batch.append(segment)
+        size += segment.param.numel()
+    if batch:
+        yield batch
+
+
+def _cut(segments: list[Segment]) -> Iterator[Segment]:
+    for segment in segments:
+        if segment.param.numel() <= PIECE:
+            yield segment
+            continue
+        columns = [None if tensor is None else tensor.reshape(-1).split(PIECE) for tensor in segment]
+        for i in range(math.ceil(segment.param.numel() / PIECE)):
+            yield Segment(*(column and column[i] for column in columns))  # type: ignore[arg-type]

@@ -1,0 +1,200 @@
+"""What every optimizer offers to the trainer, and the legacy base for user code.
+
+A fairseq optimizer wraps a ``torch.optim.Optimizer``. The trainer calls, in this order: ``zero_grad``, ``backward``
+(once per micro-batch), ``multiply_grads``, ``clip_grad_norm``, ``step``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from fairseq.optim.grad_norm import clip_coefficient, total_norm
+from fairseq.optim.state_layout import fit_state
+
+Mirrors = Mapping[Tensor, Sequence[Parameter]]
+
+
+def first_lr(cfg: Any) -> float:
+    """The rate an optimizer starts with: ``cfg.lr`` is a list with one value per epoch, or one number."""
+    return float(cfg.lr) if isinstance(cfg.lr, (int, float)) else float(cfg.lr[0])
+
+
+class FairseqOptimizer:
+    """Base class. Subclasses set ``self._optimizer`` in ``__init__(cfg, params)``."""
+
+    #: Wants ``(name, parameter)`` pairs instead of parameters.
+    needs_names = False
+
+    def __init__(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self._optimizer: Any = None
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
+        """Add options; only user code without a dataclass overrides this."""
+
+    # -------------------------------------------------------------------------------- what is wrapped
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        if not isinstance(self._optimizer, torch.optim.Optimizer):
+            raise TypeError(f"{type(self).__name__}._optimizer must be a torch.optim.Optimizer")
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """Keyword arguments of the wrapped optimizer; also what overrides a loaded state's groups."""
+        raise NotImplementedError
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
+    @property
+    def params(self) -> Iterator[Parameter]:
+        """Every parameter, in the order of the groups."""
+        for group in self.param_groups:
+            yield from group["params"]
+
+    def get_lr(self) -> float:
+        return self.param_groups[0]["lr"]
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.param_groups:
+            group["lr"] = lr
+
+    # -------------------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Mapping[str, Any] | None = None) -> None:
+        """Load a state, then put ``optimizer_overrides`` over the entries of every parameter group.
+
+        A state saved with one flat vector of all parameters (fp16 runs) is split to fit, and the reverse.
+        Raises CheckpointError when the state belongs to other parameters.
+        """
+        groups = [[param.shape for param in group["params"]] for group in self.param_groups]
+        self.optimizer.load_state_dict(fit_state(state_dict, groups))
+        for group in self.param_groups:
+            group.update(optimizer_overrides or {})
+
+    def master_weights(self) -> dict[str, Tensor] | None:
+        """Name -> float32 weights, when the model itself holds rounded copies; otherwise None."""
+        return None
+
+    def load_master_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Restore what :meth:`master_weights` gave; nothing to do when the model holds the weights."""
+
+    # -------------------------------------------------------------------------------- one update
+
+    @property
+    def scaler(self) -> Any:
+        """The loss scaler (something with ``loss_scale``), or None."""
+        return None
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Context for the training forward pass."""
+        return contextlib.nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def all_reduce_grads(self, module: Any) -> None:
+        """Reduce gradients over workers, where the module's wrapper does not do so during backward."""
+        if hasattr(module, "all_reduce_grads"):
+            module.all_reduce_grads()
+
+    def multiply_grads(self, c: float | Tensor) -> None:
+        """Multiply all gradients by ``c``."""
+        grads = [param.grad for param in self.params if param.grad is not None]
+        if grads:
+            torch._foreach_mul_(grads, c.to(grads[0].device) if torch.is_tensor(c) else c)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Total L2 norm of the gradients before clipping (0-dim float32); clips to ``max_norm`` when positive."""
+        grads = [param.grad for param in self.params if param.grad is not None]
+        norm = total_norm(grads)
+        if aggregate_norm_fn is not None:
+            norm = aggregate_norm_fn(norm)
+        if max_norm > 0 and grads:
+            torch._foreach_mul_(grads, clip_coefficient(norm, max_norm))
+        return norm
+
+    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any | None = None) -> Any:
+        """One update from gradients that are ``scale`` times too large."""
+        if self.supports_step_with_scale:
+            extra = {"groups": groups} if self.supports_groups else {}
+            return self._optimizer.step(closure, scale=scale, **extra)
+        if scale != 1.0:
+            self.multiply_grads(1.0 / scale)
+        if self.supports_groups:
+            return self._optimizer.step(closure, groups=groups)
+        return self._optimizer.step(closure)
+
+    def step_from(self, mirrors: Mirrors, factor: float | Tensor = 1.0) -> None:
+        """One update of float32 masters from the gradients of low-precision parameters, which then get the result.
+
+        ``mirrors`` maps each master to the parameters it is made of (several: it is their concatenation, in order).
+        Gradients are converted to float32 and multiplied by ``factor``; a missing one counts as zero.
+        """
+        for master, params in mirrors.items():
+            parts = [
+                torch.zeros_like(p, dtype=master.dtype) if p.grad is None else p.grad.to(master.dtype) for p in params
+            ]
+            grad = parts[0].view_as(master) if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
+            master.grad = grad * factor
+        self.step()
+        with torch.no_grad():
+            for master, params in mirrors.items():
+                parts = master.detach().reshape(-1).split([p.numel() for p in params])
+                for param, part in zip(params, parts, strict=True):
+                    param.copy_(part.view_as(param))
+                master.grad = None
+
+    def zero_grad(self) -> None:
+        """Drop all gradients (None, so that unused parameters are skipped by the next update)."""
+        for param in self.params:
+            param.grad = None
+
+    # -------------------------------------------------------------------------------- what it can do
+
+    @property
+    def supports_memory_efficient_fp16(self) -> bool:
+        """Updates half-precision parameters without float32 masters."""
+        return getattr(self._optimizer, "supports_memory_efficient_fp16", False)
+
+    @property
+    def supports_step_with_scale(self) -> bool:
+        return getattr(self._optimizer, "supports_step_with_scale", False)
+
+    @property
+    def supports_groups(self) -> bool:
+        return getattr(self._optimizer, "supports_groups", False)
+
+    @property
+    def supports_flat_params(self) -> bool:
+        """All parameters may be given as one vector: no option depends on a parameter's name or shape."""
+        return getattr(self._optimizer, "supports_flat_params", False)
+
+    def average_params(self) -> None:
+        """Hook of optimizers that average parameters before a checkpoint is written."""
+
+
+class LegacyFairseqOptimizer(FairseqOptimizer):
+    """Base of old user code that keeps its options in ``self.args``."""
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        self.args = args

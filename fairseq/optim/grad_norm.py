@@ -1,0 +1,44 @@
+"""The total L2 norm of a list of gradients, and the coefficient that clips it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: Values summed into one partial norm. A fixed width makes the result independent of the number of threads, lets the
+#: threads share one large tensor, and keeps float32 sums short (the vocabulary has tens of millions of entries).
+BLOCK = 16384
+
+
+def total_norm(grads: Sequence[Tensor]) -> Tensor:
+    """L2 norm over all values of all ``grads``, accumulated in float32; 0-dim float32 on the gradients' device."""
+    if not grads:
+        return torch.zeros((), dtype=torch.float32)
+    if grads[0].device.type != "cpu":
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(grads), 2, dtype=torch.float32)))
+    partial: list[Tensor] = []
+    buffer: Tensor | None = None
+    for grad in grads:
+        flat = grad.detach().reshape(-1)
+        if flat.dtype == torch.float32:
+            partial += _block_norms(flat)
+            continue
+        # Converting in cache and summing there is several times faster than a reduction over bfloat16.
+        buffer = torch.empty(16 * BLOCK) if buffer is None else buffer
+        for piece in flat.split(buffer.numel()):
+            partial += _block_norms(buffer[: piece.numel()].copy_(piece))
+    return torch.linalg.vector_norm(torch.cat(partial)) if partial else torch.zeros(())
+
+
+def _block_norms(flat: Tensor) -> list[Tensor]:
+    """Norms of consecutive blocks of a float32 vector, in one or two tensors."""
+    full = flat.numel() // BLOCK * BLOCK
+    norms = [torch.linalg.vector_norm(flat[:full].view(-1, BLOCK), dim=1)] if full else []
+    return norms + ([torch.linalg.vector_norm(flat[full:]).view(1)] if full < flat.numel() else [])
+
+
+def clip_coefficient(norm: Tensor, max_norm: float) -> float:
+    """``min(1, max_norm / (norm + 1e-6))``; NaN for a NaN norm."""
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0).item()

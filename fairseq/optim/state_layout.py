@@ -1,0 +1,100 @@
+"""Fit a stored optimizer state to the parameters at hand: one entry per parameter, or one flat vector of all.
+
+The original's fp16 runs keep one float32 vector of all trainable parameters, in ``parameters()`` order, with a single
+state entry; every other mode keeps one entry per parameter in the same order. Both hold the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fairseq.errors import CheckpointError
+
+_ADVICE = "it belongs to another model or optimizer; start it afresh with --reset-optimizer"
+
+
+def fit_state(state_dict: dict[str, Any], groups: Sequence[Sequence[torch.Size]]) -> dict[str, Any]:
+    """``state_dict`` (torch layout) rearranged for parameter ``groups`` given by their shapes.
+
+    The argument is not changed. Raises CheckpointError when sizes do not fit.
+    """
+    saved = state_dict.get("param_groups")
+    if not isinstance(saved, list) or not isinstance(state_dict.get("state"), dict):
+        raise CheckpointError(f"the optimizer state of the checkpoint has no parameter groups; {_ADVICE}")
+    shapes = [shape for group in groups for shape in group]
+    count = sum(len(group["params"]) for group in saved)
+    if count == 1 and len(shapes) > 1 and len(groups) == len(saved) == 1:
+        state_dict = _split(state_dict, shapes)
+    elif count > 1 and len(shapes) == 1 and len(saved) == 1:
+        state_dict = _join(state_dict, shapes[0].numel())
+    elif [len(group["params"]) for group in saved] != [len(group) for group in groups]:
+        raise CheckpointError(
+            f"the optimizer state of the checkpoint has {count} parameters in {len(saved)} group(s), the model has "
+            f"{len(shapes)} in {len(groups)}; {_ADVICE}"
+        )
+    _check_shapes(state_dict, shapes)
+    return state_dict
+
+
+def _check_shapes(state_dict: dict[str, Any], shapes: Sequence[torch.Size]) -> None:
+    ids = [index for group in state_dict["param_groups"] for index in group["params"]]
+    for index, shape in zip(ids, shapes, strict=True):
+        for name, value in state_dict["state"].get(index, {}).items():
+            if torch.is_tensor(value) and value.dim() > 0 and value.shape != shape:
+                raise CheckpointError(
+                    f"{name} of parameter {index} in the checkpoint's optimizer state has shape {tuple(value.shape)}, "
+                    f"the model's has {tuple(shape)}; {_ADVICE}"
+                )
+
+
+def _split(state_dict: dict[str, Any], shapes: Sequence[torch.Size]) -> dict[str, Any]:
+    """One flat entry to one entry per parameter."""
+    (group,) = state_dict["param_groups"]
+    sizes = [shape.numel() for shape in shapes]
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in state_dict["state"].get(group["params"][0], {}).items():
+        if torch.is_tensor(value) and value.dim() > 0:
+            if value.numel() != sum(sizes):
+                raise CheckpointError(
+                    f"{name} in the checkpoint's optimizer state has {value.numel()} values, the model has "
+                    f"{sum(sizes)}; {_ADVICE}"
+                )
+            parts = [part.view(shape).clone() for part, shape in zip(value.view(-1).split(sizes), shapes, strict=True)]
+        else:
+            parts = [value] * len(shapes)
+        for index, part in enumerate(parts):
+            state.setdefault(index, {})[name] = part
+    return {**state_dict, "state": state, "param_groups": [{**group, "params": list(range(len(shapes)))}]}
+
+
+def _join(state_dict: dict[str, Any], size: int) -> dict[str, Any]:
+    """One entry per parameter to one flat entry. Every parameter must have been updated equally often."""
+    (group,) = state_dict["param_groups"]
+    entries = [state_dict["state"].get(index, {}) for index in group["params"]]
+    names = list(entries[0])
+    if any(list(entry) != names for entry in entries):
+        raise CheckpointError(
+            "the optimizer state of the checkpoint lacks some parameters (they had no gradient), which one flat "
+            "float16 vector cannot express; use --fp16-no-flatten-grads, or start it afresh with --reset-optimizer"
+        )
+    joined: dict[str, Any] = {}
+    for name in names:
+        values = [entry[name] for entry in entries]
+        if torch.is_tensor(values[0]) and (values[0].dim() > 0 or name.startswith("exp_avg")):
+            joined[name] = torch.cat([value.reshape(-1) for value in values])
+            if joined[name].numel() != size:
+                raise CheckpointError(
+                    f"{name} in the checkpoint's optimizer state has {joined[name].numel()} values, the model has "
+                    f"{size}; {_ADVICE}"
+                )
+        elif any(value != values[0] for value in values):
+            raise CheckpointError(
+                f"{name} differs between parameters in the checkpoint's optimizer state, which one flat float16 "
+                "vector cannot express; use --fp16-no-flatten-grads, or start it afresh with --reset-optimizer"
+            )
+        else:
+            joined[name] = values[0]
+    return {**state_dict, "state": {0: joined} if joined else {}, "param_groups": [{**group, "params": [0]}]}
