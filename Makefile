@@ -22,7 +22,7 @@ setup: $(VENV)/installed
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "setuptools>=64" wheel
+	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel
 	touch $@
 
 # Changes when another torch is asked for, and only then.
