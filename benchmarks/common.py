@@ -208,13 +208,16 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> 
 
 def machine() -> str:
     """One line about the processor, cores and load, printed above every table."""
-    model = platform.processor() or platform.machine()
+    model, bf16 = platform.processor() or platform.machine(), "unknown"
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].split(":", 1)[1].strip() if lines else model
+        text = info.read_text()
+        names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+        bf16 = "yes" if "avx512_bf16" in text or "amx_bf16" in text else "no"
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return f"{model}, {os.cpu_count()} cores, load {load:.2f}, Python {platform.python_version()}"
+    cores, python = os.cpu_count(), platform.python_version()
+    return f"{model}, {cores} cores, bf16 instructions: {bf16}, load {load:.2f}, Python {python}"
 
 
 def benchmark_parser(description: str, rounds: int = 5) -> argparse.ArgumentParser:
