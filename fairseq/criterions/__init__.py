@@ -1,0 +1,16 @@
+"""Losses. Adding one: a file with a class registered by ``register_criterion``."""
+
+from __future__ import annotations
+
+from fairseq.lazy import exporter
+
+__getattr__, __dir__, __all__ = exporter(
+    __name__,
+    {
+        "CRITERION_REGISTRY": "registration",
+        "FairseqCriterion": "fairseq_criterion",
+        "LegacyFairseqCriterion": "fairseq_criterion",
+        "build_criterion": "registration",
+        "register_criterion": "registration",
+    },
+)

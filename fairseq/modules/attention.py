@@ -78,11 +78,3 @@ class MultiheadSelfAttention(nn.Module):
         v = self.v_proj(x).view(heads).transpose(1, 2)
         mixed = attend(q, k, v, context, self.dropout if self.training else 0.0)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, channels))
-
-    def upgrade_state_dict_named(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Split the joint ``in_proj_weight`` and ``in_proj_bias`` of 2019 (rows in the order q, k, v)."""
-        for kind in ("weight", "bias"):
-            joint = state.pop(f"{prefix}in_proj_{kind}", None)
-            if joint is not None:
-                for name, part in zip(("q_proj", "k_proj", "v_proj"), joint.chunk(3), strict=True):
-                    state[f"{prefix}{name}.{kind}"] = part.clone()

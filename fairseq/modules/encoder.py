@@ -126,23 +126,3 @@ class Encoder(nn.Module):
         store = torch.autograd.graph.save_on_cpu() if self.options.offload else contextlib.nullcontext()
         with store:
             return checkpoint(layer, x, context, use_reentrant=False)
-
-    def upgrade_state_dict_named(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Bring the names of old files up to date, here and in the layers.
-
-        Files without a ``version`` (or with one below 2) have no last norm: the model's own is dropped and the version
-        set to 1, as the original did.
-        """
-        for number, layer in enumerate(self.layers):
-            for module, name in ((layer, ""), (getattr(layer, "self_attn", None), "self_attn.")):
-                upgrade = getattr(module, "upgrade_state_dict_named", None)
-                if upgrade is not None:
-                    upgrade(state, f"{prefix}layers.{number}.{name}")
-        version = state.get(f"{prefix}version")
-        if version is None or version.item() < 2:
-            self.layer_norm = None
-            state[f"{prefix}version"] = torch.tensor([1.0])
-        positions = getattr(self, "embed_positions", None)
-        if positions is not None and hasattr(positions, "_float_tensor"):
-            state.pop(f"{prefix}embed_positions.weights", None)
-            state[f"{prefix}embed_positions._float_tensor"] = torch.zeros(1)

@@ -55,11 +55,3 @@ class EncoderLayer(nn.Module):
         if self.dropout > 0 and self.training:
             return nn.functional.dropout(x, self.dropout)
         return x
-
-    def upgrade_state_dict_named(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Rename the numbered norms of 2018 files."""
-        for number, name in enumerate(("self_attn_layer_norm", "final_layer_norm")):
-            for kind in ("weight", "bias"):
-                value = state.pop(f"{prefix}layer_norms.{number}.{kind}", None)
-                if value is not None:
-                    state[f"{prefix}{name}.{kind}"] = value

@@ -7,7 +7,7 @@ from torch import nn
 from fairseq.registry import POSITIONS
 
 
-def PositionalEmbedding(  # noqa: N802 (the old name, used by plugins)
+def PositionalEmbedding(
     num_embeddings: int, embedding_dim: int, padding_idx: int, learned: bool = False
 ) -> nn.Module:
     """Learned or sinusoidal positions for inputs of up to ``num_embeddings`` tokens."""

@@ -1,0 +1,74 @@
+"""The masked-LM loss.
+
+Legend: B batch, T tokens, N masked tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq.criterions.configs import MaskedLmConfig
+from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.logging import metrics
+from fairseq.logging.meters import safe_round
+from fairseq.registry import CRITERIONS
+
+
+@CRITERIONS.register("masked_lm", dataclass=MaskedLmConfig)
+class MaskedLmLoss(FairseqCriterion):
+    """Negative log-likelihood of the masked tokens, summed, in nats, from a float32 softmax.
+
+    A position counts when its target is not padding. Deviation from the original: a batch without masked tokens
+    projects nothing instead of everything; its loss and gradients are zero either way.
+    """
+
+    def __init__(self, cfg: Any, task: Any) -> None:
+        super().__init__(task)
+
+    def forward(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """``sample`` has ``net_input``, ``target`` (B, T), ``ntokens`` and ``nsentences``; ``sample_size`` is N."""
+        masked = sample["target"].ne(self.padding_idx)
+        sample_size = masked.sum()
+        logits = model(**sample["net_input"], masked_tokens=masked)[0]  # (N, V)
+        targets = sample["target"][masked]
+        # The softmax reads half-precision logits but computes and keeps float32.
+        log_probabilities = F.log_softmax(logits.view(-1, logits.size(-1)), dim=-1, dtype=torch.float32)
+        loss = F.nll_loss(log_probabilities, targets, reduction="sum", ignore_index=self.padding_idx)
+        logging_output = {
+            "loss": loss.detach(),
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": sample_size,
+        }
+        return loss, sample_size, logging_output
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:  # type: ignore[override]
+        """Log the loss per masked token in bits, and the perplexity that follows from it."""
+        loss = sum(output.get("loss", 0) for output in logging_outputs)
+        sample_size = sum(output.get("sample_size", 0) for output in logging_outputs)
+        # A tensor divides by zero to NaN without a transfer from the device to look.
+        divides = torch.is_tensor(sample_size) or sample_size > 0
+        mean = loss / sample_size / math.log(2) if divides else float("nan")
+        metrics.log_scalar("loss", mean, sample_size, round=5)
+        metrics.log_derived("ppl", lambda meters: perplexity(meters["loss"].avg))
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True
+
+
+def perplexity(loss: Any, base: float = 2, round: int = 2) -> float:
+    """``base ** loss``, rounded; infinity when it overflows. A float32 tensor is raised in float32, as in old logs."""
+    try:
+        return safe_round(base**loss, round)
+    except OverflowError:
+        return float("inf")

@@ -1,0 +1,104 @@
+"""From a model's name, address or path to a local directory: download, cache, unpack."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from fairseq.errors import CheckpointError, DataNotFoundError
+
+TIMEOUT_SECONDS = 20
+
+
+def cache_directory() -> Path:
+    """``$PYTORCH_FAIRSEQ_CACHE``, else ``pytorch_fairseq`` in torch's home, as the original chose it."""
+    chosen = os.environ.get("PYTORCH_FAIRSEQ_CACHE")
+    if chosen:
+        return Path(chosen)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(os.environ.get("TORCH_HOME", cache / "torch")) / "pytorch_fairseq"
+
+
+def is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://", "s3://"))
+
+
+def model_directory(name_or_path: str, shown_as: str, files: str) -> Path:
+    """The local directory of ``name_or_path`` (directory, archive or address).
+
+    ``shown_as`` is what the user typed and ``files`` what is looked for, for the error: DataNotFoundError when
+    nothing is there or the address cannot be reached.
+    """
+    if is_address(name_or_path):
+        return _fetched(name_or_path, shown_as, files)
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file() and tarfile.is_tarfile(path):
+        target = cache_directory() / hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+        if not target.is_dir() or target.stat().st_mtime < path.stat().st_mtime:
+            shutil.rmtree(target, ignore_errors=True)
+            unpack(path, target)
+        return target
+    if path.is_file():
+        raise DataNotFoundError(f"{shown_as!r} is a file, not a directory or archive with {files}; name its directory")
+    raise DataNotFoundError(
+        f"{shown_as!r} is neither a directory with {files} nor a published model; check the spelling of the path or name"
+    )
+
+
+def _fetched(address: str, shown_as: str, files: str) -> Path:
+    """The unpacked archive at ``address``, from the cache if it is there (whatever its version), else downloaded.
+
+    The cache names are those of the original, sha256(address) with an optional sha256(ETag) after a dot, so that a
+    cache it filled is used; unlike it, a filled cache works offline.
+    """
+    cache = cache_directory()
+    key = hashlib.sha256(address.encode()).hexdigest()
+    for found in sorted(cache.glob(f"{key}*")):
+        if found.suffix not in (".json", ".lock", ".part") and found.is_dir():
+            return found
+        if found.is_file() and tarfile.is_tarfile(found):
+            unpacked = found.with_name(f"{found.name}.unpacked")
+            unpack(found, unpacked)
+            return unpacked
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / key
+    with tempfile.NamedTemporaryFile(dir=cache, suffix=".part") as part:
+        try:
+            with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as response:
+                shutil.copyfileobj(response, part)
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise DataNotFoundError(
+                f"cannot download {shown_as!r} from {address} ({reason}); without a network put {files} from that archive "
+                f"into the directory {target} (or into any directory, and give its path instead of the name)"
+            ) from None
+        part.flush()
+        unpack(Path(part.name), target)
+    (cache / f"{key}.json").write_text(json.dumps({"url": address, "etag": None}), encoding="utf-8")
+    return target
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Extract ``archive`` into ``target``; a single top directory in it becomes ``target`` itself.
+
+    Members that point outside, links out of the tree and devices are refused by tar's ``data`` filter.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(directory, filter="data")
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise CheckpointError(f"cannot unpack the archive {archive}: {error}") from None
+        inside = list(Path(directory).iterdir())
+        top = inside[0] if len(inside) == 1 and inside[0].is_dir() else Path(directory)
+        shutil.move(str(top), str(target)) if top != Path(directory) else shutil.copytree(top, target)

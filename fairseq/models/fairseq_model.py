@@ -1,0 +1,117 @@
+"""The base classes of models, under their old import path.
+
+Legend: B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq.dataclass.flags import gen_parser_from_dataclass
+from fairseq.models.fairseq_encoder import FairseqEncoder
+from fairseq.models.hub import load_pretrained
+from fairseq.models.pruning import prune_layers
+
+
+class BaseFairseqModel(nn.Module):
+    """What the trainer and the tasks ask of a model."""
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the flags of a model without a configuration dataclass (old plugins); otherwise they follow from it."""
+        config = getattr(cls, "__dataclass", None)
+        if config is not None:
+            gen_parser_from_dataclass(parser, config(), delete_default=True)
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> BaseFairseqModel:
+        """A new model from its configuration node ``args`` and the task it is for."""
+        raise NotImplementedError(f"{cls.__name__} must define build_model(cls, args, task)")
+
+    @classmethod
+    def hub_models(cls) -> dict[str, Any]:
+        """Names of published models, with their addresses."""
+        return {}
+
+    @classmethod
+    def from_pretrained(
+        cls, model_name_or_path: str, checkpoint_file: str = "model.pt", data_name_or_path: str = ".", **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint with its task, by directory or published name; see ``load_pretrained``."""
+        return load_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, cls.hub_models(), **kwargs)
+
+    def get_targets(self, sample: dict[str, Any], net_output: Any) -> Tensor:
+        """The targets (B, T) of a batch."""
+        return sample["target"]
+
+    def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: dict[str, Any] | None = None) -> Tensor:
+        """(Log-)probabilities in float32 over the last dimension of ``net_output[0]``."""
+        logits = net_output[0] if isinstance(net_output, (tuple, list)) else net_output
+        normalize = F.log_softmax if log_probs else F.softmax
+        return normalize(logits, dim=-1, dtype=torch.float32)
+
+    def extract_features(self, *args: Any, **kwargs: Any) -> Any:
+        """What ``forward`` computes, unless a model separates features from output."""
+        return self(*args, **kwargs)
+
+    def max_positions(self) -> int | None:
+        """The longest input in tokens, None for no limit."""
+        return None
+
+    def upgrade_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Bring an old state dict up to date, in place."""
+        self.upgrade_state_dict_named(state_dict, "")
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """The same for a model that is called ``name`` in the state dict; asks every sub-module that has such a method."""
+        prefix = f"{name}." if name else ""
+        for child_name, module in self.named_modules():
+            if child_name and hasattr(module, "upgrade_state_dict_named"):
+                module.upgrade_state_dict_named(state_dict, prefix + child_name)
+
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: dict[str, Any], strict: bool = True, model_cfg: Any = None, args: Any = None
+    ) -> Any:
+        """Load ``state_dict`` after the legacy upgrade; the dict given is left as it is.
+
+        ``model_cfg`` (``args`` is its old name) may ask for some layers only (``encoder_layers_to_keep``).
+        """
+        state = dict(state_dict)
+        self.upgrade_state_dict(state)
+        return super().load_state_dict(prune_layers(state, model_cfg if model_cfg is not None else args), strict)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Called by the trainer after every update; forwarded to the children that have such a method."""
+        for module in self.children():
+            if hasattr(module, "set_num_updates"):
+                module.set_num_updates(num_updates)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called at the beginning of an epoch; forwarded to the children that have such a method."""
+        for module in self.children():
+            if hasattr(module, "set_epoch"):
+                module.set_epoch(epoch)
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Old interface; evaluation needs nothing beyond ``eval()``."""
+
+
+class FairseqEncoderModel(BaseFairseqModel):
+    """A model that is one encoder and what stands on it."""
+
+    def __init__(self, encoder: FairseqEncoder) -> None:
+        super().__init__()
+        if not isinstance(encoder, FairseqEncoder):
+            raise TypeError(f"encoder must be a FairseqEncoder, but is a {type(encoder).__name__} instead")
+        self.encoder = encoder
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None, **kwargs: Any) -> Any:
+        return self.encoder(src_tokens, src_lengths, **kwargs)
+
+    def max_positions(self) -> int | None:
+        return self.encoder.max_positions()

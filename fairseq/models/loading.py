@@ -1,0 +1,94 @@
+"""Checkpoints to models: the task is set up and the model built as the stored configuration says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fairseq.checkpoint import read
+from fairseq.errors import CheckpointError, DataNotFoundError
+from fairseq.registry import TASKS
+
+logger = logging.getLogger(__name__)
+
+
+def load_model_ensemble_and_task(
+    filenames: Sequence[str],
+    arg_overrides: Mapping[str, Any] | None = None,
+    task: Any = None,
+    strict: bool = True,
+    suffix: str = "",
+    num_shards: int = 1,
+    state: dict[str, Any] | None = None,
+) -> tuple[list[Any], Any, Any]:
+    """The models of ``filenames`` (on the CPU, float32), the configuration of the last one, and the task.
+
+    ``arg_overrides`` replace stored settings by key name; a given ``task`` is used instead of the stored one;
+    ``state`` is the first file, read already. Raises DataNotFoundError and CheckpointError.
+    """
+    if num_shards != 1:
+        raise CheckpointError(f"checkpoints in {num_shards} shards are not supported: give one file a model")
+    models: list[Any] = []
+    cfg = None
+    for filename in filenames:
+        path = _with_suffix(filename, suffix)
+        current = state if state is not None else read_state(path, arg_overrides)
+        state = None
+        cfg = current["cfg"]
+        if task is None:
+            task = setup_task(cfg)
+        if current.get("task_state"):
+            task.load_state_dict(current["task_state"])
+        model = task.build_model(cfg.model, from_checkpoint=True)
+        load_weights(model, current["model"], cfg.model, path, strict)
+        models.append(model)
+    return models, cfg, task
+
+
+def load_model_ensemble(
+    filenames: Sequence[str],
+    arg_overrides: Mapping[str, Any] | None = None,
+    task: Any = None,
+    strict: bool = True,
+    suffix: str = "",
+    num_shards: int = 1,
+    state: dict[str, Any] | None = None,
+) -> tuple[list[Any], Any]:
+    """``load_model_ensemble_and_task`` without the task."""
+    models, cfg, _ = load_model_ensemble_and_task(filenames, arg_overrides, task, strict, suffix, num_shards, state)
+    return models, cfg
+
+
+def read_state(path: str, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The checkpoint at ``path`` with its configuration. Raises DataNotFoundError when there is no such file."""
+    if not Path(path).is_file():
+        raise DataNotFoundError(f"there is no checkpoint {path}")
+    return read(path, overrides=dict(overrides or {}))
+
+
+def setup_task(cfg: Any) -> Any:
+    """The task that ``cfg.task`` names, with its dictionary."""
+    name = getattr(cfg.task, "_name", None)
+    if not name:
+        raise CheckpointError("the checkpoint names no task; give one")
+    return TASKS.get(name).setup_task(cfg.task)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], model_cfg: Any, path: str, strict: bool) -> None:
+    """Load ``weights`` into ``model``. Raises CheckpointError with the first names or shapes that do not fit."""
+    try:
+        model.load_state_dict(dict(weights), strict=strict, model_cfg=model_cfg)  # type: ignore[call-arg]
+    except CheckpointError:
+        raise
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+        detail = " ".join(lines[:3]) or str(error)
+        raise CheckpointError(f"the weights of {path} do not fit the model: {detail[:600]}") from error
+
+
+def _with_suffix(filename: str, suffix: str) -> str:
+    return filename.replace(".pt", suffix + ".pt") if suffix else filename

@@ -1,0 +1,141 @@
+"""From a ``RobertaConfig`` to parts: the one place that reads the configuration of an encoder.
+
+Every function makes one part from the numbers it needs. The order in which ``RobertaEncoder`` calls them is the order
+in which the original drew random numbers, so that a seed gives the original's weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fairseq.dataclass import legacy
+from fairseq.errors import ConfigError
+from fairseq.models.pruning import parse_layers
+from fairseq.models.roberta.config import ACTIVATIONS, RobertaConfig
+from fairseq.modules.embeddings import TokenEmbedding
+from fairseq.modules.encoder import Encoder, EncoderOptions
+from fairseq.modules.encoder_layer import EncoderLayer
+from fairseq.registry import CHANNEL_MIXERS, HEADS, POSITIONS, TOKEN_MIXERS, nearest
+
+NOT_BUILT = {
+    "encoder_alibi": "ALiBi",
+    "contrastive_pretraining": "the CLAP head",
+    "zero_masking": "zero masking",
+}
+PROBABILITIES = (
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "relu_dropout",
+    "pooler_dropout",
+    "encoder_layerdrop",
+)
+
+
+def configuration(args: Any) -> RobertaConfig:
+    """The checked configuration behind ``args`` (DictConfig, Namespace or RobertaConfig)."""
+    config = RobertaConfig.from_node(args)
+    for name in legacy.OUT_OF_SCOPE["model"]:
+        legacy.check_value("model", name, getattr(config, name))
+    for name, what in NOT_BUILT.items():
+        if getattr(config, name):
+            raise ConfigError(
+                f"model.{name} asks for {what}, which this version does not have yet; leave it at its default"
+            )
+    if config.encoder_layers_to_keep:
+        config.encoder_layers = len(parse_layers(config.encoder_layers_to_keep))
+    check_sizes(config)
+    return config
+
+
+def check_sizes(config: RobertaConfig) -> None:
+    """Raise ConfigError for a size, probability or name that no model can have."""
+    for name in ("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"model.{name} must be at least 1, but is {getattr(config, name)} instead")
+    if config.encoder_layers < 0:
+        raise ConfigError(f"model.encoder_layers must not be negative, but is {config.encoder_layers}")
+    if config.encoder_embed_dim % config.encoder_attention_heads:
+        raise ConfigError(
+            f"model.encoder_embed_dim must be a multiple of model.encoder_attention_heads, but {config.encoder_embed_dim} "
+            f"is not one of {config.encoder_attention_heads}"
+        )
+    for name in PROBABILITIES:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"model.{name} must lie between 0 and 1, but is {getattr(config, name)} instead")
+    for name in ("activation_fn", "pooler_activation_fn"):
+        value = getattr(config, name)
+        if value not in ACTIVATIONS:
+            hint = nearest(value, list(ACTIVATIONS))
+            raise ConfigError(f"model.{name} must be one of {', '.join(ACTIVATIONS)}, but is {value!r} instead{hint}")
+    if config.max_positions is not None and config.max_positions < 1:
+        raise ConfigError(f"model.max_positions must be at least 1, but is {config.max_positions} instead")
+
+
+def build_token_embedding(config: RobertaConfig, vocab: int, padding_idx: int) -> TokenEmbedding:
+    return TokenEmbedding(vocab, config.encoder_embed_dim, padding_idx)
+
+
+def build_positions(config: RobertaConfig, padding_idx: int) -> nn.Module | None:
+    """Learned or sinusoidal positions, or None. The table has rows for 0 ... padding_idx and one a position."""
+    if config.no_token_positional_embeddings:
+        return None
+    assert config.max_source_positions is not None
+    variant = POSITIONS.get("learned" if config.encoder_learned_pos else "sinusoidal")
+    return variant(config.max_source_positions + padding_idx + 1, config.encoder_embed_dim, padding_idx)
+
+
+def build_layer(config: RobertaConfig) -> EncoderLayer:
+    dim = config.encoder_embed_dim
+    token_mixer = TOKEN_MIXERS.get("self_attention")(
+        dim, config.encoder_attention_heads, dropout=config.attention_dropout
+    )
+    channel_mixer = CHANNEL_MIXERS.get("feed_forward")(
+        dim,
+        config.encoder_ffn_embed_dim,
+        activation=config.activation_fn,
+        dropout=config.activation_dropout or config.relu_dropout,
+    )
+    return EncoderLayer(
+        dim, token_mixer, channel_mixer, pre_norm=config.encoder_normalize_before, dropout=config.dropout
+    )
+
+
+def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: int) -> Encoder:
+    """The whole stack over ``embed_tokens``."""
+    dim = config.encoder_embed_dim
+    return Encoder(
+        embed_tokens,
+        build_positions(config, padding_idx),
+        nn.LayerNorm(dim) if config.layernorm_embedding else None,
+        [build_layer(config) for _ in range(config.encoder_layers)],
+        nn.LayerNorm(dim) if config.encoder_normalize_before else None,
+        EncoderOptions(
+            padding_idx=padding_idx,
+            embed_scale=1.0 if config.no_scale_embedding else dim**0.5,
+            dropout=config.dropout,
+            layerdrop=config.encoder_layerdrop,
+            recompute=config.checkpoint_activations or config.offload_activations,
+            offload=config.offload_activations,
+        ),
+    )
+
+
+def build_lm_head(config: RobertaConfig, vocab: int, embeddings: nn.Parameter) -> nn.Module:
+    """The masked-LM head, on the token ``embeddings`` unless the weights are untied."""
+    weight = None if config.untie_weights_roberta else embeddings
+    return HEADS.get("roberta")(config.encoder_embed_dim, vocab, config.activation_fn, weight)
+
+
+def build_classification_head(config: RobertaConfig, num_classes: int, inner_dim: int | None) -> nn.Module:
+    dim = config.encoder_embed_dim
+    return HEADS.get("classification")(
+        dim,
+        inner_dim or dim,
+        num_classes,
+        config.pooler_activation_fn,
+        config.pooler_dropout,
+        config.spectral_norm_classification_head,
+    )

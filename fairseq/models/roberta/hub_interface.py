@@ -1,0 +1,222 @@
+"""A loaded RoBERTa for people: text in, features, predictions and filled masks out.
+
+Legend: B batch, T tokens, C channels, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fairseq.data.encoders import build_bpe
+from fairseq.errors import ConfigError, DataError, OutOfScopeError
+from fairseq.models.roberta import alignment_utils
+from fairseq.scope import HERE
+
+MASK = "<mask>"
+
+
+class Filled(NamedTuple):
+    """One candidate for a mask: the text with it filled in, its probability, and the candidate's own text."""
+
+    text: str
+    probability: float
+    token: str
+
+
+class RobertaHubInterface(nn.Module):
+    """A model with its task (dictionary) and BPE; ``cuda()``, ``half()`` and ``eval()`` work as on any module.
+
+    Without a BPE (``bpe=None``) texts are dictionary symbols separated by spaces.
+    """
+
+    _float_tensor: Tensor
+
+    def __init__(self, cfg: Any, task: Any, model: Any) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.task = task
+        self.model = model
+        self.bpe = build_bpe(getattr(cfg, "bpe", None))
+        self.register_buffer("_float_tensor", torch.zeros(1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self._float_tensor.device
+
+    # Text and ids
+
+    def encode(self, sentence: str, *addl_sentences: str, no_separator: bool = False) -> Tensor:
+        """Ids (T,) of ``<s> a </s>``, or of ``<s> a </s> </s> b </s>`` (one ``</s>`` between with ``no_separator``)."""
+        text = f"<s> {self._pieces(sentence)} </s>"
+        for other in addl_sentences:
+            text += ("" if no_separator else " </s>") + f" {self._pieces(other)} </s>"
+        return self._lookup(text)
+
+    def decode(self, tokens: Tensor) -> str | list[str]:
+        """The text of ids (T,); a list of texts when two adjacent ``</s>`` separate several."""
+        if tokens.dim() != 1:
+            raise DataError(f"decode takes ids of one sentence, shape (T,), but the shape is {tuple(tokens.shape)}")
+        dictionary = self.task.source_dictionary
+        ids = tokens.tolist()
+        if ids and ids[0] == dictionary.bos():
+            ids = ids[1:]
+        parts: list[list[int]] = [[]]
+        for position, symbol in enumerate(ids):
+            if symbol == dictionary.eos() and position and ids[position - 1] == dictionary.eos():
+                parts.append([])
+            elif symbol != dictionary.eos():
+                parts[-1].append(symbol)
+        texts = [self._text(dictionary.string(torch.tensor(part, dtype=torch.long))) for part in parts]
+        return texts[0] if len(texts) == 1 else texts
+
+    def _pieces(self, text: str) -> str:
+        return text if self.bpe is None else self.bpe.encode(text)
+
+    def _text(self, pieces: str) -> str:
+        return pieces if self.bpe is None else self.bpe.decode(pieces)
+
+    def _lookup(self, pieces: str) -> Tensor:
+        return self.task.source_dictionary.encode_line(pieces, append_eos=False, add_if_not_exist=False).long()
+
+    # Features and heads
+
+    def extract_features(self, tokens: Tensor, return_all_hiddens: bool = False) -> Tensor | list[Tensor]:
+        """Features (B, T, C) of ids (T,) or (B, T), or L + 1 of them. Keeps the mode and gradients as they are."""
+        tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
+        self._check_length(tokens.size(-1))
+        features, extra = self.model(tokens.to(self.device), features_only=True, return_all_hiddens=return_all_hiddens)
+        if return_all_hiddens:
+            return [state.transpose(0, 1) for state in extra["inner_states"]]  # (T, B, C) -> (B, T, C)
+        return features
+
+    def extract_features_aligned_to_words(self, sentence: str, return_all_hiddens: bool = False) -> Any:
+        """Features per word: a spaCy ``Doc`` with vectors if spaCy is installed, else a list of ``AlignedWord``.
+
+        Both begin with ``<s>`` and end with ``</s>``. All hiddens give vectors (L + 1, C) instead of (C,).
+        """
+        words, finish = alignment_utils.split_words(sentence)
+        ids = self.encode(sentence)
+        alignment = alignment_utils.align_bpe_to_words(self, ids, words)
+        features = self.extract_features(ids, return_all_hiddens=return_all_hiddens)
+        layers = [layer.squeeze(0) for layer in features] if return_all_hiddens else [features.squeeze(0)]  # type: ignore[union-attr]
+        aligned = [alignment_utils.align_features_to_words(self, layer, alignment) for layer in layers]
+        return finish(torch.stack(aligned, dim=1) if return_all_hiddens else aligned[0])
+
+    def register_classification_head(
+        self, name: str, num_classes: int | None = None, embedding_size: int | None = None, **kwargs: Any
+    ) -> None:
+        """Add the head ``name`` where the model is; ``embedding_size`` has never meant anything."""
+        self.model.register_classification_head(name, num_classes=num_classes, **kwargs)
+
+    def predict(self, head: str, tokens: Tensor, return_logits: bool = False) -> Tensor:
+        """Log-probabilities (B, classes) of the head, or its raw outputs (as regression heads want it)."""
+        tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
+        self._check_length(tokens.size(-1))
+        logits, _ = self.model(tokens.to(self.device), classification_head_name=head)
+        return logits if return_logits else torch.log_softmax(logits, dim=-1)
+
+    def disambiguate_pronoun(self, sentence: str) -> bool:
+        raise OutOfScopeError(f"disambiguate_pronoun needs the Winograd task, which is out of scope: {HERE}")
+
+    def _check_length(self, tokens: int) -> None:
+        limit = self.model.max_positions()
+        if limit is not None and tokens > limit:
+            raise DataError(f"the input has {tokens} tokens, more than the {limit} the model takes; shorten it")
+
+    # Masks
+
+    def fill_mask(self, masked_input: str | Sequence[str], topk: int = 5) -> list[Any]:
+        """The ``topk`` best symbols for each ``<mask>``, as (filled text, probability, symbol's text), best first.
+
+        One text with one mask gives one list of candidates; with several masks, a list of such lists, each with that
+        mask alone filled in; a sequence of texts (run as one batch) gives a list of results. The beginning, end and
+        padding symbols are left out; probabilities are those of the softmax over the whole vocabulary. Deviations from
+        the original: exactly ``topk`` entries with their own probabilities, and no failure on unusual symbols.
+        """
+        texts = [masked_input] if isinstance(masked_input, str) else list(masked_input)
+        if topk < 1:
+            raise ConfigError(f"topk must be at least 1, but is {topk} instead")
+        if not texts:
+            return []
+        rows = [self._encode_masked(text) for text in texts]
+        results = []
+        found = iter(self._candidates(rows, topk))
+        for text in texts:
+            parts = text.split(MASK)
+            filled = [self._filled(parts, number, next(found)) for number in range(len(parts) - 1)]
+            results.append(filled[0] if len(filled) == 1 else filled)
+        return results[0] if isinstance(masked_input, str) else results
+
+    def _encode_masked(self, text: str) -> Tensor:
+        """Ids (T,) with the task's mask id, which need not be in the dictionary, for every ``<mask>``."""
+        if MASK not in text:
+            raise DataError(f"no {MASK} to fill in {text!r}; write {MASK} where a word is wanted")
+        mask_idx = getattr(self.task, "mask_idx", None)
+        if mask_idx is None:
+            raise ConfigError(f"the task {type(self.task).__name__} of this checkpoint has no mask symbol to fill in")
+        dictionary = self.task.source_dictionary
+        parts = [self._lookup(self._pieces(part.rstrip())) for part in text.split(MASK)]
+        ids = [torch.tensor([dictionary.bos()])]
+        for number, part in enumerate(parts):
+            ids += [part] if number == 0 else [torch.tensor([mask_idx]), part]
+        row = torch.cat([*ids, torch.tensor([dictionary.eos()])])
+        self._check_length(row.numel())
+        return row
+
+    def _candidates(self, rows: list[Tensor], topk: int) -> list[list[tuple[int, float]]]:
+        """(id, probability) of the ``topk`` best for every mask of every row, in reading order."""
+        dictionary = self.task.source_dictionary
+        tokens = torch.full((len(rows), max(row.numel() for row in rows)), dictionary.pad(), dtype=torch.long)
+        for number, row in enumerate(rows):
+            tokens[number, : row.numel()] = row
+        tokens = tokens.to(self.device)
+        with torch.no_grad(), self._evaluating():
+            logits, _ = self.model(tokens, masked_tokens=tokens.eq(self.task.mask_idx))  # (N, V)
+        probabilities = torch.softmax(logits.float(), dim=-1)
+        hidden = [dictionary.bos(), dictionary.eos(), dictionary.pad()]
+        allowed = probabilities.clone()
+        allowed[:, hidden] = -1.0
+        values, ids = allowed.topk(min(topk, allowed.size(-1) - len(hidden)), dim=-1)
+        return [
+            list(zip(row_ids, row_values, strict=True))
+            for row_ids, row_values in zip(ids.tolist(), values.tolist(), strict=True)
+        ]
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+    def _filled(self, parts: list[str], number: int, candidates: list[tuple[int, float]]) -> list[Filled]:
+        """The candidates for mask ``number`` of the text that the masks split into ``parts``."""
+        before = MASK.join(parts[: number + 1])
+        after = MASK.join(parts[number + 1 :])
+        # A BPE that writes the space before a word as part of it brings its own.
+        if self.bpe is not None and any(part.endswith(" ") for part in parts[:-1]) and before.endswith(" "):
+            before = before[:-1]
+        results = []
+        for symbol_id, probability in candidates:
+            token = self._symbol_text(self.task.source_dictionary[symbol_id])
+            results.append(Filled(before + token + after, probability, token))
+        return results
+
+    def _symbol_text(self, symbol: str) -> str:
+        if self.bpe is None:
+            return symbol
+        try:
+            token = self.bpe.decode(symbol)
+        except (ValueError, TypeError, KeyError, IndexError):
+            return symbol  # <unk>, madeupword0000 and the like are no pieces of the BPE
+        return f" {token}" if symbol.startswith("\u2581") else token
+
+
+__all__ = ["Filled", "RobertaHubInterface"]

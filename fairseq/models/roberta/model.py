@@ -1,0 +1,261 @@
+"""RoBERTa: an encoder, a masked-LM head, and heads for sentence tasks.
+
+Legend: B batch, T tokens, C channels, V vocabulary, N masked tokens, L layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, open_dict
+from torch import Tensor, nn
+
+from fairseq.dataclass.flags import gen_parser_from_dataclass
+from fairseq.errors import ConfigError
+from fairseq.models.fairseq_encoder import FairseqEncoder
+from fairseq.models.fairseq_model import FairseqEncoderModel
+from fairseq.models.hub import load_pretrained
+from fairseq.models.pruning import parse_layers
+from fairseq.models.roberta import factory
+from fairseq.models.roberta.addresses import ROBERTA
+from fairseq.models.roberta.config import RobertaConfig
+from fairseq.models.roberta.hub_interface import RobertaHubInterface
+from fairseq.models.roberta.presets import DEFAULT_MAX_POSITIONS, base_architecture
+from fairseq.models.roberta.upgrade import rename_legacy, upgrade_heads, upgrade_version
+from fairseq.modules.classification_head import RobertaClassificationHead
+from fairseq.modules.initialization import init_bert_params
+from fairseq.modules.lm_head import RobertaLMHead
+from fairseq.registry import MODELS
+
+logger = logging.getLogger(__name__)
+
+
+class RobertaEncoder(FairseqEncoder):
+    """Token ids (B, T) to features (B, T, C) and, through the LM head, to logits (B, T, V) or (N, V)."""
+
+    def __init__(self, args: Any, dictionary: Any) -> None:
+        super().__init__(dictionary)
+        # Plugins come here directly, with only some of the values.
+        base_architecture(args)
+        self.args = args
+        self.padding_idx = dictionary.pad()
+        config = factory.configuration(args)
+        embed_tokens = self.build_embedding(len(dictionary), config.encoder_embed_dim, self.padding_idx)
+        self.sentence_encoder = self.build_encoder(args, dictionary, embed_tokens)
+        self.lm_head = self.build_lm_head(
+            config.encoder_embed_dim,
+            len(dictionary),
+            config.activation_fn,
+            None if config.untie_weights_roberta else embed_tokens.weight,
+        )
+
+    def build_embedding(self, vocab_size: int, embedding_dim: int, padding_idx: int) -> nn.Module:
+        return factory.build_token_embedding(factory.configuration(self.args), vocab_size, padding_idx)
+
+    def build_encoder(self, args: Any, dictionary: Any, embed_tokens: nn.Module) -> nn.Module:
+        encoder = factory.build_encoder(factory.configuration(args), embed_tokens, dictionary.pad())
+        encoder.apply(init_bert_params)
+        return encoder
+
+    def build_lm_head(
+        self, embed_dim: int, output_dim: int, activation_fn: str, weight: nn.Parameter | None
+    ) -> nn.Module:
+        return factory.build_lm_head(factory.configuration(self.args), output_dim, weight)
+
+    def forward(  # type: ignore[override]
+        self,
+        src_tokens: Tensor,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        masked_tokens: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **unused: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Logits (or features) and ``{"inner_states": L + 1 tensors (T, B, C) or None}``.
+
+        ``padding_mask`` (B, T), True = padding, replaces the one derived from the pad symbol, even when all False.
+        ``position_ids`` (B, T) are rows of the position table (the first token of a sequence has pad + 1).
+        With ``masked_tokens`` (B, T) only those N positions are projected to the vocabulary.
+        """
+        x, extra = self.extract_features(src_tokens, return_all_hiddens, padding_mask, position_ids)
+        if not features_only:
+            x = self.output_layer(x, masked_tokens=masked_tokens)
+        return x, extra
+
+    def extract_features(
+        self,
+        src_tokens: Tensor,
+        return_all_hiddens: bool = False,
+        padding_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **unused: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Features (B, T, C), and the inner states as in ``forward``."""
+        padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
+        tokens = self.sentence_encoder.embed_tokens(src_tokens)
+        output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens)
+        return output.features, {"inner_states": output.inner_states}
+
+    def output_layer(self, features: Tensor, masked_tokens: Tensor | None = None, **unused: Any) -> Tensor:
+        return self.lm_head(features, masked_tokens)
+
+    def max_positions(self) -> int:
+        return self.args.max_positions
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
+        upgrade_version(state_dict, f"{name}.sentence_encoder" if name else "sentence_encoder", self.sentence_encoder)
+        return state_dict
+
+
+@MODELS.register("roberta", dataclass=RobertaConfig)
+class RobertaModel(FairseqEncoderModel):
+    """RoBERTa (Liu et al. 2019, arXiv 1907.11692) and its variants; see ``RobertaConfig``.
+
+    Deviations from the original: new classification heads are put on the device and in the precision of the model;
+    spectral-norm heads can be loaded again.
+    """
+
+    def __init__(self, args: Any, encoder: RobertaEncoder) -> None:
+        super().__init__(encoder)
+        self.args = args
+        # A second time over the encoder, as in the original; this one also reaches the LM head.
+        self.apply(init_bert_params)
+        self.classification_heads = nn.ModuleDict()
+
+    @classmethod
+    def hub_models(cls) -> dict[str, Any]:
+        return ROBERTA
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
+        """The flags of ``RobertaConfig``, for plugins that extend them."""
+        gen_parser_from_dataclass(parser, RobertaConfig(), delete_default=True)
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> RobertaModel:
+        base_architecture(args)
+        _settle_sizes(args, task)
+        return cls(args, RobertaEncoder(args, task.source_dictionary))
+
+    def forward(  # type: ignore[override]
+        self,
+        src_tokens: Tensor,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        classification_head_name: str | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """As ``RobertaEncoder.forward``; naming a head gives that head's output (B, classes) on the features."""
+        if classification_head_name is not None:
+            head = self._head(classification_head_name)
+            x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
+            return head(x), extra
+        return self.encoder(src_tokens, features_only, return_all_hiddens, **kwargs)
+
+    def extract_features(self, src_tokens: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
+        return self.encoder(src_tokens, features_only=True, **kwargs)
+
+    def _head(self, name: str) -> nn.Module:
+        if name not in self.classification_heads:
+            known = ", ".join(self.classification_heads) or "none"
+            raise ConfigError(f"the model has no classification head {name!r}; register it first (known: {known})")
+        return self.classification_heads[name]
+
+    def register_classification_head(
+        self, name: str, num_classes: int | None = None, inner_dim: int | None = None, **unused: Any
+    ) -> None:
+        """Add (or replace) the head ``name``, in torch's default initialisation, where the model is."""
+        if num_classes is None or num_classes < 1:
+            raise ConfigError(
+                f"classification head {name!r}: num_classes must be at least 1, but is {num_classes} instead"
+            )
+        if name in self.classification_heads:
+            old = self.classification_heads[name]
+            if (old.out_proj.out_features, old.dense.out_features) != (num_classes, inner_dim):
+                logger.warning(
+                    "re-registering head %r with num_classes %s (before: %s) and inner_dim %s (before: %s)",
+                    name,
+                    num_classes,
+                    old.out_proj.out_features,
+                    inner_dim,
+                    old.dense.out_features,
+                )
+        head = factory.build_classification_head(factory.configuration(self.args), num_classes, inner_dim)
+        like = self.encoder.sentence_encoder.embed_tokens.weight
+        self.classification_heads[name] = head.to(device=like.device, dtype=like.dtype)
+
+    def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: dict[str, Any] | None = None) -> Tensor:
+        """(Log-)probabilities of ``net_output[0]`` in float32."""
+        normalize = torch.log_softmax if log_probs else torch.softmax
+        return normalize(net_output[0], dim=-1, dtype=torch.float32)
+
+    @property
+    def supported_targets(self) -> set[str]:
+        return {"self"}
+
+    def max_positions(self) -> int:
+        return self.args.max_positions
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        model_name_or_path: str,
+        checkpoint_file: str = "model.pt",
+        data_name_or_path: str = ".",
+        bpe: str | None = "gpt2",
+        **kwargs: Any,
+    ) -> RobertaHubInterface:
+        """Load a checkpoint with its dictionary and BPE, on the CPU, in training mode (call ``eval()``).
+
+        ``model_name_or_path`` is a directory or a published name; ``data_name_or_path`` a directory with ``dict.txt``,
+        relative to the model's when it begins with a dot; ``bpe=None`` works on ids only. Other keywords override the
+        stored configuration by key name.
+        """
+        loaded = load_pretrained(
+            model_name_or_path,
+            checkpoint_file,
+            data_name_or_path,
+            cls.hub_models(),
+            bpe=bpe,
+            load_checkpoint_heads=True,
+            **kwargs,
+        )
+        return RobertaHubInterface(loaded.cfg, loaded.task, loaded.models[0])
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        prefix = f"{name}." if name else ""
+        rename_legacy(state_dict, prefix)
+        super().upgrade_state_dict_named(state_dict, name)
+        upgrade_heads(self, state_dict, prefix)
+
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: dict[str, Any], strict: bool = True, model_cfg: Any = None, args: Any = None
+    ) -> Any:
+        """As for every model; layers are kept as this model's own configuration says when no other is given."""
+        chosen = model_cfg if model_cfg is not None else args
+        return super().load_state_dict(state_dict, strict, self.args if chosen is None else chosen)
+
+
+def _settle_sizes(args: Any, task: Any) -> None:
+    """Fill max_positions (from ``tokens_per_sample``, the task, or 512) and the number of layers that are kept."""
+    if getattr(args, "max_positions", None) is None:
+        limit = getattr(args, "tokens_per_sample", None) or task.max_positions() or DEFAULT_MAX_POSITIONS
+        _set(args, "max_positions", min(limit) if isinstance(limit, (tuple, list)) else limit)
+    keep = getattr(args, "encoder_layers_to_keep", None)
+    if keep:
+        _set(args, "encoder_layers", len(parse_layers(keep)))
+
+
+def _set(args: Any, name: str, value: Any) -> None:
+    if isinstance(args, DictConfig):
+        with open_dict(args):
+            setattr(args, name, value)
+    else:
+        setattr(args, name, value)
+
+
+__all__ = ["RobertaClassificationHead", "RobertaEncoder", "RobertaLMHead", "RobertaModel", "init_bert_params"]

@@ -1,0 +1,101 @@
+"""Old state dicts brought up to date, in place, before they are loaded strictly."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_JOINT = re.compile(r"^(.*\.self_attn\.)in_proj_(weight|bias)$")
+_NUMBERED_NORM = re.compile(r"^(.*\.layers\.\d+\.)layer_norms\.([01])\.(weight|bias)$")
+_NORMS = ("self_attn_layer_norm", "final_layer_norm")
+
+
+def rename_legacy(state: dict[str, Any], prefix: str) -> None:
+    """The names of 2018 and 2019: ``decoder``, ``emb_layer_norm``, joint projections, numbered norms.
+
+    A joint ``in_proj_weight`` holds the rows of q, k and v, in this order.
+    """
+    for key in list(state):
+        name = key
+        if name.startswith(f"{prefix}decoder"):
+            name = f"{prefix}encoder{name[len(prefix) + len('decoder') :]}"
+        name = name.replace(".emb_layer_norm.", ".layernorm_embedding.")
+        norm = _NUMBERED_NORM.match(name)
+        if norm:
+            name = f"{norm.group(1)}{_NORMS[int(norm.group(2))]}.{norm.group(3)}"
+        joint = _JOINT.match(name)
+        if joint:
+            parts = state.pop(key).chunk(3)
+            for projection, part in zip(("q_proj", "k_proj", "v_proj"), parts, strict=True):
+                state[f"{joint.group(1)}{projection}.{joint.group(2)}"] = part.clone()
+        elif name != key:
+            state[name] = state.pop(key)
+
+
+def upgrade_version(state: dict[str, Any], name: str, encoder: nn.Module) -> None:
+    """What the missing (or low) ``version`` of an old file means for the ``encoder`` called ``name``.
+
+    Such files have no last norm: the model's own is dropped and the version set to 1, as the original did. Sinusoidal
+    tables are never stored; the placeholder that goes with them is filled in.
+    """
+    version = state.get(f"{name}.version")
+    if version is None or float(version.reshape(-1)[0]) < 2:
+        if getattr(encoder, "layer_norm", None) is not None:
+            encoder.layer_norm = None
+        state[f"{name}.version"] = torch.tensor([1.0])
+    positions = getattr(encoder, "embed_positions", None)
+    if hasattr(positions, "_float_tensor"):
+        state.pop(f"{name}.embed_positions.weights", None)
+        state[f"{name}.embed_positions._float_tensor"] = torch.zeros(1)
+
+
+def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
+    """Fit the classification heads of the file and of the ``model`` to each other.
+
+    With ``load_checkpoint_heads`` the model gets the heads of the file; otherwise heads that the model does not have,
+    or has in another size, are left out. Heads that only the model has keep their present values.
+    """
+    heads = f"{prefix}classification_heads."
+    wanted = bool(getattr(model.args, "load_checkpoint_heads", False))
+    for name in sorted({key[len(heads) :].split(".")[0] for key in state if key.startswith(heads)}):
+        inner_dim = state[f"{heads}{name}.dense.weight"].size(0)
+        num_classes = _first(state, f"{heads}{name}.out_proj.weight", f"{heads}{name}.out_proj.weight_orig").size(0)
+        head = dict(model.classification_heads.items()).get(name)
+        if wanted and head is None:
+            model.register_classification_head(name, num_classes, inner_dim)
+        elif head is None:
+            _leave_out(state, f"{heads}{name}.", f"classification head {name!r}, which the model does not have")
+        elif (head.out_proj.out_features, head.dense.out_features) != (num_classes, inner_dim):
+            _leave_out(state, f"{heads}{name}.", f"classification head {name!r}, which has other sizes in the model")
+    for key, value in model.classification_heads.state_dict().items():
+        if f"{heads}{key}" not in state:
+            logger.info("%s%s is not in the checkpoint and keeps its present values", heads, key)
+            state[f"{heads}{key}"] = value
+    _drop_data2vec(model, state, prefix)
+
+
+def _first(state: dict[str, Any], *keys: str) -> Any:
+    return next(state[key] for key in keys if key in state)
+
+
+def _leave_out(state: dict[str, Any], prefix: str, what: str) -> None:
+    logger.warning("leaving out %s", what)
+    for key in [key for key in state if key.startswith(prefix)]:
+        del state[key]
+
+
+def _drop_data2vec(model: Any, state: dict[str, Any], prefix: str) -> None:
+    """data2vec text models carry a regression head and a teacher; without an LM head the model's own stays."""
+    teacher = f"{prefix}encoder._ema"
+    found = any(key.startswith(teacher) for key in state)
+    for key in [key for key in state if key.startswith((f"{prefix}encoder.regression_head", teacher))]:
+        del state[key]
+    if found:
+        for key, value in model.encoder.lm_head.state_dict().items():
+            state.setdefault(f"{prefix}encoder.lm_head.{key}", value)
