@@ -20,7 +20,7 @@ def register_criterion(name: str, dataclass: type | None = None) -> Callable[[C]
     def add(cls: C) -> C:
         if not issubclass(cls, FairseqCriterion):
             raise ValueError(f"the criterion {name!r} ({cls.__name__}) must derive from FairseqCriterion")
-        cls.__dataclass = dataclass
+        cls.__dataclass = dataclass  # type: ignore[attr-defined]
         return CRITERIONS.register(name, dataclass=dataclass)(cls)
 
     return add

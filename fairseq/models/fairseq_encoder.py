@@ -38,6 +38,12 @@ class FairseqEncoder(nn.Module):
 
     def set_num_updates(self, num_updates: int) -> None:
         """Called by the trainer after every update; forwarded to the children that have such a method."""
-        for module in self.children():
-            if hasattr(module, "set_num_updates"):
-                module.set_num_updates(num_updates)
+        tell_children(self, "set_num_updates", num_updates)
+
+
+def tell_children(module: nn.Module, method: str, value: Any) -> None:
+    """Call ``method(value)`` on the children of ``module`` that have it."""
+    for child in module.children():
+        found: Any = getattr(child, method, None)
+        if found is not None:
+            found(value)

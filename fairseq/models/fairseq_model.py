@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.dataclass.flags import gen_parser_from_dataclass
-from fairseq.models.fairseq_encoder import FairseqEncoder
+from fairseq.models.fairseq_encoder import FairseqEncoder, tell_children
 from fairseq.models.hub import load_pretrained
 from fairseq.models.pruning import prune_layers
 
@@ -71,8 +71,9 @@ class BaseFairseqModel(nn.Module):
         """The same for a model that is called ``name`` in the state dict; asks every sub-module that has such a method."""
         prefix = f"{name}." if name else ""
         for child_name, module in self.named_modules():
-            if child_name and hasattr(module, "upgrade_state_dict_named"):
-                module.upgrade_state_dict_named(state_dict, prefix + child_name)
+            upgrade: Any = getattr(module, "upgrade_state_dict_named", None)
+            if child_name and upgrade is not None:
+                upgrade(state_dict, prefix + child_name)
 
     def load_state_dict(  # type: ignore[override]
         self, state_dict: dict[str, Any], strict: bool = True, model_cfg: Any = None, args: Any = None
@@ -87,15 +88,11 @@ class BaseFairseqModel(nn.Module):
 
     def set_num_updates(self, num_updates: int) -> None:
         """Called by the trainer after every update; forwarded to the children that have such a method."""
-        for module in self.children():
-            if hasattr(module, "set_num_updates"):
-                module.set_num_updates(num_updates)
+        tell_children(self, "set_num_updates", num_updates)
 
     def set_epoch(self, epoch: int) -> None:
         """Called at the beginning of an epoch; forwarded to the children that have such a method."""
-        for module in self.children():
-            if hasattr(module, "set_epoch"):
-                module.set_epoch(epoch)
+        tell_children(self, "set_epoch", epoch)
 
     def prepare_for_inference_(self, cfg: Any) -> None:
         """Old interface; evaluation needs nothing beyond ``eval()``."""

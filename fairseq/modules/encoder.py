@@ -55,7 +55,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         embed_tokens: nn.Module,
-        embed_positions: nn.Module | None,
+        embed_positions: Any,
         layernorm_embedding: nn.Module | None,
         layers: Sequence[nn.Module],
         layer_norm: nn.Module | None,

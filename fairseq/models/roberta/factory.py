@@ -123,10 +123,9 @@ def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: i
     )
 
 
-def build_lm_head(config: RobertaConfig, vocab: int, embeddings: nn.Parameter) -> nn.Module:
-    """The masked-LM head, on the token ``embeddings`` unless the weights are untied."""
-    weight = None if config.untie_weights_roberta else embeddings
-    return HEADS.get("roberta")(config.encoder_embed_dim, vocab, config.activation_fn, weight)
+def build_lm_head(config: RobertaConfig, vocab: int, embeddings: nn.Parameter | None) -> nn.Module:
+    """The masked-LM head, on the token ``embeddings``, or on weights of its own for None."""
+    return HEADS.get("roberta")(config.encoder_embed_dim, vocab, config.activation_fn, embeddings)
 
 
 def build_classification_head(config: RobertaConfig, num_classes: int, inner_dim: int | None) -> nn.Module:

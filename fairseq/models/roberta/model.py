@@ -43,8 +43,8 @@ class RobertaEncoder(FairseqEncoder):
         self.args = args
         self.padding_idx = dictionary.pad()
         config = factory.configuration(args)
-        embed_tokens = self.build_embedding(len(dictionary), config.encoder_embed_dim, self.padding_idx)
-        self.sentence_encoder = self.build_encoder(args, dictionary, embed_tokens)
+        embed_tokens: Any = self.build_embedding(len(dictionary), config.encoder_embed_dim, self.padding_idx)
+        self.sentence_encoder: Any = self.build_encoder(args, dictionary, embed_tokens)
         self.lm_head = self.build_lm_head(
             config.encoder_embed_dim,
             len(dictionary),
@@ -174,7 +174,7 @@ class RobertaModel(FairseqEncoderModel):
                 f"classification head {name!r}: num_classes must be at least 1, but is {num_classes} instead"
             )
         if name in self.classification_heads:
-            old = self.classification_heads[name]
+            old: Any = self.classification_heads[name]
             if (old.out_proj.out_features, old.dense.out_features) != (num_classes, inner_dim):
                 logger.warning(
                     "re-registering head %r with num_classes %s (before: %s) and inner_dim %s (before: %s)",
@@ -185,7 +185,7 @@ class RobertaModel(FairseqEncoderModel):
                     old.dense.out_features,
                 )
         head = factory.build_classification_head(factory.configuration(self.args), num_classes, inner_dim)
-        like = self.encoder.sentence_encoder.embed_tokens.weight
+        like = next(self.encoder.parameters())
         self.classification_heads[name] = head.to(device=like.device, dtype=like.dtype)
 
     def get_normalized_probs(self, net_output: Any, log_probs: bool, sample: dict[str, Any] | None = None) -> Tensor:

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import torch
-from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def rename_legacy(state: dict[str, Any], prefix: str) -> None:
             state[name] = state.pop(key)
 
 
-def upgrade_version(state: dict[str, Any], name: str, encoder: nn.Module) -> None:
+def upgrade_version(state: dict[str, Any], name: str, encoder: Any) -> None:
     """What the missing (or low) ``version`` of an old file means for the ``encoder`` called ``name``.
 
     Such files have no last norm: the model's own is dropped and the version set to 1, as the original did. Sinusoidal
