@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def main(cfg: FairseqConfig | argparse.Namespace) -> float | None:
     """Train as ``cfg`` says (a configuration, or the flags that ``fairseq-train`` parsed)."""
     # Imported here so that --help and mistakes on the command line do not wait for torch.
-    from fairseq.dataclass.user_dir import import_user_module
+    from fairseq.dataclass.user_module import import_user_module
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.distributed.utils import call_main
     from fairseq.logging.setup import configure_logging

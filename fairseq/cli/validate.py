@@ -16,7 +16,7 @@ def main(
     cfg: FairseqConfig | argparse.Namespace, override_args: argparse.Namespace | None = None
 ) -> dict[str, dict[str, Any]]:
     """Statistics of each validation subset; ``override_args`` holds the options that were typed."""
-    from fairseq.dataclass.user_dir import import_user_module
+    from fairseq.dataclass.user_module import import_user_module
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.distributed.utils import call_main
     from fairseq.logging.setup import configure_logging
