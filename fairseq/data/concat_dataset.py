@@ -1,0 +1,168 @@
+"""Several data sets as one: end to end (`ConcatDataset`), or item by item side by side (`ConcatSentencesDataset`)."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data.dataloader import default_collate
+
+from fairseq.data.fairseq_dataset import FairseqDataset
+
+
+class ConcatDataset(FairseqDataset):
+    """``datasets`` one after the other; ``sample_ratios`` repeats each of them a whole number of times."""
+
+    def __init__(self, datasets: Iterable[Any], sample_ratios: int | Sequence[int] = 1) -> None:
+        super().__init__()
+        self.datasets: list[Any] = list(datasets)
+        if not self.datasets:
+            raise ValueError("`datasets` must hold at least one data set, but is empty instead")
+        ratios = [sample_ratios] * len(self.datasets) if isinstance(sample_ratios, int) else list(sample_ratios)
+        self.sample_ratios: list[int] = [int(ratio) for ratio in ratios]
+        repeated = zip(self.datasets, self.sample_ratios, strict=True)
+        self.cumulative_sizes: list[int] = np.cumsum([ratio * len(part) for part, ratio in repeated]).tolist()
+        self.real_sizes: list[int] = [len(part) for part in self.datasets]
+        self._sizes: np.ndarray | None = None
+        self._token_ends: list[int] | None = None
+
+    def __len__(self) -> int:
+        return self.cumulative_sizes[-1]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """(which data set, index in it) of item ``index``."""
+        part = bisect.bisect_right(self.cumulative_sizes, index)
+        before = self.cumulative_sizes[part - 1] if part else 0
+        return part, (int(index) - before) % self.real_sizes[part]
+
+    def __getitem__(self, index: int) -> Any:
+        part, inner = self._place(index)
+        return self.datasets[part][inner]
+
+    def collater(self, samples: list[Any], **extra_args: Any) -> Any:
+        if hasattr(self.datasets[0], "collater"):
+            return self.datasets[0].collater(samples, **extra_args)
+        return default_collate(samples, **extra_args)
+
+    def size(self, index: int) -> Any:
+        part, inner = self._place(index)
+        return self.datasets[part].size(inner)
+
+    def num_tokens(self, index: int) -> int:
+        return int(np.max(self.size(index)))
+
+    def attr(self, attr: str, index: int) -> Any:
+        return getattr(self.datasets[bisect.bisect_right(self.cumulative_sizes, index)], attr, None)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Tokens per item, joined once and kept (four bytes an item)."""
+        if self._sizes is None:
+            self._sizes = np.concatenate(
+                [np.tile(part.sizes, ratio) for part, ratio in zip(self.datasets, self.sample_ratios, strict=True)]
+            )
+        return self._sizes
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether `read_tokens` works: every part is contiguous and occurs once."""
+        return all(ratio == 1 for ratio in self.sample_ratios) and all(
+            getattr(part, "is_contiguous", False) for part in self.datasets
+        )
+
+    def read_tokens(self, start: int, stop: int) -> np.ndarray:
+        """Tokens ``[start, stop)`` of the concatenation of all items; a view when they lie in one part."""
+        if self._token_ends is None:
+            self._token_ends = np.cumsum([int(part.sizes.sum(dtype=np.int64)) for part in self.datasets]).tolist()
+        pieces = []
+        part = bisect.bisect_right(self._token_ends, start)
+        while start < stop and part < len(self.datasets):
+            before = self._token_ends[part - 1] if part else 0
+            end = min(stop, self._token_ends[part])
+            pieces.append(self.datasets[part].read_tokens(start - before, end - before))
+            start, part = end, part + 1
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+    def ordered_indices(self) -> np.ndarray:
+        """By size if that is one number an item, else by the second, then the first of two (as the original)."""
+        sizes = self.sizes
+        if sizes.ndim == 1:
+            return np.argsort(sizes)
+        indices = np.arange(len(self), dtype=np.int64)
+        indices = indices[np.argsort(sizes[indices][:, 1], kind="mergesort")]
+        return indices[np.argsort(sizes[indices][:, 0], kind="mergesort")]
+
+    @property
+    def supports_prefetch(self) -> bool:
+        return all(getattr(part, "supports_prefetch", False) for part in self.datasets)
+
+    def prefetch(self, indices: Any) -> None:
+        start = 0
+        for end, part, length in zip(self.cumulative_sizes, self.datasets, self.real_sizes, strict=True):
+            if getattr(part, "supports_prefetch", False):
+                part.prefetch([(i - start) % length for i in indices if start <= i < end])
+            start = end
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return all(getattr(part, "can_reuse_epoch_itr_across_epochs", True) for part in self.datasets)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        for part in self.datasets:
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+
+
+class ConcatSentencesDataset(FairseqDataset):
+    """Item i joins item i of every data set, tensors end to end; all have the same number of items."""
+
+    def __init__(self, *datasets: Any) -> None:
+        super().__init__()
+        if len({len(part) for part in datasets}) != 1:
+            raise ValueError(
+                f"`datasets` must have the same number of items, but have {[len(part) for part in datasets]} instead"
+            )
+        self.datasets = datasets
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.cat([part[index] for part in self.datasets])
+
+    def __len__(self) -> int:
+        return len(self.datasets[0])
+
+    def collater(self, samples: list[Any]) -> Any:
+        return self.datasets[0].collater(samples)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return sum(part.sizes for part in self.datasets)
+
+    def num_tokens(self, index: int) -> int:
+        return sum(part.num_tokens(index) for part in self.datasets)
+
+    def size(self, index: int) -> Any:
+        return sum(part.size(index) for part in self.datasets)
+
+    def ordered_indices(self) -> np.ndarray:
+        return self.datasets[0].ordered_indices()
+
+    @property
+    def supports_prefetch(self) -> bool:
+        return any(getattr(part, "supports_prefetch", False) for part in self.datasets)
+
+    def prefetch(self, indices: Any) -> None:
+        for part in self.datasets:
+            if getattr(part, "supports_prefetch", False):
+                part.prefetch(indices)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        for part in self.datasets:
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)

@@ -1,0 +1,162 @@
+"""Masking numbers: which tokens of a sequence are predicted, and what the model sees in their place.
+
+Pure functions over one sequence (T tokens; U units, which are the T tokens or, in whole-word mode, its words; V
+vocabulary), drawing from a given legacy NumPy stream. The *order of the draws* is the contract: it reproduces the
+masks of fairseq 0.12 bit for bit, so no call may be moved, added or skipped. No Python loop runs over tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fairseq.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class MaskingOptions:
+    """How much is masked, and how."""
+
+    mask_prob: float = 0.15
+    """Share of the units to predict, in (0, 1)."""
+    leave_unmasked_prob: float = 0.1
+    """Share of the predicted units that the model sees as they are."""
+    random_token_prob: float = 0.1
+    """Share of the predicted units that the model sees as random tokens."""
+    mask_multiple_length: int = 1
+    """Units masked in a row from each start (mean of the length when ``mask_stdev`` is positive)."""
+    mask_stdev: float = 0.0
+    """Standard deviation of the span length; 0: every span has the same length."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.mask_prob < 1.0:
+            raise ConfigError(f"mask_prob must be above 0 and below 1, but is {self.mask_prob} instead")
+        for name in ("random_token_prob", "leave_unmasked_prob"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} must be from 0 to 1, but is {getattr(self, name)} instead")
+        if self.replaced_prob > 1.0:
+            raise ConfigError(
+                f"random_token_prob + leave_unmasked_prob must be at most 1, but is {self.replaced_prob} instead"
+            )
+        if self.mask_multiple_length < 1:
+            raise ConfigError(f"mask_multiple_length must be at least 1, but is {self.mask_multiple_length} instead")
+        if self.mask_stdev < 0.0:
+            raise ConfigError(f"mask_stdev must not be negative, but is {self.mask_stdev} instead")
+
+    @property
+    def replaced_prob(self) -> float:
+        """Share of the predicted units that do not become the mask symbol."""
+        return self.random_token_prob + self.leave_unmasked_prob
+
+
+class TokenSampler:
+    """Random replacement ids, the numbers of ``RandomState.choice(V, k, p=weights)``.
+
+    The cumulative sum is taken once: doing it for every sequence, as ``choice`` does, costs more than all the rest
+    of masking with a vocabulary of 50 000.
+    """
+
+    def __init__(self, weights: np.ndarray) -> None:
+        self.cumulative = weights.cumsum()
+        self.cumulative /= self.cumulative[-1]
+
+    @classmethod
+    def over_dictionary(cls, counts: list[int] | None, size: int, nspecial: int) -> TokenSampler:
+        """Ids below ``nspecial`` never occur; the others equally often, or in proportion to ``counts``.
+
+        The mask symbol and the padding words count as ordinary symbols, as they did in the original.
+        """
+        weights = np.ones(size) if counts is None else np.array(counts, dtype=np.float64)
+        weights[:nspecial] = 0.0
+        total = weights.sum()
+        if not total > 0.0:
+            raise DataError(
+                "the dictionary has no symbol (with a count above 0) that could replace a masked token at random: "
+                "set random_token_prob to 0, or use a dictionary with counts"
+            )
+        return cls(weights / total)
+
+    def draw(self, stream: np.random.RandomState, count: int) -> np.ndarray:
+        return self.cumulative.searchsorted(stream.random_sample(count), side="right")
+
+
+def choose_units(stream: np.random.RandomState, units: int, options: MaskingOptions) -> np.ndarray:
+    """The units to predict: bool of shape (U,). Draws 1 to 3 of a sequence."""
+    rounding = stream.rand()
+    count = int(options.mask_prob * units / float(options.mask_multiple_length) + rounding)
+    # The numbers of stream.choice(units, count, replace=False), at half its cost.
+    chosen = stream.permutation(units)[:count]
+    if options.mask_stdev > 0.0:
+        lengths = stream.normal(options.mask_multiple_length, options.mask_stdev, size=count)
+        chosen = _spans(chosen, np.maximum(np.rint(lengths), 0).astype(np.int64))
+    elif options.mask_multiple_length > 1:
+        chosen = (chosen[:, None] + np.arange(options.mask_multiple_length)).ravel()
+    predicted = np.zeros(units, dtype=bool)
+    predicted[chosen[chosen < units]] = True
+    return predicted
+
+
+def _spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Positions of the spans ``[start, start + length)`` one after the other."""
+    ends = lengths.cumsum()
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+    return np.repeat(starts, lengths) + within
+
+
+def split_replaced(
+    stream: np.random.RandomState, predicted: np.ndarray, options: MaskingOptions
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Which predicted units keep their token, and which get a random one: bool (U,) each, or None. Draws 4 and 5."""
+    if options.replaced_prob <= 0.0:
+        return None, None
+    units = len(predicted)
+    replaced = predicted & (stream.rand(units) < options.replaced_prob)
+    if options.random_token_prob == 0.0:
+        return replaced, None
+    if options.leave_unmasked_prob == 0.0:
+        return None, replaced
+    kept = stream.rand(units) < options.leave_unmasked_prob / options.replaced_prob
+    return replaced & kept, replaced & ~kept
+
+
+def word_lengths(begins: np.ndarray) -> np.ndarray:
+    """Tokens in each word, int64 (U,), from ``begins`` (T,), non-zero where a token begins a word."""
+    starts = np.flatnonzero(begins)
+    if len(begins) and (len(starts) == 0 or starts[0] != 0):
+        raise DataError("whole-word masking needs a sequence whose first token begins a word (such as <s>)")
+    return np.diff(starts, append=len(begins))
+
+
+def mask_sequence(
+    stream: np.random.RandomState,
+    item: np.ndarray,
+    options: MaskingOptions,
+    mask_idx: int,
+    pad_idx: int,
+    sampler: TokenSampler | None,
+    begins: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Source and target of ``item``, int64 (T,) each.
+
+    Args:
+        stream: freshly seeded for this sequence.
+        item: token ids, int64 (T,); any of them may be masked, bos and eos too.
+        mask_idx: what the source holds at masked positions.
+        pad_idx: what the target holds where nothing is predicted.
+        sampler: random replacements; needed when ``random_token_prob`` is positive.
+        begins: (T,), non-zero where a word begins: mask whole words; None: mask tokens.
+    """
+    lengths = None if begins is None else word_lengths(begins)
+    predicted = choose_units(stream, len(item) if lengths is None else len(lengths), options)
+    kept, random = split_replaced(stream, predicted, options)
+    hidden = predicted if kept is None else predicted ^ kept
+    if lengths is not None:
+        predicted, hidden = np.repeat(predicted, lengths), np.repeat(hidden, lengths)
+        random = None if random is None else np.repeat(random, lengths)
+    source = np.where(hidden, mask_idx, item)
+    if random is not None and sampler is not None:
+        places = np.flatnonzero(random)
+        if len(places):
+            source[places] = sampler.draw(stream, len(places))
+    return source, np.where(predicted, item, pad_idx)

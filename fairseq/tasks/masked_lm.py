@@ -1,0 +1,217 @@
+"""The task ``masked_lm``: predict hidden tokens of a binarized corpus.
+
+From the corpus to a sample: lines -> (shortened) -> blocks of ``tokens_per_sample - 1`` tokens -> ``<s>`` in front ->
+masked sources and targets -> right padding -> ``{"id", "net_input": {"src_tokens" (B, T), "src_lengths" (B)},
+"target" (B, T), "nsentences", "ntokens"}``, sorted by length with ties in random order.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import numpy as np
+
+from fairseq.data.attributes import IdDataset, NumelDataset, NumSamplesDataset
+from fairseq.data.data_utils import load_indexed_dataset, split_paths
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.encoders.utils import get_whole_word_mask
+from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.mask_tokens_dataset import MaskTokensDataset
+from fairseq.data.nested_dictionary_dataset import NestedDictionaryDataset
+from fairseq.data.pad_dataset import RightPadDataset
+from fairseq.data.selection import SortDataset
+from fairseq.data.shorten_dataset import maybe_shorten_dataset
+from fairseq.data.token_block_dataset import TokenBlockDataset
+from fairseq.data.token_edits import PrependTokenDataset
+from fairseq.errors import ConfigError, DataError, DataNotFoundError
+from fairseq.rng import legacy_permutation
+from fairseq.tasks.configs import MaskedLMConfig
+from fairseq.tasks.fairseq_task import FairseqTask
+from fairseq.tasks.registration import register_task
+
+__all__ = ["MaskedLMConfig", "MaskedLMTask"]
+
+logger = logging.getLogger(__name__)
+
+MASK = "<mask>"
+_CHECKED_TOKENS = 1 << 16
+
+
+@register_task("masked_lm", dataclass=MaskedLMConfig)
+class MaskedLMTask(FairseqTask):
+    """Masked language modelling; ``cfg`` is a `MaskedLMConfig` or anything with its attributes.
+
+    ``mask_idx`` is the id at masked positions: that of ``<mask>``, which is added to ``dictionary`` (loaded from the
+    first data directory when it is None), or with ``omit_mask`` the id after the last symbol.
+    """
+
+    cfg: MaskedLMConfig
+
+    def __init__(self, cfg: Any, dictionary: Dictionary | None = None) -> None:
+        super().__init__(cfg)
+        self.dictionary = self.load_dict(cfg) if dictionary is None else dictionary
+        # Fork checkpoints from before October 2022 call the option omit_mask_and_pad.
+        omit_mask = getattr(cfg, "omit_mask", False) or getattr(cfg, "omit_mask_and_pad", False)
+        self.mask_idx = len(self.dictionary) if omit_mask else self.dictionary.add_symbol(MASK)
+
+    @classmethod
+    def setup_task(cls, cfg: Any, bpe: Any = None, **kwargs: Any) -> MaskedLMTask:
+        """The task with the dictionary of the first data directory; ``bpe`` is for whole-word masking."""
+        task = cls(cfg, cls.load_dict(cfg))
+        task.bpe = bpe
+        return task
+
+    @classmethod
+    def load_dict(cls, cfg: Any) -> Dictionary:
+        """``dict.txt`` of the first data directory, without the mask symbol."""
+        directory = split_paths(cfg.data)[0]
+        path = os.path.join(directory, "dict.txt")
+        if not os.path.isdir(directory):
+            raise DataNotFoundError(
+                f"data directory not found: {directory}; give the directory that fairseq-preprocess wrote"
+            )
+        if not os.path.exists(path):
+            raise DataNotFoundError(
+                f"dictionary not found: {path}; the data directory must hold the dict.txt that fairseq-preprocess wrote"
+            )
+        dictionary = Dictionary.load(path)
+        logger.info("dictionary: %d types", len(dictionary))
+        return dictionary
+
+    # ---- data ---------------------------------------------------------------------------------------------------
+
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
+    ) -> None:
+        """Load ``split``; with several data directories, the one whose turn ``epoch`` (from 1) is.
+
+        Raises DataNotFoundError for a missing split, DataError for data that is damaged, empty or of another dictionary.
+        """
+        blocks = self._load_dataset_split(split, epoch, combine)
+        source, target = self._masked(blocks)
+        pad = self.dictionary.pad()
+        net_input: dict[str, FairseqDataset] = {
+            "src_tokens": RightPadDataset(source, pad_idx=pad),
+            "src_lengths": NumelDataset(source, reduce=False),
+        }
+        if self.cfg.include_target_tokens:
+            net_input["target_tokens"] = RightPadDataset(target, pad_idx=pad)
+        nested = NestedDictionaryDataset(
+            {
+                "id": IdDataset(),
+                "net_input": net_input,
+                "target": RightPadDataset(target, pad_idx=pad),
+                "nsentences": NumSamplesDataset(),
+                "ntokens": NumelDataset(source, reduce=True),
+            },
+            sizes=[blocks.sizes],
+        )
+        shuffle = legacy_permutation(len(blocks), self._seed)
+        self.datasets[split] = SortDataset(nested, sort_order=[shuffle, blocks.sizes])
+
+    def _load_dataset_split(self, split: str, epoch: int, combine: bool) -> PrependTokenDataset:
+        """The unmasked blocks of ``split``, ``<s>`` included."""
+        cfg = self.cfg
+        paths = split_paths(cfg.data)
+        split_path = os.path.join(paths[(epoch - 1) % len(paths)], split)
+        lines = load_indexed_dataset(split_path, self.dictionary, combine=combine)
+        if lines is None:
+            raise DataNotFoundError(
+                f"Dataset not found: {split} ({split_path}); the directory must hold {split}.bin and {split}.idx as "
+                "fairseq-preprocess writes them"
+            )
+        if len(lines) == 0:
+            raise DataError(f"{split_path} holds no lines; preprocess a text that is not empty")
+        self._check_fit(lines, split_path)
+        lines = maybe_shorten_dataset(
+            lines, split, cfg.shorten_data_split_list, cfg.shorten_method, cfg.tokens_per_sample, self._seed
+        )
+        # One less than tokens_per_sample: <s> comes on top.
+        blocks = TokenBlockDataset(
+            lines,
+            lines.sizes,
+            cfg.tokens_per_sample - 1,
+            pad=self.dictionary.pad(),
+            eos=self.dictionary.eos(),
+            break_mode=cfg.sample_break_mode,
+        )
+        logger.info("loaded %d blocks from: %s", len(blocks), split_path)
+        return PrependTokenDataset(blocks, self.dictionary.bos())
+
+    def _check_fit(self, lines: Any, split_path: str) -> None:
+        """Look at the beginning of the data for ids beyond the dictionary; masking looks at the rest."""
+        if getattr(lines, "is_contiguous", False):
+            tokens = lines.read_tokens(0, _CHECKED_TOKENS)
+        else:
+            tokens = np.asarray(lines[0])
+        highest = int(tokens.max()) if len(tokens) else 0
+        if highest >= len(self.dictionary):
+            raise DataError(
+                f"{split_path} holds the id {highest}, but the dictionary has only {len(self.dictionary)} symbols: "
+                "dict.txt does not fit the data; use the one it was preprocessed with"
+            )
+
+    def _masked(self, blocks: PrependTokenDataset) -> tuple[FairseqDataset, FairseqDataset]:
+        """(sources, targets)."""
+        cfg = self.cfg
+        if not cfg.mask_prob:
+            logger.info("mask_prob is 0: source and target are identical, every token is predicted")
+            return blocks, blocks
+        return MaskTokensDataset.apply_mask(
+            blocks,
+            self.dictionary,
+            pad_idx=self.dictionary.pad(),
+            mask_idx=self.mask_idx,
+            seed=self._seed,
+            mask_prob=cfg.mask_prob,
+            leave_unmasked_prob=cfg.leave_unmasked_prob,
+            random_token_prob=cfg.random_token_prob,
+            freq_weighted_replacement=cfg.freq_weighted_replacement,
+            mask_whole_words=self._whole_words(),
+            mask_multiple_length=cfg.mask_multiple_length,
+            mask_stdev=cfg.mask_stdev,
+        )
+
+    def _whole_words(self) -> Any:
+        if not self.cfg.mask_whole_words:
+            return None
+        begins = get_whole_word_mask(self.bpe, self.dictionary)
+        if begins is None:
+            raise ConfigError("--mask-whole-words needs --bpe, which says where words begin")
+        return begins
+
+    @property
+    def _seed(self) -> int:
+        seed = self.cfg.seed
+        # A configuration object made by hand still holds the reference to common.seed; 1 is its default.
+        return 1 if isinstance(seed, str) else seed
+
+    def build_dataset_for_inference(self, src_tokens: Any, src_lengths: Any, sort: bool = True, **kwargs: Any) -> Any:
+        """Sentences (lists of 1-D id tensors that end in ``</s>``) as a data set of model inputs, by length if ``sort``."""
+        pad = self.dictionary.pad()
+        lines = TokenBlockDataset(
+            src_tokens,
+            src_lengths,
+            self.cfg.tokens_per_sample - 1,
+            pad=pad,
+            eos=self.dictionary.eos(),
+            break_mode="eos",
+        )
+        source = PrependTokenDataset(RightPadDataset(lines, pad_idx=pad), self.dictionary.bos())
+        net_input = {"src_tokens": source, "src_lengths": NumelDataset(source, reduce=False)}
+        dataset = NestedDictionaryDataset({"id": IdDataset(), "net_input": net_input}, sizes=np.asarray(src_lengths))
+        return SortDataset(dataset, sort_order=[np.asarray(src_lengths)]) if sort else dataset
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        if hasattr(model, "set_epoch"):
+            model.set_epoch(epoch)
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        return self.dictionary
