@@ -1,0 +1,1 @@
+"""The commands, one module each. They import torch only once they have something to do."""

@@ -11,7 +11,7 @@ from tests.architecture import source
 
 FLOORS = {
     **dict.fromkeys(("registry", "errors", "scope", "absent", "rng", "file_io", "lazy", "version"), 0),
-    **dict.fromkeys(("dataclass", "logging", "distributed", "ops"), 1),
+    **dict.fromkeys(("dataclass", "config", "logging", "distributed", "ops"), 1),
     **dict.fromkeys(("data", "modules", "optim", "checkpoint"), 2),
     **dict.fromkeys(("models", "criterions"), 3),
     **dict.fromkeys(("tasks", "interop"), 4),
@@ -144,7 +144,7 @@ def test_no_import_of_the_package_inside_functions():
 
 def test_registries_are_the_only_import_by_name():
     """``import_module`` with a computed name is kept to the registries, the lazy exports and ``--user-dir``."""
-    allowed = LAZY_IMPORTERS | {"user_module.py"}
+    allowed = LAZY_IMPORTERS | {"user_dir.py"}
     wrong = []
     for path in source.package_files():
         for node in ast.walk(source.parse(path)):

@@ -36,7 +36,7 @@ KEPT = {
         "get_preprocessing_parser get_training_parser get_validation_parser parse_args_and_arch get_args "
         "add_dataset_args add_model_args"
     ),
-    "fairseq.registry": "REGISTRIES setup_registry",
+    "fairseq.registry": "Registry",
     "fairseq.tasks": "FairseqTask LegacyFairseqTask register_task setup_task TASK_REGISTRY",
     "fairseq.tasks.fairseq_task": "FairseqTask LegacyFairseqTask",
     "fairseq.tasks.masked_lm": "MaskedLMConfig MaskedLMTask",

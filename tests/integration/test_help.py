@@ -1,0 +1,57 @@
+"""``--help`` of every command: it works, explains every option, and does not wait for torch."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.common import run_command
+
+COMMANDS = {
+    "train": ((), ("--arch", "roberta", "--criterion", "masked_lm", "--optimizer", "adam", "--lr-scheduler", "cosine")),
+    "validate": ((),),
+    "preprocess": ((), ("--bpe", "gpt2")),
+    "fill-mask": ((),),
+    "info": ((),),
+}
+CASES = [(name, flags) for name, variants in COMMANDS.items() for flags in variants]
+
+
+def options(text: str) -> dict[str, str]:
+    """Option -> explanation, from the formatted help."""
+    found: dict[str, str] = {}
+    current = None
+    for line in text.splitlines():
+        start = re.match(r"  (-\S.*?)(?:\s{2,}(\S.*))?$", line)
+        if start:
+            current = start[1]
+            found[current] = start[2] or ""
+        elif current and line.startswith("      "):
+            found[current] += line.strip()
+        else:
+            current = None
+    return found
+
+
+@pytest.mark.parametrize(("name", "flags"), CASES)
+def test_help_explains_every_option(name: str, flags: tuple[str, ...]):
+    done = run_command(name, *flags, "--help", env={"COLUMNS": "100", "PYTHONPROFILEIMPORTTIME": "1"})
+    explained = options(done.stdout)
+    assert explained, done.stdout
+    silent = [option for option, text in explained.items() if not re.search("[a-z]{3}", text)]
+    assert not silent, f"no explanation of {silent}"
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert imported and "torch" not in imported
+
+
+def test_help_of_hydra_train():
+    done = run_command("hydra-train", "--help")
+    assert "fairseq-hydra-train" in done.stdout or "hydra" in done.stdout.lower()
+
+
+def test_help_shows_the_flags_of_what_was_chosen():
+    plain = run_command("train", "--help").stdout
+    assert "--adam-betas" not in plain
+    chosen = run_command("train", "--optimizer", "adam", "--arch", "roberta", "--help").stdout
+    assert "--adam-betas" in chosen and "--encoder-layers" in chosen
