@@ -244,4 +244,4 @@ def require_complete(cfg: DictConfig) -> None:
         if isinstance(node, DictConfig):
             for key in node:
                 if OmegaConf.is_missing(node, key):
-                    raise ConfigError(f"{section}.{key} is mandatory (???): give {section}.{key}=...")
+                    raise ConfigError(f"{section!s}.{key!s} is mandatory (???): give {section!s}.{key!s}=...")

@@ -1,0 +1,34 @@
+"""What every command shares: how it ends. A user's mistake is one line and exit status 2, Ctrl-C is status 130."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from fairseq.errors import FairseqError
+
+T = TypeVar("T")
+
+MISTAKE = 2
+INTERRUPTED = 130
+
+
+def run_command(program: str, main: Callable[[], T]) -> T:
+    """Run ``main``; a FairseqError or KeyboardInterrupt ends ``program`` with one line and its exit status.
+
+    Every other exception is a bug and propagates with its traceback.
+    """
+    try:
+        return main()
+    except FairseqError as error:
+        fail(program, error)
+    except KeyboardInterrupt:
+        fail(program, "interrupted", INTERRUPTED)
+
+
+def fail(program: str, message: object, status: int = MISTAKE) -> NoReturn:
+    """Print ``program: error: message`` as one line to standard error and exit with ``status``."""
+    sys.stdout.flush()
+    print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    sys.exit(status)

@@ -1,0 +1,120 @@
+"""What hydra is given: the schema of defaults, the user's YAML file, and the overrides in a form hydra always accepts.
+
+Hydra composes plain values; keys and types are checked afterwards by :func:`fairseq.dataclass.build.build_config`, the
+same code as for flags. That is why every override of a setting becomes ``++key=value`` (set, whether or not the YAML
+file mentions it): a misspelt key is then reported with the nearest name instead of a message about structs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fairseq.dataclass.base import MISSING, field_specs
+from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.legacy import STORED_SECTIONS
+from fairseq.dataclass.names import GROUPS
+from fairseq.errors import ConfigError
+from fairseq.registry import nearest
+
+BUNDLED = Path(__file__).resolve().parent.parent / "config"
+DEFAULT_NAME = "config"
+_COMPONENTS = ("model", *GROUPS)
+_ROOTS = (*SECTIONS, *_COMPONENTS, *STORED_SECTIONS)
+_OVERRIDE = re.compile(r"(?P<mode>~|\+\+|\+)?(?P<key>[^=@]+?)(?P<package>@[^=]*)?(?:=(?P<value>.*))?", re.DOTALL)
+_NAMES = re.compile(r"[\w\-]+(,[\w\-]+)*")
+
+
+@dataclass
+class Primary:
+    """The user's YAML file, taken apart: ``content`` are settings, ``defaults`` and ``hydra`` are for hydra."""
+
+    path: Path
+    content: dict[str, Any] = field(default_factory=dict)
+    defaults: list[Any] = field(default_factory=list)
+    hydra: dict[str, Any] = field(default_factory=dict)
+
+
+def schema() -> dict[str, Any]:
+    """The defaults of the fixed sections, references to other settings still as ``${...}``."""
+    tree: dict[str, Any] = {}
+    for section, cls in SECTIONS.items():
+        tree[section] = {name: spec.default for name, spec in field_specs(cls).items() if name != "_name"}
+    return tree
+
+
+def find_primary(config_dir: str | None, config_name: str | None) -> Path:
+    """The YAML file called ``config_name`` in ``config_dir`` (without one: the bundled ``config.yaml``)."""
+    name = (config_name or DEFAULT_NAME).removesuffix(".yaml")
+    folder = Path(config_dir) if config_dir is not None else BUNDLED
+    if not folder.is_dir():
+        raise ConfigError(f"configuration directory {str(folder)!r} does not exist")
+    path = folder / f"{name}.yaml"
+    if not path.is_file() and config_name is None:
+        path = BUNDLED / f"{DEFAULT_NAME}.yaml"
+    if not path.is_file():
+        known = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
+        hint = nearest(name, known) or "."
+        raise ConfigError(f"no {name}.yaml in {str(folder)!r}{hint} There: {', '.join(known[:20]) or 'no YAML files'}")
+    return path
+
+
+def read_primary(path: Path) -> Primary:
+    """Read a YAML file; its ``# @package`` header means nothing here, because it is always the root."""
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = OmegaConf.to_container(loaded, resolve=False)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold groups of settings (key: value), but holds {type(content).__name__}")
+    tree = {str(key): value for key, value in content.items()}
+    defaults = tree.pop("defaults", None) or []
+    hydra = tree.pop("hydra", None) or {}
+    for key in tree:
+        if key not in _ROOTS and key not in ("_name", "job_logging_cfg") and not defaults:
+            raise ConfigError(f"unknown configuration section {key!r} in {path}{nearest(key, list(_ROOTS))}")
+    for group in _COMPONENTS:
+        if isinstance(tree.get(group), str) and tree[group] != MISSING:
+            tree[group] = {"_name": tree[group]}
+    return Primary(path=path, content=tree, defaults=list(defaults), hydra=dict(hydra))
+
+
+def normalise_overrides(overrides: Iterable[str], primary: Primary) -> list[str]:
+    """The overrides as hydra is to see them; choices of a component (``optimizer=sgd``) replace it in ``primary``."""
+    return [_normalise(text, primary) for text in overrides]
+
+
+def _normalise(text: str, primary: Primary) -> str:
+    match = _OVERRIDE.fullmatch(text)
+    if match is None or match["package"] or "/" in match["key"] or match["key"].split(".")[0] == "hydra":
+        return text
+    mode, key, value = match["mode"] or "", match["key"], match["value"]
+    if value is None:
+        if mode == "~":
+            return text
+        raise ConfigError(f"override {text!r} has no value: write {key}=value")
+    root = key.split(".")[0]
+    if root not in _ROOTS:
+        if primary.defaults or (primary.path.parent / root).is_dir():
+            return text  # the user's own config group
+        raise ConfigError(f"unknown configuration section {root!r} in override {text!r}{nearest(root, list(_ROOTS))}")
+    if mode == "~":
+        return text
+    if key in _COMPONENTS and _NAMES.fullmatch(value) and value.lower() not in ("null", "none"):
+        if (primary.path.parent / key).is_dir():
+            return text
+        node = primary.content.get(key)
+        if "," not in value and (not isinstance(node, Mapping) or node.get("_name") != value):
+            primary.content[key] = {"_name": value}
+        return f"++{key}._name={value}"
+    if value.startswith("("):
+        value = '"' + value.replace('"', '\\"') + '"'  # hydra's grammar has no tuples
+    return f"++{key}={value}"
