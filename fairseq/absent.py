@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NoReturn
@@ -146,8 +145,11 @@ def install() -> None:
         sys.meta_path.append(_Finder())
 
 
-class _Finder(MetaPathFinder, Loader):
-    """Import-system hook: refuses absent modules and makes the few stub modules."""
+class _Finder:
+    """Import-system hook: refuses absent modules and makes the few stub modules.
+
+    Not derived from the classes of ``importlib.abc``, whose import alone takes longer than all of this package's start.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -155,7 +157,7 @@ class _Finder(MetaPathFinder, Loader):
         if name in MODULES:
             raise _error(name, MODULES[name])
         if name in STUBS:
-            return ModuleSpec(name, self)
+            return ModuleSpec(name, self)  # type: ignore[arg-type]
         return None
 
     def create_module(self, spec: ModuleSpec) -> None:
