@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.data.data_utils import split_paths
-from fairseq.dataclass.user_dir import import_user_module
+from fairseq.dataclass.user_module import import_user_module
 from fairseq.dataclass.utils import eval_str_list
 from fairseq.dataclass.values import literal
 from fairseq.logging.meters import safe_round

@@ -32,7 +32,7 @@ PACKAGES = (
 def main(args: argparse.Namespace) -> None:
     """Print the report."""
     if args.user_dir:
-        from fairseq.dataclass.user_dir import import_user_module
+        from fairseq.dataclass.user_module import import_user_module
 
         import_user_module(args)
     for title, rows in (
