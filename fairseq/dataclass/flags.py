@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import types
 import typing
-from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -40,6 +39,9 @@ class FairseqParser(argparse.ArgumentParser):
     def _nearest(self, flag: str) -> str:
         known = [spelling for action in self._actions for spelling in action.option_strings]
         return nearest(flag, known).replace("'", "")
+
+
+_HIDDEN = ("out of scope", "not supported")  # accepted at their defaults, not worth a line of help
 
 
 def gen_parser_from_dataclass(
@@ -196,14 +198,9 @@ def _metavar(spec: FieldSpec, kind: Any) -> str:
 
 
 def _help(spec: FieldSpec, default: Any, delete_default: bool) -> str:
-    text = (spec.help or "").replace("%", "%%")
-    hidden = delete_default or default is None or default is False or default == "" or default == MISSING
-    if hidden:
-        return text
-    shown = f"as {default[2:-1]}" if is_interpolation(default) else default
-    return f"{text} [{shown}]".replace("%", "%%") if "%" not in text else text
-
-
-def option_strings(parser: argparse.ArgumentParser) -> Sequence[str]:
-    """Every spelling that ``parser`` knows."""
-    return [spelling for action in parser._actions for spelling in action.option_strings]
+    text = spec.help or ""
+    if text.startswith(_HIDDEN):
+        return argparse.SUPPRESS
+    if not (delete_default or default is None or default is False or default in ("", MISSING)):
+        text += f" [{'as ' + default[2:-1] if is_interpolation(default) else default}]"
+    return text.replace("%", "%%")

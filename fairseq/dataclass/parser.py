@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fairseq.dataclass import legacy
-from fairseq.dataclass.base import field_specs
+from fairseq.dataclass.base import MISSING, field_specs
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
 from fairseq.dataclass.names import GROUPS, model_config_class
 from fairseq.dataclass.user_module import import_user_module
-from fairseq.errors import FairseqError, OutOfScopeError
+from fairseq.errors import ConfigError, FairseqError, OutOfScopeError
 from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, MODELS, TASKS
 from fairseq.scope import HERE
 
@@ -30,7 +30,8 @@ OLD_TASK = "translation"
 
 def get_parser(desc: str, default_task: str | None = OLD_TASK) -> FairseqParser:
     """Common flags and the component selectors. ``desc`` names the command: "Trainer", "Preprocessing", ..."""
-    parser = FairseqParser(prog=_PROGRAMS.get(desc), description=_DESCRIPTIONS.get(desc), epilog=_EPILOG)
+    program, usage, description = _COMMANDS.get(desc, (None, None, desc))
+    parser = FairseqParser(prog=program, usage=usage, description=description, epilog=_EPILOG)
     gen_parser_from_dataclass(parser, SECTIONS["common"])
     group = parser.add_argument_group("components")
     for name, default in _SELECTORS.items():
@@ -48,11 +49,11 @@ _SELECTORS = {
     "lr_scheduler": "fixed",
     "scoring": "bleu",
 }
-_PROGRAMS = {"Trainer": "fairseq-train", "Preprocessing": "fairseq-preprocess", "Validation": "fairseq-validate"}
-_DESCRIPTIONS = {
-    "Trainer": "Train a masked language model.",
-    "Preprocessing": "Build a dictionary and binarised data from text.",
-    "Validation": "Validate a checkpoint.",
+# What get_parser's argument stands for: program, usage, description
+_COMMANDS: dict[str, tuple[str | None, str | None, str]] = {
+    "Trainer": ("fairseq-train", "%(prog)s DATA [options]", "Train a masked language model."),
+    "Preprocessing": ("fairseq-preprocess", "%(prog)s [options]", "Build a dictionary and binarised data from text."),
+    "Validation": ("fairseq-validate", "%(prog)s DATA --path CHECKPOINT [options]", "Validate a checkpoint."),
 }
 _EPILOG = "Flags of a component appear when it is chosen, for example: --task masked_lm --arch roberta_base --help"
 
@@ -211,7 +212,7 @@ def parse_args_and_arch(
             return _parse_given(parser, words)
         args, extra = parser.parse_known_args(words) if parse_known else (parser.parse_args(words), None)
         _complete(args)
-        _check_scope(args)
+        _check(args)
     except FairseqError as error:
         parser.error(str(error))
     return (args, extra) if parse_known else args
@@ -232,6 +233,8 @@ def _add_component_flags(parser: argparse.ArgumentParser, chosen: argparse.Names
         names["scoring"] = None  # the original's default, for generation only
     if names["arch"] is not None:
         _add_model(parser, names["arch"])
+    if stage == "validate" and names["task"] is None:
+        parser.add_argument("data", help="directory of the binarised data")
     for group, registry in GROUPS.items():
         name = names[group]
         if name is not None and not (stage == "preprocess" and group not in ("bpe", "tokenizer")):
@@ -316,8 +319,11 @@ def _complete(args: argparse.Namespace) -> None:
         args.seed = 1
 
 
-def _check_scope(args: argparse.Namespace) -> None:
-    """Out-of-scope flags may be given at their default only."""
+def _check(args: argparse.Namespace) -> None:
+    """Mandatory options must be given; out-of-scope ones may be given at their default only."""
+    for key, value in vars(args).items():
+        if isinstance(value, str) and value == MISSING:
+            raise ConfigError(f"option --{key.replace('_', '-')} must be given for the chosen components")
     for section, table in legacy.OUT_OF_SCOPE.items():
         if section in SECTIONS or section == "model":
             for key in table:

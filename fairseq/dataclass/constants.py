@@ -1,4 +1,4 @@
-"""Names that a setting may take (the original's ``ChoiceEnum``, for plugins that annotate fields with one)."""
+"""Names that a setting may take, as enums for plugins that annotate fields with them (old import path and names)."""
 
 from __future__ import annotations
 
