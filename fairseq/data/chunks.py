@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import BinaryIO
 
@@ -46,11 +46,17 @@ def _end_of_line(handle: BinaryIO, position: int, size: int) -> int:
     return size
 
 
-def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | None = None) -> Iterator[list[str]]:
+def read_blocks(
+    filename: str | os.PathLike[str],
+    start: int = 0,
+    stop: int | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[list[str]]:
     """Lists of lines (without their ends) of the bytes ``[start, stop)``, about a megabyte at a time.
 
     ``start`` and ``stop`` must be offsets from `find_offsets`. A last line without line end counts; an empty rest
-    after the last line end does not. Raises DataError for bytes that are not UTF-8.
+    after the last line end does not. ``on_bytes`` is told the number of bytes behind each list when the next is asked
+    for. Raises DataError for bytes that are not UTF-8.
     """
     stop = os.path.getsize(filename) if stop is None else stop
     carry = b""
@@ -70,6 +76,8 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
             lines = _decode(block, filename, position - len(block) - len(carry) * (position < stop))
             if lines:
                 yield lines
+            if on_bytes is not None:
+                on_bytes(len(block))
 
 
 def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list[str]:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any
 
 from fairseq.data.chunks import find_offsets, read_blocks
 from fairseq.data.text import post_process, tokenize_line
@@ -145,13 +145,13 @@ class Dictionary:
     # Files
 
     @classmethod
-    def load(cls, f: str | os.PathLike[str] | TextIO, add_special_symbols: bool = True) -> Dictionary:
+    def load(cls, f: str | os.PathLike[str] | IO[str], add_special_symbols: bool = True) -> Dictionary:
         """Read a ``dict.txt`` (path or open text file); see `add_from_file` for the errors."""
         dictionary = cls() if add_special_symbols else cls(add_special_symbols=False)
         dictionary.add_from_file(f)
         return dictionary
 
-    def add_from_file(self, f: str | os.PathLike[str] | TextIO) -> None:
+    def add_from_file(self, f: str | os.PathLike[str] | IO[str]) -> None:
         """Add the rows ``<symbol> <count>[ #fairseq:overwrite]`` of a file.
 
         The row is split at its last spaces, so a symbol may hold spaces. Raises DataNotFoundError, DataError for
@@ -199,7 +199,7 @@ class Dictionary:
         """Hook for subclasses: extra (keys, values) written before the symbols."""
         return [], []
 
-    def save(self, f: str | os.PathLike[str] | TextIO) -> None:
+    def save(self, f: str | os.PathLike[str] | IO[str]) -> None:
         """Write ``dict.txt``; the directory is made when missing.
 
         Unlike the original's, a dictionary with overwritten symbols can be read again: their rows carry the flag.
@@ -305,8 +305,11 @@ class Dictionary:
         """Counts of the words in a byte range, and one ``eos_word`` a line."""
         counter: Counter[str] = Counter()
         for lines in read_blocks(filename, start_offset, end_offset):
-            for line in lines:
-                counter.update(tokenize(line))
+            if tokenize is tokenize_line:  # ends of lines separate words as spaces do: one call for the block
+                counter.update(tokenize("\n".join(lines)))
+            else:
+                for line in lines:
+                    counter.update(tokenize(line))
             counter[eos_word] += len(lines)
         return counter
 
@@ -316,7 +319,8 @@ class Dictionary:
     ) -> None:
         """Count a text file into ``dict`` with ``num_workers`` processes; the result does not depend on their number
         once finalized."""
-        offsets = find_offsets(filename, max(1, num_workers))
+        workers = min(max(1, num_workers), max(1, os.path.getsize(filename) // 4096) if os.path.exists(filename) else 1)
+        offsets = find_offsets(filename, workers)
         jobs = [
             (filename, tokenize, dict.eos_word, start, stop) for start, stop in zip(offsets, offsets[1:], strict=False)
         ]

@@ -1,15 +1,12 @@
 """The older corpus formats: TNTIDX (``lazy``/``cached``, a Lua heritage) and plain text (``raw``).
 
-TNTIDX ``.idx`` (little-endian): magic ``TNTIDX\\0\\0``, uint64 version 1, dtype code, element size, N items, S sizes;
-int64[N + 1] positions in the sizes, int64[N + 1] positions in ``.bin`` (elements), int64[S] sizes. The values in ``.bin``
-are ids **plus one**, which ``fix_lua_indexing`` undoes.
+The layout of TNTIDX is in `fairseq.data.tnt_index`; its values are ids **plus one**, which ``fix_lua_indexing`` undoes.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import struct
 from typing import Any
 
 import numpy as np
@@ -18,12 +15,10 @@ import torch
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.mmap_index import DTYPES, data_file_path, dtype_code, index_file_path, map_tokens
+from fairseq.data.mmap_index import DTYPES, data_file_path, index_file_path, map_tokens
+from fairseq.data.tnt_index import HEADER, MAGIC, write_tnt_index
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.file_io import PathManager
-
-MAGIC = b"TNTIDX\x00\x00"
-HEADER = struct.Struct("<8sQQQQQ")
 
 
 class IndexedDataset(FairseqDataset):
@@ -159,13 +154,7 @@ class IndexedDatasetBuilder:
 
     def finalize(self, index_file: str) -> None:
         self.out_file.close()
-        header = HEADER.pack(
-            MAGIC, 1, dtype_code(self.dtype), self.dtype.itemsize, len(self.data_offsets) - 1, len(self.sizes)
-        )
-        with open(index_file, "wb") as handle:
-            handle.write(header)
-            for values in (self.dim_offsets, self.data_offsets, self.sizes):
-                handle.write(np.asarray(values, dtype="<i8").tobytes())
+        write_tnt_index(index_file, self.dtype, self.dim_offsets, self.data_offsets, self.sizes)
 
 
 class IndexedRawTextDataset(FairseqDataset):

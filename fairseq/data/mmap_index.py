@@ -35,7 +35,7 @@ DTYPES: dict[int, type] = {
     9: np.uint32,
     10: np.uint64,
 }
-_CODES = {np.dtype(dtype): code for code, dtype in reversed(DTYPES.items())}
+_CODES: dict[np.dtype[Any], int] = {np.dtype(dtype): code for code, dtype in reversed(DTYPES.items())}
 _CHECK_ITEMS = 1 << 20  # items checked at a time, so that checking never allocates anything of the corpus's size
 
 
@@ -72,13 +72,22 @@ def byte_offsets(sizes: npt.NDArray[np.integer[Any]], itemsize: int) -> npt.NDAr
     return offsets
 
 
-def write_index(path: str, sizes: npt.ArrayLike, dtype: npt.DTypeLike) -> None:
-    """Write ``.idx`` for items of ``sizes`` tokens stored one after the other."""
-    lengths = np.asarray(sizes, dtype="<i4")
+def write_index(path: str, sizes: npt.NDArray[np.integer[Any]], dtype: npt.DTypeLike) -> None:
+    """Write ``.idx`` for items of ``sizes`` tokens stored one after the other.
+
+    Works through ``sizes`` (which may be a mapped file) piece by piece, so memory stays flat.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    starts = range(0, len(sizes), _CHECK_ITEMS)
     with open(path, "wb") as handle:
-        handle.write(HEADER.pack(MAGIC, VERSION, dtype_code(dtype), len(lengths)))
-        handle.write(lengths.tobytes())
-        handle.write(byte_offsets(lengths, np.dtype(dtype).itemsize).astype("<i8", copy=False).tobytes())
+        handle.write(HEADER.pack(MAGIC, VERSION, dtype_code(dtype), len(sizes)))
+        for first in starts:
+            handle.write(sizes[first : first + _CHECK_ITEMS].astype("<i4").tobytes())
+        position = 0
+        for first in starts:
+            piece = sizes[first : first + _CHECK_ITEMS]
+            handle.write((byte_offsets(piece, itemsize) + position).astype("<i8", copy=False).tobytes())
+            position += int(piece.sum(dtype=np.int64)) * itemsize
 
 
 @dataclass(frozen=True)

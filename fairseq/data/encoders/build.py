@@ -37,6 +37,8 @@ def register_tokenizer(name: str, dataclass: type | None = None) -> Callable[[An
 def _build(registry: Registry[Any], kind: str, cfg: Any, *args: Any) -> Any:
     if cfg is None or (callable(getattr(cfg, "encode", None)) and not isinstance(cfg, str)):
         return cfg
+    name: Any
+    settings: Any
     if isinstance(cfg, str):
         name, settings = cfg, None
     elif isinstance(cfg, Namespace):

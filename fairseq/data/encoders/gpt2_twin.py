@@ -73,7 +73,7 @@ def encode(text: str, encoder: dict[str, int], merges: Sequence[tuple[str, str]]
     """Ids of ``text``; a KeyError for a symbol that ``encoder`` does not list."""
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     alphabet = bytes_to_unicode()
-    ids = []
+    ids: list[int] = []
     for piece in pre_tokenize(text):
         symbols = [alphabet[byte] for byte in piece.encode("utf-8")]
         ids.extend(encoder[symbol] for symbol in merge(symbols, ranks))

@@ -1,0 +1,292 @@
+"""``fairseq-preprocess``: build a dictionary and binarise text, with or without sub-word encoding on the way."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fairseq.cli.common import run_command
+from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
+
+if TYPE_CHECKING:
+    from fairseq.data.binarize_corpus import CorpusWriter, Summary
+    from fairseq.data.dictionary import Dictionary
+
+# The original's name: its lines look the same, and $DESTDIR/preprocess.log holds what this logger says.
+logger = logging.getLogger("fairseq_cli.preprocess")
+
+
+class OutputExistsError(ConfigError, FileExistsError):
+    """A dictionary is in the way (a FileExistsError, as callers of the original expect)."""
+
+
+@dataclass
+class Plan:
+    """What is read and written: derived from the arguments once, so that the steps need no rules of naming."""
+
+    args: argparse.Namespace
+    scratch: str
+    outputs: list[str] = field(default_factory=list)  # names in the scratch directory, in the order of publishing
+    rows: list[tuple[str, str, Summary]] = field(default_factory=list)
+
+    def lang_part(self, lang: str | None) -> str:
+        args = self.args
+        pair = f"{args.source_lang}-{args.target_lang}"
+        if lang is not None:
+            return f".{pair}.{lang}"
+        return "" if args.only_source else f".{pair}"
+
+    def dictionary_name(self, lang: str | None) -> str:
+        return f"dict.{lang}.txt" if lang else "dict.txt"
+
+    def train_file(self, lang: str | None) -> str:
+        return f"{self.args.trainpref}{'.' + lang if lang else ''}"
+
+    def inputs(self, lang: str | None) -> list[tuple[str, str]]:
+        """(input file, split) of everything to binarise for one language."""
+        suffix = f".{lang}" if lang else ""
+        found = [(self.args.trainpref, "train")] if self.args.trainpref else []
+        for prefixes, split in ((self.args.validpref, "valid"), (self.args.testpref, "test")):
+            for k, prefix in enumerate(prefixes.split(",") if prefixes else ()):
+                found.append((prefix, f"{split}{k or ''}"))
+        return [(prefix + suffix, split) for prefix, split in found]
+
+    def sides(self) -> list[tuple[str | None, bool]]:
+        """(language, whether it is the target)."""
+        sides = [(self.args.source_lang, False)]
+        return sides if self.args.only_source else [*sides, (self.args.target_lang, True)]
+
+    def new_file(self, name: str) -> str:
+        """Where the output called ``name`` is made before it is published."""
+        self.outputs.append(name)
+        return os.path.join(self.scratch, name)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Preprocess as ``args`` (see `fairseq.dataclass.parser.get_preprocessing_parser`) says.
+
+    Files appear in ``args.destdir`` only when everything has succeeded. Raises FairseqError for what the user can
+    repair: missing or malformed files, impossible combinations.
+    """
+    from fairseq.dataclass.parser import import_user_module
+
+    import_user_module(args)
+    os.makedirs(args.destdir, exist_ok=True)
+    handler = logging.FileHandler(os.path.join(args.destdir, "preprocess.log"), encoding="utf-8")
+    logger.addHandler(handler)
+    try:
+        logger.info(args)
+        _check(args)
+        with tempfile.TemporaryDirectory(dir=args.destdir, prefix=".preprocess-") as scratch:
+            _preprocess(Plan(args, scratch))
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _preprocess(plan: Plan) -> None:
+    args, started = plan.args, time.perf_counter()
+    dictionaries, writer = _dictionaries(plan)
+    for (lang, _), dictionary in dictionaries.items():
+        dictionary.save(plan.new_file(plan.dictionary_name(lang)))
+    if not args.dict_only:
+        for (lang, _), dictionary in dictionaries.items():
+            for path, split in plan.inputs(lang):
+                _binarize(plan, writer, dictionary, path, split, lang)
+    for name in plan.outputs:
+        os.replace(os.path.join(plan.scratch, name), os.path.join(args.destdir, name))
+    if not args.dict_only:
+        logger.info(f"Wrote preprocessed data to {args.destdir}")
+        _print_summary(plan, time.perf_counter() - started)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Everything that can be refused before any work is done."""
+    if getattr(args, "alignfile", None) or getattr(args, "align_suffix", None):
+        raise OutOfScopeError("--alignfile and --align-suffix are out of scope: they serve translation only")
+    if args.dataset_impl in ("fasta", "huffman"):
+        raise OutOfScopeError(f"--dataset-impl {args.dataset_impl} is out of scope; use mmap")
+    if args.workers < 1:
+        raise ConfigError(f"--workers must be at least 1, but is {args.workers}")
+    if args.bpe and args.dataset_impl == "raw":
+        raise ConfigError("--dataset-impl raw copies the text, so --bpe has no place to go; leave one of them out")
+    if args.jsonlines and not args.bpe:
+        raise ConfigError("--jsonlines needs --bpe: without it the lines must be symbols, not JSON")
+    if args.joined_dictionary and args.srcdict and args.tgtdict:
+        raise ConfigError("--joined-dictionary takes one of --srcdict and --tgtdict, not both")
+    plan = Plan(args, "")
+    if not args.only_source and args.source_lang is None and args.target_lang is None:
+        raise ConfigError("give --only-source (masked language models), or --source-lang and --target-lang")
+    for lang, is_target in plan.sides():
+        if not _given_dictionary(args, is_target):
+            path = os.path.join(args.destdir, plan.dictionary_name(lang))
+            if os.path.exists(path):
+                raise OutputExistsError(f"{path} exists already; remove it, or reuse it with --srcdict {path}")
+            if not args.trainpref:
+                raise ConfigError("--trainpref must be set when there is no --srcdict to build the dictionary from it")
+        if not args.dict_only or (args.trainpref and not _given_dictionary(args, is_target)):
+            for path, _ in plan.inputs(lang):
+                if not os.path.isfile(path):
+                    raise DataNotFoundError(f"input file not found: {path}")
+
+
+def _given_dictionary(args: argparse.Namespace, is_target: bool) -> str | None:
+    if args.joined_dictionary:
+        return args.srcdict or args.tgtdict
+    return args.tgtdict if is_target else args.srcdict
+
+
+def _dictionaries(plan: Plan) -> tuple[dict[tuple[str | None, bool], Dictionary], CorpusWriter]:
+    """The dictionary of each side, read or counted, and the writer, which knows already what it has counted."""
+    from fairseq.data.binarize_corpus import CorpusWriter
+    from fairseq.data.binarize_lines import TextFormat, looks_encoded
+
+    args, sides = plan.args, plan.sides()
+    text = TextFormat(_bpe_settings(args), args.jsonlines)
+    if text.bpe is not None:
+        for path, _ in plan.inputs(sides[0][0])[:1]:
+            what = looks_encoded(path, text)
+            if what:
+                raise DataError(
+                    f"{path} consists of {what}, so it is encoded already and --bpe {args.bpe} would encode it twice;"
+                    " leave --bpe out, or give the raw text"
+                )
+    writer = CorpusWriter(text, args.workers, plan.scratch, args.dataset_impl, _progress(args))
+    load, build = _dictionary_functions(plan, writer)
+    if args.joined_dictionary:
+        given = _given_dictionary(args, False)
+        files = sorted({plan.train_file(lang) for lang, _ in sides})
+        joined = load(given) if given else build(files, args.thresholdsrc, args.nwordssrc)
+        return dict.fromkeys(sides, joined), writer
+    dictionaries = {}
+    for lang, is_target in sides:
+        given = _given_dictionary(args, is_target)
+        threshold, nwords = (args.thresholdtgt, args.nwordstgt) if is_target else (args.thresholdsrc, args.nwordssrc)
+        dictionaries[lang, is_target] = load(given) if given else build([plan.train_file(lang)], threshold, nwords)
+    return dictionaries, writer
+
+
+def _dictionary_functions(
+    plan: Plan, writer: CorpusWriter
+) -> tuple[Callable[[str], Dictionary], Callable[[list[str], int, int], Dictionary]]:
+    """(read a dictionary, build one from training files); a plugin's task may have its own."""
+    from fairseq.data.dictionary import Dictionary
+    from fairseq.data.text import tokenize_line
+
+    args, task = plan.args, _plugin_task(plan.args.task)
+
+    def build(files: list[str], threshold: int, nwords: int) -> Dictionary:
+        if task is not None and not args.bpe:
+            return task.build_dictionary(
+                files, workers=args.workers, threshold=threshold, nwords=nwords, padding_factor=args.padding_factor
+            )
+        dictionary = Dictionary()
+        for path in files:
+            if args.bpe:
+                writer.spool(path, dictionary)
+            else:
+                Dictionary.add_file_to_dictionary(path, dictionary, tokenize_line, args.workers)
+        dictionary.finalize(threshold=threshold, nwords=nwords, padding_factor=args.padding_factor)
+        return dictionary
+
+    return (task.load_dictionary if task is not None else Dictionary.load), build
+
+
+def _plugin_task(name: str | None) -> Any:
+    """The class of a task that is neither built in (they all use plain dictionaries) nor the original's default."""
+    from fairseq import scope
+    from fairseq.registry import TASKS
+
+    if name is None or name in scope.TASKS:
+        return None
+    if name in TASKS and name not in TASKS.registered():
+        return None  # built in: no need to import torch
+    return TASKS.get(name)
+
+
+def _bpe_settings(args: argparse.Namespace) -> Any:
+    from fairseq.registry import BPES
+
+    if not args.bpe:
+        return None
+    config_class = BPES.config_class(args.bpe)
+    if config_class is None:
+        return args  # a plugin's encoder without a dataclass takes the Namespace
+    settings: Any = config_class.from_namespace(args)  # type: ignore[attr-defined]
+    settings._name = args.bpe
+    return settings
+
+
+def _binarize(
+    plan: Plan, writer: CorpusWriter, dictionary: Dictionary, path: str, split: str, lang: str | None
+) -> None:
+    logger.info(f"[{lang}] Dictionary: {len(dictionary)} types")
+    name = split + plan.lang_part(lang)
+    if plan.args.dataset_impl == "raw":
+        shutil.copyfile(path, plan.new_file(name))
+        return
+    prefix = plan.new_file(name + ".bin").removesuffix(".bin")
+    plan.new_file(name + ".idx")
+    summary = writer.write(path, prefix, dictionary)
+    replaced = f", {summary.replaced_percent:.3}% replaced (by {dictionary.unk_word})" if summary.num_tok else ""
+    logger.info(f"[{lang}] {path}: {summary.num_seq} sents, {summary.num_tok} tokens{replaced}")
+    plan.rows.append((name, path, summary))
+
+
+def _progress(args: argparse.Namespace) -> Callable[[str, int], Any] | None:
+    if getattr(args, "no_progress_bar", False) or getattr(args, "log_format", None) in ("none", "json"):
+        return None
+    import tqdm
+
+    def bar(path: str, size: int) -> Any:
+        # disable=None: only where there is a terminal
+        return tqdm.tqdm(
+            disable=None,
+            total=size,
+            desc=os.path.basename(path),
+            unit="B",
+            unit_scale=True,
+            file=sys.stderr,
+            leave=False,
+        )
+
+    return bar
+
+
+def _print_summary(plan: Plan, seconds: float) -> None:
+    """A table for people, on stdout only: the log keeps the original's lines."""
+    if not plan.rows:
+        return
+    size = sum(os.path.getsize(path) for _, path, _ in plan.rows) / 1e6
+    width = max(len("data"), *(len(name) for name, _, _ in plan.rows))
+    print(f"{'data':<{width}}  {'lines':>12}  {'tokens':>14}  {'unknown':>8}")
+    for name, _, summary in plan.rows:
+        unknown = f"{summary.replaced_percent:.2f}%" if summary.num_tok else "-"
+        print(f"{name:<{width}}  {summary.num_seq:>12,}  {summary.num_tok:>14,}  {unknown:>8}")
+    print(f"{size:,.1f} MB of text in {seconds:.1f} s; dictionary and data are in {plan.args.destdir}")
+
+
+def cli_main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    run_command("fairseq-preprocess", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    from fairseq.dataclass.parser import get_preprocessing_parser, parse_args_and_arch
+    from fairseq.logging.setup import configure_logging
+
+    args = parse_args_and_arch(get_preprocessing_parser(), input_args=argv)
+    configure_logging()
+    main(args)
+
+
+if __name__ == "__main__":
+    cli_main()
