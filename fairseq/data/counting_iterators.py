@@ -30,7 +30,7 @@ class CountingIterator:
     def __init__(self, iterable: Any, start: int | None = None, total: int | None = None) -> None:
         self._source = iterable
         self._itr: Iterator[Any] | None = None
-        self.n: int = int(start or getattr(iterable, "n", 0))
+        self.n: int = start or int(getattr(iterable, "n", 0))
         self.total: int = total if total is not None else self.n + len(iterable)
 
     def __len__(self) -> int:
