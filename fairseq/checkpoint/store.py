@@ -1,0 +1,190 @@
+"""The directory of a run: which files a save writes, in which order, and which ones go afterwards.
+
+The first applicable name is written, the others are copies of it, ``checkpoint_last.pt`` is last: whoever finds it finds the
+rest. Every file appears at once and in full (`fairseq.checkpoint.atomic`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fairseq.checkpoint.naming as naming
+import fairseq.checkpoint.pruning as pruning
+from fairseq.checkpoint.atomic import atomic_copy, atomic_save, remove_leftovers
+from fairseq.checkpoint.background import BackgroundWriter
+from fairseq.checkpoint.schema import portable
+from fairseq.errors import CheckpointError
+
+__all__ = ["CheckpointStore", "atomic_copy", "atomic_save", "verify_checkpoint_directory"]
+
+logger = logging.getLogger(__name__)
+
+CRASH_NAME = "crash.pt"
+
+
+class CheckpointStore:
+    """Writes the checkpoints of one run.
+
+    ``cfg`` is the ``checkpoint`` section; ``suffix`` replaces its ``checkpoint_suffix`` (a shard's name). `best` is the best
+    validation value so far; on resuming, the trainer sets it from the checkpoint. It changes only in `save` (and `observe`):
+    a validation without a save does not count, as in the original.
+    """
+
+    def __init__(self, cfg: Any, suffix: str | None = None) -> None:
+        self.cfg = cfg
+        self.suffix: str = cfg.checkpoint_suffix if suffix is None else suffix
+        self.best: float | None = None
+        self._written: list[str] = []
+        self._background = BackgroundWriter() if cfg.write_checkpoints_asynchronously else None
+
+    # -- what is best ---------------------------------------------------------------------------------------------
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Ties count."""
+        return value >= than if self.cfg.maximize_best_checkpoint_metric else value <= than
+
+    def observe(self, val_loss: float | None) -> None:
+        """Update `best` with the value of a validation at a save point; happens with ``no_save`` too."""
+        self.best = self._best_with(val_loss)
+
+    def _best_with(self, val_loss: float | None) -> float | None:
+        if val_loss is None or math.isnan(val_loss):
+            return self.best
+        return val_loss if self.best is None or self.is_better(val_loss, self.best) else self.best
+
+    # -- what is written ------------------------------------------------------------------------------------------
+
+    def names(self, epoch: int, updates: int, end_of_epoch: bool, val_loss: float | None) -> list[str]:
+        """File names that a save now would write, in order; empty with ``no_save``."""
+        cfg, suffix = self.cfg, self.suffix
+        if cfg.no_save:
+            return []
+        names = []
+        if end_of_epoch and not cfg.no_epoch_checkpoints and epoch % cfg.save_interval == 0:
+            names.append(naming.epoch_name(epoch, suffix))
+        if not end_of_epoch and cfg.save_interval_updates > 0 and updates % cfg.save_interval_updates == 0:
+            names.append(naming.update_name(epoch, updates, suffix))
+        if val_loss is not None and not math.isnan(val_loss):
+            best = self._best_with(val_loss)
+            if best is None or self.is_better(val_loss, best):
+                names.append(naming.best_name(suffix))
+            if cfg.keep_best_checkpoints > 0 and self._is_among_the_best(val_loss):
+                names.append(self._kept_best_name(epoch, updates, val_loss))
+        if not cfg.no_last_checkpoints:
+            names.append(naming.last_name(suffix))
+        return names
+
+    def _is_among_the_best(self, val_loss: float) -> bool:
+        """Room for another, or it ties or beats the worst (the original did not fill the room with worse ones)."""
+        kept = pruning.kept_best(self.cfg, self.suffix)
+        if len(kept) < self.cfg.keep_best_checkpoints:
+            return True
+        worst = naming.kept_value(kept[-1], self.cfg.best_checkpoint_metric, self.suffix)
+        return self.is_better(float(f"{val_loss:.3f}"), worst)
+
+    def _kept_best_name(self, epoch: int, updates: int, val_loss: float) -> str:
+        taken = {os.path.basename(path) for path in pruning.kept_best(self.cfg, self.suffix)}
+        return naming.kept_best_name(
+            self.cfg.best_checkpoint_metric,
+            val_loss,
+            epoch,
+            updates,
+            self.cfg.keep_best_checkpoints,
+            taken,
+            self.suffix,
+        )
+
+    def save(
+        self,
+        state: dict[str, Any] | Callable[[], dict[str, Any]],
+        epoch: int,
+        updates: int,
+        end_of_epoch: bool,
+        val_loss: float | None,
+    ) -> Path | None:
+        """Write a checkpoint under all names that apply, then prune; returns the first file, or None if none applies.
+
+        ``state`` (or the function that makes it, called only when something is written) is what
+        `fairseq.checkpoint.schema.build_state` returns; its ``extra_state["best"]`` is set here. With
+        ``write_checkpoints_asynchronously`` the tensors are copied now and written by a background thread; an error of
+        an earlier write is raised first. Raises CheckpointError; files from before are then untouched.
+        """
+        self.wait()  # before looking at the directory
+        self.observe(val_loss)
+        names = self.names(epoch, updates, end_of_epoch, val_loss)
+        if not names:
+            return None
+        if callable(state):
+            state = state()
+        if self.best is not None and "extra_state" in state:
+            state["extra_state"]["best"] = self.best
+        paths = [os.path.join(self.cfg.save_dir, name) for name in names]
+        done = f"epoch {epoch} @ {updates} updates, score {val_loss}"
+        if self._background is None:
+            self._write(state, paths, end_of_epoch, done)
+        else:
+            snapshot = portable(state, snapshot=True)
+            self._background.submit(lambda: self._write(snapshot, paths, end_of_epoch, done))
+        return Path(paths[0])
+
+    def _write(self, state: dict[str, Any], paths: list[str], end_of_epoch: bool, done: str) -> None:
+        start = time.perf_counter()
+        os.makedirs(self.cfg.save_dir, exist_ok=True)
+        atomic_save(state, paths[0])
+        for path in paths[1:]:
+            atomic_copy(paths[0], path)
+        self._written = paths
+        seconds = time.perf_counter() - start
+        logger.info("Saved checkpoint %s (%s) (writing took %s seconds)", paths[0], done, round(seconds, 3))
+        self._prune(end_of_epoch)
+
+    def prune(self, end_of_epoch: bool) -> None:
+        """Delete what the ``keep_*`` options no longer keep; `save` does this by itself."""
+        self.wait()
+        self._prune(end_of_epoch)
+
+    def _prune(self, end_of_epoch: bool) -> None:
+        pruning.prune(self.cfg, self.suffix, end_of_epoch, self._written)
+
+    def save_crash(self, state: dict[str, Any]) -> Path | None:
+        """Write ``crash.pt``. A failure is logged only: another error is on its way already."""
+        path = os.path.join(self.cfg.save_dir, CRASH_NAME)
+        try:
+            os.makedirs(self.cfg.save_dir, exist_ok=True)
+            atomic_save(state, path)
+        except (CheckpointError, OSError) as error:
+            logger.warning("%s", error)
+            return None
+        return Path(path)
+
+    # -- the directory --------------------------------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Until everything is written; raises the error of a background write. Call it at the end of the run."""
+        if self._background is not None:
+            self._background.wait()
+
+    def verify_directory(self) -> None:
+        """Before the first update: make sure that the directory can be written, and clear what killed runs left."""
+        verify_checkpoint_directory(self.cfg.save_dir)
+        remove_leftovers(self.cfg.save_dir)
+
+
+def verify_checkpoint_directory(save_dir: str) -> None:
+    """Create ``save_dir`` where missing. Raises CheckpointError when it cannot be written."""
+    try:
+        os.makedirs(save_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=save_dir) as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to the checkpoint directory {save_dir}: {error.strerror}; choose another save_dir"
+        ) from error
