@@ -15,7 +15,7 @@ from fairseq.checkpoint.reader import (
 )
 from fairseq.checkpoint.store import verify_checkpoint_directory
 from fairseq.models.loading import load_model_ensemble, load_model_ensemble_and_task
-from fairseq.models.pruning import prune_state_dict
+from fairseq.models.pruning import prune_layers as prune_state_dict
 from fairseq.training import state
 from fairseq.training.restore import load_checkpoint
 
