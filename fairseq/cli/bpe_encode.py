@@ -1,0 +1,164 @@
+"""Encode text with the GPT-2 BPE, line by line: the program behind ``examples/roberta/multiprocessing_bpe_encoder.py``.
+
+`fairseq-preprocess --bpe gpt2` does this and the binarisation in one step; this program is for those who want the ids
+as text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_all_start_methods, get_context
+from typing import IO
+
+from fairseq.cli.common import run_command
+from fairseq.data.binarize_lines import json_text
+from fairseq.data.encoders.gpt2_bpe_utils import Encoder, get_encoder
+from fairseq.errors import ConfigError, DataError, DataNotFoundError
+
+BATCH = 500  # rows a worker takes at a time
+REPORT = 10000  # rows between two progress lines
+Row = tuple[str, ...]
+
+
+class MultiprocessingEncoder:
+    """Rows of parallel lines to rows of ids. ``initializer`` must run once in each process.
+
+    Args:
+        args: ``encoder_json``, ``vocab_bpe``, ``keep_empty`` and ``jsonlines`` of the command line.
+    """
+
+    _shared: Encoder | None = None
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+
+    def initializer(self) -> None:
+        if MultiprocessingEncoder._shared is None:
+            MultiprocessingEncoder._shared = get_encoder(self.args.encoder_json, self.args.vocab_bpe)
+
+    @property
+    def bpe(self) -> Encoder:
+        self.initializer()
+        assert MultiprocessingEncoder._shared is not None
+        return MultiprocessingEncoder._shared
+
+    def encode(self, line: str) -> list[str]:
+        """Ids of ``line`` in decimal."""
+        return [str(idx) for idx in self.bpe.encode(line)]
+
+    def decode(self, tokens: Sequence[str | int]) -> str:
+        return self.bpe.decode([int(token) for token in tokens])
+
+    def encode_lines(self, lines: Sequence[str]) -> tuple[str, list[str] | None]:
+        """("PASS", one line of ids for each input), or ("EMPTY", None) when one is blank and blanks are not kept.
+
+        Lines lose the whitespace at both ends, texts of ``--jsonlines`` do not; an empty text is kept.
+        """
+        encoded = []
+        for line in lines:
+            text = line.strip()
+            if not text and not self.args.keep_empty:
+                return "EMPTY", None
+            if text and getattr(self.args, "jsonlines", False):
+                text = json_text(text, "input")
+            encoded.append(" ".join(self.encode(text)))
+        return "PASS", encoded
+
+    def decode_lines(self, lines: Sequence[str]) -> tuple[str, list[str]]:
+        return "PASS", [self.decode(line.strip().split()) for line in lines]
+
+    def encode_rows(self, rows: Sequence[Row]) -> list[tuple[str, list[str] | None]]:
+        return [self.encode_lines(row) for row in rows]
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="multiprocessing_bpe_encoder", description="Encode text with the GPT-2 BPE.", allow_abbrev=False
+    )
+    parser.add_argument("--encoder-json", help="path of encoder.json")
+    parser.add_argument("--vocab-bpe", help="path of vocab.bpe")
+    parser.add_argument("--inputs", nargs="+", default=["-"], help="input files, read in parallel (- is stdin)")
+    parser.add_argument("--outputs", nargs="+", default=["-"], help="output files, one an input (- is stdout)")
+    parser.add_argument("--keep-empty", action="store_true", help="keep blank lines")
+    parser.add_argument("--jsonlines", action="store_true", help="encode the field 'text' of JSON lines")
+    parser.add_argument("--workers", type=int, default=20, help="processes [20]")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Encode ``args.inputs`` into ``args.outputs``; memory stays flat. Raises FairseqError for the user's mistakes."""
+    if len(args.inputs) != len(args.outputs):
+        raise ConfigError(
+            f"--inputs and --outputs must be equally many, but are {len(args.inputs)} and {len(args.outputs)}"
+        )
+    for value, flag in ((args.encoder_json, "--encoder-json"), (args.vocab_bpe, "--vocab-bpe")):
+        if not value:
+            raise ConfigError(f"{flag} must be given: the path of the GPT-2 BPE's file")
+    encoder = MultiprocessingEncoder(args)
+    encoder.initializer()
+    filtered = 0
+    with contextlib.ExitStack() as stack:
+        inputs = [_open(stack, path, "r") for path in args.inputs]
+        outputs = [_open(stack, path, "w") for path in args.outputs]
+        for count, (state, lines) in enumerate(_encoded_rows(encoder, _rows(inputs), args.workers), 1):
+            filtered += state == "EMPTY"
+            for line, output in zip(lines or (), outputs, strict=False):
+                output.write(line + "\n")
+            if count % REPORT == 0:
+                print(f"processed {count} lines", file=sys.stderr)
+        for output in outputs:
+            output.flush()
+    if filtered:
+        print(f"[num_filtered_EMPTY] filtered {filtered} lines", file=sys.stderr)
+
+
+def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
+    if path == "-":
+        stream = sys.stdin if mode == "r" else sys.stdout
+        stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        return stream
+    try:
+        return stack.enter_context(open(path, mode, encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataNotFoundError(f"file not found: {path}") from None
+
+
+def _rows(inputs: Sequence[IO[str]]) -> Iterator[list[Row]]:
+    rows = zip(*inputs, strict=False)  # stops at the shortest, as the original does
+    while True:
+        try:
+            batch = list(itertools.islice(rows, BATCH))
+        except UnicodeDecodeError as error:
+            raise DataError(f"the input is not UTF-8 text: {error}") from None
+        if not batch:
+            return
+        yield batch
+
+
+def _encoded_rows(
+    encoder: MultiprocessingEncoder, batches: Iterator[list[Row]], workers: int
+) -> Iterator[tuple[str, list[str] | None]]:
+    if workers <= 1:
+        for batch in batches:
+            yield from encoder.encode_rows(batch)
+        return
+    context = get_context("fork" if "fork" in get_all_start_methods() else None)
+    with ProcessPoolExecutor(workers, context, initializer=encoder.initializer) as pool:
+        waiting: collections.deque[Future[list[tuple[str, list[str] | None]]]] = collections.deque()
+        for batch in batches:
+            waiting.append(pool.submit(encoder.encode_rows, batch))
+            if len(waiting) >= 4 * workers:  # never more in flight: the input may be endless
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def cli_main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the example script."""
+    run_command("multiprocessing_bpe_encoder", lambda: main(get_parser().parse_args(argv)))
