@@ -40,7 +40,7 @@ MODEL = {
 TRAINING = {
     "--task": "masked_lm",
     "--criterion": "masked_lm",
-    "--sample-break-mode": "complete",
+    "--sample-break-mode": "none",  # blocks of just 128 tokens, whatever the paragraphs
     "--tokens-per-sample": 128,
     "--batch-size": 16,
     "--optimizer": "adam",
