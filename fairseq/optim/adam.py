@@ -115,7 +115,7 @@ class Adam(torch.optim.Optimizer):
         if mirrors is None:
             return [Segment(param, param.grad, m, v)]
         halves = mirrors[param]
-        if len(halves) == 1:
+        if len(halves) == 1 and halves[0].shape == param.shape:
             return [Segment(param, halves[0].grad, m, v, halves[0])]
         sizes = [half.numel() for half in halves]
         parts = zip(param.split(sizes), m.split(sizes), v.split(sizes), halves, strict=True)

@@ -117,7 +117,9 @@ class TriStageLRScheduleConfig(FairseqDataclass):
     warmup_steps: int = option(0, "updates of linear warm-up")
     hold_steps: int = option(0, "updates at the full rate")
     decay_steps: int = option(0, "updates of exponential decay")
-    phase_ratio: Any = option(None, "the three lengths as fractions of max_update that sum to 1, e.g. (0.1, 0.4, 0.5)")
+    phase_ratio: tuple[float, float, float] | None = option(
+        None, "the three lengths as fractions of max_update that sum to 1, e.g. (0.1, 0.4, 0.5)"
+    )
     init_lr_scale: float = option(0.01, "rate at update 0, as a fraction of the full rate")
     final_lr_scale: float = option(0.01, "rate after the decay, as a fraction of the full rate")
     max_update: float = II("optimization.max_update")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 #: Values summed into one partial norm. A fixed width makes the result independent of the number of threads, lets the
 #: threads share one large tensor, and keeps float32 sums short (the vocabulary has tens of millions of entries).
-BLOCK = 16384
+BLOCK = 2048
 
 
 def total_norm(grads: Sequence[Tensor]) -> Tensor:
@@ -26,7 +26,7 @@ def total_norm(grads: Sequence[Tensor]) -> Tensor:
             partial += _block_norms(flat)
             continue
         # Converting in cache and summing there is several times faster than a reduction over bfloat16.
-        buffer = torch.empty(16 * BLOCK) if buffer is None else buffer
+        buffer = torch.empty(128 * BLOCK) if buffer is None else buffer
         for piece in flat.split(buffer.numel()):
             partial += _block_norms(buffer[: piece.numel()].copy_(piece))
     return torch.linalg.vector_norm(torch.cat(partial)) if partial else torch.zeros(())

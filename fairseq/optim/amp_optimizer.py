@@ -1,0 +1,145 @@
+"""Automatic mixed precision (``--amp``): float32 weights, autocast around the training forward pass.
+
+On CUDA autocast computes in float16 with torch's gradient scaler; on the CPU in bfloat16, which needs no scaling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq.optim.build import build_optimizer
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+
+
+class LossScale:
+    """torch's GradScaler with the ``loss_scale`` attribute that the trainer logs."""
+
+    def __init__(self, scaler: torch.amp.GradScaler, min_loss_scale: float) -> None:
+        self.scaler = scaler
+        self.min_loss_scale = min_loss_scale
+
+    @property
+    def loss_scale(self) -> float:
+        return self.scaler.get_scale()
+
+
+class AMPOptimizer(FairseqOptimizer):
+    """Wraps a float32 optimizer; the class name is stored in checkpoints.
+
+    Differences from the original: ``amp_init_scale`` and ``amp_scale_window`` mean what they say (the original took
+    the first from ``fp16_init_scale`` and used the other's value for the second), and the scaler's state is saved.
+    """
+
+    def __init__(
+        self, cfg: Any, params: Iterable[Any], fp32_optimizer: FairseqOptimizer, device_type: str | None = None
+    ) -> None:
+        """``device_type``: where the model is; default: that of the parameters."""
+        super().__init__(cfg)
+        self.fp32_optimizer = fp32_optimizer
+        first = next(fp32_optimizer.params)
+        self.device_type = device_type or first.device.type
+        self._scaler: LossScale | None = None
+        if self.device_type == "cuda":
+            self._scaler = build_amp_scaler(cfg.common, self.device_type)
+
+    @classmethod
+    def build_optimizer(cls, cfg: Any, params: Iterable[Any], **kwargs: Any) -> AMPOptimizer:
+        """``cfg`` is the root configuration; ``params`` are parameters or ``(name, parameter)`` pairs."""
+        given = list(params)
+        return cls(cfg, given, build_optimizer(cfg.optimizer, given), **kwargs)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.fp32_optimizer.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        self.fp32_optimizer.optimizer = optimizer
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        return self.fp32_optimizer.optimizer_config
+
+    @property
+    def scaler(self) -> LossScale | None:
+        return self._scaler
+
+    @property
+    def supports_flat_params(self) -> bool:
+        return self.fp32_optimizer.supports_flat_params
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
+        return torch.autocast(self.device_type, dtype=dtype)
+
+    def get_lr(self) -> float:
+        return self.fp32_optimizer.get_lr()
+
+    def set_lr(self, lr: float) -> None:
+        self.fp32_optimizer.set_lr(lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self.fp32_optimizer.state_dict()
+        if self.scaler is not None:
+            state["loss_scaler"] = self.scaler.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Mapping[str, Any] | None = None) -> None:
+        saved = state_dict.get("loss_scaler", {})
+        if self.scaler is not None and "growth_factor" in saved:
+            self.scaler.scaler.load_state_dict(saved)
+        self.fp32_optimizer.load_state_dict(state_dict, optimizer_overrides)
+
+    def backward(self, loss: Tensor) -> None:
+        (loss if self.scaler is None else self.scaler.scaler.scale(loss)).backward()
+
+    def multiply_grads(self, c: float | Tensor) -> None:
+        self.fp32_optimizer.multiply_grads(c)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """As the base class, after undoing the loss scale.
+
+        Raises OverflowError when the norm is not finite (the scale has been halved; repeat or drop the batch), or
+        FloatingPointError when the scale has become too small.
+        """
+        if self.scaler is None:
+            return self.fp32_optimizer.clip_grad_norm(max_norm, aggregate_norm_fn)
+        scaler = self.scaler.scaler
+        scaler.unscale_(self.optimizer)
+        norm = self.fp32_optimizer.clip_grad_norm(max_norm, aggregate_norm_fn)
+        if not math.isfinite(float(norm)):
+            before = self.scaler.loss_scale
+            scaler.update()
+            if self.scaler.loss_scale >= before:  # finite gradients here, but not their norm, or not on another worker
+                scaler.update(before * scaler.get_backoff_factor())
+            if self.scaler.loss_scale <= self.scaler.min_loss_scale:
+                raise FloatingPointError(
+                    f"the loss scale has fallen to its minimum ({self.scaler.min_loss_scale}): the loss is probably "
+                    "exploding; try a lower learning rate, gradient clipping or a larger batch"
+                )
+            raise OverflowError(f"gradient overflow; the loss scale is now {self.scaler.loss_scale}")
+        return norm
+
+    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any = None) -> Any:
+        result = self.fp32_optimizer.step(closure, scale, groups)
+        if self.scaler is not None:
+            self.scaler.scaler.update()
+        return result
+
+    def zero_grad(self) -> None:
+        self.fp32_optimizer.zero_grad()
+
+
+def build_amp_scaler(common: Any, device_type: str) -> LossScale:
+    """The gradient scaler of ``cfg.common``; a growth window of None is torch's default (2000 updates)."""
+    window = getattr(common, "amp_scale_window", None)
+    scaler = torch.amp.GradScaler(
+        device_type, init_scale=float(common.amp_init_scale), growth_interval=2000 if window is None else window
+    )
+    return LossScale(scaler, common.min_loss_scale)

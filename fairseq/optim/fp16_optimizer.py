@@ -1,0 +1,261 @@
+"""Training in float16 or bfloat16: the model holds rounded weights, the optimizer float32 ones ("masters").
+
+Gradients stay in the model's type; they are converted inside the update. What they are to be multiplied by (loss
+scale, sample size, clipping) is collected in one factor that the update applies. Classes and file keep the original's
+names, which are stored in checkpoints and imported by tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from fairseq.errors import CheckpointError, ConfigError
+from fairseq.optim.build import build_optimizer
+from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, Mirrors
+from fairseq.optim.grad_norm import clip_coefficient, total_norm
+from fairseq.registry import OPTIMIZERS
+
+Named = list[tuple[str, Parameter]]
+
+
+def build_scaler(cfg: Any) -> DynamicLossScaler | None:
+    """The loss scaler of the root configuration ``cfg``; bfloat16 has float32's range and needs none."""
+    common = cfg.common
+    if getattr(common, "bf16", False) or getattr(common, "memory_efficient_bf16", False):
+        return None
+    window = getattr(common, "fp16_scale_window", None)
+    if window is None:
+        update_freq = list(cfg.optimization.update_freq)
+        if len(update_freq) > 1:
+            raise ConfigError(
+                f"update_freq is a schedule ({update_freq}), so fp16_scale_window has no natural default; set it"
+            )
+        window = int(2**14 / cfg.distributed_training.distributed_world_size / update_freq[0])
+    if window < 1:
+        raise ConfigError(f"fp16_scale_window must be at least 1, but is {window}")
+    return DynamicLossScaler(
+        init_scale=common.fp16_init_scale,
+        scale_window=window,
+        tolerance=common.fp16_scale_tolerance,
+        threshold=common.threshold_loss_scale,
+        min_loss_scale=common.min_loss_scale,
+    )
+
+
+class _HalfOptimizer(FairseqOptimizer):
+    """What both variants share: scaling the loss, the factor on the gradients, clipping, overflow."""
+
+    def __init__(self, cfg: Any, params: Iterable[Any], inner: FairseqOptimizer) -> None:
+        super().__init__(cfg)
+        given = [item if isinstance(item, tuple) else ("", item) for item in params]
+        self.named_params: Named = [(name, param) for name, param in given if param.requires_grad]
+        self.fp16_params = [param for _, param in self.named_params]
+        self.fp32_optimizer = inner
+        self._scaler = build_scaler(cfg)
+        self._factor = 1.0
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.fp32_optimizer.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        self.fp32_optimizer.optimizer = optimizer
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        return self.fp32_optimizer.optimizer_config
+
+    @property
+    def scaler(self) -> DynamicLossScaler | None:
+        return self._scaler
+
+    @property
+    def supports_flat_params(self) -> bool:
+        return self.fp32_optimizer.supports_flat_params
+
+    def get_lr(self) -> float:
+        return self.fp32_optimizer.get_lr()
+
+    def set_lr(self, lr: float) -> None:
+        self.fp32_optimizer.set_lr(lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's state, ``loss_scale``, and the scaler's counters (not known to the original)."""
+        state = self.fp32_optimizer.state_dict()
+        if self.scaler is not None:
+            state["loss_scale"] = self.scaler.loss_scale
+            state["loss_scaler"] = self.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Mapping[str, Any] | None = None) -> None:
+        if self.scaler is not None:
+            self.scaler.loss_scale = float(state_dict.get("loss_scale", self.scaler.loss_scale))
+            if "loss_scaler" in state_dict:
+                self.scaler.load_state_dict(state_dict["loss_scaler"])
+        self.fp32_optimizer.load_state_dict(state_dict, optimizer_overrides)
+
+    def backward(self, loss: Tensor) -> None:
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def multiply_grads(self, c: float | Tensor) -> None:
+        self._factor *= float(c)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """As the base class. Raises OverflowError or FloatingPointError as the loss scaler does."""
+        norm = total_norm([param.grad for param in self.fp16_params if param.grad is not None]) * self._factor
+        if aggregate_norm_fn is not None:
+            norm = aggregate_norm_fn(norm)
+        if self.scaler is not None:
+            # The original's float16 rule has no epsilon; the bfloat16 one below has.
+            if norm > max_norm > 0:
+                self._factor *= max_norm / float(norm)
+            self.scaler.check_overflow(norm)
+        elif max_norm > 0:
+            self._factor *= clip_coefficient(norm, max_norm)
+        return norm
+
+    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any = None) -> None:
+        if closure is not None:
+            raise ConfigError("an optimizer that needs a closure cannot be used with fp16 or bf16")
+        self._update(self._factor / scale)
+        if self.scaler is not None:
+            self.scaler.update()
+
+    def _update(self, factor: float) -> None:
+        raise NotImplementedError
+
+    def zero_grad(self) -> None:
+        for param in self.fp16_params:
+            param.grad = None
+        self._factor = 1.0 if self.scaler is None else 1.0 / self.scaler.loss_scale
+
+
+class FP16Optimizer(_HalfOptimizer):
+    """float32 masters, in one flat vector (float16, unless fp16_no_flatten_grads) or one per parameter (bfloat16).
+
+    ``fp32_params`` is what the wrapped optimizer updates: ``{device index: flat vector}`` or a list.
+    A parameter without gradient counts as one with a gradient of zeros, as in the original.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        params: Iterable[Any],
+        fp32_optimizer: FairseqOptimizer,
+        fp32_params: Mapping[Any, Parameter] | Sequence[Parameter],
+    ) -> None:
+        super().__init__(cfg, params, fp32_optimizer)
+        self.fp32_params = fp32_params
+        self._mirrors: Mirrors
+        if isinstance(fp32_params, Mapping):
+            self._mirrors = {
+                flat: [param for param in self.fp16_params if _device_key(param) == key]
+                for key, flat in fp32_params.items()
+            }
+        else:
+            self._mirrors = {master: [param] for master, param in zip(fp32_params, self.fp16_params, strict=True)}
+
+    @classmethod
+    def build_optimizer(cls, cfg: Any, params: Iterable[Any], **kwargs: Any) -> FP16Optimizer:
+        """``cfg`` is the root configuration; ``params`` are parameters or ``(name, parameter)`` pairs."""
+        given = [item if isinstance(item, tuple) else ("", item) for item in params]
+        named = [(name, param) for name, param in given if param.requires_grad]
+        bf16 = build_scaler(cfg) is None
+        masters: list[Parameter] = []
+        if not (bf16 or getattr(cfg.common, "fp16_no_flatten_grads", False)):
+            flat = flat_masters([param for _, param in named])
+            inner = build_optimizer(cfg.optimizer, list(flat.values()), **kwargs) if not _by_name(cfg) else None
+            if inner is not None and inner.supports_flat_params:
+                return cls(cfg, named, inner, flat)
+        masters = [_master(param) for _, param in named]
+        pairs = [(name, master) for (name, _), master in zip(named, masters, strict=True)]
+        return cls(cfg, named, build_optimizer(cfg.optimizer, pairs, **kwargs), masters)
+
+    def _update(self, factor: float) -> None:
+        self.fp32_optimizer.step_from(self._mirrors, factor)
+
+    def master_weights(self) -> dict[str, Tensor]:
+        """Name -> float32 weights (views of the masters), one entry per distinct trainable parameter."""
+        return dict(zip((name for name, _ in self.named_params), self._master_views(), strict=True))
+
+    @torch.no_grad()
+    def load_master_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set masters, and the model's rounded weights, from ``weights`` (names as given; others are ignored).
+
+        Raises CheckpointError when a parameter is missing or has another shape.
+        """
+        for (name, param), master in zip(self.named_params, self._master_views(), strict=True):
+            value = weights.get(name)
+            if value is None or value.shape != param.shape:
+                found = "nothing" if value is None else f"shape {tuple(value.shape)}"
+                raise CheckpointError(f"expected weights of shape {tuple(param.shape)} for {name!r}, but found {found}")
+            master.copy_(value)
+            param.copy_(master)
+
+    def _master_views(self) -> list[Tensor]:
+        """The masters in the order and shapes of ``fp16_params``."""
+        views: dict[int, Tensor] = {}
+        for master, params in self._mirrors.items():
+            if len(params) == 1 and master.shape == params[0].shape:
+                views[id(params[0])] = master.detach()
+                continue
+            parts = master.detach().reshape(-1).split([param.numel() for param in params])
+            views.update({id(param): part.view(param.shape) for param, part in zip(params, parts, strict=True)})
+        return [views[id(param)] for param in self.fp16_params]
+
+
+class MemoryEfficientFP16Optimizer(_HalfOptimizer):
+    """No masters: float32 moments, weights converted only while they are updated, results rounded.
+
+    Kept for old runs and tests; less exact than :class:`FP16Optimizer` (small updates round to nothing).
+    """
+
+    def __init__(
+        self, cfg: Any, params: Iterable[Any], optimizer: FairseqOptimizer, allow_unsupported: bool = False, **_: Any
+    ) -> None:
+        if not (allow_unsupported or optimizer.supports_memory_efficient_fp16):
+            raise ConfigError(
+                f"{type(optimizer).__name__} cannot update half-precision weights without float32 masters; "
+                "use --fp16 or --bf16 instead of the memory-efficient variant"
+            )
+        super().__init__(cfg, params, optimizer)
+
+    @classmethod
+    def build_optimizer(cls, cfg: Any, params: Iterable[Any], **kwargs: Any) -> MemoryEfficientFP16Optimizer:
+        """``cfg`` is the root configuration; ``params`` are parameters or ``(name, parameter)`` pairs."""
+        given = list(params)
+        return cls(cfg, given, build_optimizer(cfg.optimizer, given), **kwargs)
+
+    def _update(self, factor: float) -> None:
+        self.fp32_optimizer.multiply_grads(factor)
+        self.fp32_optimizer.step()
+
+
+def _by_name(cfg: Any) -> bool:
+    """Whether the chosen optimizer treats parameters by their names, which one flat vector does not have."""
+    name = getattr(cfg.optimizer, "_name", None)
+    return isinstance(name, str) and name in OPTIMIZERS and OPTIMIZERS.get(name).needs_names
+
+
+def _device_key(param: Tensor) -> int:
+    """The key of :func:`flat_masters`: the CUDA device index, and 0 for the CPU."""
+    return param.device.index or 0
+
+
+def _master(param: Parameter) -> Parameter:
+    return Parameter(param.detach().clone().float())
+
+
+def flat_masters(params: Sequence[Parameter]) -> dict[int, Parameter]:
+    """One float32 vector per device with all of its ``params``, in order."""
+    by_device: dict[int, list[Tensor]] = {}
+    for param in params:
+        by_device.setdefault(_device_key(param), []).append(param.detach().reshape(-1).float())
+    return {key: Parameter(torch.cat(parts)) for key, parts in by_device.items()}

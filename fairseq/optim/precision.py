@@ -1,0 +1,129 @@
+"""The precision of a run: which mode the options ask for, and what it does to model, samples and optimizer.
+
+| mode | weights of the model | optimizer | training forward pass |
+|---|---|---|---|
+| fp32 | float32 | the chosen one, as it is | plain |
+| bf16 | bfloat16 | float32 masters, one per parameter | plain |
+| fp16 | float16 | float32 masters, one flat vector, loss scale | plain |
+| amp  | float32 | the chosen one; on CUDA a loss scale | autocast |
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from fairseq.errors import ConfigError
+from fairseq.optim.amp_optimizer import AMPOptimizer
+from fairseq.optim.build import build_optimizer
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
+
+logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=nn.Module)
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_WRAPPERS = ("FP16Optimizer", "MemoryEfficientFP16Optimizer", "AMPOptimizer")
+
+
+def resolve(common: Any, device: torch.device | str) -> str:
+    """The mode (``fp32``, ``bf16``, ``fp16`` or ``amp``) that the options of ``cfg.common`` ask for on ``device``.
+
+    The memory-efficient flags imply the plain ones. fp16 without CUDA becomes fp32, with one warning. Raises
+    ConfigError for two modes at once.
+    """
+    asked = {mode: _asks(common, mode) for mode in ("fp16", "bf16", "amp")}
+    chosen = [mode for mode, yes in asked.items() if yes]
+    if len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(chosen)} exclude each other; choose one precision")
+    mode = chosen[0] if chosen else "fp32"
+    if mode == "fp16" and torch.device(device).type != "cuda":
+        _warn_once("fp16 training needs a CUDA device; training in fp32 instead (on the CPU, --bf16 is faster)")
+        return "fp32"
+    return mode
+
+
+def _asks(common: Any, mode: str) -> bool:
+    return bool(getattr(common, mode, False) or getattr(common, f"memory_efficient_{mode}", False))
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def cast_model(model: M, mode: str) -> M:
+    """Convert all floating-point parameters and buffers, in place, to the type that ``mode`` trains in."""
+    return model.to(_DTYPES[mode]) if mode in _DTYPES else model
+
+
+def cast_sample(sample: Any, mode: str) -> Any:
+    """The sample (nested dictionaries, lists, tuples) with its float32 tensors converted for ``mode``."""
+    dtype = _DTYPES.get(mode)
+    return sample if dtype is None else _cast(sample, dtype)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if torch.is_tensor(value):
+        return value.to(dtype) if value.dtype == torch.float32 else value
+    if isinstance(value, dict):
+        return {key: _cast(item, dtype) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_cast(item, dtype) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
+
+
+def build(mode: str, cfg: Any, named_params: Iterable[tuple[str, Parameter]]) -> FairseqOptimizer:
+    """The optimizer of a run. ``cfg`` is the root configuration; the parameters have been cast by ``cast_model``."""
+    named = [(name, param) for name, param in named_params if param.requires_grad]
+    if not named:
+        raise ConfigError("the model has no parameter to train")
+    if mode in _DTYPES:
+        if getattr(cfg.common, f"memory_efficient_{mode}", False):
+            return MemoryEfficientFP16Optimizer.build_optimizer(cfg, named)
+        return FP16Optimizer.build_optimizer(cfg, named)
+    if mode == "amp":
+        return AMPOptimizer.build_optimizer(cfg, named)
+    return build_optimizer(cfg.optimizer, named)
+
+
+def accepts_state_of(optimizer: FairseqOptimizer, saved_name: str) -> bool:
+    """Whether a state saved by the class ``saved_name`` may be loaded: the same one, in any precision mode.
+
+    The wrappers' names do not tell which optimizer they wrapped; loading checks the state itself.
+    """
+    inner = getattr(optimizer, "fp32_optimizer", optimizer)
+    return saved_name in (type(inner).__name__, *_WRAPPERS)
+
+
+def full_precision_state(model: nn.Module, optimizer: FairseqOptimizer | None) -> OrderedDict[str, Tensor]:
+    """``model.state_dict()`` for a checkpoint: on the CPU, half-precision tensors as float32, masters where they exist.
+
+    Every name of a shared parameter gets its master, so that a resumed run is exact under any of them. Tensors that
+    need no conversion are not copied.
+    """
+    masters = (optimizer.master_weights() if optimizer is not None else None) or {}
+    params = dict(getattr(optimizer, "named_params", ()))
+    by_identity = {id(params[name]): value for name, value in masters.items()}
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not torch.is_tensor(value):
+            state[name] = value
+            continue
+        tensor = by_identity.get(id(value), value).detach()
+        state[name] = tensor.cpu().float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.cpu()
+    return state
+
+
+def restore_masters(optimizer: FairseqOptimizer, state: Mapping[str, Tensor]) -> None:
+    """After the model was loaded from the float32 tensors ``state``: give the exact values to the masters too."""
+    if optimizer.master_weights() is not None:
+        optimizer.load_master_weights(state)
