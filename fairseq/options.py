@@ -22,7 +22,7 @@ from fairseq.dataclass.parser import (
     get_validation_parser,
     parse_args_and_arch,
 )
-from fairseq.dataclass.utils import eval_str_list
+from fairseq.dataclass.values import eval_str_list
 
 __all__ = [
     "add_checkpoint_args",

@@ -128,9 +128,11 @@ def run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     store = ConfigStore.instance()
     store.store(name=_SCHEMA, node=OmegaConf.create({**schema(), "hydra": {"job": {"chdir": True}}}))
     name = f"{primary.path.stem} (fairseq)"
-    own = primary.defaults if "_self_" in primary.defaults else [*primary.defaults, "_self_"]
     hydra_node = {"hydra": primary.hydra} if primary.hydra else {}
-    store.store(name=name, node=OmegaConf.create({"defaults": [_SCHEMA, *own], **primary.content, **hydra_node}))
+    store.store(
+        name=name,
+        node=OmegaConf.create({"defaults": [_SCHEMA, *primary.defaults, "_self_"], **primary.content, **hydra_node}),
+    )
     failures: list[FairseqError] = []
     with _patched(_hydra_words(parser, args, name, overrides)):
         try:

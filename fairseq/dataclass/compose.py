@@ -66,25 +66,52 @@ def find_primary(config_dir: str | None, config_name: str | None) -> Path:
     return path
 
 
-def read_primary(path: Path) -> Primary:
-    """Read a YAML file; its ``# @package`` header means nothing here, because it is always the root."""
+def read_primary(path: Path, including: tuple[Path, ...] = ()) -> Primary:
+    """Read a YAML file and the files beside it that its ``defaults`` list names; groups in that list are left to hydra.
+
+    The ``# @package`` header means nothing here, because these files always stand for the root. The file's own settings
+    win over its defaults unless ``_self_`` in the list says otherwise.
+    """
+    if path in including:
+        raise ConfigError(f"{path} includes itself through its defaults list")
+    tree = _load(path)
+    defaults = list(tree.pop("defaults", None) or [])
+    primary = Primary(path=path, hydra=dict(tree.pop("hydra", None) or {}))
+    own = {key: _component(key, value, path, known_only=not defaults) for key, value in tree.items()}
+    for entry in defaults if "_self_" in defaults else [*defaults, "_self_"]:
+        if entry == "_self_":
+            primary.content = _merge(primary.content, own)
+        elif isinstance(entry, str) and (path.parent / f"{entry.removesuffix('.yaml')}.yaml").is_file():
+            included = read_primary(path.parent / f"{entry.removesuffix('.yaml')}.yaml", (*including, path))
+            primary.content = _merge(primary.content, included.content)
+            primary.hydra = _merge(included.hydra, primary.hydra)
+            primary.defaults += included.defaults
+        else:
+            primary.defaults.append(entry)
+    return primary
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
-        loaded = OmegaConf.load(path)
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    content = OmegaConf.to_container(loaded, resolve=False)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold groups of settings (key: value), but holds {type(content).__name__}")
-    tree = {str(key): value for key, value in content.items()}
-    defaults = tree.pop("defaults", None) or []
-    hydra = tree.pop("hydra", None) or {}
-    for key in tree:
-        if key not in _ROOTS and key not in ("_name", "job_logging_cfg") and not defaults:
-            raise ConfigError(f"unknown configuration section {key!r} in {path}{nearest(key, list(_ROOTS))}")
-    for group in _COMPONENTS:
-        if isinstance(tree.get(group), str) and tree[group] != MISSING:
-            tree[group] = {"_name": tree[group]}
-    return Primary(path=path, content=tree, defaults=list(defaults), hydra=dict(hydra))
+    return {str(key): value for key, value in content.items()}
+
+
+def _component(key: str, value: Any, path: Path, known_only: bool) -> Any:
+    """The value of a top-level ``key``; a component given by its name alone becomes ``{_name: ...}``."""
+    if known_only and key not in _ROOTS and key not in ("_name", "job_logging_cfg"):
+        raise ConfigError(f"unknown configuration section {key!r} in {path}{nearest(key, list(_ROOTS))}")
+    return {"_name": value} if key in _COMPONENTS and isinstance(value, str) and value != MISSING else value
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(above)), resolve=False)
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
 
 
 def normalise_overrides(overrides: Iterable[str], primary: Primary) -> list[str]:

@@ -110,7 +110,7 @@ def config_from_state(stored: Any, overrides: Mapping[str, Any] | None = None) -
 
 def _read_tree(stored: Any) -> dict[str, Any]:
     if OmegaConf.is_config(stored):
-        stored = OmegaConf.to_container(stored, resolve=True, enum_to_str=True)
+        stored = OmegaConf.to_container(stored, resolve=False, enum_to_str=True)
     tree: dict[str, Any] = {}
     for section, node in stored.items():
         flat = isinstance(node, argparse.Namespace)

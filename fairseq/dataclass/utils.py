@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +13,7 @@ from fairseq.dataclass.build import build_config
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.dataclass.namespace import nest
 from fairseq.dataclass.state import override
-from fairseq.dataclass.values import coerce, convert
+from fairseq.dataclass.values import convert, eval_str_list
 from fairseq.errors import ConfigError
 from fairseq.registry import nearest
 
@@ -21,13 +21,6 @@ from fairseq.registry import nearest
 def convert_namespace_to_omegaconf(args: argparse.Namespace) -> DictConfig:
     """The typed configuration for the flat Namespace of a parsed command line."""
     return build_config(nest(args))
-
-
-def eval_str_list(x: Any, x_type: Callable[[Any], Any] = float) -> list[Any] | None:
-    """``"0.1,0.2"``, ``"[1, 2]"``, ``0.5`` or a list as a list of ``x_type``; None stays None."""
-    if x is None:
-        return None
-    return [x_type(item) for item in coerce(x, list[Any], "the option")]
 
 
 def merge_with_parent(dc: Any, cfg: Any, remove_missing: bool = True) -> DictConfig:

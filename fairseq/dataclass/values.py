@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -146,3 +146,10 @@ def _enum(value: Any, hint: type[Enum], where: str) -> Any:
             return member.value
     known = [str(member.value) for member in hint]
     raise ConfigError(f"{where} must be one of {', '.join(known)}, but is {value!r}{nearest(str(value), known)}")
+
+
+def eval_str_list(x: Any, x_type: Callable[[Any], Any] = float) -> list[Any] | None:
+    """``"0.1,0.2"``, ``"[1, 2]"``, ``0.5`` or a list as a list of ``x_type``; None stays None."""
+    if x is None:
+        return None
+    return [x_type(item) for item in coerce(x, list[Any], "the option")]
