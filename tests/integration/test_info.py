@@ -1,0 +1,31 @@
+"""``fairseq-info`` tells what a bug report needs."""
+
+from __future__ import annotations
+
+import fairseq
+from tests.common import error_sentence, run_command
+
+
+def test_info():
+    text = run_command("info").stdout
+    rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    assert fairseq.__version__ in rows["fairseq"] and "python" in rows and "torch" in rows
+    assert "roberta_base" in rows["architecture"] and "masked_lm" in rows["task"] and "adam" in rows["optimizer"]
+    assert "usable cores" in rows["cpu"] and "1 within an operator" in rows["threads"]
+
+
+def test_info_says_why_twins_run():
+    text = run_command("info", env={"FAIRSEQ_NATIVE": "0"}).stdout
+    assert "readable twins run instead: FAIRSEQ_NATIVE=0 is set" in text
+
+
+def test_info_lists_plugins(tmp_path):
+    plugin = tmp_path / "my_plugin"
+    plugin.mkdir()
+    (plugin / "__init__.py").write_text(
+        "from fairseq.models import register_model_architecture\n"
+        "@register_model_architecture('roberta', 'roberta_mine')\ndef mine(args):\n    pass\n"
+    )
+    assert "roberta_mine" in run_command("info", "--user-dir", plugin).stdout
+    missing = run_command("info", "--user-dir", tmp_path / "nowhere", expect=2)
+    assert "does not exist" in error_sentence(missing, "info")
