@@ -219,7 +219,7 @@ class Trainer:
                 continue
             except NonFiniteError:
                 error = explain_non_finite(self, samples, total)
-                self._save_crash()
+                run_state.save_crash(self)
                 raise error from None
             return self._finish_step(total, grad_norm)
         return None
@@ -296,9 +296,9 @@ class Trainer:
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a checkpoint holds but the position in the data."""
-        return run_state.collect(self)
+    def ema_state(self) -> dict[str, Any]:
+        """What a checkpoint stores of the moving average; empty without one."""
+        return {} if self.ema is None else self.ema.extra_state()
 
     def load_checkpoint(
         self,
@@ -314,8 +314,3 @@ class Trainer:
     def save_checkpoint(self, epoch_itr: EpochBatchIterator, val_loss: float | None) -> Path | None:
         """Write the files that are due now (``store`` decides which); returns the first one written."""
         return run_state.save(self, epoch_itr, val_loss)
-
-    def _save_crash(self) -> None:
-        path = Path(self.cfg.checkpoint.save_dir) / "crash.pt"
-        if not self.cfg.checkpoint.no_save and self.is_data_parallel_master:
-            run_state.save_crash(self, path)
