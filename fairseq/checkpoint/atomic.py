@@ -41,7 +41,8 @@ def atomic_copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     def copy(file: _Watched) -> None:
         with open(source, "rb") as original:
             remaining = os.fstat(original.fileno()).st_size
-            with contextlib.suppress(OSError):  # not supported here: the plain loop goes on where this stopped
+            # Where the system call is missing or refused, the plain loop below goes on where this stopped.
+            with contextlib.suppress(OSError, AttributeError):
                 while remaining:
                     done = os.copy_file_range(original.fileno(), file.file.fileno(), remaining)
                     if done == 0:

@@ -1,0 +1,168 @@
+"""The dictionary of a checkpoint: keys, order, types, sharing."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fairseq.checkpoint import schema
+from fairseq.checkpoint.atomic import atomic_save
+from fairseq.checkpoint.safe_load import load
+from fairseq.errors import CheckpointError
+
+
+class Tied(nn.Module):
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.embed = nn.Embedding(1000, 16, dtype=dtype)
+        self.head = nn.Linear(16, 1000, dtype=dtype)
+        self.head.weight = self.embed.weight
+        self.register_buffer("version", torch.tensor([1.0]))
+
+
+def build(model=None, optimizer_state=None, snapshot=False, **changes):
+    model = model or Tied()
+    parts = {
+        "cfg": {"_name": None, "common": {"seed": 1}},
+        "model": model.state_dict(),
+        "criterion": None,
+        "optimizer_history": [schema.history_entry("MaskedLmLoss", "FairseqAdam", {"best": None}, 12)],
+        "task_state": {},
+        "extra_state": schema.extra_state(
+            metrics=OrderedDict(default=[(10, "loss", "AverageMeter", {"val": torch.tensor(1.0)})]),
+            previous_training_time=1.5,
+            train_iterator={"version": 2, "epoch": 1, "iterations_in_epoch": 24, "shuffle": True},
+            val_loss=9.4,
+            best=9.4,
+        ),
+        **changes,
+    }
+    return schema.build_state(**parts, optimizer_state=optimizer_state, snapshot=snapshot)
+
+
+def test_keys_and_order_of_the_original():
+    state = build(optimizer_state={"state": {}, "param_groups": []})
+    assert list(state) == [
+        "args",
+        "cfg",
+        "model",
+        "criterion",
+        "optimizer_history",
+        "task_state",
+        "extra_state",
+        "last_optimizer_state",
+    ]
+    assert state["args"] is None and state["criterion"] is None and state["task_state"] == {}
+    assert list(state["optimizer_history"][0]) == [
+        "criterion_name",
+        "optimizer_name",
+        "lr_scheduler_state",
+        "num_updates",
+    ]
+    assert list(state["extra_state"]) == ["metrics", "previous_training_time", "train_iterator", "val_loss", "best"]
+    assert type(state["extra_state"]["metrics"]) is OrderedDict
+    assert isinstance(state["extra_state"]["metrics"]["default"][0], tuple)
+    assert "last_optimizer_state" not in build(optimizer_state=None)
+
+
+def test_extra_state_with_ema():
+    extra = schema.extra_state(
+        {}, 0.0, {}, None, ema={"w": torch.ones(1)}, ema_fp32_params={}, additions={"patience": 2}
+    )
+    assert list(extra) == [
+        "metrics",
+        "previous_training_time",
+        "ema",
+        "ema_fp32_params",
+        "train_iterator",
+        "val_loss",
+        "patience",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_float32_and_still_tied(tmp_path, dtype, snapshot):
+    model = Tied(dtype)
+    state = build(model, {"state": {0: {"step": 3, "exp_avg": torch.ones(2, dtype=dtype)}}}, snapshot)
+    weights = state["model"]
+    assert type(weights) is OrderedDict and "_metadata" in vars(weights)
+    assert all(w.dtype == torch.float32 and not w.requires_grad for w in weights.values())
+    assert state["last_optimizer_state"]["state"][0]["exp_avg"].dtype == torch.float32
+    assert weights["head.weight"].data_ptr() == weights["embed.weight"].data_ptr()
+    assert (weights["embed.weight"].data_ptr() == model.embed.weight.data_ptr()) == (
+        dtype == torch.float32 and not snapshot
+    )
+    assert torch.equal(weights["embed.weight"], model.embed.weight.detach().float())
+    path = tmp_path / "a.pt"
+    atomic_save(state, path)
+    assert os.path.getsize(path) < 1000 * 17 * 4 + 20_000  # the tied matrix once
+    loaded = load(path)["model"]
+    assert loaded["head.weight"].data_ptr() == loaded["embed.weight"].data_ptr()
+    assert loaded._metadata == weights._metadata
+
+
+def test_a_view_does_not_drag_its_buffer_into_the_file(tmp_path):
+    flat = torch.arange(1_000_000.0)
+    state = schema.portable({"a": flat[10:20], "b": flat[10:20], "c": flat[5:25].view(4, 5).t()})
+    atomic_save(state, tmp_path / "a.pt")
+    assert os.path.getsize(tmp_path / "a.pt") < 5000
+    assert torch.equal(load(tmp_path / "a.pt")["a"], torch.arange(10.0, 20.0))
+    assert torch.equal(state["c"], flat[5:25].view(4, 5).t())
+    assert state["a"].data_ptr() == state["b"].data_ptr()
+
+
+def test_snapshot_is_independent():
+    weights = {"w": torch.zeros(3), "scalar": torch.tensor(2), "empty": torch.zeros(0)}
+    copy = schema.portable(weights, snapshot=True)
+    weights["w"] += 1
+    weights["scalar"] += 1
+    assert copy["w"].sum() == 0 and copy["scalar"] == 2 and copy["empty"].shape == (0,)
+
+
+class Choice(str, enum.Enum):
+    yes = "y"
+
+
+def test_values_become_plain(tmp_path):
+    state = schema.portable(
+        {
+            "enum": Choice.yes,
+            "np": np.float64(1.5),
+            "int": np.int64(3),
+            "path": Path("x/y"),
+            "namespace": argparse.Namespace(a=np.float32(0.5)),
+            "set": {1},
+            "tuple": (1, [2]),
+            "dtype": torch.float16,
+        }
+    )
+    assert type(state["enum"]) is str and type(state["np"]) is float and type(state["int"]) is int
+    atomic_save(state, tmp_path / "a.pt")
+    assert load(tmp_path / "a.pt") == {
+        "enum": "y",
+        "np": 1.5,
+        "int": 3,
+        "path": "x/y",
+        "namespace": argparse.Namespace(a=0.5),
+        "set": {1},
+        "tuple": (1, [2]),
+        "dtype": torch.float16,
+    }
+
+
+class Unknown:
+    pass
+
+
+def test_what_could_not_be_loaded_again_is_not_saved():
+    with pytest.raises(CheckpointError, match=r"cannot save task_state\.x\[1\].*test_checkpoint_schema\.Unknown"):
+        build(task_state={"x": [0, Unknown()]})

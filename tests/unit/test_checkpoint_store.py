@@ -1,0 +1,503 @@
+"""The directory of a run: names, order, pruning, and what survives failures and kills."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairseq.checkpoint import atomic, naming
+from fairseq.checkpoint.atomic import atomic_copy, atomic_save, remove_leftovers, temporary_name
+from fairseq.checkpoint.background import BackgroundWriter
+from fairseq.checkpoint.safe_load import load
+from fairseq.checkpoint.store import CheckpointStore, verify_checkpoint_directory
+from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.errors import CheckpointError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def store(tmp_path, suffix=None, **options) -> CheckpointStore:
+    cfg = CheckpointConfig()
+    for key, value in {"save_dir": str(tmp_path / "ckpt"), **options}.items():
+        assert hasattr(cfg, key)
+        setattr(cfg, key, value)
+    return CheckpointStore(cfg, suffix)
+
+
+def state(value=0.0, size=4):
+    return {"model": {"w": torch.full((size,), value)}, "extra_state": {"val_loss": value}}
+
+
+def files(tmp_path):
+    return sorted(os.listdir(tmp_path / "ckpt"))
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "when", "expected"),
+    [
+        ({}, (3, 70, True, None), ["checkpoint3.pt", "checkpoint_last.pt"]),
+        ({}, (3, 70, True, 1.5), ["checkpoint3.pt", "checkpoint_best.pt", "checkpoint_last.pt"]),
+        ({"save_interval": 2}, (3, 70, True, None), ["checkpoint_last.pt"]),
+        ({"no_epoch_checkpoints": True}, (3, 70, True, None), ["checkpoint_last.pt"]),
+        ({"no_last_checkpoints": True}, (3, 70, True, None), ["checkpoint3.pt"]),
+        ({"no_save": True}, (3, 70, True, 1.5), []),
+        ({}, (3, 70, False, None), ["checkpoint_last.pt"]),
+        ({"save_interval_updates": 10}, (3, 70, False, None), ["checkpoint_3_70.pt", "checkpoint_last.pt"]),
+        ({"save_interval_updates": 10}, (3, 71, False, None), ["checkpoint_last.pt"]),
+        ({"save_interval_updates": 10}, (3, 70, True, None), ["checkpoint3.pt", "checkpoint_last.pt"]),
+        (
+            {"checkpoint_suffix": "-x", "save_interval_updates": 5},
+            (1, 5, False, 2.0),
+            ["checkpoint_1_5-x.pt", "checkpoint_best-x.pt", "checkpoint_last-x.pt"],
+        ),
+        ({}, (1, 5, True, float("nan")), ["checkpoint1.pt", "checkpoint_last.pt"]),
+    ],
+)
+def test_names(tmp_path, options, when, expected):
+    assert store(tmp_path, **options).names(*when) == expected
+
+
+def test_suffix_of_a_shard(tmp_path):
+    assert store(tmp_path, suffix="-shard3").names(1, 1, True, None) == [
+        "checkpoint1-shard3.pt",
+        "checkpoint_last-shard3.pt",
+    ]
+
+
+@pytest.mark.parametrize(("maximize", "values"), [(False, [3.0, 2.0, 2.0, 2.5]), (True, [3.0, 4.0, 4.0, 3.5])])
+def test_best_counts_ties(tmp_path, maximize, values):
+    s = store(tmp_path, maximize_best_checkpoint_metric=maximize)
+    wrote = []
+    for epoch, value in enumerate(values, 1):
+        wrote.append("checkpoint_best.pt" in s.names(epoch, epoch, True, value))
+        s.save(state(value), epoch, epoch, True, value)
+    assert wrote == [True, True, True, False]
+    assert s.best == values[1]
+    assert load(tmp_path / "ckpt/checkpoint_best.pt")["extra_state"] == {"val_loss": values[2], "best": values[1]}
+    assert load(tmp_path / "ckpt/checkpoint_last.pt")["extra_state"] == {"val_loss": values[3], "best": values[1]}
+
+
+def test_best_of_a_resumed_run(tmp_path):
+    s = store(tmp_path)
+    s.best = 1.0
+    assert "checkpoint_best.pt" not in s.names(5, 50, True, 1.1)
+    assert "checkpoint_best.pt" in s.names(5, 50, True, 1.0)
+
+
+def test_no_save_still_observes(tmp_path):
+    s = store(tmp_path, no_save=True)
+    assert s.save(lambda: pytest.fail("built"), 1, 1, True, 2.5) is None
+    assert s.best == 2.5 and not (tmp_path / "ckpt").exists()
+
+
+def test_state_is_built_after_best_is_known(tmp_path):
+    s = store(tmp_path)
+    seen = []
+
+    def build():
+        seen.append(s.best)
+        return state()
+
+    assert s.save(build, 1, 1, True, 2.5) == tmp_path / "ckpt/checkpoint1.pt"
+    assert seen == [2.5]
+
+
+def test_all_names_are_full_independent_files(tmp_path):
+    s = store(tmp_path)
+    s.save(state(7.0), 1, 10, True, 2.0)
+    assert files(tmp_path) == ["checkpoint1.pt", "checkpoint_best.pt", "checkpoint_last.pt"]
+    for name in files(tmp_path):
+        path = tmp_path / "ckpt" / name
+        assert not path.is_symlink() and path.stat().st_nlink == 1
+        assert load(path)["model"]["w"][0] == 7.0
+    (tmp_path / "ckpt/checkpoint1.pt").write_bytes(b"damaged by somebody")
+    assert load(tmp_path / "ckpt/checkpoint_last.pt")["model"]["w"][0] == 7.0
+
+
+def test_a_linked_last_becomes_a_file(tmp_path):
+    s = store(tmp_path)
+    (tmp_path / "ckpt").mkdir()
+    atomic_save(state(1.0), tmp_path / "ckpt/checkpoint1.pt")
+    (tmp_path / "ckpt/checkpoint_last.pt").symlink_to("checkpoint1.pt")
+    s.save(state(2.0), 2, 20, True, None)
+    assert not (tmp_path / "ckpt/checkpoint_last.pt").is_symlink()
+    assert load(tmp_path / "ckpt/checkpoint1.pt")["model"]["w"][0] == 1.0
+
+
+def test_last_is_written_last(tmp_path, monkeypatch):
+    s = store(tmp_path, save_interval_updates=1, keep_best_checkpoints=1)
+    order = []
+    replace = os.replace
+    monkeypatch.setattr(atomic.os, "replace", lambda a, b: (order.append(os.path.basename(b)), replace(a, b)))
+    s.save(state(), 1, 10, False, 2.0)
+    assert order[0] == "checkpoint_1_10.pt" and order[-1] == "checkpoint_last.pt" and len(order) == 4
+
+
+# -- pruning ----------------------------------------------------------------------------------------------------------
+
+
+def test_interval_checkpoints_are_pruned_in_mid_epoch_only(tmp_path):
+    s = store(tmp_path, save_interval_updates=10, keep_interval_updates=2, no_last_checkpoints=True)
+    for updates in (10, 20, 100, 110):
+        s.save(state(), 1, updates, False, None)
+    assert files(tmp_path) == ["checkpoint_1_100.pt", "checkpoint_1_110.pt"]
+    atomic_save(state(), tmp_path / "ckpt/checkpoint_1_5.pt")
+    s.save(state(), 1, 115, True, None)
+    assert "checkpoint_1_5.pt" in files(tmp_path)
+    s.prune(end_of_epoch=False)
+    assert "checkpoint_1_5.pt" not in files(tmp_path)
+
+
+def test_pattern_exempts_multiples(tmp_path):
+    s = store(
+        tmp_path,
+        save_interval_updates=10,
+        keep_interval_updates=1,
+        keep_interval_updates_pattern=20,
+        no_last_checkpoints=True,
+    )
+    for updates in range(10, 60, 10):
+        s.save(state(), 1, updates, False, None)
+    assert files(tmp_path) == ["checkpoint_1_20.pt", "checkpoint_1_40.pt", "checkpoint_1_50.pt"]
+
+
+def test_epochs_are_pruned(tmp_path):
+    s = store(tmp_path, keep_last_epochs=2)
+    for epoch in (8, 9, 10, 11):
+        s.save(state(), epoch, epoch, True, None)
+    assert files(tmp_path) == ["checkpoint10.pt", "checkpoint11.pt", "checkpoint_last.pt"]
+
+
+def test_what_was_just_written_stays(tmp_path):
+    """A run started afresh in the directory of an older, longer one."""
+    (tmp_path / "ckpt").mkdir()
+    for updates in (1000, 2000):
+        atomic_save(state(), tmp_path / f"ckpt/checkpoint_9_{updates}.pt")
+    s = store(tmp_path, save_interval_updates=10, keep_interval_updates=2, no_last_checkpoints=True)
+    s.save(state(), 1, 10, False, None)
+    assert files(tmp_path) == ["checkpoint_1_10.pt", "checkpoint_9_2000.pt"]
+
+
+def test_what_a_link_points_to_stays(tmp_path):
+    (tmp_path / "ckpt").mkdir()
+    for epoch in (1, 2, 3, 4):
+        atomic_save(state(), tmp_path / f"ckpt/checkpoint{epoch}.pt")
+    (tmp_path / "ckpt/checkpoint_best.pt").symlink_to("checkpoint1.pt")
+    store(tmp_path, keep_last_epochs=2).prune(end_of_epoch=True)
+    assert files(tmp_path) == ["checkpoint1.pt", "checkpoint4.pt", "checkpoint_best.pt"]
+
+
+@pytest.mark.parametrize(
+    ("maximize", "values", "kept"),
+    [
+        (False, [5.0, 3.0, 4.0, 6.0, 2.0], [2.0, 3.0]),
+        (True, [5.0, 3.0, 4.0, 6.0, 2.0], [6.0, 5.0]),
+        (True, [-5.0, -3.0, -4.0, -0.5], [-0.5, -3.0]),
+        (False, [-5.0, -3.0, -4.0, -0.5], [-5.0, -4.0]),
+        (False, [2.0, 2.0, 2.0, 2.0], [2.0, 2.0]),
+    ],
+)
+def test_best_n_are_kept(tmp_path, maximize, values, kept):
+    s = store(
+        tmp_path,
+        keep_best_checkpoints=2,
+        maximize_best_checkpoint_metric=maximize,
+        best_checkpoint_metric="my.acc",
+        no_epoch_checkpoints=True,
+    )
+    for epoch, value in enumerate(values, 1):
+        s.save(state(value), epoch, epoch * 10, True, value)
+        named = [f for f in files(tmp_path) if f.startswith("checkpoint.best_my.acc_")]
+        assert len(named) == min(epoch, 2)
+    assert sorted(naming.kept_value(f, "my.acc") for f in named) == sorted(kept)
+
+
+def test_more_than_ten_best(tmp_path):
+    s = store(tmp_path, keep_best_checkpoints=12, no_epoch_checkpoints=True, no_last_checkpoints=True)
+    for i in range(14):
+        s.save(state(), i + 1, i, True, 2.0 + i / 100)
+    named = [f for f in files(tmp_path) if f.startswith("checkpoint.best_loss_")]
+    assert len(named) == 12
+    assert all(len(f) == len("checkpoint.best_loss_2.0000.pt") for f in named)
+
+
+def test_digit_of_the_original(tmp_path):
+    """The seeded draw: RandomState(hash((epoch, updates, value)) as the original used it), below N."""
+    names = {naming.kept_best_name("loss", 2.5, epoch, 10, 3, set()) for epoch in range(1, 30)}
+    assert names == {f"checkpoint.best_loss_2.500{digit}.pt" for digit in range(3)}
+
+
+def test_paths_are_sorted_by_number(tmp_path):
+    for name in ("checkpoint2.pt", "checkpoint10.pt", "checkpoint_last.pt", "checkpoint3.pt.tmp", "xcheckpoint1.pt"):
+        (tmp_path / name).touch()
+    assert naming.checkpoint_paths(str(tmp_path)) == [
+        str(tmp_path / "checkpoint10.pt"),
+        str(tmp_path / "checkpoint2.pt"),
+    ]
+    assert naming.checkpoint_paths(str(tmp_path), keep_match=True)[0] == (str(tmp_path / "checkpoint10.pt"), 10)
+    assert naming.checkpoint_paths(str(tmp_path), r"checkpoint_last\.pt") == [str(tmp_path / "checkpoint_last.pt")]
+    assert naming.checkpoint_paths(str(tmp_path / "missing")) == []
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------
+
+
+class FullDisk:
+    """A file whose disk is full after ``room`` bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+@pytest.mark.parametrize("room", [0, 100, 3000, 10_000])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, room, asynchronous):
+    s = store(tmp_path, write_checkpoints_asynchronously=asynchronous, no_epoch_checkpoints=True)
+    s.save(state(1.0), 1, 10, True, None)
+    s.wait()
+    monkeypatch.setattr(atomic, "open", lambda *a, **k: FullDisk(io.open(*a, **k), room), raising=False)  # noqa: SIM115, UP020
+    with pytest.raises(CheckpointError, match=r"checkpoint_last\.pt: No space left on device; .*untouched"):
+        s.save(state(2.0, size=5000), 2, 20, True, None)
+        s.wait()
+    monkeypatch.undo()
+    assert files(tmp_path) == ["checkpoint_last.pt"]
+    assert load(tmp_path / "ckpt/checkpoint_last.pt")["model"]["w"][0] == 1.0
+    s.save(state(3.0), 3, 30, True, None)  # and the run may go on
+    s.wait()
+    assert load(tmp_path / "ckpt/checkpoint_last.pt")["model"]["w"][0] == 3.0
+
+
+def test_full_disk_while_copying(tmp_path, monkeypatch):
+    s = store(tmp_path)
+    s.save(state(1.0), 1, 10, True, None)
+
+    def fail(source, path):
+        raise CheckpointError(f"cannot write checkpoint {path}")
+
+    monkeypatch.setattr("fairseq.checkpoint.store.atomic_copy", fail)
+    with pytest.raises(CheckpointError, match="checkpoint_last"):
+        s.save(state(2.0), 2, 20, True, None)
+    assert load(tmp_path / "ckpt/checkpoint_last.pt")["model"]["w"][0] == 1.0
+    assert load(tmp_path / "ckpt/checkpoint2.pt")["model"]["w"][0] == 2.0
+
+
+def test_limit_of_the_system(tmp_path):
+    """A real failing write: the file size limit of the process."""
+    code = f"""
+import resource, sys, torch
+from fairseq.checkpoint.atomic import atomic_save, atomic_copy
+from fairseq.errors import CheckpointError
+path = {str(tmp_path / "a.pt")!r}
+atomic_save({{"w": torch.zeros(10)}}, path)
+torch.save({{"w": torch.zeros(100_000)}}, path + ".big")
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+for write in (lambda: atomic_save({{"w": torch.ones(100_000)}}, path), lambda: atomic_copy(path + ".big", path)):
+    try:
+        write()
+    except CheckpointError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout.count("a.pt: File too large") == 2, done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "a.pt.big"]
+    assert torch.equal(load(tmp_path / "a.pt")["w"], torch.zeros(10))
+
+
+def test_other_errors_and_interrupts_leave_nothing_behind(tmp_path):
+    def interrupted(file):
+        file.write(b"x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic.write_atomically(tmp_path / "a.pt", interrupted)
+    with pytest.raises(Exception, match="pickle"):
+        atomic_save({"x": lambda: 0}, tmp_path / "a.pt")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(CheckpointError, match="No such file or directory"):
+        atomic_save({}, tmp_path / "missing/a.pt")
+
+
+def test_a_flaky_network_disk_is_tried_again(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(atomic.time, "sleep", calls.append)
+
+    def write(file):
+        file.write(b"x")
+        if len(calls) < 2:
+            raise OSError(errno.EIO, "Input/output error")
+
+    atomic.write_atomically(tmp_path / "a", write)
+    assert (tmp_path / "a").read_bytes() == b"x" and calls == [1, 2]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_copies_are_exact(tmp_path, monkeypatch, size, by_kernel):
+    if not by_kernel:
+        monkeypatch.setattr(atomic.os, "copy_file_range", None, raising=False)
+        monkeypatch.delattr(atomic.os, "copy_file_range")
+    content = random.Random(size).randbytes(size)
+    (tmp_path / "a").write_bytes(content)
+    atomic_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == content
+
+
+def test_directory(tmp_path):
+    verify_checkpoint_directory(str(tmp_path / "a/b"))
+    assert os.listdir(tmp_path / "a/b") == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="file.*choose another save_dir"):
+        verify_checkpoint_directory(str(tmp_path / "file"))
+
+
+def test_leftovers_of_dead_processes_are_removed(tmp_path, monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = []
+    for process in (dead.pid, os.getpid(), os.getppid()):
+        with monkeypatch.context() as patch:
+            patch.setattr(atomic.os, "getpid", lambda process=process: process)
+            names.append(temporary_name(str(tmp_path / "checkpoint_last.pt")))
+    names += [str(tmp_path / "checkpoint_last.pt.otherhost-1.tmp"), str(tmp_path / "notes.tmp")]
+    for name in names:
+        Path(name).touch()
+    remove_leftovers(str(tmp_path))
+    assert [os.path.exists(name) for name in names] == [False, False, True, True, True]
+
+
+def test_crash_file(tmp_path, caplog):
+    s = store(tmp_path)
+    assert s.save_crash(state(1.0)) == tmp_path / "ckpt/crash.pt"
+    assert load(tmp_path / "ckpt/crash.pt")["model"]["w"][0] == 1.0
+    (tmp_path / "file").touch()
+    assert store(tmp_path, save_dir=str(tmp_path / "file/x")).save_crash(state()) is None
+
+
+# -- in the background ------------------------------------------------------------------------------------------------
+
+
+def test_background_write_is_a_snapshot_with_all_names(tmp_path, monkeypatch):
+    s = store(tmp_path, write_checkpoints_asynchronously=True, keep_last_epochs=1)
+    gate, begun = threading.Event(), threading.Event()
+    save = atomic_save
+
+    def slow(obj, path):
+        begun.set()
+        gate.wait(10)
+        save(obj, path)
+
+    monkeypatch.setattr("fairseq.checkpoint.store.atomic_save", slow)
+    running = state(1.0)
+    s.save(running, 1, 10, True, 2.0)
+    assert begun.wait(10)
+    running["model"]["w"].fill_(99.0)  # training goes on
+    assert not (tmp_path / "ckpt/checkpoint_last.pt").exists()
+    gate.set()
+    s.wait()
+    assert files(tmp_path) == ["checkpoint1.pt", "checkpoint_best.pt", "checkpoint_last.pt"]
+    assert load(tmp_path / "ckpt/checkpoint_last.pt")["model"]["w"][0] == 1.0
+    s.save(running, 2, 20, True, 3.0)
+    s.wait()
+    assert files(tmp_path) == ["checkpoint2.pt", "checkpoint_best.pt", "checkpoint_last.pt"]
+
+
+def test_background_errors_are_raised_once_and_logged(caplog):
+    writer = BackgroundWriter()
+
+    def fail():
+        raise CheckpointError("disk full")
+
+    writer.submit(fail)
+    with pytest.raises(CheckpointError, match="disk full"):
+        writer.submit(lambda: None)
+    writer.wait()
+    assert "disk full" in caplog.text
+
+
+# -- kills ------------------------------------------------------------------------------------------------------------
+
+KILLS = r"""
+import os, random, signal, sys, time, torch
+from fairseq.checkpoint import naming
+from fairseq.checkpoint.safe_load import load
+from fairseq.checkpoint.store import CheckpointStore
+from fairseq.dataclass.configs import CheckpointConfig
+
+torch.set_num_threads(1)  # the writers are forked
+cfg = CheckpointConfig()
+cfg.save_dir, cfg.save_interval_updates, cfg.keep_interval_updates = sys.argv[1], 1, 2
+
+
+def write_for_ever(n, pipe):
+    store = CheckpointStore(cfg)
+    store.verify_directory()
+    while True:
+        n += 1
+        state = {"model": {"w": torch.full((200_000,), float(n))}, "extra_state": {"n": n}}
+        store.save(state, 1, n, False, None)
+        os.write(pipe, f"{n}\n".encode())
+
+
+chance, done = random.Random(7), 0
+for _ in range(15):
+    reading, writing = os.pipe()
+    writer = os.fork()
+    if writer == 0:
+        write_for_ever(done, writing)
+    os.close(writing)
+    pipe = os.fdopen(reading)
+    assert pipe.readline()
+    time.sleep(chance.uniform(0, 0.1))
+    os.kill(writer, signal.SIGKILL)
+    os.waitpid(writer, 0)
+    reported = [int(line) for line in pipe if line.endswith("\n")]
+    last = load(os.path.join(cfg.save_dir, naming.last_name()))
+    n = last["extra_state"]["n"]
+    assert n >= max([done + 1, *reported]), (n, done, reported)  # what was reported as saved is there
+    assert torch.equal(last["model"]["w"], torch.full((200_000,), float(n)))
+    for path in naming.checkpoint_paths(cfg.save_dir, naming.update_pattern()):
+        load(path)
+    done = n
+print("survived", done)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS, str(tmp_path / "ckpt")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("survived"), done.stderr
+    store(tmp_path).verify_directory()
+    assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
