@@ -30,7 +30,7 @@ KEPT = {
     "fairseq.binarizer": "FileBinarizer VocabularyDatasetBinarizer",
     "fairseq.file_chunker_utils": "Chunker find_offsets",
     "fairseq.tokenizer": "tokenize_line",
-    "fairseq.file_utils": "load_archive_file",
+    "fairseq.file_utils": "cached_path",
     "fairseq.file_io": "PathManager",
     "fairseq.options": (
         "get_preprocessing_parser get_training_parser get_validation_parser parse_args_and_arch get_args "
