@@ -227,8 +227,7 @@ def _import_user_dir(words: Sequence[str]) -> None:
 def _add_component_flags(parser: argparse.ArgumentParser, chosen: argparse.Namespace, wants_help: bool) -> None:
     stage = getattr(parser, "stage", "")
     names = {group: getattr(chosen, group, None) for group in (*GROUPS, "arch")}
-    if stage in ("train", "preprocess", "validate"):
-        _refuse_old_defaults(names, stage, wants_help)
+    _refuse_old_defaults(names, stage, wants_help)
     if names["scoring"] == "bleu":
         names["scoring"] = None  # the original's default, for generation only
     if names["arch"] is not None:
@@ -251,8 +250,8 @@ def _refuse_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) ->
             names[group] = "masked_lm"
         elif stage == "train":
             raise OutOfScopeError(f"--{group} {old} (the default) is out of scope: {HERE}; pass --{group} masked_lm")
-        else:
-            names[group] = None
+        elif stage or group == "criterion":
+            names[group] = None  # nothing is built from it
     if wants_help and stage == "train":
         names["arch"] = names.get("arch") or "roberta"
         names["optimizer"] = names.get("optimizer") or "adam"

@@ -172,3 +172,42 @@ def test_the_command_prints_one_line() -> None:
     wrong = run("zero_clap", "task.data=d", "task.mask_prop=0.1")
     assert wrong.returncode == 2
     assert wrong.stderr == "fairseq-hydra-train: error: unknown key 'task.mask_prop'; did you mean 'mask_prob'?\n"
+
+
+def job_config(**common: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(
+        {
+            "common": common,
+            "task": {"_name": "masked_lm", "data": "/d"},
+            "criterion": "masked_lm",
+            "optimizer": "adam",
+            "model": "roberta",
+        }
+    )
+
+
+def test_the_job_trains_and_returns_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairseq.cli import train
+
+    monkeypatch.setattr(train, "main", lambda cfg: float(cfg.common.seed))
+    assert hydra_train.main(job_config(seed=4)) == 4.0
+
+
+def test_crashes_can_be_suppressed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from fairseq.cli import train
+
+    def crash(cfg: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(train, "main", crash)
+    with pytest.raises(RuntimeError):
+        hydra_train.main(job_config())
+    assert hydra_train.main(job_config(suppress_crashes=True)) is None
+    assert "out of luck" in caplog.text
+
+
+def test_a_failing_job_of_a_sweep_is_reported() -> None:
+    with pytest.raises(FairseqError, match="must be a whole number"):
+        compose("-m task.data=/d common.seed=1,x")
