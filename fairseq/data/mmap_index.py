@@ -160,6 +160,8 @@ def _check_layout(
                 f"{path} is damaged: its item positions do not increase (older versions wrote such files beyond 2 GiB"
                 " with several workers); preprocess the data again"
             )
+        if itemsize > 1 and bool((pointer % itemsize).any()):
+            raise DataError(f"{path} is damaged: an item begins inside a token; preprocess the data again")
         length = size.astype(np.int64) * itemsize
         if contiguous:
             starts = np.cumsum(length) - length + position

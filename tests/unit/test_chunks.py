@@ -1,0 +1,60 @@
+"""Cutting text at line ends: every line once, whatever the number of chunks and the kind of line end."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from fairseq.data import chunks
+from fairseq.data.chunks import Chunker, find_offsets, read_blocks
+from fairseq.errors import DataError, DataNotFoundError
+
+
+def test_worked_example(tmp_path):
+    path = tmp_path / "t"
+    path.write_text("aa\nbbbb\nc\ndddddd\ne")
+    assert find_offsets(path, 2) == [0, 10, 18]
+    assert find_offsets(path, 3) == [0, 8, 17, 18]
+    assert find_offsets(path, 5) == [0, 8, 8, 10, 17, 18]
+    assert find_offsets(path, 30) == [0, *[3] * 29, 18]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize(
+    "text", ["", "a", "a\n", "\n\n", "a\r\nb\rc\n\rd", "\r", "é\r\n漢字\n😀", "x\n" * 9 + "\r\n" * 4]
+)
+def test_every_line_once(tmp_path, monkeypatch, text, block):
+    monkeypatch.setattr(chunks, "BLOCK_BYTES", block)
+    path = tmp_path / "t"
+    path.write_bytes(text.encode())
+    expected = [line.rstrip("\n") for line in io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8")]
+    for n in (1, 2, 3, 10):
+        offsets = find_offsets(path, n)
+        assert offsets == sorted(offsets) and len(offsets) == n + 1
+        done: list[int] = []
+        parts = [list(read_blocks(path, a, b, done.append)) for a, b in zip(offsets, offsets[1:], strict=False)]
+        assert [line for part in parts for lines in part for line in lines] == expected
+        assert sum(done) == len(text.encode())
+
+
+def test_chunker_is_the_same_in_one_or_more_parts(tmp_path):
+    path = tmp_path / "t"
+    path.write_text("".join(f"line {i} é\n" for i in range(50)), encoding="utf-8")
+    whole = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    offsets = find_offsets(path, 4)
+    found = []
+    for start, stop in zip(offsets, offsets[1:], strict=False):
+        with Chunker(path, start, stop) as lines:
+            found.extend(lines)
+    assert found == whole
+    with Chunker(path, 0, 0) as lines:
+        assert list(lines) == whole
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(DataNotFoundError, match="nowhere"):
+        find_offsets(tmp_path / "nowhere", 2)
+    (tmp_path / "latin").write_bytes(b"ok\ncaf\xe9\n")
+    with pytest.raises(DataError, match="byte 6 is 0xe9"):
+        list(read_blocks(tmp_path / "latin"))
