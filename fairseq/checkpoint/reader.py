@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fairseq.checkpoint.atomic import atomic_save
+from fairseq.checkpoint.references import resolve_references
 from fairseq.checkpoint.safe_load import load
 from fairseq.checkpoint.upgrade import upgrade_state
 from fairseq.dataclass.state import config_from_state
@@ -39,7 +40,9 @@ def read(
     if with_config:
         stored = state.get("cfg")
         stored = state.get("args") if stored is None else stored
-        state["cfg"] = None if stored is None else config_from_state(stored, dict(overrides or {}))
+        if stored is not None:
+            stored = config_from_state(resolve_references(stored, os.fspath(path)), dict(overrides or {}))
+        state["cfg"] = stored
     return state
 
 
