@@ -39,4 +39,5 @@ def _same_start() -> Iterator[None]:
     dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
     yield
     torch.set_default_dtype(dtype)
-    torch.use_deterministic_algorithms(deterministic)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # even setting what is set costs 5 seconds
+        torch.use_deterministic_algorithms(deterministic)

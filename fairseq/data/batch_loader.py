@@ -71,6 +71,8 @@ class BatchLoader:
         timeout: int = 0,
         persistent_workers: bool = False,
     ) -> None:
+        self.epoch: int | None = None
+        """The data set's epoch, which persistent workers are sent; None: theirs stays as it is."""
         self._order = _Order()
         self._order.sends_epoch = persistent_workers and num_workers > 0 and hasattr(dataset, "set_epoch")
         self._loader = torch.utils.data.DataLoader(
@@ -84,23 +86,54 @@ class BatchLoader:
             persistent_workers=persistent_workers and num_workers > 0,
         )
 
-    def open(self, batches: Sequence[Any], epoch: int | None) -> Iterator[Any]:
-        """Read ``batches`` in order; workers start now. ``epoch`` is sent to persistent workers (None: unchanged)."""
-        self._order.batches, self._order.epoch = batches, epoch
-        return _unwrapped(iter(self._loader))
+    def open(self, batches: Sequence[Any]) -> Iterator[Any]:
+        """Read ``batches`` in order; workers start now."""
+        if len(batches) == 0:
+            return iter(())
+        self._order.batches, self._order.epoch = batches, self.epoch
+        return _all(iter(self._loader), len(batches))
 
 
-def _unwrapped(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches; an error of a worker that is the user's to fix comes without the worker's traceback."""
-    while True:
+class Reading:
+    """Batches that a loader will read when this is iterated: workers start then, and see the epoch set until then."""
+
+    def __init__(self, loader: BatchLoader, batches: Sequence[Any]) -> None:
+        self._loader, self._batches = loader, batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._loader.open(self._batches)
+
+
+def _all(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """The ``count`` batches; what a worker found wrong comes without the worker's traceback."""
+    for position in range(count):
+        failure: FairseqError | None = None
         try:
             batch = next(batches)
-        except StopIteration:
-            return
         except FairseqError as error:
-            sentence = str(error)
-            if "Original Traceback" in sentence:
-                last = sentence.strip().rsplit("\n", 1)[-1]
-                raise type(error)(last.split(": ", 1)[-1]) from None
-            raise
+            failure = _without_traceback(error)
+            if failure is None:
+                raise
+        if failure is not None:
+            # Outside the handler: the traceback there would keep the loader and its processes alive.
+            del batches
+            raise failure
+        if position == count - 1:
+            # Reaching its end makes the loader stop its workers now. Readers count batches and never ask for one more;
+            # workers still alive when those of the next epoch are forked delay these by seconds.
+            next(batches, None)
         yield batch
+
+
+def _without_traceback(error: FairseqError) -> FairseqError | None:
+    """The error as the worker raised it, or None when it was raised in this process."""
+    message = str(error)
+    if "Original Traceback" not in message:
+        return None
+    # torch's frame of the re-raise refers to its own exception: a cycle that would keep loader and workers alive.
+    error.__traceback__ = None
+    last_line = message.strip().rsplit("\n", 1)[-1]
+    return type(error)(last_line.split(": ", 1)[-1])

@@ -52,6 +52,8 @@ class CountingIterator:
                 f"Iterator expected to have length {self.total}, but exhausted at position {self.n}."
             ) from None
         self.n += 1
+        if not self.has_next():
+            self._itr = iter(())  # lets go of threads and processes behind the source
         return element
 
     def has_next(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq.data.batch_loader import BatchLoader
+from fairseq.data.batch_loader import BatchLoader, Reading
 from fairseq.data.batches import OrderedBatches
 from fairseq.data.buffered_iterator import BufferedIterator
 from fairseq.data.counting_iterators import CountingIterator, ceil_div
@@ -198,6 +198,8 @@ class EpochBatchIterator(EpochBatchIterating):
         if set_dataset_epoch and hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(self.epoch)
             self._dataset_epoch = self.epoch
+            if self._loader is not None:
+                self._loader.epoch = self.epoch
         pending, self._pending = self._pending, None
         if pending is not None and fix_batches_to_gpus != self.fix_batches_to_gpus:
             # Older checkpoints do not store it: the configuration says how this epoch was sharded.
@@ -275,7 +277,8 @@ class EpochBatchIterator(EpochBatchIterating):
                 timeout=self.timeout,
                 persistent_workers=self.persistent_workers,
             )
-        reading: Any = _LateEpoch(self, self._loader, batches)
+            self._loader.epoch = self._dataset_epoch
+        reading: Any = Reading(self._loader, batches)
         if self.buffer_size > 0:
             reading = BufferedIterator(self.buffer_size, reading)
         iterator = CountingIterator(reading, start=offset)
@@ -296,16 +299,3 @@ class EpochBatchIterator(EpochBatchIterating):
         if self.shuffle and self.fix_batches_to_gpus:
             own = own[epoch_order(len(own), self.seed + self.shard_id, self.epoch, True)]
         return own
-
-
-class _LateEpoch:
-    """A reading that asks for the data set's epoch when it starts: a resumed iterator is made before it is set."""
-
-    def __init__(self, owner: EpochBatchIterator, loader: BatchLoader, batches: OrderedBatches) -> None:
-        self._owner, self._loader, self._batches = owner, loader, batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Any:
-        return self._loader.open(self._batches, self._owner._dataset_epoch)
