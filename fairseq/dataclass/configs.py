@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from fairseq.dataclass.base import II, MISSING, FairseqDataclass, option
 from fairseq.dataclass.distributed_section import DistributedTrainingConfig
@@ -15,6 +15,8 @@ from fairseq.dataclass.sections import (
     EMAConfig,
     OptimizationConfig,
 )
+from fairseq.errors import OutOfScopeError
+from fairseq.scope import HERE
 
 __all__ = [
     "II",
@@ -30,6 +32,16 @@ __all__ = [
     "FairseqDataclass",
     "OptimizationConfig",
 ]
+
+_ABSENT = ("GenerationConfig", "EvalLMConfig", "InteractiveConfig", "FairseqBMUFConfig")
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Old section classes that are not here: one sentence for whoever imports them."""
+    if name in _ABSENT:
+        raise OutOfScopeError(f"{__name__}.{name} is out of scope: {HERE}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 SECTIONS: dict[str, type[FairseqDataclass]] = {
     "common": CommonConfig,

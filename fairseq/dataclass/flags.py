@@ -20,8 +20,6 @@ class FairseqParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
-        # flag -> who claimed it first, as what type and with which default
-        self.claims: dict[str, tuple[str, Any, Any]] = {}
         self.stage = ""
 
     def error(self, message: str) -> NoReturn:
@@ -86,13 +84,12 @@ def _add_flag(
         if not any(action.dest == "data" and not action.option_strings for action in parser._actions):
             parser.add_argument("data", help=spec.help)
         return
-    claims = _claims(parser)
-    taken = [flag for flag in flags if flag in claims or flag in parser._option_string_actions]
-    if taken:
-        _check_shared(claims, taken[0], cls, kind, default, delete_default)
-        if flags[0] in taken:
-            return
-        flags = [flag for flag in flags if flag not in taken]
+    taken = [flag for flag in flags if flag in parser._option_string_actions]
+    for flag in taken:
+        _check_shared(parser._option_string_actions[flag], flag, cls, kind, default, delete_default)
+    if flags[0] in taken:
+        return
+    flags = [flag for flag in flags if flag not in taken]
     kwargs: dict[str, Any] = {"help": _help(spec, default, delete_default)}
     if delete_default:
         kwargs["default"] = argparse.SUPPRESS
@@ -109,9 +106,9 @@ def _add_flag(
             kwargs |= {"nargs": "?", "const": spec.metadata["argparse_const"]}
     if flags[0].startswith("--") and flags[0][2:].replace("-", "_") != spec.dest and with_prefix is None:
         kwargs["dest"] = spec.dest
-    parser.add_argument(*flags, **kwargs)
-    for flag in flags:
-        claims[flag] = (f"{cls.__module__}.{cls.__qualname__}", kind, argparse.SUPPRESS if delete_default else default)
+    action = parser.add_argument(*flags, **kwargs)
+    # Kept on the action, which a parser and its groups share: who claimed the flag, as what type and default.
+    action.claim = (_origin(cls), kind, argparse.SUPPRESS if delete_default else default)
 
 
 def _spellings(spec: FieldSpec, with_prefix: str | None) -> list[str]:
@@ -123,24 +120,21 @@ def _spellings(spec: FieldSpec, with_prefix: str | None) -> list[str]:
     return [flag, *aliases]
 
 
-def _claims(parser: Any) -> dict[str, tuple[str, Any, Any]]:
-    owner = getattr(parser, "_container", parser)  # an argument group knows its parser
-    if not hasattr(owner, "claims"):
-        owner.claims = {}
-    return owner.claims
-
-
-def _check_shared(
-    claims: dict[str, tuple[str, Any, Any]], flag: str, cls: type, kind: Any, default: Any, delete_default: bool
-) -> None:
-    owner, old_kind, old_default = claims.get(flag, ("the command itself", kind, default))
+def _check_shared(action: Any, flag: str, cls: type, kind: Any, default: Any, delete_default: bool) -> None:
+    """An existing flag may stand for one more setting if it means the same, or if one of the two is a model's."""
+    if is_interpolation(default):
+        return  # follows another setting until it is given
+    owner, old_kind, old_default = getattr(action, "claim", ("the command itself", None, None))
     model = delete_default or old_default is argparse.SUPPRESS
-    shared = is_interpolation(default) or is_interpolation(old_default) or model or old_default == default
-    if not shared or (old_kind is not kind and not is_interpolation(default)):
+    if old_kind is not kind or not (is_interpolation(old_default) or model or old_default == default):
         raise ConfigError(
-            f"option {flag} is claimed with different meanings by {owner} and by {cls.__module__}.{cls.__qualname__}; "
+            f"option {flag} is claimed with different meanings by {owner} and by {_origin(cls)}; "
             "give one of them another spelling with argparse_flag"
         )
+
+
+def _origin(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _kind(hint: Any) -> Any:

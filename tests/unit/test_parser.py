@@ -17,7 +17,7 @@ from fairseq.dataclass import FairseqDataclass, option
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.errors import ConfigError, OutOfScopeError
-from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, MODELS
+from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, LR_SCHEDULERS, MODELS, OPTIMIZERS
 from tests.common import ROOT
 
 BASE = "data-bin --task masked_lm --criterion masked_lm --arch roberta --optimizer adam"
@@ -197,11 +197,12 @@ class Third(FairseqDataclass):
 
 def test_two_meanings_of_a_flag_are_an_error() -> None:
     parser = FairseqParser()
-    gen_parser_from_dataclass(parser, First)
-    gen_parser_from_dataclass(parser, First)  # the same meaning
+    gen_parser_from_dataclass(parser.add_argument_group("one"), First)
+    gen_parser_from_dataclass(parser.add_argument_group("two"), First)  # the same meaning
     for other in (Second, Third):
-        with pytest.raises(ConfigError, match=r"--width .*First.*argparse_flag"):
-            gen_parser_from_dataclass(parser, other)
+        for target in (parser, parser.add_argument_group("three")):
+            with pytest.raises(ConfigError, match=r"--width .*First.*argparse_flag"):
+                gen_parser_from_dataclass(target, other)
     gen_parser_from_dataclass(parser, Second, delete_default=True)  # a model's and a task's max_positions
     gen_parser_from_dataclass(parser, Second, with_prefix="second")
     assert parser.parse_args(["--second-width", "4"]).second_width == 4
@@ -259,3 +260,12 @@ def test_help_is_complete_and_imports_no_torch() -> None:
     for flag in ("--max-update", "--mask-prob", "--encoder-layers", "--adam-betas", "--model-mask-prob"):
         assert flag in result.stdout
     assert "--quant-noise-pq" not in result.stdout
+
+
+@pytest.mark.parametrize("scheduler", LR_SCHEDULERS.names())
+def test_every_combination_of_built_ins_parses(scheduler: str) -> None:
+    for optimizer in OPTIMIZERS.names():
+        for arch in ("roberta", "xlm"):
+            cfg = config(f"--optimizer {optimizer} --lr-scheduler {scheduler} --arch {arch} --lr 0.1 --max-update 3")
+            assert cfg.lr_scheduler._name == scheduler and cfg.optimizer.lr == [0.1]
+            assert cfg.lr_scheduler.lr == [0.1] and cfg.model == {"_name": arch, "max_positions": 1024}
