@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fairseq.cli.common import run_command
 
@@ -22,7 +22,7 @@ def main(cfg: FairseqConfig | argparse.Namespace) -> float | None:
     from fairseq.training.run import train
 
     if isinstance(cfg, argparse.Namespace):
-        cfg = convert_namespace_to_omegaconf(cfg)
+        cfg = cast("FairseqConfig", convert_namespace_to_omegaconf(cfg))
     import_user_module(cfg.common)
     configure_logging(cfg.common.log_file)
     return call_main(cfg, train)

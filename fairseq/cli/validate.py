@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fairseq.cli.common import run_command
 
@@ -23,7 +23,7 @@ def main(
     from fairseq.training.evaluate import evaluate
 
     if isinstance(cfg, argparse.Namespace):
-        cfg = convert_namespace_to_omegaconf(cfg)
+        cfg = cast("FairseqConfig", convert_namespace_to_omegaconf(cfg))
     import_user_module(cfg.common)
     configure_logging()
     return call_main(cfg, evaluate, overrides=vars(override_args) if override_args is not None else None)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fairseq.dataclass.configs import FairseqConfig
+    from fairseq.models.fairseq_model import BaseFairseqModel
     from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def evaluate(cfg: FairseqConfig, overrides: dict[str, Any] | None = None) -> dic
 def _evaluate_subset(
     cfg: FairseqConfig,
     task: FairseqTask,
-    model: nn.Module,
+    model: BaseFairseqModel,
     criterion: nn.Module,
     subset: str,
     device: torch.device,
@@ -78,7 +79,7 @@ def _evaluate_subset(
         num_shards=distributed.get_data_parallel_world_size(),
         shard_id=distributed.get_data_parallel_rank(),
         num_workers=data.num_workers,
-        data_buffer_size=data.data_buffer_size,
+        data_buffer_size=data.data_buffer_size or 0,
     ).next_epoch_itr(shuffle=False)
     progress = progress_bar(
         batches,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
 from fairseq.logging import metrics
 from fairseq.logging.progress import progress_bar
+from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.training.stats import training_stats
 from fairseq.training.validation import validate
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.training.trainer import Trainer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(TRAIN_LOGGER)
 
 
 def train_epochs(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> float | None:

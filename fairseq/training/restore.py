@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import PathManager
+from fairseq.logging.setup import TRAIN_LOGGER
 
 if TYPE_CHECKING:
     from fairseq.data.iterators import EpochBatchIterator
     from fairseq.dataclass.configs import CheckpointConfig
     from fairseq.training.trainer import Trainer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(TRAIN_LOGGER)
 
 LAST = "checkpoint_last.pt"
 
@@ -75,7 +76,7 @@ def _choose(cfg: CheckpointConfig, suffix: str) -> tuple[str, bool]:
     last = str(Path(cfg.save_dir) / f"checkpoint_last{suffix}.pt")
     if PathManager.exists(last):
         return last, False
-    if getattr(cfg, "continue_once", None) is not None:
+    if cfg.continue_once is not None:
         return cfg.continue_once, False
     if cfg.finetune_from_model is not None:
         if not PathManager.exists(cfg.finetune_from_model):

@@ -13,6 +13,7 @@ from fairseq.data import data_utils
 from fairseq.dataclass.state import config_to_state
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
+from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.tasks import setup_task
 from fairseq.training.loop import train_epochs
 from fairseq.training.restore import load_checkpoint
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.tasks.fairseq_task import FairseqTask
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(TRAIN_LOGGER)
 
 
 def train(cfg: FairseqConfig) -> float | None:

@@ -13,13 +13,14 @@ from fairseq.dataclass.state import config_to_state
 from fairseq.errors import CheckpointError
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
+from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.optim import precision
 
 if TYPE_CHECKING:
     from fairseq.data.iterators import EpochBatchIterator
     from fairseq.training.trainer import Trainer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(TRAIN_LOGGER)
 
 
 @dataclass

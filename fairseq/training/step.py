@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from fairseq.errors import NonFiniteError
+from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.training.nan_detector import NanDetector, first_bad_gradient, first_bad_parameter, keep_gradients
 
 if TYPE_CHECKING:
     from fairseq.training.trainer import Trainer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(TRAIN_LOGGER)
 
 
 @dataclass

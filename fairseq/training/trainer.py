@@ -18,6 +18,7 @@ from fairseq.checkpoint.store import CheckpointStore
 from fairseq.distributed import utils as distributed
 from fairseq.errors import NonFiniteError, TrainingError
 from fairseq.logging import metrics
+from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
@@ -29,15 +30,16 @@ from fairseq.training.tensors import to_device
 if TYPE_CHECKING:
     from fairseq.data.iterators import EpochBatchIterator
     from fairseq.dataclass.configs import FairseqConfig
+    from fairseq.models.fairseq_model import BaseFairseqModel
     from fairseq.tasks.fairseq_task import FairseqTask
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(TRAIN_LOGGER)
 
 
 class Trainer:
     """Trains ``model`` with ``criterion`` on the data of ``task``, as ``cfg`` says."""
 
-    def __init__(self, cfg: FairseqConfig, task: FairseqTask, model: nn.Module, criterion: nn.Module) -> None:
+    def __init__(self, cfg: FairseqConfig, task: FairseqTask, model: BaseFairseqModel, criterion: nn.Module) -> None:
         self.cfg = cfg
         self.task = task
         self.cuda = torch.cuda.is_available() and not cfg.common.cpu
@@ -92,7 +94,7 @@ class Trainer:
         """How the run is called by experiment trackers."""
         return os.environ.get("WANDB_NAME") or Path(self.cfg.checkpoint.save_dir).resolve().name
 
-    def get_model(self) -> nn.Module:
+    def get_model(self) -> BaseFairseqModel:
         return self.model
 
     def get_criterion(self) -> nn.Module:
@@ -147,7 +149,7 @@ class Trainer:
             shard_id=self.data_parallel_rank,
             num_workers=data.num_workers,
             epoch=epoch,
-            data_buffer_size=data.data_buffer_size,
+            data_buffer_size=data.data_buffer_size or 0,
             disable_iterator_cache=disable_iterator_cache,
             skip_remainder_batch=self.cfg.optimization.skip_remainder_batch,
             grouped_shuffling=data.grouped_shuffling,
@@ -177,7 +179,7 @@ class Trainer:
                 shard_id=self.data_parallel_rank,
                 num_workers=data.num_workers,
                 epoch=1,
-                data_buffer_size=data.data_buffer_size,
+                data_buffer_size=data.data_buffer_size or 0,
                 disable_iterator_cache=False,
                 skip_remainder_batch=False,
             )

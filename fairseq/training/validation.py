@@ -10,6 +10,7 @@ import torch
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
 from fairseq.logging.progress import progress_bar
+from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.registry import nearest
 from fairseq.training.stats import validation_stats
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.training.trainer import Trainer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(TRAIN_LOGGER)
 
 
 def validate(cfg: FairseqConfig, trainer: Trainer, epoch: int, subsets: list[str]) -> list[float]:
