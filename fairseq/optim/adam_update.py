@@ -127,10 +127,11 @@ def update(segments: list[Segment], rates: Rates, factor: float = 1.0, *, fused:
             pieces.append(segment)
     if whole:
         fused_update(*_columns(whole), rates, factor)
+    scratch = _Scratch()
     for batch in _batches(pieces):
-        _update_converted(batch, rates, factor, fused_update)
+        _update_converted(batch, rates, factor, fused_update, scratch)
     for segment in slow:
-        _update_converted([segment], rates, factor, reference_update)
+        _update_converted([segment], rates, factor, reference_update, scratch)
 
 
 def _kernel_knows(segment: Segment) -> bool:
@@ -157,12 +158,37 @@ def _columns(batch: list[Segment]) -> tuple[list[Tensor], list[Tensor], list[Ten
     )
 
 
-def _update_converted(batch: list[Segment], rates: Rates, factor: float, kernel: Callable[..., None]) -> None:
+class _Scratch:
+    """Memory for the float32 copies of one batch, used again for the next: fresh memory would cost page faults."""
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+        self._used = 0
+
+    def clear(self) -> None:
+        self._used = 0
+
+    def take(self, like: Tensor) -> Tensor:
+        """An uninitialised tensor of the type, shape and device of ``like``."""
+        size = like.numel()
+        if like.device.type != "cpu" or not like.is_contiguous() or self._used + size > 2 * PIECE:
+            return torch.empty_like(like)
+        if self._buffer is None or self._buffer.dtype != like.dtype:
+            self._buffer = torch.empty(2 * PIECE, dtype=like.dtype)
+        self._used += size
+        return self._buffer[self._used - size : self._used].view(like.shape)
+
+
+def _update_converted(
+    batch: list[Segment], rates: Rates, factor: float, kernel: Callable[..., None], scratch: _Scratch
+) -> None:
     """Update through float32 copies of the gradients (and of the weights, where these are half precision)."""
-    grads = [torch.empty_like(s.exp_avg) if s.grad is not None else torch.zeros_like(s.exp_avg) for s in batch]
+    scratch.clear()
+    grads = [scratch.take(s.exp_avg) if s.grad is not None else torch.zeros_like(s.exp_avg) for s in batch]
     present = [(copy, s.grad) for copy, s in zip(grads, batch, strict=True) if s.grad is not None]
-    torch._foreach_copy_([copy for copy, _ in present], [grad for _, grad in present])
-    params = [s.param.to(s.exp_avg.dtype) for s in batch]
+    if present:
+        torch._foreach_copy_([copy for copy, _ in present], [grad for _, grad in present])
+    params = [s.param if s.param.dtype == s.exp_avg.dtype else scratch.take(s.exp_avg).copy_(s.param) for s in batch]
     kernel(params, grads, [s.exp_avg for s in batch], [s.exp_avg_sq for s in batch], rates, factor)
     targets = [(s.param, new) for s, new in zip(batch, params, strict=True) if s.param is not new]
     targets += [(s.mirror, new) for s, new in zip(batch, params, strict=True) if s.mirror is not None]
