@@ -124,6 +124,16 @@ def full_precision_state(model: nn.Module, optimizer: FairseqOptimizer | None) -
 
 
 def restore_masters(optimizer: FairseqOptimizer, state: Mapping[str, Tensor]) -> None:
-    """After the model was loaded from the float32 tensors ``state``: give the exact values to the masters too."""
-    if optimizer.master_weights() is not None:
-        optimizer.load_master_weights(state)
+    """After the model was loaded from the tensors ``state``: set the masters, to the last bit where that is known.
+
+    A stored float32 tensor is taken if it rounds to what the model now holds; other parameters (renamed by the legacy
+    upgrade, newly initialised heads) start from the model's own rounded value.
+    """
+    if optimizer.master_weights() is None:
+        return
+    exact: dict[str, Tensor] = {}
+    for name, param in getattr(optimizer, "named_params", ()):
+        stored, own = state.get(name), param.detach()
+        same = stored is not None and stored.shape == own.shape and torch.equal(stored.to(own.device, own.dtype), own)
+        exact[name] = stored if same and stored is not None else own
+    optimizer.load_master_weights(exact)

@@ -263,6 +263,12 @@ def test_masters_need_every_parameter() -> None:
     weights = dict(optimizer.master_weights() or {})
     with pytest.raises(CheckpointError, match="dense.bias"):
         optimizer.load_master_weights({key: value for key, value in weights.items() if key != "dense.bias"})
+    model, other = setup("bf16")
+    nearly = {key: value + 1.0 for key, value in weights.items()} | {"dense.bias": model.dense.bias.float() + 1e-6}
+    precision.restore_masters(other, nearly)  # only what rounds to the model's own values is taken
+    masters = other.master_weights() or {}
+    assert torch.equal(masters["dense.bias"], nearly["dense.bias"])
+    assert torch.equal(masters["embed.weight"], model.embed.weight.float())
     plain = setup("fp32")[1]
     assert plain.master_weights() is None and plain.scaler is None
     precision.restore_masters(plain, {})
