@@ -23,6 +23,7 @@ from fairseq.errors import ConfigError, FairseqError
 logger = logging.getLogger(__name__)
 
 _SCHEMA = "fairseq_defaults"
+_HYDRA = {"job": {"chdir": True}, "help": {"app_name": "fairseq-hydra-train"}}
 
 
 def main(cfg: Any) -> float | None:
@@ -126,7 +127,7 @@ def run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     primary = read_primary(find_primary(args.config_dir or args.config_path, args.config_name))
     overrides = normalise_overrides(args.overrides, primary)
     store = ConfigStore.instance()
-    store.store(name=_SCHEMA, node=OmegaConf.create({**schema(), "hydra": {"job": {"chdir": True}}}))
+    store.store(name=_SCHEMA, node=OmegaConf.create({**schema(), "hydra": _HYDRA}))
     name = f"{primary.path.stem} (fairseq)"
     hydra_node = {"hydra": primary.hydra} if primary.hydra else {}
     store.store(

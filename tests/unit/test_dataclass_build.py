@@ -113,12 +113,9 @@ def test_renamed_task_keys() -> None:
     assert cfg.task.omit_mask is True and "omit_unk" not in cfg.task
 
 
-def test_plugin_models_without_dataclass_take_any_key() -> None:
-    class Plugin:
-        pass
-
-    MODELS.register("config_test_plugin")(Plugin)
-    ARCHITECTURES.register("config_test_plugin")(Plugin)
+def test_plugin_models_without_dataclass_take_any_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS._entries, "config_test_plugin", object)
+    monkeypatch.setitem(ARCHITECTURES._entries, "config_test_plugin", object)
     cfg = build_config(tree(model={"_name": "config_test_plugin", "anything": [1, 2]}))
     assert cfg.model.anything == [1, 2]
     args = argparse.Namespace(arch="config_test_plugin", _name="config_test_plugin", width=3, data="d")

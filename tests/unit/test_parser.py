@@ -6,6 +6,7 @@ import argparse
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,20 @@ from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, LR_SCHEDULERS, 
 from tests.common import ROOT
 
 BASE = "data-bin --task masked_lm --criterion masked_lm --arch roberta --optimizer adam"
+
+
+@pytest.fixture(autouse=True)
+def _registries_stay_clean() -> Iterator[None]:
+    """Other tests sweep over what is registered."""
+    tables = [
+        table for registry in (MODELS, ARCHITECTURES, OPTIMIZERS) for table in (registry._entries, registry._configs)
+    ]
+    saved = [dict(table) for table in (*tables, ARCHITECTURE_MODELS)]
+    yield
+    for table, before in zip((*tables, ARCHITECTURE_MODELS), saved, strict=True):
+        for name in set(table) - set(before):
+            if "_test_" in name:
+                del table[name]
 
 
 def parse(text: str, **kwargs: Any) -> Any:
