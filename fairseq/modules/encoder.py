@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fairseq.modules.context import EncoderContext
+from fairseq.modules.dropout import dropout
 from fairseq.modules.embeddings import mask_out, position_ids_from_padding
 
 
@@ -87,7 +87,7 @@ class Encoder(nn.Module):
             x = x + self.embed_positions(ids)
         if self.layernorm_embedding is not None:
             x = self.layernorm_embedding(x)
-        return F.dropout(x, self.options.dropout, training=self.training)
+        return dropout(x, self.options.dropout, self.training)
 
     def forward(
         self,

@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from fairseq.modules.context import EncoderContext
+from fairseq.modules.dropout import dropout
 
 L = TypeVar("L", bound=nn.Module)
 
@@ -24,7 +25,7 @@ class EncoderLayer(nn.Module):
     """
 
     def __init__(
-        self, dim: int, token_mixer: nn.Module, channel_mixer: nn.Module, *, pre_norm: bool, dropout: float
+        self, dim: int, token_mixer: nn.Module, channel_mixer: nn.Module, *, pre_norm: bool, dropout: float = 0.0
     ) -> None:
         super().__init__()
         self.pre_norm = pre_norm
@@ -52,6 +53,4 @@ class EncoderLayer(nn.Module):
         return self.final_layer_norm(x + self._drop(self.channel_mixer(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        if self.dropout > 0 and self.training:
-            return nn.functional.dropout(x, self.dropout)
-        return x
+        return dropout(x, self.dropout, self.training)

@@ -5,10 +5,11 @@ Legend: B batch, T tokens, C channels, F inner width.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.modules.activations import get_activation_fn
+from fairseq.modules.dropout import dropout
+from fairseq.modules.linear import Linear
 from fairseq.registry import CHANNEL_MIXERS
 
 
@@ -19,15 +20,13 @@ class FeedForward(nn.Module):
     # fc1 and fc2 are named as the layer's own in every checkpoint: see EncoderLayer.
     hoisted = True
 
-    def __init__(self, dim: int, inner_dim: int, *, activation: str = "gelu", dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, inner_dim: int, *, activation: str = "gelu", activation_dropout: float = 0.0) -> None:
         super().__init__()
         self.activation = get_activation_fn(activation)
-        self.dropout = dropout
-        self.fc1 = nn.Linear(dim, inner_dim)
-        self.fc2 = nn.Linear(inner_dim, dim)
+        self.activation_dropout = activation_dropout
+        self.fc1 = Linear(dim, inner_dim)
+        self.fc2 = Linear(inner_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.activation(self.fc1(x))
-        if self.dropout > 0:
-            x = F.dropout(x, self.dropout, training=self.training)
-        return self.fc2(x)
+        return self.fc2(dropout(x, self.activation_dropout, self.training))

@@ -6,10 +6,10 @@ Legend: B batch, T tokens, C channels, N projected tokens, V vocabulary.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.modules.activations import get_activation_fn
+from fairseq.modules.linear import Linear, linear
 from fairseq.registry import HEADS
 
 
@@ -30,7 +30,7 @@ class RobertaLMHead(nn.Module):
 
     def __init__(self, embed_dim: int, output_dim: int, activation_fn: str, weight: nn.Parameter | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(embed_dim, embed_dim)
+        self.dense = Linear(embed_dim, embed_dim)
         self.activation_fn = get_activation_fn(activation_fn)
         self.layer_norm = nn.LayerNorm(embed_dim)
         self.weight = nn.Linear(embed_dim, output_dim, bias=False).weight if weight is None else weight
@@ -39,4 +39,4 @@ class RobertaLMHead(nn.Module):
     def forward(self, features: Tensor, masked_tokens: Tensor | None = None, **unused: object) -> Tensor:
         # Only masked positions are projected: with V far above C this is most of the head's work.
         x = self.layer_norm(self.activation_fn(self.dense(select(features, masked_tokens))))
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)

@@ -96,7 +96,7 @@ def build_layer(config: RobertaConfig) -> EncoderLayer:
         dim,
         config.encoder_ffn_embed_dim,
         activation=config.activation_fn,
-        dropout=config.activation_dropout or config.relu_dropout,
+        activation_dropout=config.activation_dropout or config.relu_dropout,
     )
     return EncoderLayer(
         dim, token_mixer, channel_mixer, pre_norm=config.encoder_normalize_before, dropout=config.dropout
