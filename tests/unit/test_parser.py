@@ -280,7 +280,6 @@ def test_help_is_complete_and_imports_no_torch() -> None:
 @pytest.mark.parametrize("scheduler", LR_SCHEDULERS.names())
 def test_every_combination_of_built_ins_parses(scheduler: str) -> None:
     for optimizer in OPTIMIZERS.names():
-        for arch in ("roberta", "xlm"):
-            cfg = config(f"--optimizer {optimizer} --lr-scheduler {scheduler} --arch {arch} --lr 0.1 --max-update 3")
-            assert cfg.lr_scheduler._name == scheduler and cfg.optimizer.lr == [0.1]
-            assert cfg.lr_scheduler.lr == [0.1] and cfg.model == {"_name": arch, "max_positions": 1024}
+        cfg = config(f"--optimizer {optimizer} --lr-scheduler {scheduler} --arch xlm --lr 0.1 --max-update 3")
+        assert cfg.lr_scheduler._name == scheduler and cfg.lr_scheduler.lr == cfg.optimizer.lr == [0.1]
+        assert cfg.model == {"_name": "xlm", "max_positions": 1024}
