@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fairseq.cli.common import run_command
-from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
+from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 
 if TYPE_CHECKING:
     from fairseq.data.binarize_corpus import CorpusWriter, Summary
@@ -79,6 +79,17 @@ def main(args: argparse.Namespace) -> None:
     from fairseq.dataclass.parser import import_user_module
 
     import_user_module(args)
+    try:
+        _logged(args)
+    except OSError as error:
+        if isinstance(error, FairseqError):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        raise DataError(f"cannot preprocess into {args.destdir}: {error.strerror or error}{where}") from error
+
+
+def _logged(args: argparse.Namespace) -> None:
+    """The work, with ``preprocess.log`` beside its results."""
     os.makedirs(args.destdir, exist_ok=True)
     handler = logging.FileHandler(os.path.join(args.destdir, "preprocess.log"), encoding="utf-8")
     logger.addHandler(handler)
@@ -271,6 +282,8 @@ def _print_summary(plan: Plan, seconds: float) -> None:
     for name, _, summary in plan.rows:
         unknown = f"{summary.replaced_percent:.2f}%" if summary.num_tok else "-"
         print(f"{name:<{width}}  {summary.num_seq:>12,}  {summary.num_tok:>14,}  {unknown:>8}")
+        if summary.num_tok and summary.replaced_percent > 50:
+            print(f"warning: the dictionary does not fit {name}; raw text needs --bpe, and the dictionary made for it")
     print(f"{size:,.1f} MB of text in {seconds:.1f} s; dictionary and data are in {plan.args.destdir}")
 
 

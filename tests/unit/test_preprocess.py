@@ -204,6 +204,20 @@ def test_mistakes_leave_nothing_behind(tmp_path, text, ids):
         shutil.rmtree(out, ignore_errors=True)
 
 
+def test_destination_that_cannot_be_written(tmp_path, ids, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot preprocess into"):
+        run(tmp_path / "file", "--trainpref", ids)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(binarize_corpus, "write_index", full)
+    with pytest.raises(DataError, match="No space left"):
+        run(tmp_path / "o", "--trainpref", ids, "--workers", 2)
+    assert set(os.listdir(tmp_path / "o")) == {"preprocess.log"}
+
+
 def test_existing_dictionary_is_not_overwritten(tmp_path, ids):
     run(tmp_path / "o", "--trainpref", ids)
     before = files(tmp_path / "o")

@@ -12,6 +12,7 @@ from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPEToken
 
 from fairseq.data.encoders.base import Ids, flatten, required_file
 from fairseq.data.encoders.configs import BertBPEConfig, HuggingFaceByteLevelBPEConfig, HuggingFaceTokenizerConfig
+from fairseq.data.encoders.gpt2_bpe_utils import Encoder, get_encoder
 from fairseq.errors import ConfigError, DataError
 from fairseq.registry import BPES
 
@@ -69,6 +70,19 @@ class HuggingFaceByteLevelBPE(_TokenizersBPE):
             )
         except Exception as error:  # the library raises plain Exception for malformed files
             raise DataError(f"{vocab} and {merges} are no byte-level BPE: {error}") from None
+        self._tables = None if getattr(cfg, "bpe_add_prefix_space", False) else _gpt2_encoder(vocab, merges)
+
+    def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
+        return super().encode_lines(lines) if self._tables is None else self._tables.encode_lines(lines)
+
+
+def _gpt2_encoder(vocab: str, merges: str) -> Encoder | None:
+    """The same BPE with GPT-2's look-up tables, several times quicker; None where the two might differ."""
+    with open(merges, encoding="utf-8") as handle:
+        if not handle.readline().startswith("#version"):
+            return None
+    encoder = get_encoder(vocab, merges)
+    return encoder if all(char in encoder.encoder for char in encoder.byte_encoder.values()) else None
 
 
 @BPES.register("hf_tokenizer", dataclass=HuggingFaceTokenizerConfig)
