@@ -18,6 +18,7 @@ from fairseq.models.roberta import alignment_utils
 from fairseq.scope import HERE
 
 MASK = "<mask>"
+FROM_CONFIGURATION = object()
 
 
 class Filled(NamedTuple):
@@ -36,12 +37,12 @@ class RobertaHubInterface(nn.Module):
 
     _float_tensor: Tensor
 
-    def __init__(self, cfg: Any, task: Any, model: Any) -> None:
+    def __init__(self, cfg: Any, task: Any, model: Any, bpe: Any = FROM_CONFIGURATION) -> None:
         super().__init__()
         self.cfg = cfg
         self.task = task
         self.model = model
-        self.bpe = build_bpe(getattr(cfg, "bpe", None))
+        self.bpe = build_bpe(getattr(cfg, "bpe", None) if bpe is FROM_CONFIGURATION else bpe)
         self.register_buffer("_float_tensor", torch.zeros(1), persistent=False)
 
     @property

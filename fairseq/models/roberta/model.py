@@ -6,6 +6,7 @@ Legend: B batch, T tokens, C channels, V vocabulary, N masked tokens, L layers.
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
+from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
 from fairseq.models.fairseq_encoder import FairseqEncoder
@@ -28,7 +30,7 @@ from fairseq.models.roberta.upgrade import rename_legacy, upgrade_heads, upgrade
 from fairseq.modules.classification_head import RobertaClassificationHead
 from fairseq.modules.initialization import init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead
-from fairseq.registry import MODELS
+from fairseq.registry import BPES, MODELS
 
 logger = logging.getLogger(__name__)
 
@@ -215,16 +217,30 @@ class RobertaModel(FairseqEncoderModel):
         relative to the model's when it begins with a dot; ``bpe=None`` works on ids only. Other keywords override the
         stored configuration by key name.
         """
+        return cls.from_hub(model_name_or_path, checkpoint_file, data_name_or_path, bpe=bpe, **kwargs)
+
+    @classmethod
+    def from_hub(
+        cls, model_name_or_path: str, checkpoint_file: str, data_name_or_path: str | None, **overrides: Any
+    ) -> RobertaHubInterface:
+        """``from_pretrained`` without defaults: the checkpoint's own data (None) and, unless ``bpe`` is given, its BPE.
+
+        A checkpoint that knows of no BPE gets the model family's.
+        """
         loaded = load_pretrained(
             model_name_or_path,
             checkpoint_file,
             data_name_or_path,
             cls.hub_models(),
-            bpe=bpe,
             load_checkpoint_heads=True,
-            **kwargs,
+            **overrides,
         )
-        return RobertaHubInterface(loaded.cfg, loaded.task, loaded.models[0])
+        bpe = getattr(loaded.cfg, "bpe", None)
+        if "bpe" in overrides and overrides["bpe"] is None:
+            bpe = None
+        elif bpe is None:
+            bpe = _bpe_settings(inspect.signature(cls.from_pretrained).parameters["bpe"].default, overrides)
+        return RobertaHubInterface(loaded.cfg, loaded.task, loaded.models[0], bpe)
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
         prefix = f"{name}." if name else ""
@@ -248,6 +264,15 @@ def _settle_sizes(args: Any, task: Any) -> None:
     keep = getattr(args, "encoder_layers_to_keep", None)
     if keep:
         _set(args, "encoder_layers", len(parse_layers(keep)))
+
+
+def _bpe_settings(name: str, values: dict[str, Any]) -> Any:
+    """The settings of the BPE ``name``: its defaults, and what ``values`` has of them."""
+    config = BPES.config_class(name)
+    if config is None:
+        return name
+    known = {key: value for key, value in values.items() if key in field_specs(config)}
+    return config(**{**known, "_name": name})
 
 
 def _set(args: Any, name: str, value: Any) -> None:

@@ -1,0 +1,161 @@
+"""``fairseq-fill-mask``: what a trained model puts in the place of ``<mask>``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fairseq.cli.common import run_command
+from fairseq.dataclass.base import field_specs
+from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
+from fairseq.errors import ConfigError, DataNotFoundError
+from fairseq.registry import BPES, MODELS
+
+PROGRAM = "fairseq-fill-mask"
+CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+BATCH_LINES = 32
+_EXAMPLES = """\
+examples:
+  fairseq-fill-mask --path checkpoints/checkpoint_best.pt --data data-bin "The capital of China is <mask>."
+  fairseq-fill-mask --path roberta.base --topk 3 < sentences.txt
+Without texts, lines are read from standard input.
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options; those of every BPE are there only when given, so that the checkpoint's own are kept."""
+    parser = FairseqParser(
+        prog=PROGRAM,
+        description="Show the most probable words for every <mask> of a text, with their probabilities.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("text", nargs="*", help="texts with one or more <mask>")
+    parser.add_argument(
+        "--path", required=True, help="checkpoint file, directory with one, or the name of a published model"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="directory with dict.txt; default: that of the checkpoint, else that of its training",
+    )
+    parser.add_argument(
+        "--bpe",
+        choices=[*BPES.names(), "none"],
+        help="how texts become pieces; none: texts are dictionary symbols; default: as in training, else gpt2",
+    )
+    parser.add_argument("--topk", type=int, default=5, metavar="N", help="candidates for each mask (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a text instead of tables")
+    parser.add_argument("--cpu", action="store_true", help="stay on the CPU when there is a GPU")
+    parser.add_argument("--user-dir", metavar="DIR", help="import this plugin directory first")
+    options = parser.add_argument_group("BPE files")
+    for name in BPES.names():
+        config = BPES.config_class(name)
+        if config is not None:
+            gen_parser_from_dataclass(options, config(), delete_default=True)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Load the model, then answer the texts of ``args`` or of standard input."""
+    if args.topk < 1:
+        raise ConfigError(f"--topk must be at least 1, but is {args.topk} instead")
+    hub = load(args)
+    for batch in _batches(args.text or _lines()):
+        for text, result in zip(batch, hub.fill_mask(batch, topk=args.topk), strict=True):
+            masks = [result] if text.count("<mask>") == 1 else result
+            print(as_json(text, masks) if args.json else as_table(text, masks), flush=True)
+
+
+def load(args: argparse.Namespace) -> Any:
+    """The hub interface of ``args.path``, in evaluation mode, on the GPU if there is one."""
+    import torch
+
+    from fairseq.models.roberta.addresses import PUBLISHED
+
+    model, place, file = "roberta", args.path, "model.pt"
+    for name, addresses in PUBLISHED.items():
+        if args.path in addresses and not Path(args.path).exists():
+            model = name
+            break
+    else:
+        place, file = find_checkpoint(args.path)
+    overrides = {key: value for key, value in vars(args).items() if key in _bpe_options()}
+    if args.user_dir is not None:
+        overrides["user_dir"] = args.user_dir
+    data = str(Path(args.data).resolve()) if args.data is not None else None
+    if data is None and (place == args.path or (Path(place) / "dict.txt").is_file()):
+        data = "."
+    if args.bpe is not None:
+        overrides["bpe"] = None if args.bpe == "none" else args.bpe
+    hub = MODELS.get(model).from_hub(place, file, data, **overrides)
+    hub.eval()
+    return hub.cuda() if torch.cuda.is_available() and not args.cpu else hub
+
+
+def find_checkpoint(path: str) -> tuple[str, str]:
+    """(directory, file) of a checkpoint given as a file or as its directory."""
+    found = Path(path)
+    if found.is_file():
+        return str(found.parent), found.name
+    if not found.is_dir():
+        raise DataNotFoundError(f"--path {path!r} is neither a checkpoint, a directory with one, nor a published model")
+    for name in CHECKPOINTS:
+        if (found / name).is_file():
+            return str(found), name
+    raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]} in {path}")
+
+
+def _bpe_options() -> set[str]:
+    configs = [config for name in BPES.names() if (config := BPES.config_class(name)) is not None]
+    return {field for config in configs for field in field_specs(config) if not field.startswith("_")}
+
+
+def _lines() -> Iterator[str]:
+    if sys.stdin.isatty():
+        print("Type a text with <mask> and press return; end with Ctrl-D.", file=sys.stderr)
+    for line in sys.stdin:
+        if line.strip():
+            yield line.rstrip("\n")
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """At most ``BATCH_LINES`` texts at a time; single ones for a person who types, who wants an answer at once."""
+    size = 1 if texts is not None and sys.stdin.isatty() and not isinstance(texts, list) else BATCH_LINES
+    source = iter(texts)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def as_json(text: str, masks: Sequence[Sequence[Any]]) -> str:
+    """``{"input": ..., "masks": [[{"text", "probability", "token"}, ...], ...]}`` on one line."""
+    candidates = [[candidate._asdict() for candidate in mask] for mask in masks]
+    return json.dumps({"input": text, "masks": candidates}, ensure_ascii=False)
+
+
+def as_table(text: str, masks: Sequence[Sequence[Any]]) -> str:
+    """The text, then for each mask its candidates with rank, probability in percent and the filled text."""
+    lines = [text]
+    for number, mask in enumerate(masks, start=1):
+        if len(masks) > 1:
+            lines.append(f" mask {number}")
+        width = max(len(repr(candidate.token)) for candidate in mask)
+        for rank, candidate in enumerate(mask, start=1):
+            lines.append(
+                f"  {rank:>2}  {100 * candidate.probability:7.3f} %  {candidate.token!r:<{width}}  {candidate.text}"
+            )
+    return "\n".join([*lines, ""])
+
+
+def cli_main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    run_command(PROGRAM, lambda: main(get_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    cli_main()
