@@ -75,6 +75,7 @@ def get_validation_parser(default_task: str | None = None) -> FairseqParser:
     """The parser of fairseq-validate."""
     parser = get_parser("Validation", default_task)
     parser.stage = "validate"
+    parser.set_defaults(criterion=None)  # the checkpoint knows its own
     add_dataset_args(parser, train=True)
     add_distributed_training_args(parser)
     gen_parser_from_dataclass(parser.add_argument_group("evaluation"), SECTIONS["common_eval"])
