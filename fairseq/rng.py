@@ -44,6 +44,12 @@ def tuple_hash(*values: int) -> int:
     return acc - (1 << 64) if acc >> 63 else acc
 
 
+# The interpreter's own hash is ten times as fast; it is used where it is the one described above.
+_hash_of = (
+    hash if all(hash(t) == tuple_hash(*t) for t in ((1, 1, 0), (-1, 2**61, 3), (7, 5))) else lambda t: tuple_hash(*t)
+)
+
+
 def derive_seed(seed: int, *extra: int) -> int:
     """One seed in [0, 10**6) from several integers; ``seed`` itself when it comes alone.
 
@@ -53,7 +59,7 @@ def derive_seed(seed: int, *extra: int) -> int:
     """
     if not extra:
         return int(seed)
-    return int(float(tuple_hash(int(seed), *(int(value) for value in extra))) % 1e6)
+    return int(float(_hash_of((int(seed), *map(int, extra)))) % 1e6)
 
 
 class _Local(threading.local):

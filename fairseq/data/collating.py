@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 
 def collate_tokens(
@@ -29,18 +31,21 @@ def collate_tokens(
         pad_to_multiple: T is a multiple of this.
         pad_to_bsz: B is at least this (rows of padding).
     """
-    width = max(max(len(value) for value in values), pad_to_length or 0)
-    width = -(-width // pad_to_multiple) * pad_to_multiple
-    rows = max(len(values), pad_to_bsz or 0)
-    batch = values[0].new_full((rows, width), pad_idx)
-    for row, value in zip(batch, values, strict=False):
-        cells = row[width - len(value) :] if left_pad else row[: len(value)]
-        if move_eos_to_beginning and len(value):
-            cells[0] = value[-1] if eos_idx is None else eos_idx
-            cells[1:] = value[:-1]
-        else:
-            cells.copy_(value)
+    if move_eos_to_beginning:
+        values = [_rotated(value, eos_idx) for value in values]
+    side = "left" if left_pad else "right"
+    batch = pad_sequence(list(values), batch_first=True, padding_value=pad_idx, padding_side=side)
+    width = max(batch.size(1), pad_to_length or 0)
+    more = -(-width // pad_to_multiple) * pad_to_multiple - batch.size(1)
+    rows = max(len(values), pad_to_bsz or 0) - len(values)
+    if more or rows:
+        batch = pad(batch, (more, 0, 0, rows) if left_pad else (0, more, 0, rows), value=pad_idx)
     return batch
+
+
+def _rotated(value: Tensor, eos_idx: int | None) -> Tensor:
+    first = value[-1:] if eos_idx is None else value.new_tensor([eos_idx])
+    return torch.cat([first, value[:-1]]) if len(value) else value
 
 
 def lengths_to_padding_mask(lengths: Tensor) -> Tensor:

@@ -53,14 +53,15 @@ class _Masker:
         return source, target
 
     def _mask(self, item: np.ndarray, epoch: int, index: int, options: MaskingOptions) -> tuple[Tensor, Tensor]:
-        if (item == self.mask_idx).any():
+        highest = item.max() if len(item) else 0
+        if highest >= self.mask_idx and (item == self.mask_idx).any():
             raise DataError(
                 f"sample #{index} already holds the mask symbol (id {self.mask_idx}): the data was made with another "
                 "dictionary, or <mask> occurs in the text"
             )
-        if len(item) and item.max() >= self.vocab_size:
+        if highest >= self.vocab_size:
             raise DataError(
-                f"sample #{index} holds the id {item.max()}, but the dictionary has only {self.vocab_size} symbols: "
+                f"sample #{index} holds the id {highest}, but the dictionary has only {self.vocab_size} symbols: "
                 "dict.txt does not fit the data; use the one it was preprocessed with"
             )
         begins = None if self.word_begins is None else self.word_begins[item]

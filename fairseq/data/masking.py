@@ -87,12 +87,15 @@ def choose_units(stream: np.random.RandomState, units: int, options: MaskingOpti
     count = int(options.mask_prob * units / float(options.mask_multiple_length) + rounding)
     # The numbers of stream.choice(units, count, replace=False), at half its cost.
     chosen = stream.permutation(units)[:count]
+    predicted = np.zeros(units, dtype=bool)
     if options.mask_stdev > 0.0:
         lengths = stream.normal(options.mask_multiple_length, options.mask_stdev, size=count)
         chosen = _spans(chosen, np.maximum(np.rint(lengths), 0).astype(np.int64))
     elif options.mask_multiple_length > 1:
         chosen = (chosen[:, None] + np.arange(options.mask_multiple_length)).ravel()
-    predicted = np.zeros(units, dtype=bool)
+    else:
+        predicted[chosen] = True
+        return predicted
     predicted[chosen[chosen < units]] = True
     return predicted
 
@@ -116,8 +119,8 @@ def split_replaced(
         return replaced, None
     if options.leave_unmasked_prob == 0.0:
         return None, replaced
-    kept = stream.rand(units) < options.leave_unmasked_prob / options.replaced_prob
-    return replaced & kept, replaced & ~kept
+    kept = replaced & (stream.rand(units) < options.leave_unmasked_prob / options.replaced_prob)
+    return kept, replaced ^ kept
 
 
 def word_lengths(begins: np.ndarray) -> np.ndarray:
@@ -154,7 +157,8 @@ def mask_sequence(
     if lengths is not None:
         predicted, hidden = np.repeat(predicted, lengths), np.repeat(hidden, lengths)
         random = None if random is None else np.repeat(random, lengths)
-    source = np.where(hidden, mask_idx, item)
+    source = item.copy()
+    source[hidden] = mask_idx
     if random is not None and sampler is not None:
         places = np.flatnonzero(random)
         if len(places):

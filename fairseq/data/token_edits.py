@@ -17,7 +17,12 @@ class _OneMoreToken(BaseWrapperDataset):
     def __init__(self, dataset: Any, token: int | None = None) -> None:
         super().__init__(dataset)
         self.token = token
+        self._tensor = torch.tensor([] if token is None else [token])
         self._sizes: np.ndarray = dataset.sizes if token is None else _one_more(dataset.sizes)
+
+    def _like(self, item: Tensor) -> Tensor:
+        """The token in the type of ``item``; usually there is nothing to convert."""
+        return self._tensor if self._tensor.dtype == item.dtype else self._tensor.to(item.dtype)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -44,7 +49,7 @@ class PrependTokenDataset(_OneMoreToken):
 
     def __getitem__(self, index: int) -> Tensor:
         item = self.dataset[index]
-        return item if self.token is None else torch.cat([item.new_tensor([self.token]), item])
+        return item if self.token is None else torch.cat([self._like(item), item])
 
 
 class AppendTokenDataset(_OneMoreToken):
@@ -52,7 +57,7 @@ class AppendTokenDataset(_OneMoreToken):
 
     def __getitem__(self, index: int) -> Tensor:
         item = self.dataset[index]
-        return item if self.token is None else torch.cat([item, item.new_tensor([self.token])])
+        return item if self.token is None else torch.cat([item, self._like(item)])
 
 
 class StripTokenDataset(BaseWrapperDataset):
