@@ -38,6 +38,11 @@ def parse_betas(value: Any) -> tuple[float, float]:
     return beta1, beta2
 
 
+def _undecorated(method: Any) -> Any:
+    """``method`` without the mark that hides it from torch.compile: the mark imports the compiler, which takes seconds."""
+    return getattr(method, "__wrapped__", method)
+
+
 class Adam(torch.optim.Optimizer):
     """The torch-level optimizer. State per parameter: ``step`` (int), ``exp_avg``, ``exp_avg_sq`` (float32).
 
@@ -48,6 +53,10 @@ class Adam(torch.optim.Optimizer):
     supports_flat_params = True
     #: See :class:`fairseq.optim.adam_update.Rates`.
     corrected_eps = False
+
+    add_param_group = _undecorated(torch.optim.Optimizer.add_param_group)
+    zero_grad = _undecorated(torch.optim.Optimizer.zero_grad)
+    state_dict = _undecorated(torch.optim.Optimizer.state_dict)
 
     def __init__(
         self,
@@ -144,7 +153,7 @@ class Adam(torch.optim.Optimizer):
                 group[key] = own[key]
             group["betas"] = tuple(group["betas"])
         # The base class would round float32 moments of a half-precision parameter to its type.
-        super().load_state_dict({"state": {}, "param_groups": groups})
+        _undecorated(torch.optim.Optimizer.load_state_dict)(self, {"state": {}, "param_groups": groups})
         numbers = [index for group in groups for index in group["params"]]
         for index, param in zip(numbers, (p for g in self.param_groups for p in g["params"]), strict=True):
             if index in state:

@@ -41,15 +41,14 @@ def accumulate(trainer: Trainer, samples: Iterable[dict[str, Any]]) -> Accumulat
     for sample in samples:
         batch, is_dummy = trainer.prepare_sample(sample)
         try:
-            with trainer.optimizer.autocast():
-                loss, sample_size, logging_output = trainer.task.train_step(
-                    sample=batch,
-                    model=trainer.model,
-                    criterion=trainer.criterion,
-                    optimizer=trainer.optimizer,
-                    update_num=trainer.get_num_updates(),
-                    ignore_grad=is_dummy,
-                )
+            loss, sample_size, logging_output = trainer.task.train_step(
+                sample=batch,
+                model=trainer.model,
+                criterion=trainer.criterion,
+                optimizer=trainer.optimizer,
+                update_num=trainer.get_num_updates(),
+                ignore_grad=is_dummy,
+            )
         except torch.cuda.OutOfMemoryError as error:
             logger.warning("out of memory (%s); this update is skipped", error)
             trainer.optimizer.zero_grad()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.store import CheckpointStore
 from fairseq.distributed import utils as distributed
 from fairseq.errors import NonFiniteError, TrainingError
@@ -60,7 +61,7 @@ class Trainer:
         self._start_time = time.time()
         self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
-        self.ema = EMA(self.model, cfg.ema) if cfg.ema.store_ema else None
+        self.ema = self._moving_average() if cfg.ema.store_ema else None
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -69,6 +70,10 @@ class Trainer:
         if not named:
             raise TrainingError("the model has no trainable parameter; check what it freezes")
         return named
+
+    def _moving_average(self) -> EMA:
+        seed = self.cfg.ema.ema_seed_model
+        return EMA(self.model, self.cfg.ema, seed_state=read(seed, with_config=False)["model"] if seed else None)
 
     # ---- where we are -------------------------------------------------------------------------------------------
 
