@@ -78,7 +78,7 @@ class FairseqTask:
         self.datasets: dict[str, Any] = {}
         self.dataset_to_epoch_iter: dict[Any, EpochBatchIterator] = {}
         self.state = StatefulContainer()
-        self.bpe: Any = None
+        self.bpe_config: Any = None
         """The run's encoder section (or None), set by `fairseq.tasks.setup_task`."""
 
     @classmethod

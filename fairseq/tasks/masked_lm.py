@@ -60,7 +60,7 @@ class MaskedLMTask(FairseqTask):
     def setup_task(cls, cfg: Any, bpe: Any = None, **kwargs: Any) -> MaskedLMTask:
         """The task with the dictionary of the first data directory; ``bpe`` is for whole-word masking."""
         task = cls(cfg, cls.load_dict(cfg))
-        task.bpe = bpe
+        task.bpe_config = bpe
         return task
 
     @classmethod
@@ -177,7 +177,7 @@ class MaskedLMTask(FairseqTask):
     def _whole_words(self) -> Any:
         if not self.cfg.mask_whole_words:
             return None
-        begins = get_whole_word_mask(self.bpe, self.dictionary)
+        begins = get_whole_word_mask(self.bpe_config, self.dictionary)
         if begins is None:
             raise ConfigError("--mask-whole-words needs --bpe, which says where words begin")
         return begins

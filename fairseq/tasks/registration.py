@@ -47,7 +47,7 @@ def setup_task(cfg: Any, bpe: Any = None, **kwargs: Any) -> FairseqTask:
         cfg = config.from_namespace(cfg)
     task = cls.setup_task(cfg, **kwargs)
     # Set afterwards, because a plugin's setup_task may hand its arguments on to a constructor that does not know it.
-    task.bpe = bpe
+    task.bpe_config = bpe
     return task
 
 

@@ -156,7 +156,7 @@ def test_entrances(data):
     options = {"data": str(data), "tokens_per_sample": 16, "seed": 1}
     by_name = setup_task(MaskedLMConfig(_name="masked_lm", **options))
     flat = setup_task(argparse.Namespace(task="masked_lm", lr=[0.1], **options), bpe="gpt2")
-    assert isinstance(by_name, MaskedLMTask) and flat.cfg.sample_break_mode == "none" and flat.bpe == "gpt2"
+    assert isinstance(by_name, MaskedLMTask) and flat.cfg.sample_break_mode == "none" and flat.bpe_config == "gpt2"
     assert TASK_REGISTRY["masked_lm"] is MaskedLMTask and "no_such" not in TASK_REGISTRY
     with pytest.raises(ConfigError, match="masked_lm"):
         setup_task(argparse.Namespace(task="masked_lmm", **options))
