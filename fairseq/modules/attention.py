@@ -25,13 +25,14 @@ def attend_eager(q: Tensor, k: Tensor, v: Tensor, context: EncoderContext, dropo
     scores = torch.matmul(q * q.size(-1) ** -0.5, k.transpose(-2, -1))  # (B, H, T, T)
     if context.attention_bias is not None:
         scores = scores + context.attention_bias.to(scores.dtype)
+    at_least_float32 = torch.promote_types(scores.dtype, torch.float32)
     if context.padding is not None:
         padded = context.padding[:, None, None, :]
         # The lowest finite number, not -inf, keeps sequences without any key free of NaN, gradients included.
         scores = scores.masked_fill(padded, torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).masked_fill(padded, 0.0)
+        weights = torch.softmax(scores, dim=-1, dtype=at_least_float32).masked_fill(padded, 0.0)
     else:
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
+        weights = torch.softmax(scores, dim=-1, dtype=at_least_float32)
     weights = drop(weights.to(v.dtype), dropout, training=dropout > 0)
     return torch.matmul(weights, v)
 
