@@ -58,7 +58,7 @@ def main():
     )
     generator = torch.Generator().manual_seed(1)
     bf16 = settings["bf16"]
-    ends = []
+    ends, cpu = [], []
     for (ids, labels), _ in zip(batches(settings, generator), range(settings["updates"])):  # noqa: B905
         with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
             loss = model(input_ids=ids, labels=labels).loss
@@ -68,10 +68,11 @@ def main():
         optimizer.zero_grad()
         loss.item()
         ends.append(time.time())
+        cpu.append(time.process_time())
     with open(report, "w") as file:
         facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "loss": loss.item()}
         facts["attention"] = model.config._attn_implementation
-        json.dump({"ends": ends, **facts}, file)
+        json.dump({"ends": ends, "cpu": cpu, **facts}, file)
 
 
 if __name__ == "__main__":
