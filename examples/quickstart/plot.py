@@ -30,6 +30,8 @@ def read_losses(directory: Path) -> tuple[list[int], list[float]]:
     """Updates and values of the scalar ``loss`` among the event files of ``directory``."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    if not directory.is_dir():  # a run that ended before its first line
+        return [], []
     events = EventAccumulator(str(directory))
     events.Reload()
     points = events.Scalars("loss") if "loss" in events.Tags()["scalars"] else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -64,8 +65,7 @@ def command(name: str, *arguments: object) -> list[str]:
 
 def run(name: str, *arguments: object) -> None:
     """Show the command and run it; its output goes to the terminal."""
-    shown = " ".join(f'"{word}"' if " " in str(word) else str(word) for word in arguments)
-    print(f"\n$ fairseq-{name} {shown}", flush=True)
+    print(f"\n$ {shlex.join([f'fairseq-{name}', *map(str, arguments)])}", flush=True)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]),
@@ -117,7 +117,7 @@ def train(out: Path, data: Path, updates: int) -> None:
         "--save-dir": out / "checkpoints",
         "--tensorboard-logdir": out / "tensorboard",
         "--log-format": "tqdm" if sys.stderr.isatty() else "simple",
-        "--log-interval": 10 if sys.stderr.isatty() else 50,
+        "--log-interval": max(1, min(updates // 20, 10 if sys.stderr.isatty() else 50)),
         "--num-workers": 0,
     }
     run("train", data, *flags(MODEL, TRAINING, schedule, keep), "--no-epoch-checkpoints")
