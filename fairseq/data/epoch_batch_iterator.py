@@ -99,7 +99,8 @@ class EpochBatchIterator(EpochBatchIterating):
         disable_shuffling: never shuffle.
         skip_remainder_batch: leave out the last batch of each epoch, full or not.
         grouped_shuffling: shuffle groups of ``num_shards`` batches.
-        reuse_dataloader: accepted for old callers; only persistent workers outlive an epoch.
+        reuse_dataloader: as in the original, whose loader outlives the epoch: whether to shuffle is decided once, by
+            the first epoch that starts here (so that a curriculum never begins to shuffle).
         persistent_workers: keep the workers; they are told the epoch with every batch.
 
     State: ``{"version": 2, "epoch", "iterations_in_epoch", "shuffle"}``, where iterations are batches of this shard,
@@ -208,7 +209,8 @@ class EpochBatchIterator(EpochBatchIterating):
         if pending is None:
             if callable(self.batch_sampler) and previous != self.epoch:
                 self._frozen_batches = None
-            self.shuffle = shuffle and not self.disable_shuffling
+            if self._loader is None or not self.reuse_dataloader:
+                self.shuffle = shuffle and not self.disable_shuffling
             self.fix_batches_to_gpus = fix_batches_to_gpus
             pending = self._epoch_iterator(0)
         self._current = pending

@@ -99,6 +99,9 @@ class DatasetConfig(FairseqDataclass):
         II("dataset.batch_size"), "most sentences in a validation batch", alias="--max-sentences-valid"
     )
     max_valid_steps: int | None = option(None, "validate on at most so many batches", alias="--nval")
+    exact_valid_steps: bool = option(
+        False, "stop after max-valid-steps batches; the original evaluates one more", new=True
+    )
     curriculum: int = option(0, "do not shuffle batches in the first so many epochs")
     gen_subset: str = option("test", "name of the split to evaluate")
     num_shards: int = option(1, "parts into which an evaluated split is cut")

@@ -42,6 +42,19 @@ class MaskedLMConfig(FairseqDataclass):
     )
     seed: int = II("common.seed")
     include_target_tokens: bool = option(False, "also give the target tokens to the model's forward")
+    reuse_dataloader: bool = option(
+        True,
+        "as in the original, the first epoch decides whether batches are shuffled, so that a curriculum never begins to "
+        "shuffle; off: it does after its epochs",
+        action="boolean",
+        new=True,
+    )
+    shorten_to_fit: bool = option(
+        False,
+        "shorten lines to tokens-per-sample - 1, so that they fit with <s>; the original leaves one token too many, and "
+        "such lines are then skipped",
+        new=True,
+    )
     omit_mask: bool = option(
         False, "leave <mask> out of the dictionary; masked positions carry the id after its last symbol"
     )

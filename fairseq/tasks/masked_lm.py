@@ -125,8 +125,9 @@ class MaskedLMTask(FairseqTask):
         if len(lines) == 0:
             raise DataError(f"{split_path} holds no lines; preprocess a text that is not empty")
         self._check_fit(lines, split_path)
+        longest = cfg.tokens_per_sample - (1 if getattr(cfg, "shorten_to_fit", False) else 0)
         lines = maybe_shorten_dataset(
-            lines, split, cfg.shorten_data_split_list, cfg.shorten_method, cfg.tokens_per_sample, self._seed
+            lines, split, cfg.shorten_data_split_list, cfg.shorten_method, longest, self._seed
         )
         # One less than tokens_per_sample: <s> comes on top.
         blocks = TokenBlockDataset(

@@ -51,11 +51,13 @@ def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: s
         wandb_project=cfg.common.wandb_project,
         wandb_run_name=trainer.run_name,
     )
+    most = cfg.dataset.max_valid_steps
+    if most is not None and not cfg.dataset.exact_valid_steps:
+        most += 1  # as the original evaluates, so that validation values stay comparable
     # A new root, so that nothing of the pass leaks into the training meters.
     with metrics.aggregate(new_root=True) as meters:
         for i, sample in enumerate(progress):
-            # One batch more than asked for, as the original evaluates: validation values stay comparable.
-            if cfg.dataset.max_valid_steps is not None and i > cfg.dataset.max_valid_steps:
+            if most is not None and i >= most:
                 break
             trainer.valid_step(sample)
     stats = validation_stats(

@@ -56,11 +56,15 @@ def test_unshuffled():
 
 
 def test_curriculum_ends():
-    """Not shuffled in the first epochs, shuffled afterwards (the original never began to)."""
-    itr = iterator(reuse_dataloader=True)
+    """Not shuffled in the first epochs, shuffled afterwards; with a reused loader never shuffled, as in the original."""
+    itr = iterator()
     assert order(itr.next_epoch_itr(shuffle=False)) == list(range(10))
     assert order(itr.next_epoch_itr(shuffle=True)) == [5, 4, 1, 2, 9, 6, 7, 0, 3, 8]
     assert itr.epoch == 2
+    itr = iterator(reuse_dataloader=True)
+    for _ in range(2):
+        assert order(itr.next_epoch_itr(shuffle=False)) == list(range(10))
+        assert order(itr.next_epoch_itr(shuffle=True)) == list(range(10))
 
 
 @pytest.mark.parametrize("buffer_size", [0, 3])
