@@ -122,7 +122,6 @@ class EMA:
     @torch.no_grad()
     def _step_internal(self, new_model: nn.Module, updates: int | None = None) -> None:
         shadow = self.model.state_dict()
-        done: set[int] = set()
         for key, value in new_model.state_dict().items():
             target = shadow.get(key)
             if target is None or "version" in key:
@@ -135,9 +134,8 @@ class EMA:
                 target.copy_(value)
                 continue
             average = self.fp32_params.setdefault(key, _to_float32(target)) if self.config.ema_fp32 else target
-            if average.data_ptr() in done and average.numel():
-                continue  # the second name of a shared parameter must not age it twice
-            done.add(average.data_ptr())
+            # A shared tensor (the tied output matrix) stands here under each of its names and ages as often: runs of the
+            # original average it so.
             average.mul_(self.decay).add_(value.to(average), alpha=1 - self.decay)
             if average is not target:
                 target.copy_(average)
@@ -149,4 +147,4 @@ class EMA:
 
 
 def _to_float32(value: Tensor) -> Tensor:
-    return value.detach().clone().float() if value.is_floating_point() else value.detach().clone()
+    return value.detach().float() if value.is_floating_point() else value.detach().clone()
