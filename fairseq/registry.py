@@ -198,7 +198,7 @@ POSITIONS: Registry[Any] = Registry(
         "sinusoidal": Builtin("fairseq.modules.sinusoidal_positional_embedding"),
     },
 )
-ATTENTION_BIASES: Registry[Any] = Registry("attention bias")
+ATTENTION_BIASES: Registry[Any] = Registry("attention bias", {"alibi": Builtin("fairseq.modules.attention_bias")})
 TOKEN_MIXERS: Registry[Any] = Registry("token mixer", {"self_attention": Builtin("fairseq.modules.attention")})
 CHANNEL_MIXERS: Registry[Any] = Registry("channel mixer", {"feed_forward": Builtin("fairseq.modules.feed_forward")})
 HEADS: Registry[Any] = Registry(

@@ -20,11 +20,12 @@ from fairseq.registry import TOKEN_MIXERS
 def attend_eager(q: Tensor, k: Tensor, v: Tensor, context: EncoderContext, dropout: float) -> Tensor:
     """The readable twin: softmax(q k' / sqrt(D) + bias, padded keys left out) v; all (B, H, T, D).
 
-    The bias (H, T, T) is broadcast over the batch. A sequence that is all padding gives zeros.
+    The bias (1 or H, T, T) is broadcast over the batch. A sequence that is all padding gives zeros.
     """
     scores = torch.matmul(q * q.size(-1) ** -0.5, k.transpose(-2, -1))  # (B, H, T, T)
-    if context.attention_bias is not None:
-        scores = scores + context.attention_bias.to(scores.dtype)
+    bias = context.dense_bias(q)
+    if bias is not None:
+        scores = scores + bias
     at_least_float32 = torch.promote_types(scores.dtype, torch.float32)
     if context.padding is not None:
         padded = context.padding[:, None, None, :]
@@ -41,7 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, context: EncoderContext, dropout: fl
     """``attend_eager`` by the quickest way there is: torch's kernels know neither a broadcast bias with padding nor,
     on the CPU, dropout."""
     if dropout > 0 and q.device.type == "cpu" and not torch.compiler.is_compiling():
-        return attend_blocked(q, k, v, context.attention_bias, context.padding, dropout)
+        return attend_blocked(q, k, v, context.dense_bias(q), context.padding, dropout)
     if context.attention_bias is not None:
         return attend_eager(q, k, v, context, dropout)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=context.key_mask(), dropout_p=dropout)

@@ -105,6 +105,6 @@ def _keep_scale(p: float) -> float:
 def attend_blocked(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, padding: Tensor | None, dropout: float
 ) -> Tensor:
-    """softmax(q k' / sqrt(D) + bias) v for q, k, v (B, H, T, D), bias (H, T, T), padding (B, T) with True = padding."""
+    """softmax(q k' / sqrt(D) + bias) v for q, k, v (B, H, T, D), bias (1 or H, T, T), padding (B, T) with True = padding."""
     with torch.autocast("cpu", enabled=False):  # which would round the products of a block
         return _BlockedAttention.apply(q, k, v, bias, padding, dropout)

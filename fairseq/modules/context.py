@@ -5,10 +5,12 @@ Legend: B batch, T tokens, H heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from fairseq.modules.attention_bias import AttentionBias
 
 
 @dataclass
@@ -16,14 +18,15 @@ class EncoderContext:
     """Made once per pass by the encoder and handed to every layer; grows fields instead of layers growing arguments.
 
     ``padding`` is (B, T), True = padding, or None when the batch holds none (attention is quicker without a mask).
-    ``attention_bias`` is (H, T, T), added to the attention scores of every sequence, or None.
+    ``attention_bias`` is added to the attention scores of every sequence, or None.
     """
 
     padding: Tensor | None = None
-    attention_bias: Tensor | None = None
+    attention_bias: AttentionBias | None = None
+    _dense_bias: Tensor | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, padding: Tensor | None, attention_bias: Tensor | None = None) -> EncoderContext:
+    def of(cls, padding: Tensor | None, attention_bias: AttentionBias | None = None) -> EncoderContext:
         """A context that keeps ``padding`` only if something in it is True.
 
         Looking costs one transfer from the device a pass; under ``torch.compile`` it would break the graph, so there
@@ -36,3 +39,14 @@ class EncoderContext:
     def key_mask(self) -> Tensor | None:
         """(B, 1, 1, T), True = may be attended to, as ``scaled_dot_product_attention`` wants it."""
         return None if self.padding is None else ~self.padding[:, None, None, :]
+
+    def dense_bias(self, scores: Tensor) -> Tensor | None:
+        """The bias (1 or H, T, T) for ``scores`` (B, H, T, T) or anything of their dtype, device and last size but one.
+
+        It is made once a pass, and only if a layer asks: not every backend needs it.
+        """
+        if self.attention_bias is None:
+            return None
+        if self._dense_bias is None:
+            self._dense_bias = self.attention_bias.dense(scores.size(-2), scores.device, scores.dtype)
+        return self._dense_bias

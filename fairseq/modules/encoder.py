@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fairseq.modules.attention_bias import AttentionBias
 from fairseq.modules.context import EncoderContext
 from fairseq.modules.dropout import dropout
 from fairseq.modules.embeddings import mask_out, position_ids_from_padding
@@ -46,8 +47,7 @@ class Encoder(nn.Module):
     """Token vectors in, contextual features out.
 
     Children and their order are those of the original's state dict: version, embed_tokens, embed_positions,
-    layernorm_embedding, layers, layer_norm. ``attention_bias`` maps (T, device, dtype) to the (H, T, T) bias of all
-    layers, and has no parameters.
+    layernorm_embedding, layers, layer_norm. ``attention_bias`` is that of all layers.
     """
 
     version: Tensor
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         layers: Sequence[nn.Module],
         layer_norm: nn.Module | None,
         options: EncoderOptions,
-        attention_bias: Any = None,
+        attention_bias: AttentionBias | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("version", torch.tensor([3.0]))
@@ -98,11 +98,9 @@ class Encoder(nn.Module):
     ) -> EncoderOutput:
         """``tokens`` (B, T, C) vectors, ``padding`` (B, T) with True = padding, ``position_ids`` (B, T) table rows."""
         x = self.embed(tokens, padding, position_ids)
-        context = EncoderContext.of(padding)
+        context = EncoderContext.of(padding, self.attention_bias)
         if context.padding is not None:
             x = mask_out(x, context.padding)
-        if self.attention_bias is not None:
-            context.attention_bias = self.attention_bias(x.size(1), x.device, x.dtype)
         states = [x.transpose(0, 1)] if return_all_hiddens else None
         for layer in self._drawn_layers():
             x = self._run(layer, x, context)

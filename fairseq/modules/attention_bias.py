@@ -1,0 +1,62 @@
+"""Attention biases: what is added to the scores of a head before the softmax, by the positions of query and key alone.
+
+Legend: H heads, T tokens, i row of a query, j column of a key.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fairseq.registry import ATTENTION_BIASES
+
+
+class AttentionBias(Protocol):
+    """One bias for all layers and all sequences of a batch; a backend that knows no special way takes it dense."""
+
+    def dense(self, tokens: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """(1 or H, T, T) for any number of ``tokens``; never as large as the batch."""
+        ...
+
+
+def alibi_slopes(num_heads: int) -> tuple[float, ...]:
+    """One slope a head: for a power of two the powers 1 to H of 2^(-8/H).
+
+    Otherwise those of the largest power of two c below H, then every other one of 2c, as many as are missing.
+    """
+    c = 1 << (num_heads.bit_length() - 1)
+    start = 2 ** -(2 ** -(math.log2(c) - 3))
+    slopes = tuple(start ** (k + 1) for k in range(c))
+    return slopes if c == num_heads else slopes + alibi_slopes(2 * c)[::2][: num_heads - c]
+
+
+@ATTENTION_BIASES.register("alibi")
+class ALiBi:
+    """Attention with linear biases (Press et al. 2022, arXiv 2108.12409): -slope times the distance from i to j.
+
+    The distance is |i - j|; the asymmetrical form takes 0.5 off what lies ahead (j > i), so that the encoder can tell
+    it from what lies behind. Kernels that know ALiBi need only ``slopes`` and ``asymmetrical``.
+
+    Nothing is stored but numbers, so nothing is in the state dict, in half precision, or limited to the length that a
+    model was trained at. Deviations from the original, which kept a (H, P, P) table, rounded it for good when the model
+    was half, and repeated it for every sequence of a batch.
+    """
+
+    def __init__(self, num_heads: int, *, asymmetrical: bool = False) -> None:
+        self.slopes = alibi_slopes(num_heads)
+        self.asymmetrical = asymmetrical
+
+    def slope_tensor(self, device: torch.device | str = "cpu") -> Tensor:
+        """(H,) float32."""
+        return torch.tensor(self.slopes, dtype=torch.float32, device=device)
+
+    def dense(self, tokens: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        at = torch.arange(tokens, dtype=torch.float32, device=device)
+        offset = at - at.unsqueeze(1)  # j - i
+        distance = offset.abs()
+        if self.asymmetrical:
+            distance = distance - 0.5 * (offset > 0)
+        return (-distance * self.slope_tensor(device).view(-1, 1, 1)).to(dtype)
