@@ -1,7 +1,6 @@
 """A plugin as users of the original wrote them: a model with its own flags, an architecture, a task and a criterion."""
 
 import torch
-from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 from torch.nn import functional as F
 
 from fairseq import metrics, utils
@@ -10,6 +9,7 @@ from fairseq.data import Dictionary, data_utils
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.roberta import RobertaModel, base_architecture
 from fairseq.tasks import register_task
+from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 
 
 @register_model("scaled_roberta")
