@@ -111,7 +111,9 @@ class Registry(Generic[T]):
         if name in self._refused:
             return scope.refuse(self.kind, name, self._refused[name], self.names())
         known = self.names()
-        return ConfigError(f"unknown {self.kind} {name!r}{nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}")
+        return ConfigError(
+            f"unknown {self.kind} {name!r}{nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}"
+        )
 
 
 def _origin(entry: Any) -> str:
@@ -205,6 +207,7 @@ HEADS: Registry[Any] = Registry(
     "head",
     {
         "roberta": Builtin("fairseq.modules.lm_head"),
+        "clap": Builtin("fairseq.modules.clap_head"),
         "classification": Builtin("fairseq.modules.classification_head"),
     },
 )
