@@ -15,15 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq.criterions.masked_lm import perplexity
 from fairseq.data.data_utils import split_paths
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.dataclass.utils import eval_str_list
 from fairseq.dataclass.values import literal
-from fairseq.logging.meters import safe_round
 from fairseq.modules.activations import ACTIVATIONS, get_activation_fn
 from fairseq.modules.embeddings import position_ids_from_padding
-from fairseq.optim.grad_norm import clip_coefficient, total_norm
+from fairseq.optim.grad_norm import clip, total_norm
 from fairseq.training.limits import resolve_max_positions
+from fairseq.tree import HALF, map_tensors
 
 __all__ = [
     "apply_to_sample",
@@ -62,19 +63,7 @@ __all__ = [
 
 def apply_to_sample(f: Callable[[Tensor], Any], sample: Any) -> Any:
     """``f`` on every tensor of nested dicts, lists, tuples and sets; an empty sample becomes ``{}``."""
-    if hasattr(sample, "__len__") and len(sample) == 0:
-        return {}
-
-    def apply(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return f(value)
-        if isinstance(value, dict):
-            return type(value)((key, apply(inner)) for key, inner in value.items())
-        if isinstance(value, (list, tuple, set)):
-            return type(value)(apply(inner) for inner in value)
-        return value
-
-    return apply(sample)
+    return {} if hasattr(sample, "__len__") and len(sample) == 0 else map_tensors(f, sample)
 
 
 def move_to_cuda(sample: Any, device: torch.device | str | None = None) -> Any:
@@ -85,8 +74,7 @@ def move_to_cuda(sample: Any, device: torch.device | str | None = None) -> Any:
 
 def move_to_cpu(sample: Any) -> Any:
     """The sample with its tensors on the CPU; half and bfloat16 ones become float32."""
-    half = (torch.float16, torch.bfloat16)
-    return apply_to_sample(lambda tensor: tensor.to("cpu", torch.float32 if tensor.dtype in half else None), sample)
+    return apply_to_sample(lambda tensor: tensor.to("cpu", torch.float32 if tensor.dtype in HALF else None), sample)
 
 
 def item(tensor: Any) -> Any:
@@ -100,12 +88,7 @@ def clip_grad_norm_(
     """Scale gradients in place to a total L2 norm of at most ``max_norm`` (0: leave them); returns the norm before."""
     parameters = [params] if isinstance(params, Tensor) else list(params)
     grads = [parameter.grad.detach() for parameter in parameters if parameter.grad is not None]
-    norm = total_norm(grads)
-    if aggregate_norm_fn is not None:
-        norm = aggregate_norm_fn(norm)
-    if max_norm > 0 and grads:
-        torch._foreach_mul_(grads, clip_coefficient(norm, max_norm))
-    return norm
+    return clip(grads, max_norm, aggregate_norm_fn)
 
 
 def multi_tensor_total_norm(grads: Sequence[Tensor], chunk_size: int = 2048 * 32) -> Tensor:
@@ -160,12 +143,7 @@ def get_available_activation_fns() -> list[str]:
 
 def get_perplexity(loss: Any, round: int = 2, base: int = 2) -> float:
     """``base`` to the power of ``loss``; infinite when that overflows, 0 without a loss."""
-    if loss is None:
-        return 0.0
-    try:
-        return safe_round(base**loss, round)
-    except OverflowError:
-        return float("inf")
+    return 0.0 if loss is None else perplexity(loss, base, round)
 
 
 def has_parameters(module: nn.Module) -> bool:

@@ -49,9 +49,9 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
             return scalar(value)
         except (TypeError, ValueError, OverflowError):
             raise _bad(value, _TYPE_NAMES[hint], where) from None
-    if isinstance(value, str) and (origin is dict or hint is dict):
-        value = literal(value, where)
-    return dict(value) if isinstance(value, Mapping) else value
+    if origin is dict or hint is dict:
+        return literal_dict(value, where)
+    return value
 
 
 def literal(text: str, where: str) -> Any:
@@ -60,6 +60,14 @@ def literal(text: str, where: str) -> Any:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise ConfigError(f"{where} must be a Python literal, but is {text!r}") from None
+
+
+def literal_dict(value: Any, where: str) -> dict[Any, Any]:
+    """A dictionary, or the Python literal of one."""
+    value = literal(value, where) if isinstance(value, str) else value
+    if not isinstance(value, Mapping):
+        raise _bad(value, "a dictionary such as {'lr': 0.1}", where)
+    return dict(value)
 
 
 def _bad(value: Any, wanted: str, where: str) -> ConfigError:

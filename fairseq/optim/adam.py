@@ -6,33 +6,28 @@ decoupled weight decay hits every parameter, biases and layer norms included.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fairseq.dataclass.values import literal
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.optim.adam_update import Rates, Segment, update
 from fairseq.optim.build import register_optimizer
 from fairseq.optim.configs import FairseqAdamConfig
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, Mirrors, first_lr
 from fairseq.optim.grad_norm import clip_coefficient, total_norm
+from fairseq.tree import HALF
 
 
 def parse_betas(value: Any) -> tuple[float, float]:
     """The two decay rates from a literal such as ``"(0.9, 0.98)"`` or from a sequence of two numbers."""
-    given = value
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            value = ()
     try:
-        beta1, beta2 = (float(beta) for beta in value)
+        beta1, beta2 = map(float, literal(value, "adam_betas") if isinstance(value, str) else value)
     except (TypeError, ValueError):
-        raise ConfigError(f'adam_betas must be a pair of numbers such as "(0.9, 0.98)", but is {given!r}') from None
+        raise ConfigError(f'adam_betas must be a pair of numbers such as "(0.9, 0.98)", but is {value!r}') from None
     if not (0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0):
         raise ConfigError(f"adam_betas must lie in [0, 1), but are {beta1}, {beta2}")
     return beta1, beta2
@@ -110,8 +105,7 @@ class Adam(torch.optim.Optimizer):
         if not state:
             if param.grad is not None and param.grad.is_sparse:
                 raise ConfigError("adam does not support sparse gradients; use --optimizer adagrad")
-            half = param.dtype in (torch.float16, torch.bfloat16)
-            dtype = torch.float32 if half else param.dtype
+            dtype = torch.float32 if param.dtype in HALF else param.dtype
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
@@ -157,7 +151,7 @@ class Adam(torch.optim.Optimizer):
         numbers = [index for group in groups for index in group["params"]]
         for index, param in zip(numbers, (p for g in self.param_groups for p in g["params"]), strict=True):
             if index in state:
-                dtype = torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+                dtype = torch.float32 if param.dtype in HALF else param.dtype
                 self.state[param] = {
                     key: value.to(param.device, dtype) if torch.is_tensor(value) else value
                     for key, value in state[index].items()
@@ -177,13 +171,22 @@ def _entry(entry: Mapping[str, Any], group_step: Any, index: int) -> dict[str, A
 
 
 class DeferredScaling(FairseqOptimizer):
-    """Keeps what the gradients are to be multiplied by until the update, which does it without a pass of its own.
+    """What Adam and AdamW share: gradients are multiplied in the update itself, without a pass of its own.
 
     Between ``multiply_grads`` and ``step`` the parameters' ``grad`` therefore still holds the unscaled values.
     """
 
     _factor: float = 1.0
     _optimizer: Adam
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        return {
+            "lr": first_lr(self.cfg),
+            "betas": parse_betas(self.cfg.adam_betas),
+            "eps": self.cfg.adam_eps,
+            "weight_decay": self.cfg.weight_decay,
+        }
 
     def multiply_grads(self, c: float | Tensor) -> None:
         self._factor *= float(c)
@@ -220,12 +223,3 @@ class FairseqAdam(DeferredScaling):
                 "float32; leave the option out"
             )
         self._optimizer = Adam(params, **self.optimizer_config)
-
-    @property
-    def optimizer_config(self) -> dict[str, Any]:
-        return {
-            "lr": first_lr(self.cfg),
-            "betas": parse_betas(self.cfg.adam_betas),
-            "eps": self.cfg.adam_eps,
-            "weight_decay": self.cfg.weight_decay,
-        }

@@ -8,10 +8,9 @@ from typing import Any
 from torch.nn import Parameter
 
 from fairseq.errors import ConfigError
-from fairseq.optim.adam import Adam, DeferredScaling, parse_betas
+from fairseq.optim.adam import Adam, DeferredScaling
 from fairseq.optim.build import register_optimizer
 from fairseq.optim.configs import AdamWConfig
-from fairseq.optim.fairseq_optimizer import first_lr
 
 
 class AdamW(Adam):
@@ -46,15 +45,6 @@ class FairseqAdamW(DeferredScaling):
         decayed, free = split_by_decay(named_params, cfg.no_decay or "")
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
         self._optimizer = AdamW([group for group in groups if group["params"]], **self.optimizer_config)
-
-    @property
-    def optimizer_config(self) -> dict[str, Any]:
-        return {
-            "lr": first_lr(self.cfg),
-            "betas": parse_betas(self.cfg.adam_betas),
-            "eps": self.cfg.adam_eps,
-            "weight_decay": self.cfg.weight_decay,
-        }
 
     @property
     def supports_flat_params(self) -> bool:

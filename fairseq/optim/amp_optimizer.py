@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairseq.optim.build import build_optimizer
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.optim.wrapped_optimizer import WrappedOptimizer
 
 
 class LossScale:
@@ -29,7 +30,7 @@ class LossScale:
         return self.scaler.get_scale()
 
 
-class AMPOptimizer(FairseqOptimizer):
+class AMPOptimizer(WrappedOptimizer):
     """Wraps a float32 optimizer; the class name is stored in checkpoints.
 
     Differences from the original: ``amp_init_scale`` and ``amp_scale_window`` mean what they say (the original took
@@ -40,8 +41,7 @@ class AMPOptimizer(FairseqOptimizer):
         self, cfg: Any, params: Iterable[Any], fp32_optimizer: FairseqOptimizer, device_type: str | None = None
     ) -> None:
         """``device_type``: where the model is; default: that of the parameters."""
-        super().__init__(cfg)
-        self.fp32_optimizer = fp32_optimizer
+        super().__init__(cfg, fp32_optimizer)
         first = next(fp32_optimizer.params)
         self.device_type = device_type or first.device.type
         self._scaler: LossScale | None = None
@@ -55,34 +55,12 @@ class AMPOptimizer(FairseqOptimizer):
         return cls(cfg, given, build_optimizer(cfg.optimizer, given), **kwargs)
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        return self.fp32_optimizer.optimizer
-
-    @optimizer.setter
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        self.fp32_optimizer.optimizer = optimizer
-
-    @property
-    def optimizer_config(self) -> dict[str, Any]:
-        return self.fp32_optimizer.optimizer_config
-
-    @property
     def scaler(self) -> LossScale | None:
         return self._scaler
-
-    @property
-    def supports_flat_params(self) -> bool:
-        return self.fp32_optimizer.supports_flat_params
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
         return torch.autocast(self.device_type, dtype=dtype)
-
-    def get_lr(self) -> float:
-        return self.fp32_optimizer.get_lr()
-
-    def set_lr(self, lr: float) -> None:
-        self.fp32_optimizer.set_lr(lr)
 
     def state_dict(self) -> dict[str, Any]:
         state = self.fp32_optimizer.state_dict()

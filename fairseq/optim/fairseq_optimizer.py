@@ -15,15 +15,24 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from fairseq.optim.grad_norm import clip_coefficient, total_norm
+from fairseq.errors import ConfigError
+from fairseq.optim.grad_norm import clip
 from fairseq.optim.state_layout import fit_state
 
 Mirrors = Mapping[Tensor, Sequence[Parameter]]
 
 
+def rates(cfg: Any) -> list[float]:
+    """The configured learning rates, one per epoch; ``cfg.lr`` is a list or one number."""
+    values = [cfg.lr] if isinstance(cfg.lr, (int, float)) else list(cfg.lr)
+    if not values:
+        raise ConfigError("lr is an empty list; give at least one learning rate")
+    return [float(value) for value in values]
+
+
 def first_lr(cfg: Any) -> float:
-    """The rate an optimizer starts with: ``cfg.lr`` is a list with one value per epoch, or one number."""
-    return float(cfg.lr) if isinstance(cfg.lr, (int, float)) else float(cfg.lr[0])
+    """The rate an optimizer starts with."""
+    return rates(cfg)[0]
 
 
 class FairseqOptimizer:
@@ -124,13 +133,7 @@ class FairseqOptimizer:
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Total L2 norm of the gradients before clipping (0-dim float32); clips to ``max_norm`` when positive."""
-        grads = [param.grad for param in self.params if param.grad is not None]
-        norm = total_norm(grads)
-        if aggregate_norm_fn is not None:
-            norm = aggregate_norm_fn(norm)
-        if max_norm > 0 and grads:
-            torch._foreach_mul_(grads, clip_coefficient(norm, max_norm))
-        return norm
+        return clip([param.grad for param in self.params if param.grad is not None], max_norm, aggregate_norm_fn)
 
     def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any | None = None) -> Any:
         """One update from gradients that are ``scale`` times too large."""

@@ -19,6 +19,7 @@ from fairseq.optim.build import build_optimizer
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, Mirrors
 from fairseq.optim.grad_norm import clip_coefficient, total_norm
+from fairseq.optim.wrapped_optimizer import WrappedOptimizer
 from fairseq.registry import OPTIMIZERS
 
 Named = list[tuple[str, Parameter]]
@@ -48,43 +49,20 @@ def build_scaler(cfg: Any) -> DynamicLossScaler | None:
     )
 
 
-class _HalfOptimizer(FairseqOptimizer):
+class _HalfOptimizer(WrappedOptimizer):
     """What both variants share: scaling the loss, the factor on the gradients, clipping, overflow."""
 
     def __init__(self, cfg: Any, params: Iterable[Any], inner: FairseqOptimizer) -> None:
-        super().__init__(cfg)
+        super().__init__(cfg, inner)
         given = [item if isinstance(item, tuple) else ("", item) for item in params]
         self.named_params: Named = [(name, param) for name, param in given if param.requires_grad]
         self.fp16_params = [param for _, param in self.named_params]
-        self.fp32_optimizer = inner
         self._scaler = build_scaler(cfg)
         self._factor = 1.0
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        return self.fp32_optimizer.optimizer
-
-    @optimizer.setter
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        self.fp32_optimizer.optimizer = optimizer
-
-    @property
-    def optimizer_config(self) -> dict[str, Any]:
-        return self.fp32_optimizer.optimizer_config
-
-    @property
     def scaler(self) -> DynamicLossScaler | None:
         return self._scaler
-
-    @property
-    def supports_flat_params(self) -> bool:
-        return self.fp32_optimizer.supports_flat_params
-
-    def get_lr(self) -> float:
-        return self.fp32_optimizer.get_lr()
-
-    def set_lr(self, lr: float) -> None:
-        self.fp32_optimizer.set_lr(lr)
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state, ``loss_scale``, and the scaler's counters (not known to the original)."""
@@ -168,7 +146,6 @@ class FP16Optimizer(_HalfOptimizer):
         given = [item if isinstance(item, tuple) else ("", item) for item in params]
         named = [(name, param) for name, param in given if param.requires_grad]
         bf16 = build_scaler(cfg) is None
-        masters: list[Parameter] = []
         if not (bf16 or getattr(cfg.common, "fp16_no_flatten_grads", False)):
             flat = flat_masters([param for _, param in named])
             inner = build_optimizer(cfg.optimizer, list(flat.values()), **kwargs) if not _by_name(cfg) else None

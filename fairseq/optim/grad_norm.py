@@ -1,8 +1,8 @@
-"""The total L2 norm of a list of gradients, and the coefficient that clips it."""
+"""The total L2 norm of a list of gradients, and clipping by it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,3 +42,15 @@ def _block_norms(flat: Tensor) -> list[Tensor]:
 def clip_coefficient(norm: Tensor, max_norm: float) -> float:
     """``min(1, max_norm / (norm + 1e-6))``; NaN for a NaN norm."""
     return (max_norm / (norm + 1e-6)).clamp(max=1.0).item()
+
+
+def clip(
+    grads: Sequence[Tensor], max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Scale ``grads`` in place to a total norm of at most ``max_norm`` (0: leave them); returns the norm before."""
+    norm = total_norm(grads)
+    if aggregate_norm_fn is not None:
+        norm = aggregate_norm_fn(norm)
+    if max_norm > 0 and grads:
+        torch._foreach_mul_(list(grads), clip_coefficient(norm, max_norm))
+    return norm

@@ -25,6 +25,7 @@ from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.build import build_optimizer
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
+from fairseq.tree import HALF, map_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -67,18 +68,9 @@ def cast_model(model: M, mode: str) -> M:
 def cast_sample(sample: Any, mode: str) -> Any:
     """The sample (nested dictionaries, lists, tuples) with its float32 tensors converted for ``mode``."""
     dtype = _DTYPES.get(mode)
-    return sample if dtype is None else _cast(sample, dtype)
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    if torch.is_tensor(value):
-        return value.to(dtype) if value.dtype == torch.float32 else value
-    if isinstance(value, dict):
-        return {key: _cast(item, dtype) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [_cast(item, dtype) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return value
+    if dtype is None:
+        return sample
+    return map_tensors(lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor, sample)
 
 
 def build(mode: str, cfg: Any, named_params: Iterable[tuple[str, Parameter]]) -> FairseqOptimizer:
@@ -119,7 +111,7 @@ def full_precision_state(model: nn.Module, optimizer: FairseqOptimizer | None) -
             state[name] = value
             continue
         tensor = by_identity.get(id(value), value).detach()
-        state[name] = tensor.cpu().float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.cpu()
+        state[name] = tensor.cpu().float() if tensor.dtype in HALF else tensor.cpu()
     return state
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from fairseq.distributed import utils as distributed
+from fairseq.dataclass.values import literal_dict
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
-from fairseq.logging.progress import progress_bar
 from fairseq.models.loading import load_model_ensemble_and_task
 from fairseq.optim import precision
+from fairseq.training.batches import batch_iterator, progress_of, subset_names
 from fairseq.training.limits import resolve_max_positions
-from fairseq.training.tensors import to_device
+from fairseq.tree import map_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,13 +45,13 @@ def evaluate(cfg: FairseqConfig, overrides: dict[str, Any] | None = None) -> dic
     logger.info("loading model(s) from %s", cfg.common_eval.path)
     models, saved, task = load_model_ensemble_and_task(
         [cfg.common_eval.path],
-        arg_overrides={**(overrides or {}), **_literal_dict(cfg.common_eval.model_overrides)},
+        arg_overrides={**(overrides or {}), **literal_dict(cfg.common_eval.model_overrides, "--model-overrides")},
         suffix=cfg.checkpoint.checkpoint_suffix,
     )
     model = precision.cast_model(models[0].to(device), mode).eval()
     criterion = task.build_criterion(saved.criterion).to(device).eval()
     results = {}
-    for subset in cfg.dataset.valid_subset.split(","):
+    for subset in subset_names(cfg):
         task.load_dataset(subset, combine=False, epoch=1, task_cfg=saved.task)
         results[subset] = _evaluate_subset(cfg, task, model, criterion, subset, device, mode)
     return results
@@ -67,32 +66,22 @@ def _evaluate_subset(
     device: torch.device,
     mode: str,
 ) -> dict[str, Any]:
-    data = cfg.dataset
-    batches = task.get_batch_iterator(
-        dataset=task.dataset(subset),
-        max_tokens=data.max_tokens,
-        max_sentences=data.batch_size,
+    batches = batch_iterator(
+        cfg,
+        task,
+        subset,
+        max_tokens=cfg.dataset.max_tokens,
+        max_sentences=cfg.dataset.batch_size,
         max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
-        ignore_invalid_inputs=data.skip_invalid_size_inputs_valid_test,
-        required_batch_size_multiple=data.required_batch_size_multiple,
-        seed=cfg.common.seed,
-        num_shards=distributed.get_data_parallel_world_size(),
-        shard_id=distributed.get_data_parallel_rank(),
-        num_workers=data.num_workers,
-        data_buffer_size=data.data_buffer_size or 0,
+        ignore_invalid_inputs=cfg.dataset.skip_invalid_size_inputs_valid_test,
     ).next_epoch_itr(shuffle=False)
-    progress = progress_bar(
-        batches,
-        log_format=cfg.common.log_format,
-        log_interval=cfg.common.log_interval,
-        prefix=f"valid on '{subset}' subset",
-        default_log_format="simple" if cfg.common.no_progress_bar else "tqdm",
-    )
+    progress = progress_of(cfg, batches, prefix=f"valid on '{subset}' subset")
     outputs = []
     step = 0
     with torch.no_grad():
         for step, sample in enumerate(progress):
-            batch = precision.cast_sample(to_device(sample, device), mode)
+            sample = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), sample)
+            batch = precision.cast_sample(sample, mode)
             _, _, logging_output = task.valid_step(batch, model, criterion)
             progress.log(logging_output, step=step)
             outputs.append(logging_output)
@@ -101,13 +90,3 @@ def _evaluate_subset(
         stats = meters.get_smoothed_values()
     progress.print(stats, tag=subset, step=step)
     return stats
-
-
-def _literal_dict(text: str) -> dict[str, Any]:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        raise ConfigError(f"--model-overrides must be a literal dictionary, but is {text!r}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"--model-overrides must be a dictionary, but is {text!r}")
-    return value

@@ -7,9 +7,11 @@ import math
 from typing import TYPE_CHECKING
 
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
+from fairseq.dataclass.state import config_to_state
+from fairseq.errors import ConfigError
 from fairseq.logging import metrics
-from fairseq.logging.progress import progress_bar
 from fairseq.logging.setup import TRAIN_LOGGER
+from fairseq.training.batches import progress_of, subset_names
 from fairseq.training.stats import training_stats
 from fairseq.training.validation import validate
 
@@ -56,17 +58,13 @@ def train_epoch(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchItera
     schedule = cfg.optimization.update_freq
     update_freq = schedule[min(epoch_itr.epoch, len(schedule)) - 1]
     groups = GroupedIterator(batches, update_freq, skip_remainder_batch=cfg.optimization.skip_remainder_batch)
-    progress = progress_bar(
-        groups,
-        log_format=cfg.common.log_format,
-        log_interval=cfg.common.log_interval,
-        log_file=cfg.common.log_file,
-        epoch=epoch_itr.epoch,
-        tensorboard_logdir=cfg.common.tensorboard_logdir,
-        default_log_format="simple" if cfg.common.no_progress_bar else "tqdm",
-        wandb_project=cfg.common.wandb_project,
-        wandb_run_name=trainer.run_name,
-    )
+    if groups.total == 0:
+        raise ConfigError(
+            f"an epoch has {len(batches)} batches, too few for an update of update_freq={update_freq}, and "
+            "--skip-remainder-batch drops them: lower --update-freq or the batch size"
+        )
+    progress = progress_of(cfg, groups, epoch_itr.epoch, run_name=trainer.run_name)
+    progress.update_config(config_to_state(cfg))
     trainer.begin_epoch(epoch_itr.epoch)
     values: list[float] = []
     should_stop = False
@@ -111,7 +109,7 @@ def validate_and_save(
         or _hits(num_updates, cfg.dataset.validate_interval_updates)
     ) and not cfg.dataset.disable_validation
     do_validate = do_validate and num_updates >= cfg.dataset.validate_after_updates
-    values = validate(cfg, trainer, epoch_itr.epoch, cfg.dataset.valid_subset.split(",")) if do_validate else []
+    values = validate(cfg, trainer, epoch_itr.epoch, subset_names(cfg)) if do_validate else []
     should_stop |= _out_of_patience(cfg, trainer, values[0] if values else None)
     if do_save or should_stop:
         trainer.save_checkpoint(epoch_itr, values[0] if values else None)

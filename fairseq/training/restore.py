@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairseq.dataclass.values import literal_dict
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import PathManager
 from fairseq.logging.setup import TRAIN_LOGGER
@@ -44,7 +44,7 @@ def load_checkpoint(
         path,
         resets["optimizer"],
         resets["lr_scheduler"],
-        _overrides(cfg.optimizer_overrides),
+        literal_dict(cfg.optimizer_overrides, "--optimizer-overrides"),
         reset_meters=resets["meters"],
     )
     if extra_state is not None and not resets["optimizer"] and not resets["meters"]:
@@ -77,6 +77,8 @@ def _choose(cfg: CheckpointConfig, suffix: str) -> tuple[str, bool]:
     if PathManager.exists(last):
         return last, False
     if cfg.continue_once is not None:
+        if not PathManager.exists(cfg.continue_once):
+            raise CheckpointError(f"--continue-once {cfg.continue_once} does not exist")
         return cfg.continue_once, False
     if cfg.finetune_from_model is not None:
         if not PathManager.exists(cfg.finetune_from_model):
@@ -86,15 +88,3 @@ def _choose(cfg: CheckpointConfig, suffix: str) -> tuple[str, bool]:
         )
         return cfg.finetune_from_model, True
     return last, False
-
-
-def _overrides(text: str) -> dict[str, Any]:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        raise ConfigError(
-            f"--optimizer-overrides must be a literal dictionary such as {{'lr': 0.1}}, but is {text!r}"
-        ) from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"--optimizer-overrides must be a dictionary, but is {text!r}")
-    return value

@@ -15,6 +15,7 @@ from fairseq.errors import ConfigError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.tasks import setup_task
+from fairseq.training.batches import subset_names
 from fairseq.training.loop import train_epochs
 from fairseq.training.restore import load_checkpoint
 from fairseq.training.trainer import Trainer
@@ -69,6 +70,19 @@ def check(cfg: FairseqConfig) -> None:
         value = getattr(data, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, but is {value}")
+    for section, name in (
+        ("common", "log_interval"),
+        ("dataset", "validate_interval"),
+        ("checkpoint", "save_interval"),
+    ):
+        if getattr(getattr(cfg, section), name) == 0:
+            raise ConfigError(f"{name} must not be 0: it counts the updates or epochs from one time to the next")
+    if cfg.ema.store_ema and cfg.ema.ema_update_freq < 1:
+        raise ConfigError(f"ema_update_freq must be at least 1, but is {cfg.ema.ema_update_freq}")
+    if data.num_workers < 0:
+        raise ConfigError(f"num_workers must not be negative, but is {data.num_workers}")
+    if not 0 <= cfg.common.seed < 2**32:
+        raise ConfigError(f"seed must be from 0 to 2**32 - 1, but is {cfg.common.seed}")
     if any(frequency < 1 for frequency in cfg.optimization.update_freq) or not cfg.optimization.update_freq:
         raise ConfigError(f"update_freq must be at least 1, but is {list(cfg.optimization.update_freq)}")
     if cfg.criterion is None:
@@ -99,5 +113,5 @@ def load_validation_data(cfg: FairseqConfig, task: FairseqTask) -> None:
     if cfg.dataset.combine_valid_subsets:
         task.load_dataset("valid", combine=True, epoch=1)
         return
-    for subset in cfg.dataset.valid_subset.split(","):
-        task.load_dataset(subset.strip(), combine=False, epoch=1)
+    for subset in subset_names(cfg):
+        task.load_dataset(subset, combine=False, epoch=1)

@@ -13,11 +13,6 @@ def training_stats(stats: dict[str, Any]) -> dict[str, Any]:
     return stats
 
 
-def is_better(candidate: float, best: float, maximize: bool) -> bool:
-    """True when ``candidate`` ties or beats ``best``."""
-    return candidate >= best if maximize else candidate <= best
-
-
 def validation_stats(
     stats: dict[str, Any], num_updates: int, metric: str, best: float | None, maximize: bool
 ) -> dict[str, Any]:

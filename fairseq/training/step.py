@@ -91,9 +91,9 @@ def explain_non_finite(trainer: Trainer, samples: Iterable[dict[str, Any]], tota
 
 
 def _first_bad_output(trainer: Trainer, samples: Iterable[dict[str, Any]]) -> str | None:
+    trainer.set_seed()  # the same dropout as in the update that failed
     for sample in samples:
         batch, _ = trainer.prepare_sample(sample)
-        trainer.set_seed()  # the same dropout as in the update that failed
         with keep_gradients(trainer.model), NanDetector(trainer.model, backward=False) as detector, torch.no_grad():
             trainer.criterion(trainer.model, batch)
         if detector.found is not None:

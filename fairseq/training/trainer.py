@@ -24,9 +24,10 @@ from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from fairseq.training import state as run_state
+from fairseq.training.batches import batch_iterator
 from fairseq.training.limits import resolve_max_positions
 from fairseq.training.step import Accumulated, accumulate, apply_gradient, explain_non_finite
-from fairseq.training.tensors import to_device
+from fairseq.tree import map_tensors
 
 if TYPE_CHECKING:
     from fairseq.data.iterators import EpochBatchIterator
@@ -57,7 +58,6 @@ class Trainer:
         self.early_stop = run_state.EarlyStop()
         self._num_updates = 0
         self._dummy_source: EpochBatchIterator | None = None
-        self._valid_iterators: dict[str, EpochBatchIterator] = {}
         self._start_time = time.time()
         self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
@@ -142,53 +142,34 @@ class Trainer:
         if load_dataset:
             logger.info("loading train data for epoch %d", epoch)
             self.task.load_dataset(data.train_subset, epoch=epoch, combine=combine)
-        iterator = self.task.get_batch_iterator(
-            dataset=self.task.dataset(data.train_subset),
+        self._dummy_source = batch_iterator(
+            self.cfg,
+            self.task,
+            data.train_subset,
             max_tokens=data.max_tokens,
             max_sentences=data.batch_size,
             max_positions=resolve_max_positions(self.task.max_positions(), self.model.max_positions(), data.max_tokens),
             ignore_invalid_inputs=True,
-            required_batch_size_multiple=data.required_batch_size_multiple,
-            seed=self.cfg.common.seed,
-            num_shards=self.data_parallel_world_size,
-            shard_id=self.data_parallel_rank,
-            num_workers=data.num_workers,
             epoch=epoch,
-            data_buffer_size=data.data_buffer_size or 0,
             disable_iterator_cache=disable_iterator_cache,
             skip_remainder_batch=self.cfg.optimization.skip_remainder_batch,
             grouped_shuffling=data.grouped_shuffling,
             update_epoch_batch_itr=data.update_epoch_batch_itr,
         )
-        if len(iterator) == 0:
-            raise TrainingError(
-                f"The dataset is empty. No sample of {data.train_subset!r} is left to train on after dropping those longer "
-                "than the limits; check --max-positions, --max-tokens and --tokens-per-sample"
-            )
-        self._dummy_source = iterator
-        return iterator
+        return self._dummy_source
 
     def get_valid_iterator(self, subset: str) -> EpochBatchIterator:
         """The batches of the validation ``subset``, always as in epoch 1."""
-        if subset not in self._valid_iterators:
-            data = self.cfg.dataset
-            self._valid_iterators[subset] = self.task.get_batch_iterator(
-                dataset=self.task.dataset(subset),
-                max_tokens=data.max_tokens_valid,
-                max_sentences=data.batch_size_valid,
-                max_positions=resolve_max_positions(self.task.max_positions(), self.model.max_positions()),
-                ignore_invalid_inputs=data.skip_invalid_size_inputs_valid_test,
-                required_batch_size_multiple=data.required_batch_size_multiple,
-                seed=self.cfg.common.seed,
-                num_shards=self.data_parallel_world_size,
-                shard_id=self.data_parallel_rank,
-                num_workers=data.num_workers,
-                epoch=1,
-                data_buffer_size=data.data_buffer_size or 0,
-                disable_iterator_cache=False,
-                skip_remainder_batch=False,
-            )
-        return self._valid_iterators[subset]
+        data = self.cfg.dataset
+        return batch_iterator(
+            self.cfg,
+            self.task,
+            subset,
+            max_tokens=data.max_tokens_valid,
+            max_sentences=data.batch_size_valid,
+            max_positions=resolve_max_positions(self.task.max_positions(), self.model.max_positions()),
+            ignore_invalid_inputs=data.skip_invalid_size_inputs_valid_test,
+        )
 
     def prepare_sample(self, sample: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
         """``sample`` on the device in the run's precision; an empty one becomes a dummy batch (second value True)."""
@@ -197,7 +178,8 @@ class Trainer:
             if self._dummy_source is None:
                 raise TrainingError("an empty batch came before the training data was loaded")
             sample = self._dummy_source.first_batch
-        return precision.cast_sample(to_device(sample, self.device), self.precision), is_dummy
+        sample = map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), sample)
+        return precision.cast_sample(sample, self.precision), is_dummy
 
     # ---- one step -----------------------------------------------------------------------------------------------
 
@@ -224,8 +206,10 @@ class Trainer:
                 self.optimizer.zero_grad()
                 self._log_loss_scale()
                 continue
-            except NonFiniteError:
-                error = explain_non_finite(self, samples, total)
+            except FloatingPointError as failure:
+                diverged = isinstance(failure, NonFiniteError)  # else the loss scale has reached its minimum
+                update = f"update {self._num_updates + 1}"
+                error = explain_non_finite(self, samples, total) if diverged else NonFiniteError(f"{update}: {failure}")
                 run_state.save_crash(self)
                 raise error from None
             return self._finish_step(total, grad_norm)

@@ -9,9 +9,9 @@ import torch
 
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
-from fairseq.logging.progress import progress_bar
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.registry import nearest
+from fairseq.training.batches import progress_of
 from fairseq.training.stats import validation_stats
 
 if TYPE_CHECKING:
@@ -39,18 +39,7 @@ def validate(cfg: FairseqConfig, trainer: Trainer, epoch: int, subsets: list[str
 
 def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: str, track_best: bool) -> dict[str, Any]:
     batches = trainer.get_valid_iterator(subset).next_epoch_itr(shuffle=False, set_dataset_epoch=False)
-    progress = progress_bar(
-        batches,
-        log_format=cfg.common.log_format,
-        log_interval=cfg.common.log_interval,
-        log_file=None,
-        epoch=epoch,
-        prefix=f"valid on '{subset}' subset",
-        tensorboard_logdir=cfg.common.tensorboard_logdir,
-        default_log_format="simple" if cfg.common.no_progress_bar else "tqdm",
-        wandb_project=cfg.common.wandb_project,
-        wandb_run_name=trainer.run_name,
-    )
+    progress = progress_of(cfg, batches, epoch, f"valid on '{subset}' subset", trainer.run_name)
     most = cfg.dataset.max_valid_steps
     if most is not None and not cfg.dataset.exact_valid_steps:
         most += 1  # as the original evaluates, so that validation values stay comparable

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.architecture import source
 
 FLOORS = {
-    **dict.fromkeys(("registry", "errors", "scope", "absent", "rng", "file_io", "lazy", "version"), 0),
+    **dict.fromkeys(("registry", "errors", "scope", "absent", "rng", "file_io", "lazy", "tree", "version"), 0),
     **dict.fromkeys(("dataclass", "config", "logging", "distributed", "ops"), 1),
     **dict.fromkeys(("data", "modules", "optim", "checkpoint"), 2),
     **dict.fromkeys(("models", "criterions"), 3),

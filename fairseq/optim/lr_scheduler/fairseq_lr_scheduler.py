@@ -10,15 +10,7 @@ import argparse
 from typing import Any
 
 from fairseq.errors import ConfigError
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer
-
-
-def rates(cfg: Any) -> list[float]:
-    """The configured rates, one per epoch; ``cfg.lr`` is a list or one number."""
-    values = [cfg.lr] if isinstance(cfg.lr, (int, float)) else list(cfg.lr)
-    if not values:
-        raise ConfigError("lr is an empty list; give at least one learning rate")
-    return [float(value) for value in values]
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, rates
 
 
 def single_rate(cfg: Any, schedule: str) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fairseq.optim.configs import FixedLRScheduleConfig
+from fairseq.optim.fairseq_optimizer import rates
 from fairseq.optim.lr_scheduler.build import register_lr_scheduler
-from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler, rates
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
 
 
 @register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)

@@ -6,8 +6,9 @@ from typing import Any
 
 from fairseq.errors import ConfigError
 from fairseq.optim.configs import PolynomialDecayLRScheduleConfig
+from fairseq.optim.fairseq_optimizer import rates
 from fairseq.optim.lr_scheduler.build import register_lr_scheduler
-from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler, rates
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
 
 
 @register_lr_scheduler("polynomial_decay", dataclass=PolynomialDecayLRScheduleConfig)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from typing import Any
 
+from fairseq.dataclass.values import literal
 from fairseq.errors import ConfigError
 from fairseq.optim.configs import TriStageLRScheduleConfig
 from fairseq.optim.lr_scheduler.build import register_lr_scheduler
@@ -54,8 +54,8 @@ def _stages(cfg: Any) -> tuple[int, int, int]:
     if ratio is None:
         return cfg.warmup_steps, cfg.hold_steps, cfg.decay_steps
     try:
-        first, second, third = (float(part) for part in (ast.literal_eval(ratio) if isinstance(ratio, str) else ratio))
-    except (TypeError, ValueError, SyntaxError):
+        first, second, third = map(float, literal(ratio, "phase_ratio") if isinstance(ratio, str) else ratio)
+    except (TypeError, ValueError):
         raise ConfigError(f"phase_ratio must be three numbers such as (0.1, 0.4, 0.5), but is {ratio!r}") from None
     if not math.isclose(first + second + third, 1.0, abs_tol=1e-9):
         raise ConfigError(f"the three parts of phase_ratio must sum to 1, but are {first}, {second}, {third}")

@@ -1,0 +1,63 @@
+"""The batches of a subset as the configuration asks for them, and the progress lines over them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fairseq.distributed import utils as distributed
+from fairseq.errors import DataError
+from fairseq.logging.progress import BaseProgressBar, progress_bar
+
+if TYPE_CHECKING:
+    from fairseq.data.iterators import EpochBatchIterator
+    from fairseq.dataclass.configs import FairseqConfig
+    from fairseq.tasks.fairseq_task import FairseqTask
+
+
+def subset_names(cfg: FairseqConfig) -> list[str]:
+    """The validation subsets; the first one drives best checkpoint, schedule and patience."""
+    return [name.strip() for name in cfg.dataset.valid_subset.split(",")]
+
+
+def batch_iterator(cfg: FairseqConfig, task: FairseqTask, subset: str, **own: Any) -> EpochBatchIterator:
+    """``task.get_batch_iterator`` of the loaded ``subset``; ``own`` are the arguments that differ between the callers.
+
+    Raises DataError when no batch is left.
+    """
+    data = cfg.dataset
+    iterator = task.get_batch_iterator(
+        dataset=task.dataset(subset),
+        required_batch_size_multiple=data.required_batch_size_multiple,
+        seed=cfg.common.seed,
+        num_shards=distributed.get_data_parallel_world_size(),
+        shard_id=distributed.get_data_parallel_rank(),
+        num_workers=data.num_workers,
+        data_buffer_size=data.data_buffer_size or 0,
+        **own,
+    )
+    if len(iterator) == 0:
+        raise DataError(
+            f"The dataset is empty. No sample of {subset!r} is left after dropping those longer than the limits; check "
+            "--max-positions, --max-tokens and --tokens-per-sample"
+        )
+    return iterator
+
+
+def progress_of(
+    cfg: FairseqConfig, batches: Any, epoch: int | None = None, prefix: str | None = None, run_name: str | None = None
+) -> BaseProgressBar:
+    """``batches`` in the bar that the configuration asks for; with ``run_name`` (training) tensorboard and wandb too."""
+    common = cfg.common
+    sinks: dict[str, Any] = {}
+    if run_name is not None:
+        sinks = {"tensorboard_logdir": common.tensorboard_logdir, "wandb_project": common.wandb_project}
+    return progress_bar(
+        batches,
+        log_format=common.log_format,
+        log_interval=common.log_interval,
+        epoch=epoch,
+        prefix=prefix,
+        default_log_format="simple" if common.no_progress_bar else "tqdm",
+        wandb_run_name=run_name,
+        **sinks,
+    )

@@ -1,0 +1,23 @@
+"""Nested samples and states: one function applied to every tensor in them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
+    """``value`` (dicts, lists, tuples, sets) with ``function`` applied to its tensors; everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        kind = OrderedDict if isinstance(value, OrderedDict) else dict
+        return kind((key, map_tensors(function, item)) for key, item in value.items())
+    if isinstance(value, (list, tuple, set)):
+        return type(value)(map_tensors(function, item) for item in value)
+    return value
