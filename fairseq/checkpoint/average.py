@@ -10,8 +10,7 @@ import torch
 
 from fairseq.checkpoint.safe_load import load
 from fairseq.errors import CheckpointError
-
-HALF = (torch.float16, torch.bfloat16)
+from fairseq.tree import HALF
 
 
 class DifferentParametersError(CheckpointError, KeyError):
@@ -50,7 +49,8 @@ def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
                 sums[name] += value
     for name, total in sums.items():
         if tied[name] == name:
-            total.div_(len(inputs)) if total.is_floating_point() else total.floor_divide_(len(inputs))
+            divide = total.div_ if total.is_floating_point() else total.floor_divide_
+            divide(len(inputs))
     result["model"] = sums
     return result
 

@@ -15,6 +15,7 @@ from fairseq.checkpoint.safe_load import load
 from fairseq.checkpoint.upgrade import upgrade_state
 from fairseq.dataclass.state import config_from_state
 from fairseq.errors import CheckpointError
+from fairseq.tree import HALF
 
 
 def read(
@@ -71,8 +72,7 @@ def load_ema_from_checkpoint(fpath: str) -> dict[str, Any]:
     if not ema:
         raise CheckpointError(f"checkpoint {fpath} has no averaged weights; train with store_ema to get them")
     state["model"] = OrderedDict(
-        (key, value.float() if value.dtype in (torch.float16, torch.bfloat16) else value.clone())
-        for key, value in ema.items()
+        (key, value.float() if value.dtype in HALF else value.clone()) for key, value in ema.items()
     )
     return state
 

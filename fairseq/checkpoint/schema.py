@@ -28,8 +28,7 @@ import numpy as np
 import torch
 
 from fairseq.errors import CheckpointError
-
-HALF = (torch.float16, torch.bfloat16)
+from fairseq.tree import HALF
 
 
 def history_entry(

@@ -111,7 +111,7 @@ def _download(url: str, path: Path, etag: str | None) -> None:
     try:
         with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=TIMEOUTS[-1]) as answer:
             shutil.copyfileobj(answer, out)
-        path.with_name(path.name + ".json").write_text(json.dumps({"url": url, "etag": etag}))
+        path.with_name(path.name + ".json").write_text(json.dumps({"url": url, "etag": etag}), encoding="utf-8")
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):

@@ -97,7 +97,7 @@ def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list
 
 
 class Chunker:
-    """Context manager over the lines (with a ``\\n`` at their end, as text files give them) of one chunk.
+    """Context manager over the lines (each with a ``\\n`` at its end) of one chunk, see `read_blocks`.
 
     ``end_offset`` of 0 or less reads to the end of the file, as in the original.
     """
@@ -106,18 +106,10 @@ class Chunker:
         self.path, self.start_offset, self.end_offset = path, start_offset, end_offset
 
     def __enter__(self) -> Iterator[str]:
-        return self._lines()
+        blocks = read_blocks(self.path, self.start_offset, self.end_offset if self.end_offset > 0 else None)
+        return (line + "\n" for lines in blocks for line in lines)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
-
-    def _lines(self) -> Iterator[str]:
-        with open(self.path, encoding="utf-8") as handle:
-            handle.seek(self.start_offset)
-            while True:
-                line = handle.readline()
-                if not line or (self.end_offset > 0 and handle.tell() > self.end_offset):
-                    return
-                yield line

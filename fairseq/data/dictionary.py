@@ -240,8 +240,7 @@ class Dictionary:
         look_up = self.add_symbol if add_if_not_exist else self.index
         ids: list[int] = []
         for word in reversed(words) if reverse_order else words:
-            is_mask = masked_token is not None and word == masked_token and mask_idx is not None
-            idx = mask_idx if is_mask and mask_idx is not None else look_up(word)
+            idx = mask_idx if mask_idx is not None and word == masked_token else look_up(word)
             if consumer is not None:
                 consumer(word, idx)
             ids.append(idx)

@@ -15,6 +15,7 @@ import torch
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.legacy_index import (
+    Corpus,
     IndexedCachedDataset,
     IndexedDataset,
     IndexedDatasetBuilder,
@@ -56,7 +57,7 @@ _REFUSED_IMPLS = ("fasta", "huffman")
 _MAGICS = {b"TNTIDX\x00\x00": "cached", b"MMIDIDX\x00": "mmap", b"HUFFIDX\x00": "huffman"}
 
 
-class MMapIndexedDataset(FairseqDataset):
+class MMapIndexedDataset(Corpus):
     """A corpus at the path prefix ``path`` (``.bin`` and ``.idx``), mapped into memory and checked on opening.
 
     Nothing of the corpus's size is read or copied; pickles as its path, so that workers map the same pages. Raises
@@ -70,6 +71,7 @@ class MMapIndexedDataset(FairseqDataset):
         if not os.path.isfile(bin_path):
             raise DataNotFoundError(f"data file not found: {bin_path}")
         self._index = read_index(index_file_path(path), os.path.getsize(bin_path))
+        self.sizes = self._index.sizes  # tokens per item (N), a view of the mapped index
         self._tokens = map_tokens(bin_path, self._index.dtype)
 
     def __getstate__(self) -> str:
@@ -88,11 +90,6 @@ class MMapIndexedDataset(FairseqDataset):
         return torch.from_numpy(tokens.astype(np.int64))
 
     @property
-    def sizes(self) -> npt.NDArray[np.int32]:
-        """Tokens per item (N), a view of the mapped index."""
-        return self._index.sizes
-
-    @property
     def dtype(self) -> np.dtype[Any]:
         """The stored token type."""
         return self._index.dtype
@@ -108,24 +105,6 @@ class MMapIndexedDataset(FairseqDataset):
         Only when `is_contiguous`; positions are clipped like those of a slice.
         """
         return self._tokens[start:stop]
-
-    def num_tokens(self, index: int) -> int:
-        return int(self._index.sizes[index])
-
-    def size(self, index: int) -> int:
-        return int(self._index.sizes[index])
-
-    @property
-    def supports_prefetch(self) -> bool:
-        return False
-
-    @property
-    def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        return True
-
-    @staticmethod
-    def exists(path: str) -> bool:
-        return PathManager.isfile(index_file_path(path)) and PathManager.isfile(data_file_path(path))
 
 
 class MMapIndexedDatasetBuilder:

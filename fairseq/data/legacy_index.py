@@ -21,7 +21,23 @@ from fairseq.errors import DataError, DataNotFoundError
 from fairseq.file_io import PathManager
 
 
-class IndexedDataset(FairseqDataset):
+class Corpus(FairseqDataset):
+    """Items that are measured by one array ``sizes``."""
+
+    sizes: npt.NDArray[Any]
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    @staticmethod
+    def exists(path: str) -> bool:
+        return PathManager.isfile(index_file_path(path)) and PathManager.isfile(data_file_path(path))
+
+
+class IndexedDataset(Corpus):
     """TNTIDX items as int64 tensors, read on demand from the mapped ``.bin``; pickles as its path."""
 
     def __init__(self, path: str, fix_lua_indexing: bool = False) -> None:
@@ -76,20 +92,6 @@ class IndexedDataset(FairseqDataset):
 
     def __len__(self) -> int:
         return self._len
-
-    def num_tokens(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    @staticmethod
-    def exists(path: str) -> bool:
-        return PathManager.isfile(index_file_path(path)) and PathManager.isfile(data_file_path(path))
-
-    @property
-    def supports_prefetch(self) -> bool:
-        return False
 
 
 class IndexedCachedDataset(IndexedDataset):
@@ -157,7 +159,7 @@ class IndexedDatasetBuilder:
         write_tnt_index(index_file, self.dtype, self.dim_offsets, self.data_offsets, self.sizes)
 
 
-class IndexedRawTextDataset(FairseqDataset):
+class IndexedRawTextDataset(Corpus):
     """A plain text file at exactly ``path``, encoded on opening: one item a line, held in memory."""
 
     def __init__(self, path: str, dictionary: Dictionary, append_eos: bool = True, reverse_order: bool = False) -> None:
@@ -189,12 +191,6 @@ class IndexedRawTextDataset(FairseqDataset):
 
     def __len__(self) -> int:
         return len(self.tokens_list)
-
-    def num_tokens(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
 
     @staticmethod
     def exists(path: str) -> bool:

@@ -73,13 +73,9 @@ def filter_by_size(
     """``dataset.filter_indices_by_size``, raising for the first item that is too long if asked to."""
     kept, ignored = dataset.filter_indices_by_size(indices, max_positions)
     if raise_exception and len(ignored):
-        raise too_long(dataset, int(ignored[0]), max_positions)
+        worst = int(ignored[0])
+        raise DataError(
+            f"Size of sample #{worst} is invalid (={dataset.size(worst)}) since max_positions={max_positions}, "
+            "skip this example with --skip-invalid-size-inputs-valid-test"
+        )
     return kept, ignored
-
-
-def too_long(dataset: Any, index: int, max_positions: Any) -> DataError:
-    """The error for an item that the model cannot take."""
-    return DataError(
-        f"Size of sample #{index} is invalid (={dataset.size(index)}) since max_positions={max_positions}, "
-        "skip this example with --skip-invalid-size-inputs-valid-test"
-    )

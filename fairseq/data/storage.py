@@ -10,9 +10,6 @@ from fairseq.data.concat_dataset import ConcatDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.indexed_dataset import infer_dataset_impl, make_dataset
-from fairseq.data.text import post_process
-
-__all__ = ["infer_language_pair", "load_indexed_dataset", "post_process"]
 
 # The name under which the original logs, so that its lines keep their looks.
 logger = logging.getLogger("fairseq.data.data_utils")

@@ -49,6 +49,6 @@ def add_log_file(path: str) -> None:
         if any(isinstance(h, logging.FileHandler) and h.baseFilename == target for h in logger.handlers):
             continue
         try:
-            logger.addHandler(logging.FileHandler(target))
+            logger.addHandler(logging.FileHandler(target, encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot write the log file {path}: {error.strerror}; choose another log_file") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,18 +11,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from fairseq.data.cached_path import cache_directory, url_to_filename
 from fairseq.errors import CheckpointError, DataNotFoundError
 
 TIMEOUT_SECONDS = 20
-
-
-def cache_directory() -> Path:
-    """``$PYTORCH_FAIRSEQ_CACHE``, else ``pytorch_fairseq`` in torch's home, as the original chose it."""
-    chosen = os.environ.get("PYTORCH_FAIRSEQ_CACHE")
-    if chosen:
-        return Path(chosen)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get("TORCH_HOME", cache / "torch")) / "pytorch_fairseq"
 
 
 def is_address(name: str) -> bool:
@@ -42,7 +33,7 @@ def model_directory(name_or_path: str, shown_as: str, files: str) -> Path:
     if path.is_dir():
         return path
     if path.is_file() and tarfile.is_tarfile(path):
-        target = cache_directory() / hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+        target = cache_directory() / url_to_filename(str(path.resolve()))
         if not target.is_dir() or target.stat().st_mtime < path.stat().st_mtime:
             shutil.rmtree(target, ignore_errors=True)
             unpack(path, target)
@@ -61,7 +52,7 @@ def _fetched(address: str, shown_as: str, files: str) -> Path:
     cache it filled is used; unlike it, a filled cache works offline.
     """
     cache = cache_directory()
-    key = hashlib.sha256(address.encode()).hexdigest()
+    key = url_to_filename(address)
     for found in sorted(cache.glob(f"{key}*")):
         if found.suffix not in (".json", ".lock", ".part") and found.is_dir():
             return found
@@ -94,11 +85,12 @@ def unpack(archive: Path, target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
+        content = Path(directory) / "content"
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(directory, filter="data")
+                tar.extractall(content, filter="data")
         except (tarfile.TarError, OSError, EOFError) as error:
             raise CheckpointError(f"cannot unpack the archive {archive}: {error}") from None
-        inside = list(Path(directory).iterdir())
-        top = inside[0] if len(inside) == 1 and inside[0].is_dir() else Path(directory)
-        shutil.move(str(top), str(target)) if top != Path(directory) else shutil.copytree(top, target)
+        inside = list(content.iterdir())
+        top = inside[0] if len(inside) == 1 and inside[0].is_dir() else content
+        os.replace(top, target)  # at once: a killed process leaves no half-filled directory behind

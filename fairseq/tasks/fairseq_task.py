@@ -17,14 +17,18 @@ from fairseq.data.data_utils import split_paths
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.epoch_batch_iterator import EpochBatchIterator
 from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.sizing import too_long
+from fairseq.data.sizing import filter_by_size
 from fairseq.data.text import tokenize_line
 from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.errors import OutOfScopeError
+from fairseq.errors import DataError, OutOfScopeError
 from fairseq.logging import metrics
 from fairseq.rng import numpy_seed
 
 logger = logging.getLogger(__name__)
+
+
+class NotLoadedError(DataError, KeyError):
+    """A data set that `FairseqTask.load_dataset` was not asked for (a KeyError, as callers of the original expect)."""
 
 
 class StatefulContainer:
@@ -114,9 +118,9 @@ class FairseqTask:
         raise NotImplementedError
 
     def dataset(self, split: str) -> FairseqDataset:
-        """The loaded data set of ``split``. Raises KeyError when it was not loaded."""
+        """The loaded data set of ``split``. Raises NotLoadedError (a KeyError) when there is none."""
         if split not in self.datasets:
-            raise KeyError("Dataset not loaded: " + split)
+            raise NotLoadedError(f"Dataset not loaded: {split}; loaded are: {', '.join(self.datasets) or 'none'}")
         if not isinstance(self.datasets[split], FairseqDataset):
             raise TypeError(
                 f"the data set of {split!r} must be a FairseqDataset, but is {self.datasets[split]!r} instead"
@@ -130,9 +134,7 @@ class FairseqTask:
 
         With ``ignore_invalid_inputs`` they are left out with one warning, otherwise the first is a DataError.
         """
-        indices, ignored = dataset.filter_indices_by_size(indices, max_positions)
-        if len(ignored) and not ignore_invalid_inputs:
-            raise too_long(dataset, int(ignored[0]), max_positions)
+        indices, ignored = filter_by_size(indices, dataset, max_positions, raise_exception=not ignore_invalid_inputs)
         if len(ignored):
             logger.warning(
                 "%s samples have invalid sizes and will be skipped, max_positions=%s, first few sample ids=%s",

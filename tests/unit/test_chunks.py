@@ -52,6 +52,18 @@ def test_chunker_is_the_same_in_one_or_more_parts(tmp_path):
         assert list(lines) == whole
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_chunker_with_any_line_end(tmp_path, end):
+    path, wanted = tmp_path / "t", [f"{i * 7919 % 1000} é" * (i % 9) for i in range(4000)]
+    path.write_bytes((end.join(wanted) + end).encode())
+    offsets = find_offsets(path, 7)
+    found = []
+    for start, stop in zip(offsets, offsets[1:], strict=False):
+        with Chunker(path, start, stop) as lines:
+            found += [line.rstrip("\n") for line in lines]
+    assert found == wanted
+
+
 def test_bad_files(tmp_path):
     with pytest.raises(DataNotFoundError, match="nowhere"):
         find_offsets(tmp_path / "nowhere", 2)
