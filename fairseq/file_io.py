@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 PathLike = str | os.PathLike[str]
@@ -68,25 +67,14 @@ class PathManager:
     def get_local_path(path: PathLike, **kwargs: Any) -> str:
         return os.fspath(path)
 
-    @staticmethod
-    def exists(path: PathLike) -> bool:
-        return os.path.exists(path)
-
-    @staticmethod
-    def isfile(path: PathLike) -> bool:
-        return os.path.isfile(path)
-
-    @staticmethod
-    def isdir(path: PathLike) -> bool:
-        return os.path.isdir(path)
-
-    @staticmethod
-    def islink(path: PathLike) -> bool:
-        return os.path.islink(path)
-
-    @staticmethod
-    def ls(path: PathLike) -> list[str]:
-        return os.listdir(path)
+    exists = staticmethod(os.path.exists)
+    isfile = staticmethod(os.path.isfile)
+    isdir = staticmethod(os.path.isdir)
+    islink = staticmethod(os.path.islink)
+    ls = staticmethod(os.listdir)
+    rm = staticmethod(os.remove)
+    rename = staticmethod(os.replace)  # atomic on one file system
+    chmod = staticmethod(os.chmod)
 
     @staticmethod
     def mkdirs(path: PathLike) -> None:
@@ -95,21 +83,8 @@ class PathManager:
             os.makedirs(path, exist_ok=True)
 
     @staticmethod
-    def rm(path: PathLike) -> None:
-        os.remove(path)
-
-    @staticmethod
-    def rename(src: PathLike, dst: PathLike) -> None:
-        """Atomic on one file system; replaces ``dst``."""
-        os.replace(src, dst)
-
-    @staticmethod
     def supports_rename(path: PathLike) -> bool:
         return True
-
-    @staticmethod
-    def chmod(path: PathLike, mode: int) -> None:
-        Path(path).chmod(mode)
 
     @staticmethod
     def register_handler(handler: Any) -> None:

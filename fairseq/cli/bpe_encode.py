@@ -127,6 +127,8 @@ def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
         return stack.enter_context(open(path, mode, encoding="utf-8"))
     except FileNotFoundError:
         raise DataNotFoundError(f"file not found: {path}") from None
+    except OSError as error:
+        raise DataError(f"cannot open {path}: {error.strerror}") from None
 
 
 def _rows(inputs: Sequence[IO[str]]) -> Iterator[list[Row]]:

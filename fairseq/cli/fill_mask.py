@@ -126,7 +126,7 @@ def _lines() -> Iterator[str]:
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """At most ``BATCH_LINES`` texts at a time; single ones for a person who types, who wants an answer at once."""
-    size = 1 if texts is not None and sys.stdin.isatty() and not isinstance(texts, list) else BATCH_LINES
+    size = 1 if sys.stdin.isatty() and not isinstance(texts, list) else BATCH_LINES
     source = iter(texts)
     while batch := list(islice(source, size)):
         yield batch

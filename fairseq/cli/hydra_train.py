@@ -27,7 +27,7 @@ _HYDRA = {"job": {"chdir": True}, "help": {"app_name": "fairseq-hydra-train"}}
 
 
 def main(cfg: Any) -> float | None:
-    """One hydra job: complete ``cfg``, train, and return the best value of the chosen metric for sweepers."""
+    """One hydra job: complete ``cfg``, train, and return the last validation value (for sweepers)."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import get_original_cwd
 
@@ -72,7 +72,12 @@ def complete(cfg: Any, launch_dir: str, job_logging: Any = None) -> Any:
 def resolve_paths(tree: dict[str, Any], launch_dir: Path) -> None:
     """Make relative input paths absolute, in place: hydra has changed the working directory since they were typed."""
     task = tree.get("task")
-    if isinstance(task, dict) and isinstance(task.get("data"), str) and task["data"] != "???":
+    if (
+        isinstance(task, dict)
+        and isinstance(task.get("data"), str)
+        and task["data"] != "???"
+        and "://" not in task["data"]
+    ):
         task["data"] = os.pathsep.join(_absolute(part, launch_dir) for part in task["data"].split(os.pathsep))
     checkpoint = tree.get("checkpoint") or {}
     for section, keys in (

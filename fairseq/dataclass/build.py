@@ -28,8 +28,15 @@ from fairseq.registry import ARCHITECTURES, MODELS, nearest
 
 logger = logging.getLogger(__name__)
 
-FREE_KEYS = ("job_logging_cfg",)
-_ORDER = (*[name for name in SECTIONS if name != "ema"], "model", *GROUPS, "ema", *FREE_KEYS)
+# The order in which checkpoints store the sections.
+ORDER = (
+    *[name for name in SECTIONS if name != "ema"],
+    *legacy.STORED_SECTIONS,
+    "model",
+    *GROUPS,
+    "ema",
+    "job_logging_cfg",
+)
 # Settings of how a run is executed: those of a stored run do not bind whoever loads its model.
 _RUN_SECTIONS = ("common", "distributed_training", "optimization", *legacy.STORED_SECTIONS)
 
@@ -55,7 +62,9 @@ class _Builder:
     def build(self, given: Mapping[str, Any]) -> DictConfig:
         self._check_top(given)
         tree: dict[str, Any] = {"_name": None}
-        for name in _ORDER:
+        for name in ORDER:
+            if name in legacy.STORED_SECTIONS:
+                continue
             if name in SECTIONS:
                 tree[name] = self._section(name, given.get(name) or {})
             elif name == "model":
@@ -76,10 +85,9 @@ class _Builder:
         return cfg
 
     def _check_top(self, given: Mapping[str, Any]) -> None:
-        known = [*_ORDER, *legacy.STORED_SECTIONS]
         for name in given:
-            if name not in known and name != "_name":
-                self._unknown(str(name), "configuration section", known)
+            if name not in ORDER and name != "_name":
+                self._unknown(str(name), "configuration section", list(ORDER))
         for name, defaults in legacy.STORED_SECTIONS.items():
             for key, value in (given.get(name) or {}).items():
                 if key not in defaults:

@@ -18,6 +18,7 @@ from fairseq.dataclass.base import MISSING, field_specs
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
 from fairseq.dataclass.names import GROUPS, model_config_class
+from fairseq.dataclass.sections import DATASET_IMPLS
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, FairseqError, OutOfScopeError
 from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, MODELS, TASKS
@@ -78,7 +79,7 @@ def get_validation_parser(default_task: str | None = None) -> FairseqParser:
     parser.set_defaults(criterion=None)  # the checkpoint knows its own
     add_dataset_args(parser, train=True)
     add_distributed_training_args(parser)
-    gen_parser_from_dataclass(parser.add_argument_group("evaluation"), SECTIONS["common_eval"])
+    _add_section(parser, "evaluation", "common_eval")
     return parser
 
 
@@ -99,35 +100,32 @@ get_interactive_generation_parser = get_speech_generation_parser = get_eval_lm_p
 
 
 def add_dataset_args(parser: Any, train: bool = False, gen: bool = False) -> Any:
-    group = parser.add_argument_group("data, batches and validation")
-    gen_parser_from_dataclass(group, SECTIONS["dataset"])
+    return _add_section(parser, "data, batches and validation", "dataset")
+
+
+def _add_section(parser: Any, title: str, section: str) -> Any:
+    group = parser.add_argument_group(title)
+    gen_parser_from_dataclass(group, SECTIONS[section])
     return group
 
 
 def add_distributed_training_args(parser: Any, default_world_size: int | None = None) -> Any:
-    group = parser.add_argument_group("distributed training")
-    gen_parser_from_dataclass(group, SECTIONS["distributed_training"])
+    group = _add_section(parser, "distributed training", "distributed_training")
     if default_world_size is not None:
         parser.set_defaults(distributed_world_size=default_world_size)
     return group
 
 
 def add_optimization_args(parser: Any) -> Any:
-    group = parser.add_argument_group("optimization")
-    gen_parser_from_dataclass(group, SECTIONS["optimization"])
-    return group
+    return _add_section(parser, "optimization", "optimization")
 
 
 def add_checkpoint_args(parser: Any) -> Any:
-    group = parser.add_argument_group("checkpoints")
-    gen_parser_from_dataclass(group, SECTIONS["checkpoint"])
-    return group
+    return _add_section(parser, "checkpoints", "checkpoint")
 
 
 def add_ema_args(parser: Any) -> Any:
-    group = parser.add_argument_group("moving average of the parameters")
-    gen_parser_from_dataclass(group, SECTIONS["ema"])
-    return group
+    return _add_section(parser, "moving average of the parameters", "ema")
 
 
 def add_model_args(parser: Any) -> Any:
@@ -160,9 +158,7 @@ def add_preprocess_args(parser: Any) -> Any:
     add("--srcdict", metavar="FP", help="reuse this source dictionary")
     add("--nwordstgt", metavar="N", default=-1, type=int, help="target words to keep, specials included (-1: all)")
     add("--nwordssrc", metavar="N", default=-1, type=int, help="source words to keep, specials included (-1: all)")
-    if "--dataset-impl" not in parser._option_string_actions:
-        choices = ("raw", "lazy", "cached", "mmap", "fasta", "huffman")
-        add("--dataset-impl", default="mmap", choices=choices, help="output format [mmap]")
+    add("--dataset-impl", default="mmap", choices=DATASET_IMPLS, help="output format [mmap]")
     add("--joined-dictionary", action="store_true", help="one dictionary for source and target")
     add("--only-source", action="store_true", help="there is no target side (masked LM)")
     add("--padding-factor", metavar="N", default=8, type=int, help="pad the dictionary to a multiple of N [8]")

@@ -39,7 +39,7 @@ class CommonConfig(FairseqDataclass):
     fp16_init_scale: int = option(2**7, "first loss scale in float16")
     fp16_scale_window: int | None = option(None, "updates without overflow before the loss scale doubles")
     fp16_scale_tolerance: float = option(0.0, "fraction of overflowing updates tolerated before the scale is lowered")
-    on_cpu_convert_precision: bool = option(False, "convert float samples to the training precision on the CPU")
+    on_cpu_convert_precision: bool = option(False, "accepted without effect: samples are converted on the device")
     min_loss_scale: float = option(1e-4, "stop when the loss scale falls to this value")
     threshold_loss_scale: float | None = option(None, "never lower the loss scale below this value")
     amp: bool = option(False, "automatic mixed precision (torch.autocast); excludes fp16")
@@ -48,10 +48,10 @@ class CommonConfig(FairseqDataclass):
     amp_scale_window: int | None = option(None, "updates without overflow before the amp loss scale doubles")
     user_dir: str | None = option(None, "directory of a Python module with own tasks, models, criterions, ...")
     empty_cache_freq: int = option(0, "empty the GPU memory cache every so many updates (0: never)")
-    all_gather_list_size: int = option(16384, "bytes that each worker may gather as pickled statistics")
+    all_gather_list_size: int = option(16384, "accepted without effect")
     model_parallel_size: int = option(1, "out of scope: GPUs that share one model")
     quantization_config_path: str | None = option(None, "out of scope: quantisation settings")
-    profile: bool = option(False, "profile with the CUDA profiler")
+    profile: bool = option(False, "accepted without effect: start the command under a profiler instead")
     reset_logging: bool = option(False, "replace the log handlers that hydra installed by fairseq's own")
     suppress_crashes: bool = option(False, "log exceptions of fairseq-hydra-train instead of raising them, for sweeps")
     use_plasma_view: bool = option(False, "accepted without effect: data are memory mapped")
@@ -64,11 +64,11 @@ class CommonEvalConfig(FairseqDataclass):
 
     path: str | None = option(None, "checkpoint to evaluate")
     post_process: str | None = option(
-        None, "undo the byte-pair encoding in printed text", alias="--remove-bpe", const="subword_nmt"
+        None, "accepted without effect: served generation", alias="--remove-bpe", const="subword_nmt"
     )
-    quiet: bool = option(False, "print only final scores")
+    quiet: bool = option(False, "accepted without effect")
     model_overrides: str = option("{}", "Python dictionary of settings that replace those stored in the checkpoint")
-    results_path: str | None = option(None, "directory for results")
+    results_path: str | None = option(None, "accepted without effect")
 
 
 @dataclass(kw_only=True)
@@ -80,8 +80,12 @@ class DatasetConfig(FairseqDataclass):
     max_tokens: int | None = option(None, "most tokens in a batch, padding included")
     batch_size: int | None = option(None, "most sentences in a batch", alias="--max-sentences")
     required_batch_size_multiple: int = option(8, "batch sizes are multiples of this where possible")
-    required_seq_len_multiple: int = option(1, "pad sequences to a multiple of this length")
-    dataset_impl: str | None = option(None, "storage format of the data (default: recognised)", choices=DATASET_IMPLS)
+    required_seq_len_multiple: int = option(
+        1, "accepted without effect, as in the original: sequences are padded to the longest"
+    )
+    dataset_impl: str | None = option(
+        None, "accepted without effect: the storage format is read off the files", choices=DATASET_IMPLS
+    )
     data_buffer_size: int | None = option(10, "batches that are preloaded")
     train_subset: str = option("train", "name of the training split")
     valid_subset: str = option("valid", "comma-separated names of the validation splits")
@@ -103,12 +107,14 @@ class DatasetConfig(FairseqDataclass):
         False, "stop after max-valid-steps batches; the original evaluates one more", new=True
     )
     curriculum: int = option(0, "do not shuffle batches in the first so many epochs")
-    gen_subset: str = option("test", "name of the split to evaluate")
-    num_shards: int = option(1, "parts into which an evaluated split is cut")
-    shard_id: int = option(0, "the part to evaluate, from 0")
+    gen_subset: str = option("test", "accepted without effect: served generation")
+    num_shards: int = option(1, "accepted without effect: served generation")
+    shard_id: int = option(0, "accepted without effect: served generation")
     grouped_shuffling: bool = option(False, "shuffle groups of batches, one batch per worker, together")
     update_epoch_batch_itr: bool = option(II("dataset.grouped_shuffling"), "rebuild the batch iterator every epoch")
-    update_ordered_indices_seed: bool = option(False, "draw a new order of the samples every epoch")
+    update_ordered_indices_seed: bool = option(
+        False, "accepted without effect: the order of masked-LM samples is fixed"
+    )
 
 
 @dataclass(kw_only=True)
@@ -119,7 +125,7 @@ class OptimizationConfig(FairseqDataclass):
     max_update: int = option(0, "stop after this many updates (0: no limit)")
     stop_time_hours: float = option(0.0, "stop after this many hours of training, earlier runs included (0: no limit)")
     clip_norm: float = option(0.0, "clip the gradient to this norm (0: do not)")
-    sentence_avg: bool = option(False, "normalise gradients by sentences instead of tokens")
+    sentence_avg: bool = option(False, "accepted without effect on masked_lm, whose loss is per predicted token")
     update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
     lr: list[float] = option([0.25], "learning rate; a list gives one value per epoch for schedules that use it")
     stop_min_lr: float = option(-1.0, "stop when the learning rate falls to this value (-1: never)")

@@ -12,33 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass import legacy
 from fairseq.dataclass.base import field_specs
-from fairseq.dataclass.build import build_config
+from fairseq.dataclass.build import ORDER, build_config
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.names import GROUPS, component_config_class
 from fairseq.dataclass.namespace import nest, upgrade_args
 from fairseq.errors import FairseqError
 
 logger = logging.getLogger(__name__)
-
-_STORED_ORDER = (
-    "common",
-    "common_eval",
-    "distributed_training",
-    "dataset",
-    "optimization",
-    "checkpoint",
-    *legacy.STORED_SECTIONS,
-    "model",
-    "task",
-    "criterion",
-    "optimizer",
-    "lr_scheduler",
-    "scoring",
-    "bpe",
-    "tokenizer",
-    "ema",
-    "job_logging_cfg",
-)
 
 
 def config_to_state(cfg: Any) -> dict[str, Any]:
@@ -48,7 +28,7 @@ def config_to_state(cfg: Any) -> dict[str, Any]:
     original reads the file; a key that the original does not know is written only when it is not at its default.
     """
     state: dict[str, Any] = {"_name": None}
-    for section in _STORED_ORDER:
+    for section in ORDER:
         if section in legacy.STORED_SECTIONS:
             state[section] = copy.deepcopy(legacy.STORED_SECTIONS[section])
         else:
@@ -138,7 +118,7 @@ def override(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
             if group == "model" or not isinstance(tree.get(group), dict) or tree[group].get("_name") != name:
                 tree[group] = {**(tree.get(group) or {}), "_name": name} if group == "model" else {"_name": name}
     used = set()
-    for section in _STORED_ORDER:
+    for section in ORDER:
         node = tree.get(section)
         if isinstance(rest.get(section), Mapping):
             node = {**(node or {}), **rest[section]}

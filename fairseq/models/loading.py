@@ -50,16 +50,10 @@ def load_model_ensemble_and_task(
 
 
 def load_model_ensemble(
-    filenames: Sequence[str],
-    arg_overrides: Mapping[str, Any] | None = None,
-    task: Any = None,
-    strict: bool = True,
-    suffix: str = "",
-    num_shards: int = 1,
-    state: dict[str, Any] | None = None,
+    filenames: Sequence[str], arg_overrides: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any
 ) -> tuple[list[Any], Any]:
-    """``load_model_ensemble_and_task`` without the task."""
-    models, cfg, _ = load_model_ensemble_and_task(filenames, arg_overrides, task, strict, suffix, num_shards, state)
+    """``load_model_ensemble_and_task``, with its arguments, without the task."""
+    models, cfg, _ = load_model_ensemble_and_task(filenames, arg_overrides, *args, **kwargs)
     return models, cfg
 
 

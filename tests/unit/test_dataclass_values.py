@@ -11,7 +11,7 @@ import pytest
 
 from fairseq.dataclass import II, MISSING, ChoiceEnum, FairseqDataclass, option
 from fairseq.dataclass.base import field_specs
-from fairseq.dataclass.utils import eval_str_list, merge_with_parent
+from fairseq.dataclass.utils import eval_str_list
 from fairseq.dataclass.values import coerce, convert
 from fairseq.errors import ConfigError
 
@@ -105,11 +105,3 @@ def test_choices_suggest_the_nearest() -> None:
     assert convert(spec, "y", "s.kind") == "y"
     with pytest.raises(ConfigError, match=r"s\.mode must be one of a, b, but is 'c'"):
         convert(field_specs(Settings)["mode"], "c", "s.mode")
-
-
-def test_merge_with_parent_completes_and_checks() -> None:
-    node = merge_with_parent(Settings, {"size": "4"})
-    assert node.size == 4 and node.rates == [0.5]
-    with pytest.raises(ConfigError, match="did you mean 'size'"):
-        merge_with_parent(Settings, {"sise": 4}, remove_missing=False)
-    assert "sise" not in merge_with_parent(Settings, {"sise": 4})
