@@ -146,7 +146,24 @@ MODELS: Registry[Any] = Registry(
 _PRESETS = Builtin("fairseq.models.roberta.presets", "fairseq.models.roberta.config:RobertaConfig")
 ARCHITECTURES: Registry[Any] = Registry(
     "architecture",
-    dict.fromkeys(("roberta", "roberta_base", "roberta_large", "roberta_prenorm", "xlm"), _PRESETS),
+    dict.fromkeys(
+        (
+            "roberta",
+            "roberta_base",
+            "roberta_large",
+            "roberta_prenorm",
+            "xlm",
+            "roberta_alibi",
+            "roberta_alibi_large",
+            "roberta_clap",
+            "roberta_clap_large",
+            "roberta_alibi_clap",
+            "roberta_alibi_clap_large",
+            "roberta_zero_clap",
+            "roberta_zero_clap_large",
+        ),
+        _PRESETS,
+    ),
     refused=scope.MODELS,
 )
 # Architecture -> model that it configures; ``register_model_architecture`` adds those of plugins.

@@ -7,6 +7,8 @@ from fairseq.lazy import exporter
 __getattr__, __dir__, __all__ = exporter(
     __name__,
     {
+        "ALiBi": "attention_bias",
+        "ClapHead": "clap_head",
         "Encoder": "encoder",
         "EncoderContext": "context",
         "EncoderLayer": "encoder_layer",

@@ -205,6 +205,29 @@ class MaskedLMTask(FairseqTask):
         dataset = NestedDictionaryDataset({"id": IdDataset(), "net_input": net_input}, sizes=np.asarray(src_lengths))
         return SortDataset(dataset, sort_order=[np.asarray(src_lengths)]) if sort else dataset
 
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """The model that ``cfg`` describes. Raises ConfigError when it expects other masks than the task makes.
+
+        Stored models are taken as they are: on the original's command line ``--mask-prob`` set both probabilities.
+        """
+        model = super().build_model(cfg, from_checkpoint)
+        if not from_checkpoint and getattr(cfg, "zero_masking", False):
+            self._check_zero_masking(getattr(cfg, "mask_prob", None) or 0.0)
+        return model
+
+    def _check_zero_masking(self, self_masking: float) -> None:
+        if self_masking and self.cfg.mask_prob:
+            raise ConfigError(
+                f"tokens would be masked twice, by the data (task.mask_prob={self.cfg.mask_prob}) and by the model "
+                f"(model.mask_prob={self_masking}): set one of them to 0 (--mask-prob is the task's, --model-mask-prob "
+                "the model's)"
+            )
+        if not self_masking and self.mask_idx < len(self.dictionary):
+            raise ConfigError(
+                "model.zero_masking needs masks without a symbol of their own: set task.omit_mask=true (--omit-mask), or "
+                "let the model mask its input (task.mask_prob=0 and model.mask_prob=0.15)"
+            )
+
     def begin_epoch(self, epoch: int, model: Any) -> None:
         if hasattr(model, "set_epoch"):
             model.set_epoch(epoch)

@@ -10,6 +10,7 @@ import torch
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from tests.unit.roberta import PAD, Task, small_model, some_tokens, without_dropout
 
+ALIBI = {"encoder_alibi": True, "no_token_positional_embeddings": True}
 VARIANTS = {
     "post-norm": {},
     "pre-norm": {"encoder_normalize_before": True, "layernorm_embedding": False},
@@ -21,6 +22,12 @@ VARIANTS = {
     "one head": {"encoder_attention_heads": 1},
     "relu": {"activation_fn": "relu"},
     "no layers": {"encoder_layers": 0},
+    "alibi": ALIBI,
+    "alibi, one head": {**ALIBI, "encoder_attention_heads": 1, "encoder_alibi_asymmetrical": True},
+    "alibi, pre-norm": {**ALIBI, "encoder_normalize_before": True},
+    "clap": {"contrastive_pretraining": True, "initial_beta": 3.0},
+    "clap, not normalised": {"contrastive_pretraining": True, "l2norm_embedding": False},
+    "zero clap": {**ALIBI, "contrastive_pretraining": True, "zero_masking": True, "no_scale_embedding": False},
 }
 
 
@@ -209,9 +216,9 @@ def test_normalized_probabilities_are_float32():
         ({"max_positions": 0}, ConfigError, "max_positions"),
         ({"encoder_layers_to_keep": "0,x"}, ConfigError, "layer numbers"),
         ({"quant_noise_pq": 0.1}, OutOfScopeError, "quantisation noise"),
-        ({"encoder_alibi": True}, ConfigError, "ALiBi, which this version does not have yet"),
-        ({"contrastive_pretraining": True}, ConfigError, "CLAP head"),
-        ({"zero_masking": True}, ConfigError, "zero masking"),
+        ({"encoder_alibi": True}, ConfigError, "--no-token-positional-embeddings"),
+        ({"contrastive_pretraining": True, "untie_weights_roberta": True}, ConfigError, "untie_weights_roberta"),
+        ({"mask_prob": -0.1}, ConfigError, "between 0 and 1"),
         ({"adaptive_input": True}, OutOfScopeError, "adaptive input"),
     ],
 )

@@ -14,16 +14,12 @@ from fairseq.dataclass import legacy
 from fairseq.errors import ConfigError
 from fairseq.models.pruning import parse_layers
 from fairseq.models.roberta.config import ACTIVATIONS, RobertaConfig
+from fairseq.modules.attention_bias import AttentionBias
 from fairseq.modules.embeddings import TokenEmbedding
 from fairseq.modules.encoder import Encoder, EncoderOptions
 from fairseq.modules.encoder_layer import EncoderLayer
-from fairseq.registry import CHANNEL_MIXERS, HEADS, POSITIONS, TOKEN_MIXERS, nearest
+from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, HEADS, POSITIONS, TOKEN_MIXERS, nearest
 
-NOT_BUILT = {
-    "encoder_alibi": "ALiBi",
-    "contrastive_pretraining": "the CLAP head",
-    "zero_masking": "zero masking",
-}
 PROBABILITIES = (
     "dropout",
     "attention_dropout",
@@ -31,6 +27,7 @@ PROBABILITIES = (
     "relu_dropout",
     "pooler_dropout",
     "encoder_layerdrop",
+    "mask_prob",
 )
 
 
@@ -39,14 +36,10 @@ def configuration(args: Any) -> RobertaConfig:
     config = RobertaConfig.from_node(args)
     for name in legacy.OUT_OF_SCOPE["model"]:
         legacy.check_value("model", name, getattr(config, name))
-    for name, what in NOT_BUILT.items():
-        if getattr(config, name):
-            raise ConfigError(
-                f"model.{name} asks for {what}, which this version does not have yet; leave it at its default"
-            )
     if config.encoder_layers_to_keep:
         config.encoder_layers = len(parse_layers(config.encoder_layers_to_keep))
     check_sizes(config)
+    check_variants(config)
     return config
 
 
@@ -74,8 +67,30 @@ def check_sizes(config: RobertaConfig) -> None:
         raise ConfigError(f"model.max_positions must be at least 1, but is {config.max_positions} instead")
 
 
+def check_variants(config: RobertaConfig) -> None:
+    """Raise ConfigError for variants that exclude each other."""
+    if config.encoder_alibi and not config.no_token_positional_embeddings:
+        raise ConfigError(
+            "model.encoder_alibi takes the place of position embeddings: set model.no_token_positional_embeddings=true "
+            "(--no-token-positional-embeddings) with it"
+        )
+    if config.contrastive_pretraining and config.untie_weights_roberta:
+        raise ConfigError(
+            "model.contrastive_pretraining compares with the token embeddings, so the head cannot have weights of its "
+            "own: leave out model.untie_weights_roberta"
+        )
+
+
 def build_token_embedding(config: RobertaConfig, vocab: int, padding_idx: int) -> TokenEmbedding:
-    return TokenEmbedding(vocab, config.encoder_embed_dim, padding_idx)
+    # With either variant the original made the table without a padding row: that row is random and trained.
+    without_padding = config.contrastive_pretraining or config.zero_masking
+    return TokenEmbedding(
+        vocab,
+        config.encoder_embed_dim,
+        None if without_padding else padding_idx,
+        normalize=config.contrastive_pretraining and config.l2norm_embedding,
+        zero_beyond=config.zero_masking,
+    )
 
 
 def build_positions(config: RobertaConfig, padding_idx: int) -> nn.Module | None:
@@ -85,6 +100,12 @@ def build_positions(config: RobertaConfig, padding_idx: int) -> nn.Module | None
     assert config.max_source_positions is not None
     variant = POSITIONS.get("learned" if config.encoder_learned_pos else "sinusoidal")
     return variant(config.max_source_positions + padding_idx + 1, config.encoder_embed_dim, padding_idx)
+
+
+def build_attention_bias(config: RobertaConfig) -> AttentionBias | None:
+    if not config.encoder_alibi:
+        return None
+    return ATTENTION_BIASES.get("alibi")(config.encoder_attention_heads, asymmetrical=config.encoder_alibi_asymmetrical)
 
 
 def build_layer(config: RobertaConfig) -> EncoderLayer:
@@ -120,11 +141,14 @@ def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: i
             recompute=config.checkpoint_activations or config.offload_activations,
             offload=config.offload_activations,
         ),
+        build_attention_bias(config),
     )
 
 
 def build_lm_head(config: RobertaConfig, vocab: int, embeddings: nn.Parameter | None) -> nn.Module:
-    """The masked-LM head, on the token ``embeddings``, or on weights of its own for None."""
+    """The masked-LM head, on the token ``embeddings``, or (never the CLAP head) on weights of its own for None."""
+    if config.contrastive_pretraining:
+        return HEADS.get("clap")(embeddings, initial_beta=config.initial_beta, normalize=config.l2norm_embedding)
     return HEADS.get("roberta")(config.encoder_embed_dim, vocab, config.activation_fn, embeddings)
 
 

@@ -125,7 +125,8 @@ class RobertaHubInterface(nn.Module):
         raise OutOfScopeError(f"disambiguate_pronoun needs the Winograd task, which is out of scope: {HERE}")
 
     def _check_length(self, tokens: int) -> None:
-        limit = self.model.max_positions()
+        encoder = getattr(self.model.encoder, "sentence_encoder", None)
+        limit = None if getattr(encoder, "attention_bias", None) is not None else self.model.max_positions()
         if limit is not None and tokens > limit:
             raise DataError(f"the input has {tokens} tokens, more than the {limit} the model takes; shorten it")
 
@@ -177,7 +178,9 @@ class RobertaHubInterface(nn.Module):
             tokens[number, : row.numel()] = row
         tokens = tokens.to(self.device)
         with torch.no_grad(), self._evaluating():
-            logits, _ = self.model(tokens, masked_tokens=tokens.eq(self.task.mask_idx))  # (N, V)
+            # By way of the features: a model that masks its own input does not when it computes these.
+            features, _ = self.model(tokens, features_only=True)
+            logits = self.model.encoder.output_layer(features, masked_tokens=tokens.eq(self.task.mask_idx))  # (N, V)
         probabilities = torch.softmax(logits.float(), dim=-1)
         hidden = [dictionary.bos(), dictionary.eos(), dictionary.pad()]
         allowed = probabilities.clone()

@@ -26,7 +26,7 @@ from fairseq.models.roberta.addresses import ROBERTA
 from fairseq.models.roberta.config import RobertaConfig
 from fairseq.models.roberta.hub_interface import RobertaHubInterface
 from fairseq.models.roberta.presets import DEFAULT_MAX_POSITIONS, base_architecture
-from fairseq.models.roberta.upgrade import rename_legacy, upgrade_heads, upgrade_version
+from fairseq.models.roberta.upgrade import check_vocabulary, rename_legacy, upgrade_heads, upgrade_version
 from fairseq.modules.classification_head import RobertaClassificationHead
 from fairseq.modules.initialization import init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead
@@ -45,6 +45,7 @@ class RobertaEncoder(FairseqEncoder):
         self.args = args
         self.padding_idx = dictionary.pad()
         config = factory.configuration(args)
+        self.self_masking = config.mask_prob if config.zero_masking else 0.0
         embed_tokens: Any = self.build_embedding(len(dictionary), config.encoder_embed_dim, self.padding_idx)
         self.sentence_encoder: Any = self.build_encoder(args, dictionary, embed_tokens)
         self.lm_head = self.build_lm_head(
@@ -81,9 +82,11 @@ class RobertaEncoder(FairseqEncoder):
 
         ``padding_mask`` (B, T), True = padding, replaces the one derived from the pad symbol, even when all False.
         ``position_ids`` (B, T) are rows of the position table (the first token of a sequence has pad + 1).
-        With ``masked_tokens`` (B, T) only those N positions are projected to the vocabulary.
+        With ``masked_tokens`` (B, T) only those N positions are projected to the vocabulary. With self-masking the
+        inputs of a pass to logits are masked at random, in training and in evaluation; features never are.
         """
-        x, extra = self.extract_features(src_tokens, return_all_hiddens, padding_mask, position_ids)
+        masked = None if features_only else self._draw_mask(src_tokens)
+        x, extra = self._features(src_tokens, return_all_hiddens, padding_mask, position_ids, masked)
         if not features_only:
             x = self.output_layer(x, masked_tokens=masked_tokens)
         return x, extra
@@ -97,10 +100,30 @@ class RobertaEncoder(FairseqEncoder):
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Features (B, T, C), and the inner states as in ``forward``."""
+        return self._features(src_tokens, return_all_hiddens, padding_mask, position_ids)
+
+    def _features(
+        self,
+        src_tokens: Tensor,
+        return_all_hiddens: bool,
+        padding_mask: Tensor | None,
+        position_ids: Tensor | None,
+        masked: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
-        tokens = self.sentence_encoder.embed_tokens(src_tokens)
+        embed = self.sentence_encoder.embed_tokens
+        tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
         output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens)
         return output.features, {"inner_states": output.inner_states}
+
+    def _draw_mask(self, src_tokens: Tensor) -> Tensor | None:
+        """Self-masking: (B, T), each True with the same probability, special symbols and padding too.
+
+        From torch's own random stream, first thing in a pass, as in the original.
+        """
+        if not self.self_masking or torch.compiler.is_exporting():
+            return None
+        return torch.rand(src_tokens.shape, device=src_tokens.device) < self.self_masking
 
     def output_layer(self, features: Tensor, masked_tokens: Tensor | None = None, **unused: Any) -> Tensor:
         return self.lm_head(features, masked_tokens)
@@ -109,6 +132,7 @@ class RobertaEncoder(FairseqEncoder):
         return self.args.max_positions
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
+        check_vocabulary(state_dict, f"{name}.sentence_encoder.embed_tokens.weight".lstrip("."), self.dictionary)
         upgrade_version(state_dict, f"{name}.sentence_encoder" if name else "sentence_encoder", self.sentence_encoder)
         return state_dict
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq.models.architectures import register_model_architecture
 from fairseq.models.roberta.config import RobertaConfig
+from fairseq.registry import ARCHITECTURES
 
 # The keys every filled node has, in the order old files have them (max_source_positions is placed after the fifth).
 FILLED = (
@@ -52,22 +53,41 @@ FILLED = (
 )
 DEFAULT_MAX_POSITIONS = 512
 
+_LARGE: dict[str, Any] = {
+    "encoder_layers": 24,
+    "encoder_embed_dim": 1024,
+    "encoder_ffn_embed_dim": 4096,
+    "encoder_attention_heads": 16,
+}
+_ALIBI: dict[str, Any] = {
+    "no_token_positional_embeddings": True,
+    "encoder_alibi": True,
+    "encoder_alibi_asymmetrical": True,
+}
+# What the fork calls learned_clap, clap, zero_clap.
+_CLAP: dict[str, Any] = {"dropout": 0.0, "layernorm_embedding": False, "contrastive_pretraining": True}
+_ALIBI_CLAP: dict[str, Any] = {**_ALIBI, **_CLAP, "attention_dropout": 0.0}
+_ZERO_CLAP: dict[str, Any] = {**_ALIBI, **_CLAP, "zero_masking": True, "no_scale_embedding": False}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "roberta": {},
     "roberta_base": {},
     "roberta_prenorm": {"layernorm_embedding": False, "encoder_normalize_before": True},
-    "roberta_large": {
-        "encoder_layers": 24,
-        "encoder_embed_dim": 1024,
-        "encoder_ffn_embed_dim": 4096,
-        "encoder_attention_heads": 16,
-    },
+    "roberta_large": _LARGE,
     "xlm": {
         "encoder_layers": 16,
         "encoder_embed_dim": 1280,
         "encoder_ffn_embed_dim": 5120,
         "encoder_attention_heads": 16,
     },
+    "roberta_alibi": _ALIBI,
+    "roberta_alibi_large": {**_LARGE, **_ALIBI},
+    "roberta_clap": _CLAP,
+    "roberta_clap_large": {**_LARGE, **_CLAP},
+    "roberta_alibi_clap": _ALIBI_CLAP,
+    "roberta_alibi_clap_large": {**_LARGE, **_ALIBI_CLAP},
+    "roberta_zero_clap": _ZERO_CLAP,
+    "roberta_zero_clap_large": {**_LARGE, **_ZERO_CLAP},
 }
 
 
@@ -100,31 +120,19 @@ def _unlocked(args: Any) -> Any:
     return contextlib.nullcontext()
 
 
-@register_model_architecture("roberta", "roberta")
-def base_architecture(args: Any) -> None:
-    """12 layers, 768 wide, 12 heads, post-norm: the base of all others."""
-    fill(args, {})
+def _architecture(name: str) -> Callable[[Any], None]:
+    def architecture(args: Any) -> None:
+        fill(args, PRESETS[name])
+
+    architecture.__doc__ = f"What ``PRESETS[{name!r}]`` says, and the defaults."
+    return register_model_architecture("roberta", name)(architecture)
 
 
-@register_model_architecture("roberta", "roberta_base")
-def roberta_base_architecture(args: Any) -> None:
-    """The same as ``roberta``."""
-    fill(args, PRESETS["roberta_base"])
-
-
-@register_model_architecture("roberta", "roberta_prenorm")
-def roberta_prenorm_architecture(args: Any) -> None:
-    """Pre-norm, without the norm over the embeddings."""
-    fill(args, PRESETS["roberta_prenorm"])
-
-
-@register_model_architecture("roberta", "roberta_large")
-def roberta_large_architecture(args: Any) -> None:
-    """24 layers, 1024 wide, 16 heads."""
-    fill(args, PRESETS["roberta_large"])
-
-
-@register_model_architecture("roberta", "xlm")
-def xlm_architecture(args: Any) -> None:
-    """16 layers, 1280 wide, 16 heads."""
-    fill(args, PRESETS["xlm"])
+base_architecture = _architecture("roberta")
+roberta_base_architecture = _architecture("roberta_base")
+roberta_large_architecture = _architecture("roberta_large")
+roberta_prenorm_architecture = _architecture("roberta_prenorm")
+xlm_architecture = _architecture("xlm")
+for _name in PRESETS:
+    if _name not in ARCHITECTURES.registered():
+        _architecture(_name)

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
+from fairseq.errors import CheckpointError
+
 logger = logging.getLogger(__name__)
 
 _JOINT = re.compile(r"^(.*\.self_attn\.)in_proj_(weight|bias)$")
 _NUMBERED_NORM = re.compile(r"^(.*\.layers\.\d+\.)layer_norms\.([01])\.(weight|bias)$")
+_MOST_ADDED = 8
 _NORMS = ("self_attn_layer_norm", "final_layer_norm")
 
 
@@ -52,6 +55,32 @@ def upgrade_version(state: dict[str, Any], name: str, encoder: Any) -> None:
     if hasattr(positions, "_float_tensor"):
         state.pop(f"{name}.embed_positions.weights", None)
         state[f"{name}.embed_positions._float_tensor"] = torch.zeros(1)
+
+
+def check_vocabulary(state: dict[str, Any], key: str, dictionary: Any) -> None:
+    """Raise CheckpointError, with what to change in ``dict.txt``, when the embeddings ``key`` have other symbols.
+
+    Dictionaries are filled up to a multiple of eight with lines ``madeupword0000 0``, ...; the released CLAP models with
+    zero masking were trained with two of them deleted and no mask symbol.
+    """
+    if key not in state or state[key].size(0) == len(dictionary):
+        return
+    rows, found = state[key].size(0), len(dictionary)
+    madeup = [symbol for symbol in dictionary.symbols if symbol.startswith("madeupword")]
+    expected = len(madeup) + rows - found
+    if expected >= 0 and expected < len(madeup):
+        change = f"delete the last {len(madeup) - expected}: {', '.join(madeup[expected:])}"
+    elif 0 < expected <= len(madeup) + _MOST_ADDED:
+        added = ", ".join(f"'madeupword{number:04d} 0'" for number in range(len(madeup), expected))
+        change = f"add {expected - len(madeup)} at its end: {added}"
+    else:
+        raise CheckpointError(
+            f"the checkpoint has {rows} symbols, but the dictionary has {found}: use the dict.txt it was trained with"
+        )
+    raise CheckpointError(
+        f"the checkpoint has {rows} symbols, but the dictionary has {found}. If dict.txt is otherwise the one it was trained "
+        f"with, it should have {expected} madeupword lines and has {len(madeup)}: {change}"
+    )
 
 
 def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
