@@ -79,17 +79,17 @@ def load(args: argparse.Namespace) -> Any:
     from fairseq.models.roberta.addresses import PUBLISHED
 
     model, place, file = "roberta", args.path, "model.pt"
-    for name, addresses in PUBLISHED.items():
-        if args.path in addresses and not Path(args.path).exists():
-            model = name
-            break
+    families = [name for name, addresses in PUBLISHED.items() if args.path in addresses]
+    published = bool(families) and not Path(args.path).exists()
+    if published:
+        model = families[0]
     else:
         place, file = find_checkpoint(args.path)
     overrides = {key: value for key, value in vars(args).items() if key in _bpe_options()}
     if args.user_dir is not None:
         overrides["user_dir"] = args.user_dir
     data = str(Path(args.data).resolve()) if args.data is not None else None
-    if data is None and (place == args.path or (Path(place) / "dict.txt").is_file()):
+    if data is None and (published or (Path(place) / "dict.txt").is_file()):
         data = "."
     if args.bpe is not None:
         overrides["bpe"] = None if args.bpe == "none" else args.bpe

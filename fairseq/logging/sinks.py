@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from fairseq.errors import ConfigError
 from fairseq.logging.meters import AverageMeter
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,10 @@ class TensorboardSink:
                     "tensorboard_logdir is ignored: package tensorboard is not installed (pip install tensorboard)"
                 )
                 return None
-            _writers[path] = SummaryWriter(path)
+            try:
+                _writers[path] = SummaryWriter(path)
+            except OSError as error:
+                raise ConfigError(f"cannot write to tensorboard_logdir {self.logdir}: {error.strerror}") from error
             _writers[path].add_text("sys.argv", str(sys.argv))
         return _writers[path]
 

@@ -22,7 +22,7 @@ def register_model_architecture(model_name: str, arch_name: str) -> Callable[[F]
         if model_name not in MODELS:
             known = MODELS.names()
             raise ConfigError(
-                f"architecture {arch_name!r} is for the unknown model {model_name!r}{nearest(model_name, known)} "
+                f"architecture {arch_name!r} is for the unknown model {model_name!r}{nearest(model_name, known) or '.'} "
                 f"Register the model first; known: {', '.join(known)}"
             )
         if not callable(function):

@@ -78,10 +78,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], model_cfg: Any, p
         model.load_state_dict(dict(weights), strict=strict, model_cfg=model_cfg)  # type: ignore[call-arg]
     except CheckpointError:
         raise
-    except RuntimeError as error:
+    except (KeyError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         detail = " ".join(lines[:3]) or str(error)
-        raise CheckpointError(f"the weights of {path} do not fit the model: {detail[:600]}") from error
+        raise CheckpointError(
+            f"{path} does not fit the model: {detail[:400]}; give the options (architecture, sizes, dictionary) that it "
+            "was trained with"
+        ) from error
 
 
 def _with_suffix(filename: str, suffix: str) -> str:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from fairseq.distributed import utils as distributed
-from fairseq.errors import DataError
+from fairseq.errors import ConfigError, DataError
 from fairseq.logging.progress import BaseProgressBar, progress_bar
 
 if TYPE_CHECKING:
     from fairseq.data.iterators import EpochBatchIterator
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.tasks.fairseq_task import FairseqTask
+
+
+def seed_run(cfg: FairseqConfig) -> None:
+    """Seed the global generators of NumPy and torch."""
+    seed = cfg.common.seed
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must be from 0 to 2**32 - 1, but is {seed}")
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def subset_names(cfg: FairseqConfig) -> list[str]:
@@ -25,6 +37,8 @@ def batch_iterator(cfg: FairseqConfig, task: FairseqTask, subset: str, **own: An
     Raises DataError when no batch is left.
     """
     data = cfg.dataset
+    if data.num_workers < 0:
+        raise ConfigError(f"num_workers must not be negative, but is {data.num_workers}")
     iterator = task.get_batch_iterator(
         dataset=task.dataset(subset),
         required_batch_size_multiple=data.required_batch_size_multiple,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from fairseq.dataclass.values import literal_dict
@@ -13,7 +12,7 @@ from fairseq.errors import ConfigError
 from fairseq.logging import metrics
 from fairseq.models.loading import load_model_ensemble_and_task
 from fairseq.optim import precision
-from fairseq.training.batches import batch_iterator, progress_of, subset_names
+from fairseq.training.batches import batch_iterator, progress_of, seed_run, subset_names
 from fairseq.training.limits import resolve_max_positions
 from fairseq.tree import map_tensors
 
@@ -37,8 +36,7 @@ def evaluate(cfg: FairseqConfig, overrides: dict[str, Any] | None = None) -> dic
         raise ConfigError("no checkpoint is given: pass --path CHECKPOINT")
     if cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None:
         raise ConfigError("the size of a batch is not given: pass --max-tokens or --batch-size")
-    np.random.seed(cfg.common.seed)
-    torch.manual_seed(cfg.common.seed)
+    seed_run(cfg)
     device = torch.device("cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu")
     mode = precision.resolve(cfg.common, device)
 

@@ -60,7 +60,7 @@ def train_epoch(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchItera
     groups = GroupedIterator(batches, update_freq, skip_remainder_batch=cfg.optimization.skip_remainder_batch)
     if groups.total == 0:
         raise ConfigError(
-            f"an epoch has {len(batches)} batches, too few for an update of update_freq={update_freq}, and "
+            f"an epoch has {len(epoch_itr)} batches, too few for an update of update_freq={update_freq}, and "
             "--skip-remainder-batch drops them: lower --update-freq or the batch size"
         )
     progress = progress_of(cfg, groups, epoch_itr.epoch, run_name=trainer.run_name)

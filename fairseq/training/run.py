@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from torch import nn
 
 from fairseq.data import data_utils
@@ -15,7 +13,7 @@ from fairseq.errors import ConfigError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.tasks import setup_task
-from fairseq.training.batches import subset_names
+from fairseq.training.batches import seed_run, subset_names
 from fairseq.training.loop import train_epochs
 from fairseq.training.restore import load_checkpoint
 from fairseq.training.trainer import Trainer
@@ -31,8 +29,7 @@ def train(cfg: FairseqConfig) -> float | None:
     """Run the training that ``cfg`` describes; returns the last validation value (None without validation)."""
     check(cfg)
     metrics.reset()
-    np.random.seed(cfg.common.seed)
-    torch.manual_seed(cfg.common.seed)
+    seed_run(cfg)
     logger.info(config_to_state(cfg))
 
     task = setup_task(cfg.task, bpe=cfg.bpe)
@@ -79,10 +76,8 @@ def check(cfg: FairseqConfig) -> None:
             raise ConfigError(f"{name} must not be 0: it counts the updates or epochs from one time to the next")
     if cfg.ema.store_ema and cfg.ema.ema_update_freq < 1:
         raise ConfigError(f"ema_update_freq must be at least 1, but is {cfg.ema.ema_update_freq}")
-    if data.num_workers < 0:
-        raise ConfigError(f"num_workers must not be negative, but is {data.num_workers}")
-    if not 0 <= cfg.common.seed < 2**32:
-        raise ConfigError(f"seed must be from 0 to 2**32 - 1, but is {cfg.common.seed}")
+    if data.max_valid_steps is not None and data.max_valid_steps < 0:
+        raise ConfigError(f"max_valid_steps must not be negative, but is {data.max_valid_steps}")
     if any(frequency < 1 for frequency in cfg.optimization.update_freq) or not cfg.optimization.update_freq:
         raise ConfigError(f"update_freq must be at least 1, but is {list(cfg.optimization.update_freq)}")
     if cfg.criterion is None:

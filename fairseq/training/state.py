@@ -14,6 +14,7 @@ from fairseq.errors import CheckpointError
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
+from fairseq.models.loading import load_weights
 from fairseq.optim import precision
 
 if TYPE_CHECKING:
@@ -103,7 +104,28 @@ def restore(
         return None
     logger.info("Preparing to load checkpoint %s", filename)
     state = read(filename, with_config=False)
-    _restore_weights(trainer, state, filename)
+    load_weights(trainer.model, state["model"], trainer.cfg.model, filename, strict=True)
+    try:
+        return _restore(
+            trainer, state, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {filename} is malformed: {error!r}") from error
+
+
+def _restore(
+    trainer: Trainer,
+    state: dict[str, Any],
+    filename: str,
+    reset_optimizer: bool,
+    reset_lr_scheduler: bool,
+    optimizer_overrides: dict[str, Any] | None,
+    reset_meters: bool,
+) -> dict[str, Any]:
+    """Everything but the weights of the model, which are loaded."""
+    if state.get("criterion") is not None and _has_parameters(trainer.criterion):
+        trainer.criterion.load_state_dict(state["criterion"], strict=True)
+    precision.restore_masters(trainer.optimizer, state["model"])
     extra_state = state["extra_state"]
     trainer.optimizer_history = list(state["optimizer_history"])
     if state.get("last_optimizer_state") is not None and not reset_optimizer:
@@ -122,19 +144,6 @@ def restore(
         # The time between the two runs is nobody's training time.
         metrics.log_start_time("wall", priority=790, round=0)
     return extra_state
-
-
-def _restore_weights(trainer: Trainer, state: dict[str, Any], filename: str) -> None:
-    try:
-        trainer.model.load_state_dict(state["model"], strict=True, model_cfg=trainer.cfg.model)
-        if state.get("criterion") is not None and _has_parameters(trainer.criterion):
-            trainer.criterion.load_state_dict(state["criterion"], strict=True)
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(
-            f"{filename} does not fit the model: {error}; give the options (architecture, sizes, dictionary) that it was "
-            "trained with"
-        ) from error
-    precision.restore_masters(trainer.optimizer, state["model"])
 
 
 def _restore_optimizer(

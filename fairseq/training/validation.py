@@ -64,7 +64,7 @@ def _metric(stats: dict[str, Any], name: str) -> float:
     if name not in stats:
         known = [key for key in stats if not key.startswith("best_")]
         raise ConfigError(
-            f"--best-checkpoint-metric {name!r} is not among the validation statistics{nearest(name, known)} "
+            f"--best-checkpoint-metric {name!r} is not among the validation statistics{nearest(name, known) or '.'} "
             f"Known: {', '.join(known)}"
         )
     return float(stats[name])

@@ -62,6 +62,17 @@ SIZES = [*TINY_FLAGS, "--max-update", 2]
         (["--best-checkpoint-metric", "los"], ["los", "did you mean 'loss'"]),
         (["--valid-subset", "validation"], ["validation"]),
         (["--lr-scheduler", "cosine", "--min-lr", "1.0"], ["min_lr"]),
+        (["--log-interval", "0"], ["log_interval", "0"]),
+        (["--save-interval", "0"], ["save_interval", "0"]),
+        (["--seed", "-1"], ["seed", "-1"]),
+        (["--num-workers", "-1"], ["num_workers", "-1"]),
+        (["--lr", "[]"], ["lr", "empty"]),
+        (["--max-valid-steps", "-1"], ["max_valid_steps", "-1"]),
+        (["--optimizer-overrides", "3"], ["--optimizer-overrides", "dictionary"]),
+        (["--continue-once", "nowhere.pt"], ["nowhere.pt", "does not exist"]),
+        (["--update-freq", "1000", "--skip-remainder-batch"], ["update_freq=1000", "--skip-remainder-batch"]),
+        (["--tensorboard-logdir", __file__], ["tensorboard_logdir"]),
+        (["--combine-valid-subsets", "--valid-subset", "other"], ["not loaded: other"]),
     ],
 )
 def test_wrong_settings(flags: list[str], words: list[str], tmp_path: Path, refused: Refused) -> None:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from fairseq.cli import fill_mask
 
@@ -41,6 +42,14 @@ def test_json_from_standard_input(directory, capsys, monkeypatch):
     assert [answer["input"] for answer in answers] == ["102 <mask>", "19 <mask> 8"]
     best = answers[0]["masks"][0][0]
     assert set(best) == {"text", "probability", "token"} and 0 < best["probability"] < 1
+
+
+def test_dictionary_of_the_training(directory, tmp_path, capsys):
+    state = torch.load(directory / "checkpoint_best.pt", weights_only=True)
+    state["cfg"]["task"]["data"] = str(directory)
+    torch.save(state, tmp_path / "checkpoint_last.pt")
+    run("--path", tmp_path, "--bpe", "none", "--topk", 1, "102 <mask>")
+    assert capsys.readouterr().out.startswith("102 <mask>\n")
 
 
 def test_gpt2_bpe_files_on_the_command_line(directory, capsys):

@@ -128,7 +128,7 @@ def test_missing_things(directory, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataNotFoundError, match="is a file"):
         RobertaModel.from_pretrained(str(tmp_path / "file"))
-    with pytest.raises(CheckpointError, match="do not fit the model"):
+    with pytest.raises(CheckpointError, match="does not fit the model"):
         load_model_ensemble_and_task(
             [str(directory / "model.pt")], {"data": str(directory), "encoder_ffn_embed_dim": 8}
         )

@@ -66,7 +66,7 @@ def test_unknown_and_missing_names_are_errors():
     state = small_model().state_dict()
     with pytest.raises(RuntimeError, match="Unexpected key"):
         small_model().load_state_dict({**state, "extra": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"weights of x\.pt do not fit the model: size mismatch"):
+    with pytest.raises(CheckpointError, match=r"x\.pt does not fit the model: size mismatch"):
         load_weights(small_model(encoder_ffn_embed_dim=8), state, None, "x.pt", True)
 
 
