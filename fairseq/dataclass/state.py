@@ -127,10 +127,12 @@ def override(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
             node = {}
         elif not isinstance(node, dict):
             continue
-        known = {*node, *_specs(section, node.get("_name"))} - {"_name"}
-        taken = {key: value for key, value in rest.items() if key in known}
+        specs = _specs(section, node.get("_name"))
+        # By the names of the flags: mask_prob is the task's, the model's is model_mask_prob.
+        keys = {specs[key].dest if key in specs else key: key for key in ({*node, *specs} - {"_name"})}
+        taken = {key: value for key, value in rest.items() if key in keys}
         used.update(taken)
-        tree[section] = {**node, **taken}
+        tree[section] = {**node, **{keys[key]: value for key, value in taken.items()}}
     for key in rest.keys() - used:
         logger.info("override %s=%r matches no setting of the stored configuration", key, rest[key])
     return tree

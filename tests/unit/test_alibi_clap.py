@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from fairseq.data.dictionary import Dictionary
+from fairseq.dataclass.parser import get_training_parser, parse_args_and_arch
+from fairseq.dataclass.state import config_from_state
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.errors import CheckpointError, ConfigError, DataError
 from fairseq.models import build_model
 from fairseq.models.roberta import RobertaHubInterface
@@ -145,6 +148,27 @@ def test_masks_and_model_must_fit():
     assert build(masked_lm(omit_mask=True), mask_prob=0.15, stored=True, **sizes)
     # Without zero masking the model's probability means nothing.
     assert build(masked_lm(), arch="roberta", mask_prob=0.15, **sizes).encoder.self_masking == 0
+
+
+def test_overrides_go_by_the_names_of_the_flags():
+    stored = {"model": {"_name": "roberta", "mask_prob": 0.0}, "task": {"_name": "masked_lm", "data": "x"}}
+    cfg = config_from_state(stored, {"mask_prob": 0.3})
+    assert (cfg.task.mask_prob, cfg.model.mask_prob) == (0.3, 0.0)
+    cfg = config_from_state(stored, {"model_mask_prob": 0.2})
+    assert (cfg.task.mask_prob, cfg.model.mask_prob) == (0.15, 0.2)
+
+
+def test_flags():
+    parser = get_training_parser()
+    words = "data --task masked_lm --arch roberta_zero_clap --criterion masked_lm --optimizer adam --omit-mask".split()
+    cfg = convert_namespace_to_omegaconf(parse_args_and_arch(parser, words))
+    assert cfg.task.omit_mask and cfg.task.mask_prob == 0.15 and not hasattr(cfg.model, "mask_prob")
+    more = "--mask-prob 0 --model-mask-prob 0.2 --no-l2norm-embedding --scale-embedding --no-layernorm-embedding"
+    cfg = convert_namespace_to_omegaconf(parse_args_and_arch(get_training_parser(), words + more.split()))
+    assert (cfg.task.mask_prob, cfg.model.mask_prob) == (0, 0.2)
+    assert not (cfg.model.l2norm_embedding or cfg.model.no_scale_embedding or cfg.model.layernorm_embedding)
+    old = convert_namespace_to_omegaconf(parse_args_and_arch(get_training_parser(), [*words, "--l2norm-embedding"]))
+    assert old.model.l2norm_embedding is False
 
 
 def with_madeup(count):

@@ -38,7 +38,7 @@ class RobertaConfig(FairseqDataclass):
     activation_fn: str = option("gelu", "activation of the feed-forward blocks and of the LM head", choices=ACTIVATIONS)
     pooler_activation_fn: str = option("tanh", "activation of the classification heads", choices=ACTIVATIONS)
     encoder_normalize_before: bool = option(False, "normalise the input of each block (pre-norm), not its output")
-    layernorm_embedding: bool = option(True, "layer norm over the embeddings", action="store_true")
+    layernorm_embedding: bool = option(True, "layer norm over the embeddings")
     dropout: float = option(0.1, "dropout after embeddings, attention and feed-forward")
     attention_dropout: float = option(0.1, "dropout of the attention weights")
     activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward blocks")
@@ -61,7 +61,10 @@ class RobertaConfig(FairseqDataclass):
     contrastive_pretraining: bool = option(False, "CLAP head: scaled products with the token embeddings as logits")
     initial_beta: float = option(1.0, "initial inverse temperature of the CLAP head")
     l2norm_embedding: bool = option(
-        True, "giving this flag turns OFF the L2 normalisation of the embeddings", action="store_false"
+        True,
+        "giving this flag, under either name, turns OFF the L2 normalisation that the CLAP head applies to the embeddings",
+        action="store_false",
+        alias="--no-l2norm-embedding",
     )
     zero_masking: bool = option(False, "masked tokens enter as zero vectors; needs task.omit_mask")
     mask_prob: float = option(
