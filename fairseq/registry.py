@@ -22,6 +22,7 @@ from fairseq import scope
 from fairseq.errors import ConfigError
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,15 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
         self._configs: dict[str, type] = {}
 
-    def register(self, name: str, *, dataclass: type | None = None) -> Callable[[T], T]:
-        """Decorator that registers its argument as ``name``; a taken name is an error that shows both places."""
+    def register(self, name: str, *, dataclass: type | None = None, base: type | None = None) -> Callable[[C], C]:
+        """Decorator that registers its argument as ``name``; a taken name is an error that shows both places.
 
-        def add(entry: T) -> T:
+        With ``base`` the argument must be a class derived from it, which is marked with its ``dataclass``.
+        """
+
+        def add(entry: C) -> C:
+            if base is not None:
+                _mark(entry, dataclass, base, f"{self.kind} {name!r}")
             old = self._entries.get(name)
             if old is not None and _origin(old) != _origin(entry):
                 raise ValueError(f"{self.kind} {name!r} is registered twice: by {_origin(old)} and by {_origin(entry)}")
@@ -65,7 +71,7 @@ class Registry(Generic[T]):
                 raise ValueError(
                     f"{self.kind} {name!r} is registered twice: built in ({self._builtins[name].module}) and by {_origin(entry)}"
                 )
-            self._entries[name] = entry
+            self._entries[name] = entry  # type: ignore[assignment]
             if dataclass is not None:
                 self._configs[name] = dataclass
             return entry
@@ -98,7 +104,7 @@ class Registry(Generic[T]):
         return sorted({*self._entries, *self._builtins})
 
     def registered(self) -> dict[str, T]:
-        """What has been imported so far (the old ``*_REGISTRY`` dictionaries); a live view, do not change it."""
+        """What has been imported so far; a live view, do not change it."""
         return self._entries
 
     def __contains__(self, name: object) -> bool:
@@ -114,6 +120,34 @@ class Registry(Generic[T]):
         return ConfigError(
             f"unknown {self.kind} {name!r}{nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}"
         )
+
+
+class RegistryView(Mapping[str, Any]):
+    """A registry as the read-only dictionary that old plugins look into; built-ins are imported when looked up."""
+
+    def __init__(self, registry: Registry[Any], read: Callable[[str], Any] | None = None) -> None:
+        self._registry = registry
+        self._read = read or registry.get
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._registry:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._registry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._registry)
+
+    def __len__(self) -> int:
+        return len(self._registry.names())
+
+
+def _mark(cls: Any, dataclass: type | None, base: type, what: str) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(f"the {what} ({cls!r}) must derive from {base.__name__}")
+    cls.__dataclass = dataclass  # type: ignore[attr-defined]
 
 
 def _origin(entry: Any) -> str:

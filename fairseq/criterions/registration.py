@@ -7,23 +7,16 @@ from typing import Any, TypeVar
 
 from fairseq.criterions.fairseq_criterion import FairseqCriterion
 from fairseq.errors import ConfigError
-from fairseq.registry import CRITERIONS
+from fairseq.registry import CRITERIONS, RegistryView
 
-C = TypeVar("C", bound=type[Any])
+C = TypeVar("C")
 
-CRITERION_REGISTRY = CRITERIONS.registered()
+CRITERION_REGISTRY = RegistryView(CRITERIONS)
 
 
 def register_criterion(name: str, dataclass: type | None = None) -> Callable[[C], C]:
     """Class decorator: the criterion becomes available as ``name``, with the settings of ``dataclass``."""
-
-    def add(cls: C) -> C:
-        if not issubclass(cls, FairseqCriterion):
-            raise ValueError(f"the criterion {name!r} ({cls.__name__}) must derive from FairseqCriterion")
-        cls.__dataclass = dataclass  # type: ignore[attr-defined]
-        return CRITERIONS.register(name, dataclass=dataclass)(cls)
-
-    return add
+    return CRITERIONS.register(name, dataclass=dataclass, base=FairseqCriterion)
 
 
 def build_criterion(cfg: Any, task: Any) -> FairseqCriterion:

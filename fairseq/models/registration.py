@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from fairseq.errors import ConfigError
 from fairseq.models.architectures import model_name_of, register_model_architecture
 from fairseq.models.fairseq_model import BaseFairseqModel
-from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, MODELS, Registry
+from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, MODELS, RegistryView
 
 M = TypeVar("M", bound=type[BaseFairseqModel])
 
@@ -19,10 +19,7 @@ def register_model(name: str, dataclass: type | None = None) -> Callable[[M], M]
     """Class decorator: the model becomes available as ``name``; with a dataclass also as an architecture of that name."""
 
     def add(cls: M) -> M:
-        if not issubclass(cls, BaseFairseqModel):
-            raise ValueError(f"the model {name!r} ({cls.__name__}) must derive from BaseFairseqModel")
-        cls.__dataclass = dataclass  # type: ignore[attr-defined]
-        MODELS.register(name, dataclass=dataclass)(cls)
+        MODELS.register(name, dataclass=dataclass, base=BaseFairseqModel)(cls)
         if dataclass is not None and name not in ARCHITECTURES:
             register_model_architecture(name, name)(_fill_nothing)
         return cls
@@ -66,33 +63,11 @@ def _fill_defaults(cfg: DictConfig, config: type) -> None:
                 cfg[key] = value
 
 
-class _View(Mapping[str, Any]):
-    """A registry as the read-only dictionary that plugins look into."""
-
-    def __init__(self, registry: Registry[Any], read: Callable[[str], Any]) -> None:
-        self._registry = registry
-        self._read = read
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._registry:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._registry
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._registry.names())
-
-    def __len__(self) -> int:
-        return len(self._registry.names())
-
-
-MODEL_REGISTRY = _View(MODELS, MODELS.get)
-MODEL_DATACLASS_REGISTRY = _View(MODELS, MODELS.config_class)
-ARCH_MODEL_REGISTRY = _View(ARCHITECTURES, lambda arch: MODELS.get(ARCHITECTURE_MODELS[arch]))
-ARCH_MODEL_NAME_REGISTRY = _View(ARCHITECTURES, ARCHITECTURE_MODELS.__getitem__)
-ARCH_CONFIG_REGISTRY = _View(ARCHITECTURES, ARCHITECTURES.get)
-ARCH_MODEL_INV_REGISTRY = _View(
+MODEL_REGISTRY = RegistryView(MODELS)
+MODEL_DATACLASS_REGISTRY = RegistryView(MODELS, MODELS.config_class)
+ARCH_MODEL_REGISTRY = RegistryView(ARCHITECTURES, lambda arch: MODELS.get(ARCHITECTURE_MODELS[arch]))
+ARCH_MODEL_NAME_REGISTRY = RegistryView(ARCHITECTURES, ARCHITECTURE_MODELS.__getitem__)
+ARCH_CONFIG_REGISTRY = RegistryView(ARCHITECTURES)
+ARCH_MODEL_INV_REGISTRY = RegistryView(
     MODELS, lambda model: [arch for arch in ARCHITECTURES.names() if ARCHITECTURE_MODELS.get(arch) == model]
 )

@@ -8,22 +8,16 @@ from typing import Any, TypeVar
 
 from fairseq.errors import ConfigError
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
-from fairseq.registry import OPTIMIZERS
+from fairseq.registry import OPTIMIZERS, RegistryView
 
-OPTIMIZER_REGISTRY = OPTIMIZERS.registered()
+C = TypeVar("C")
 
-C = TypeVar("C", bound=type)
+OPTIMIZER_REGISTRY = RegistryView(OPTIMIZERS)
 
 
 def register_optimizer(name: str, dataclass: type | None = None) -> Callable[[C], C]:
     """Class decorator: make a :class:`FairseqOptimizer` available as ``--optimizer name``."""
-
-    def add(cls: C) -> C:
-        if not issubclass(cls, FairseqOptimizer):
-            raise ValueError(f"optimizer {name!r} must derive from FairseqOptimizer, but {cls.__name__} does not")
-        return OPTIMIZERS.register(name, dataclass=dataclass)(cls)
-
-    return add
+    return OPTIMIZERS.register(name, dataclass=dataclass, base=FairseqOptimizer)
 
 
 def build_optimizer(cfg: Any, params: Iterable[Any], **kwargs: Any) -> FairseqOptimizer:

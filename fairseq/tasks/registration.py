@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fairseq.errors import ConfigError
-from fairseq.registry import TASKS
+from fairseq.registry import TASKS, RegistryView
 from fairseq.tasks.fairseq_task import FairseqTask
 
-T = TypeVar("T", bound=type[FairseqTask])
+C = TypeVar("C")
+
+TASK_REGISTRY = RegistryView(TASKS)
+TASK_DATACLASS_REGISTRY = RegistryView(TASKS, TASKS.config_class)
 
 
-def register_task(name: str, dataclass: type | None = None) -> Callable[[T], T]:
+def register_task(name: str, dataclass: type | None = None) -> Callable[[C], C]:
     """Class decorator: the task becomes available as ``--task name``, with ``dataclass`` for its settings."""
-
-    def add(cls: T) -> T:
-        if not (isinstance(cls, type) and issubclass(cls, FairseqTask)):
-            raise ValueError(f"the task {name!r} ({cls!r}) must derive from FairseqTask")
-        cls.__dataclass = dataclass  # type: ignore[attr-defined]
-        return TASKS.register(name, dataclass=dataclass)(cls)
-
-    return add
+    return TASKS.register(name, dataclass=dataclass, base=FairseqTask)
 
 
 def get_task(name: str) -> type[FairseqTask]:
@@ -49,25 +45,3 @@ def setup_task(cfg: Any, bpe: Any = None, **kwargs: Any) -> FairseqTask:
     # Set afterwards, because a plugin's setup_task may hand its arguments on to a constructor that does not know it.
     task.bpe_config = bpe
     return task
-
-
-class _Registered(Mapping[str, Any]):
-    """The old dictionaries: every known task, built-ins too, imported when looked up."""
-
-    def __init__(self, read: Callable[[str], Any]) -> None:
-        self._read = read
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in TASKS:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(TASKS.names())
-
-    def __len__(self) -> int:
-        return len(TASKS.names())
-
-
-TASK_REGISTRY = _Registered(TASKS.get)
-TASK_DATACLASS_REGISTRY = _Registered(TASKS.config_class)

@@ -8,22 +8,16 @@ from typing import Any, TypeVar
 
 from fairseq.errors import ConfigError
 from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
-from fairseq.registry import LR_SCHEDULERS
+from fairseq.registry import LR_SCHEDULERS, RegistryView
 
-LR_SCHEDULER_REGISTRY = LR_SCHEDULERS.registered()
+C = TypeVar("C")
 
-C = TypeVar("C", bound=type)
+LR_SCHEDULER_REGISTRY = RegistryView(LR_SCHEDULERS)
 
 
 def register_lr_scheduler(name: str, dataclass: type | None = None) -> Callable[[C], C]:
     """Class decorator: make a :class:`FairseqLRScheduler` available as ``--lr-scheduler name``."""
-
-    def add(cls: C) -> C:
-        if not issubclass(cls, FairseqLRScheduler):
-            raise ValueError(f"schedule {name!r} must derive from FairseqLRScheduler, but {cls.__name__} does not")
-        return LR_SCHEDULERS.register(name, dataclass=dataclass)(cls)
-
-    return add
+    return LR_SCHEDULERS.register(name, dataclass=dataclass, base=FairseqLRScheduler)
 
 
 def build_lr_scheduler(cfg: Any, optimizer: Any) -> FairseqLRScheduler:
