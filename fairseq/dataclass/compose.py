@@ -105,6 +105,8 @@ def _component(key: str, value: Any, path: Path, known_only: bool) -> Any:
     """The value of a top-level ``key``; a component given by its name alone becomes ``{_name: ...}``."""
     if known_only and key not in _ROOTS and key not in ("_name", "job_logging_cfg"):
         raise ConfigError(f"unknown configuration section {key!r} in {path}{nearest(key, list(_ROOTS))}")
+    if key in SECTIONS and value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{key} in {path} must be a group of settings (key: value), but is {value!r}")
     return {"_name": value} if key in _COMPONENTS and isinstance(value, str) and value != MISSING else value
 
 

@@ -61,6 +61,12 @@ def test_run_directory_paths_and_values(tmp_path: Path) -> None:
     assert set(cfg.job_logging_cfg) == {"version", "formatters", "handlers", "root", "disable_existing_loggers"}
 
 
+def test_data_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORPUS", "/from/the/environment")
+    ((cfg, _),) = compose("task.data='${oc.env:CORPUS}'")
+    assert cfg.task.data == "/from/the/environment"
+
+
 def test_overrides_of_all_kinds() -> None:
     ((cfg, _),) = compose(
         "task.data=/d 'optimizer.adam_betas=(0.9,0.95)' optimization.lr=[0.0001] +model.encoder_alibi=true "
