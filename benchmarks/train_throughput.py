@@ -100,7 +100,10 @@ def run_contestant(name: str, setup: Setup, options: argparse.Namespace, python:
         raise SystemExit(f"{name} made {len(ends)} updates instead of {setup.updates}:\n{measured.stdout[-2000:]}")
     counted = ends[setup.skip - 1 :]
     rate = (len(counted) - 1) * setup.batch * setup.tokens / (counted[-1] - counted[0])
-    return Run(rate, (cpu[-1] - cpu[0]) / (len(cpu) - 1), measured.peak_mib, measured.wall)
+    run = Run(rate, (cpu[-1] - cpu[0]) / (len(cpu) - 1), measured.peak_mib, measured.wall)
+    note = f"{rate:.0f} tokens/s, {run.cpu_per_update:.2f} CPU s/update, peak {run.peak_mib:.0f} MiB"
+    print(f"#   {name}: {note}", file=sys.stderr, flush=True)
+    return run
 
 
 def table(results: dict[str, list[Run]]) -> list[dict[str, object]]:
