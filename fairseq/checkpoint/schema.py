@@ -76,11 +76,9 @@ def build_state(
     task_state: Mapping[str, Any] | None,
     extra_state: Mapping[str, Any],
     optimizer_state: Mapping[str, Any] | None,
-    snapshot: bool = False,
 ) -> dict[str, Any]:
     """The dictionary to be saved; ``optimizer_state`` None leaves the key out.
 
-    With ``snapshot`` no tensor shares memory with the run, which may then go on while the file is being written.
     Raises CheckpointError for a value that could not be loaded again.
     """
     state: dict[str, Any] = {
@@ -94,11 +92,14 @@ def build_state(
     }
     if optimizer_state is not None:
         state["last_optimizer_state"] = optimizer_state
-    return portable(state, snapshot)
+    return portable(state)
 
 
 def portable(state: Any, snapshot: bool = False) -> Any:
-    """A copy of the nested containers of ``state`` with its tensors made ready for saving, see the module's text."""
+    """A copy of the nested containers of ``state`` with its tensors made ready for saving, see the module's text.
+
+    With ``snapshot`` no tensor shares memory with the run, which may then go on while the file is being written.
+    """
     return _Copier(snapshot).copy(state, "")
 
 

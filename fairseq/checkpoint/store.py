@@ -22,8 +22,6 @@ from fairseq.checkpoint.background import BackgroundWriter
 from fairseq.checkpoint.schema import portable
 from fairseq.errors import CheckpointError
 
-__all__ = ["CheckpointStore", "atomic_copy", "atomic_save", "verify_checkpoint_directory"]
-
 logger = logging.getLogger(__name__)
 
 CRASH_NAME = "crash.pt"

@@ -24,39 +24,7 @@ MAX_BUFFER = 20
 
 
 class EpochBatchIterating:
-    """What the trainer asks of an epoch iterator."""
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def next_epoch_idx(self) -> int:
-        raise NotImplementedError
-
-    def next_epoch_itr(
-        self, shuffle: bool = True, fix_batches_to_gpus: bool = False, set_dataset_epoch: bool = True
-    ) -> Any:
-        """The iterator over the next epoch's batches."""
-        raise NotImplementedError
-
-    def end_of_epoch(self) -> bool:
-        """Whether the current epoch is used up."""
-        raise NotImplementedError
-
-    @property
-    def iterations_in_epoch(self) -> int:
-        """Batches consumed in the current epoch."""
-        raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        raise NotImplementedError
-
-    @property
-    def first_batch(self) -> Any:
-        return "DUMMY"
+    """Base class of epoch iterators, by which old code tells them from others."""
 
 
 def epoch_order(

@@ -252,6 +252,7 @@ class FairseqTask:
             return criterion(model, sample)
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
+        """The update itself, from gradients that are normalised and clipped."""
         optimizer.step()
 
     def begin_epoch(self, epoch: int, model: Any) -> None:

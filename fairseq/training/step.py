@@ -73,7 +73,7 @@ def apply_gradient(trainer: Trainer, total: Accumulated) -> Tensor:
     # One synchronisation for both: inf - inf and nan propagate through the sum.
     if not torch.isfinite(grad_norm + total.loss):
         raise NonFiniteError("the loss or the gradient is NaN or infinite")
-    trainer.optimizer.step()
+    trainer.task.optimizer_step(trainer.optimizer, model=trainer.model, update_num=trainer.get_num_updates())
     return grad_norm
 
 

@@ -45,7 +45,7 @@ def build(model=None, optimizer_state=None, snapshot=False, **changes):
         ),
         **changes,
     }
-    return schema.build_state(**parts, optimizer_state=optimizer_state, snapshot=snapshot)
+    return schema.portable(schema.build_state(**parts, optimizer_state=optimizer_state), snapshot)
 
 
 def test_keys_and_order_of_the_original():

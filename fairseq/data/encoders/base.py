@@ -15,6 +15,8 @@ import numpy.typing as npt
 from fairseq.data.cached_path import cached_path
 from fairseq.errors import ConfigError
 
+LITERAL = frozenset(("<unk>", "<mask>"))  # symbols that decoding to ids keeps as text
+
 Ids = npt.NDArray[np.integer[Any]]
 
 

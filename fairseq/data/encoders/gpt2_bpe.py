@@ -6,14 +6,12 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fairseq.data.encoders.base import Ids, required_file
+from fairseq.data.encoders.base import LITERAL, Ids, required_file
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.data.encoders.gpt2_bpe_utils import Encoder, get_encoder
 from fairseq.registry import BPES
 
 __all__ = ["GPT2BPE", "get_encoder"]
-
-LITERAL = frozenset(("<unk>", "<mask>"))  # symbols that `decode` keeps as text
 
 
 @BPES.register("gpt2", dataclass=GPT2BPEConfig)

@@ -10,13 +10,11 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
 
-from fairseq.data.encoders.base import Ids, flatten, required_file
+from fairseq.data.encoders.base import LITERAL, Ids, flatten, required_file
 from fairseq.data.encoders.configs import BertBPEConfig, HuggingFaceByteLevelBPEConfig, HuggingFaceTokenizerConfig
 from fairseq.data.encoders.gpt2_bpe_utils import Encoder, get_encoder
 from fairseq.errors import ConfigError, DataError
 from fairseq.registry import BPES
-
-_LITERAL = frozenset(("<unk>", "<mask>"))
 
 
 class _TokenizersBPE:
@@ -37,7 +35,7 @@ class _TokenizersBPE:
         parts: list[str] = []
         ids: list[int] = []
         for token in [*x.split(), None]:
-            if token is not None and token not in _LITERAL:
+            if token is not None and token not in LITERAL:
                 ids.append(int(token))
                 continue
             parts.append(self.bpe.decode(ids, skip_special_tokens=False) if ids else "")
@@ -98,7 +96,7 @@ class HuggingFaceTokenizer(_TokenizersBPE):
         self._word_pieces = any(piece.startswith("##") for piece in self.bpe.get_vocab())
 
     def is_beginning_of_word(self, x: str) -> bool:
-        piece = x if x in _LITERAL else self.bpe.id_to_token(int(x))
+        piece = x if x in LITERAL else self.bpe.id_to_token(int(x))
         if piece is None:
             raise DataError(f"{x} is no id of the tokenizer")
         return not piece.startswith("##") if self._word_pieces else piece.startswith(("\u0120", "\u2581", " "))
