@@ -265,7 +265,10 @@ class EpochBatchIterator(EpochBatchIterating):
         shuffle_all = self.shuffle and not self.fix_batches_to_gpus
         order = epoch_order(count, self.seed, self.epoch, shuffle_all, self.num_shards, self.grouped_shuffling)
         own = shard_order(order, self.num_shards, self.shard_id)
-        self.dataset.prefetch([i for batch in OrderedBatches(self.frozen_batches, own) for i in batch])
+        batches = OrderedBatches(self.frozen_batches, own)
+        self.dataset.prefetch(
+            np.concatenate([np.empty(0, np.int64), *(np.asarray(batch, np.int64) for batch in batches)])
+        )
         if self.shuffle and self.fix_batches_to_gpus:
             own = own[epoch_order(len(own), self.seed + self.shard_id, self.epoch, True)]
         return own

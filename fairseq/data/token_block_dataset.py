@@ -168,7 +168,9 @@ class TokenBlockDataset(FairseqDataset):
         return getattr(self.dataset, "supports_prefetch", False)
 
     def prefetch(self, indices: Any) -> None:
-        """Prefetch the sentences that the given blocks are made of."""
+        """Prefetch the sentences that the given blocks are made of, unless they are read as slices of a mapped file."""
+        if self._reads_ranges:
+            return
         table = self.block_to_dataset_index[np.asarray(list(indices), dtype=np.int64)]
         self.dataset.prefetch(sorted({i for first, _, last in table.tolist() for i in range(first, last + 1)}))
 
