@@ -1,0 +1,51 @@
+"""The comparison study at a tiny scale: table, picture, going on where it was."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.runs import DATA, ROOT, environment
+
+STUDY = ROOT / "examples" / "alibi_clap" / "study.py"
+SMALL = "--updates 4 --validations 2 --layers 1 --width 16 --heads 2 --tokens-per-sample 32 --batch-size 4".split()
+
+
+def study(*words: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(STUDY), *map(str, words)]
+    return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def test_study(tmp_path: Path) -> None:
+    words = [DATA, "--out", tmp_path, "--variants", "zero_clap", "--seeds", 3, *SMALL, "--set", "common.cpu=true"]
+    done = study(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [(run["variant"], run["seed"]) for run in runs] == [("base", 3), ("zero_clap", 3)]
+    for run in runs:
+        assert [step for step, _ in run["curve"]] == [2, 4] and run["curve"][-1][1] == run["loss"]
+        assert run["parameters"] > 30_000 and run["memory"] > 10 and run["tokens_per_second"] > 0
+    table = (tmp_path / "table.md").read_text()
+    assert "--variants zero_clap" in table and table.count("\n| ") == 3
+    # Of two runs one is done, the other is at its last checkpoint: nothing is trained again.
+    (tmp_path / "zero_clap-seed3" / "result.json").unlink()
+    again = study(*words)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["runs"][0] == runs[0]
+    log = (tmp_path / "zero_clap-seed3" / "log.txt").read_text()
+    assert "Loaded checkpoint" in log and log.count('"num_updates": "4"') == 1
+    other = study(*words, "common.seed=4")
+    assert other.returncode == 1 and "other settings" in other.stderr
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    for words, message in (
+        ((DATA, "--variants", "alibo"), "no variant 'alibo'"),
+        ((DATA, "--variants", "zero_clap_self_masking"), "cannot be compared"),
+        ((tmp_path,), "holds no dict.txt"),
+    ):
+        done = study(*words)
+        assert done.returncode == 2 and message in done.stderr
