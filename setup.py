@@ -2,7 +2,7 @@
 
 - ``fairseq/csrc/data/*.cpp``: plain C functions on arrays, needs a C++ compiler only.
 - ``fairseq/csrc/torch/*.cpp``: operators on tensors, built when torch can be imported here (so install with
-  ``--no-build-isolation``); together with ``fairseq/csrc/cuda/*.cu`` when nvcc and a CUDA build of torch are found,
+  ``--no-build-isolation``); together with ``fairseq/csrc/cuda`` when nvcc and a CUDA build of torch are found,
   for the devices in ``TORCH_CUDA_ARCH_LIST`` (default: those of this machine).
 
 Nothing of this is required: what cannot be built is left out with a warning, and the readable twins run instead.
@@ -42,11 +42,16 @@ def torch_extensions() -> tuple[list[Extension], type[build_ext]]:
     except ImportError as error:
         warn(f"tensor operators are not built: torch cannot be imported here ({error}); use --no-build-isolation")
         return [], build_ext
-    kind, flags = cpp_extension.CppExtension, {"cxx": FLAGS}
-    cuda_sources = sorted(glob.glob("fairseq/csrc/cuda/*.cu"))
+    # torch chooses the language standard that its headers need. Loops are vectorised once per instruction set, by
+    # attributes in the sources: what is built here also runs on an older processor.
+    flags = {"cxx": ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"], "nvcc": ["-O3"]}
+    kind = cpp_extension.CppExtension
+    cuda_sources = sorted(glob.glob("fairseq/csrc/cuda/*.cu") + glob.glob("fairseq/csrc/cuda/*.cpp"))
     if cuda_sources and torch.version.cuda and cpp_extension.CUDA_HOME:
-        kind, sources, flags = cpp_extension.CUDAExtension, sources + cuda_sources, {"cxx": FLAGS, "nvcc": ["-O3"]}
-    extension = kind("fairseq.ops._torch", sources, extra_compile_args=flags, optional=True)
+        kind, sources = cpp_extension.CUDAExtension, sources + cuda_sources
+    extension = kind(
+        "fairseq.ops._torch", sources, extra_compile_args=flags, extra_link_args=["-fopenmp"], optional=True
+    )
     return [extension], cpp_extension.BuildExtension
 
 

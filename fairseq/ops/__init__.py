@@ -5,5 +5,12 @@ from __future__ import annotations
 from fairseq.lazy import exporter
 
 __getattr__, __dir__, __all__ = exporter(
-    __name__, {"batch_by_size": "batching", "complete_blocks": "blocks", "native": ""}
+    __name__,
+    {
+        "alibi_attention": "alibi_attention",
+        "batch_by_size": "batching",
+        "complete_blocks": "blocks",
+        "library": "",
+        "native": "",
+    },
 )

@@ -1,0 +1,141 @@
+// The softmax of attention and its derivative, a row of scores at a time, by a group of 32 lanes: bias, padding,
+// softmax and dropout in one pass over what a matrix product left in memory.
+//
+// The bodies are templates over the group. On a device it is a warp (csrc/cuda); on the host `HostGroup` runs the lanes
+// one after the other, so that tests without a device run the same statements, the index arithmetic included.
+//
+// Legend: B sequences, H heads, T tokens; a chunk of work is N of the B * H heads times R of the T query rows.
+#pragma once
+
+#include <cmath>
+
+#include "score_terms.h"
+
+namespace fairseq {
+
+struct HostGroup {
+  template <class F>
+  void each(F f) const {
+    for (int lane = 0; lane < kLanes; ++lane) f(lane);
+  }
+  template <class F>
+  float max(F f) const {
+    return tree(f, [](float a, float b) { return a > b ? a : b; });
+  }
+  template <class F>
+  float sum(F f) const {
+    return tree(f, [](float a, float b) { return a + b; });
+  }
+
+ private:
+  template <class F, class Join>
+  static float tree(F f, Join join) {  // in the order of a device's butterfly
+    float value[kLanes], next[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) value[lane] = f(lane);
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+      for (int lane = 0; lane < kLanes; ++lane) next[lane] = join(value[lane], value[lane ^ distance]);
+      for (int lane = 0; lane < kLanes; ++lane) value[lane] = next[lane];
+    }
+    return value[0];
+  }
+};
+
+// One chunk. Arrays of the chunk are (N, R, T); `lse` and `delta` are (B * H, T), `padding` is (B, T) or null.
+template <class Term>
+struct Rows {
+  int64_t first_head, heads, first_row, rows, tokens, heads_per_sequence;
+  typename Term::Parameters term;
+  const bool* padding;   // true = padding
+  const int64_t* seed;   // one number, where the kernel runs
+  Dropout dropout;       // without its seed
+  float scale;           // of the products: D^-0.5
+  const float* scores;   // products of queries and keys
+  const float* dweights; // products of output gradients and values (backward)
+  const float* delta;    // row sums of output * its gradient (backward)
+  float* lse;            // log of the row's sum of exponentials; +inf for a row without keys, so that exp(. - lse) is 0
+  void* weights;         // out: dropped-out probabilities, of the type of the model
+  void* dscores;         // out (backward): gradient of the products
+};
+
+// A row's place in the arrays and its scores.
+template <class Term>
+struct Row {
+  int64_t head, i, tokens, start, at;
+  const bool* padding;
+  const float* scores;
+  float scale;
+  Term term;
+  Dropout dropout;
+
+  FS_HOST_DEVICE Row(const Rows<Term>& all, int64_t index)
+      : head(all.first_head + index / all.rows),
+        i(all.first_row + index % all.rows),
+        tokens(all.tokens),
+        start(index * all.tokens),
+        at(head * all.tokens + i),
+        padding(all.padding ? all.padding + head / all.heads_per_sequence * all.tokens : nullptr),
+        scores(all.scores + start),
+        scale(all.scale),
+        term(Term::of(all.term, head % all.heads_per_sequence)),
+        dropout(all.dropout) {
+    dropout.set_seed(*all.seed);
+  }
+
+  FS_HOST_DEVICE float score(int64_t j) const {
+    return padding && padding[j] ? -INFINITY : scale * scores[j] + term(int(i), int(j));
+  }
+
+  // f(j, dropout factor) for the keys of a lane; lanes beyond the row have none.
+  template <class F>
+  FS_HOST_DEVICE void keys(int lane, F f) const {
+    for (int chunk = 0; int64_t(chunk) * kChunk + lane < tokens; ++chunk) {
+      uint32_t words[4];
+      if (dropout.threshold) dropout.words(words, chunk, lane, i, head);
+      for (int half = 0; half < kHalves; ++half) {
+        const int64_t j = int64_t(chunk) * kChunk + half * kLanes + lane;
+        if (j < tokens) f(j, dropout.threshold ? dropout.factor(words, half) : 1.0f);
+      }
+    }
+  }
+};
+
+template <typename T, class Term, class Group>
+FS_HOST_DEVICE void forward_row(const Group& group, const Rows<Term>& all, int64_t index) {
+  const Row<Term> row(all, index);
+  const float top = group.max([&](int lane) {
+    float most = -INFINITY;
+    for (int64_t j = lane; j < row.tokens; j += kLanes) most = fmaxf(most, row.score(j));
+    return most;
+  });
+  const float sum = group.sum([&](int lane) {
+    float part = 0;
+    if (top > -INFINITY)
+      for (int64_t j = lane; j < row.tokens; j += kLanes) part += expf(row.score(j) - top);
+    return part;
+  });
+  // Divided by the sum and not exp(score - lse), whose rounding is that of the scores' size.
+  const float inverse = sum > 0 ? 1 / sum : 0.0f, shift = sum > 0 ? top : 0.0f;
+  T* weights = static_cast<T*>(all.weights) + row.start;
+  group.each([&](int lane) {
+    if (lane == 0) all.lse[row.at] = sum > 0 ? top + logf(sum) : INFINITY;
+    row.keys(lane, [&](int64_t j, float factor) { weights[j] = T(factor * inverse * expf(row.score(j) - shift)); });
+  });
+}
+
+template <typename T, class Term, class Group>
+FS_HOST_DEVICE void backward_row(const Group& group, const Rows<Term>& all, int64_t index) {
+  const Row<Term> row(all, index);
+  const float lse = all.lse[row.at], delta = all.delta[row.at];
+  const float* dweights = all.dweights + row.start;
+  T* weights = static_cast<T*>(all.weights) + row.start;
+  T* dscores = static_cast<T*>(all.dscores) + row.start;
+  group.each([&](int lane) {
+    row.keys(lane, [&](int64_t j, float factor) {
+      const float p = expf(row.score(j) - lse);
+      weights[j] = T(p * factor);
+      dscores[j] = T(p * (dweights[j] * factor - delta) * row.scale);
+    });
+  });
+}
+
+}  // namespace fairseq

@@ -1,0 +1,142 @@
+// Rows of a block of scores on vector units: plain loops that the compiler vectorises, once for each instruction set.
+//
+// `n` is a multiple of 64 throughout: keys beyond the sequence have a padding of -inf, like padded ones.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "../common/score_terms.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define FS_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FS_CLONES
+#endif
+
+namespace fairseq {
+
+inline double exponential(double x) { return std::exp(x); }
+
+// e^x for x <= 0 (and slightly above) within 2 units in the last place; exactly 0 below -87, so for -inf.
+FS_HOST_DEVICE float exponential(float x) {
+  const float bounded = x > -87.0f ? x : -87.0f;
+  const float shifted = bounded * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
+  const float whole = shifted - 12582912.0f;
+  const float r = (bounded - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
+  float y = 1.9875691500e-4f;
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * r * r + r + 1.0f;
+  const uint32_t power = uint32_t(int32_t(whole) + 127) << 23;
+  float two;
+  std::memcpy(&two, &power, 4);
+  return x > -87.0f ? y * two : 0.0f;
+}
+
+// What the probabilities of keys j0 ... j0 + n of a query are multiplied by; j0 is a multiple of kChunk.
+template <typename acc>
+FS_CLONES void dropout_factors(acc* factors, int n, const Dropout& dropout, int64_t head, int64_t i, int j0) {
+  const uint32_t threshold = dropout.threshold, key0 = dropout.key0, key1 = dropout.key1;
+  const acc scale = acc(dropout.scale);
+  for (int start = 0; start < n; start += kChunk) {
+    uint32_t words[kHalves / 2][kLanes];
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      uint32_t a = uint32_t((j0 + start) / kHalves + lane), b = uint32_t(i), c = uint32_t(head), d = 0;
+      philox(a, b, c, d, key0, key1);
+      words[0][lane] = a, words[1][lane] = b, words[2][lane] = c, words[3][lane] = d;
+    }
+    const int halves = (n - start) / kLanes < kHalves ? (n - start) / kLanes : kHalves;
+    for (int half = 0; half < halves; ++half) {
+      acc* out = factors + start + half * kLanes;
+      const uint32_t* word = words[half / 2];
+      const int shift = 16 * (half % 2);
+#pragma omp simd
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const acc kept = ((word[lane] >> shift) & 0xFFFFu) >= threshold ? acc(1) : acc(0);
+        out[lane] = kept * scale;
+      }
+    }
+  }
+}
+
+// Turns products into unnormalised probabilities relative to the largest score so far, `top`. Returns what earlier
+// sums and outputs of the row are to be multiplied by; `factors` (null: ones) act after the sum.
+template <class Term, typename acc>
+FS_CLONES acc forward_block_row(acc* x, int n, const Term& term, int i, int j0, const acc* padding, const acc* factors,
+                                acc& top, acc& sum) {
+  acc most = top;
+#pragma omp simd reduction(max : most)
+  for (int j = 0; j < n; ++j) {
+    const acc score = x[j] + term(i, j0 + j) + padding[j];
+    x[j] = score;
+    most = score > most ? score : most;
+  }
+  const acc shift = most > -INFINITY ? most : acc(0);  // no key so far: everything becomes 0
+  acc part = 0;
+#pragma omp simd reduction(+ : part)
+  for (int j = 0; j < n; ++j) part += x[j] = exponential(x[j] - shift);
+  if (factors) {
+#pragma omp simd
+    for (int j = 0; j < n; ++j) x[j] *= factors[j];
+  }
+  const acc again = exponential(top - shift);
+  sum = sum * again + part;
+  top = most;
+  return again;
+}
+
+// Turns products into dropped-out probabilities, and `dweights` into the gradient of the products.
+template <class Term, typename acc>
+FS_CLONES void backward_block_row(acc* x, acc* dweights, int n, const Term& term, int i, int j0, const acc* padding,
+                                  const acc* factors, acc lse, acc delta, acc scale) {
+#pragma omp simd
+  for (int j = 0; j < n; ++j) {
+    const acc p = exponential(x[j] + term(i, j0 + j) + padding[j] - lse);
+    dweights[j] = p * (dweights[j] * factors[j] - delta) * scale;
+    x[j] = p * factors[j];
+  }
+}
+
+// x (rows, columns) with each row multiplied by its factor.
+template <typename acc>
+FS_CLONES void scale_rows(acc* x, int64_t rows, int64_t columns, const acc* factors) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const acc factor = factors[r];
+#pragma omp simd
+    for (int64_t c = 0; c < columns; ++c) x[r * columns + c] *= factor;
+  }
+}
+
+// to (rows, columns; dense) = from (n rows that are `stride` apart) times `by`, with zeros below.
+template <typename From, typename To>
+FS_CLONES void copy_rows(const From* from, int64_t stride, int64_t n, To* to, int64_t rows, int64_t columns, To by) {
+  for (int64_t r = 0; r < n; ++r)
+    for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = To(from[r * stride + c]) * by;
+  for (int64_t c = n * columns; c < rows * columns; ++c) to[c] = 0;
+}
+
+// to (columns, ld) = from (n rows that are `stride` apart) transposed, times `by`, with zeros up to `rows`.
+template <typename From, typename To>
+FS_CLONES void copy_turned(const From* from, int64_t stride, int64_t n, To* to, int64_t rows, int64_t columns, int64_t ld, To by) {
+  for (int64_t r0 = 0; r0 < rows; r0 += 16)
+    for (int64_t c = 0; c < columns; ++c)
+      for (int64_t r = r0; r < r0 + 16; ++r) to[c * ld + r] = r < n ? To(from[r * stride + c]) * by : To(0);
+}
+
+// out (columns, rows) = in (rows, columns) transposed; both counts multiples of 16.
+template <typename acc>
+FS_CLONES void transpose(const acc* in, int rows, int columns, int ld_in, acc* out, int ld_out) {
+  for (int r0 = 0; r0 < rows; r0 += 16)
+    for (int c0 = 0; c0 < columns; c0 += 16)
+      for (int c = c0; c < c0 + 16; ++c) {
+#pragma omp simd
+        for (int r = r0; r < r0 + 16; ++r) out[c * ld_out + r] = in[r * ld_in + c];
+      }
+}
+
+}  // namespace fairseq

@@ -1,0 +1,59 @@
+"""The operators on tensors: registration in ``torch.ops.fairseq`` and the compiled library behind them.
+
+Every operator is declared here in Python with its readable twin as the kernel for all devices, so that it exists, with
+the same results, when nothing was compiled. The library (``fairseq/csrc/torch``, ``fairseq/csrc/cuda``), where there is
+one, adds kernels for its devices, which then take precedence. ``FAIRSEQ_NATIVE=0`` in the environment leaves it out.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_HERE = Path(__file__).parent
+_HINT = "pip install -e . --no-build-isolation"
+
+
+def define(schema: str, twin: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Declare ``fairseq::<schema>``; ``fake`` gives the shapes, ``twin`` computes where no compiled kernel is loaded."""
+    name = "fairseq::" + schema.partition("(")[0]
+    torch.library.define(name, schema[schema.index("(") :], tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(name, "CompositeExplicitAutograd", twin)
+    torch.library.register_fake(name, fake)
+
+
+def load() -> bool:
+    """True when the compiled library of this installation is loaded; looks for it at the first call."""
+    return _load() is None
+
+
+def why_unavailable() -> str | None:
+    """One sentence that says why the twins run instead of compiled kernels, or None when they do not."""
+    return _load()
+
+
+@torch.compiler.assume_constant_result
+def compiled_for(operator: str, device: str) -> bool:
+    """Whether ``fairseq::<operator>`` has a compiled kernel for ``device`` (``"cpu"``, ``"cuda"``)."""
+    return load() and torch._C._dispatch_has_kernel_for_dispatch_key(f"fairseq::{operator}", device.upper())
+
+
+@functools.cache
+def _load() -> str | None:
+    if os.environ.get("FAIRSEQ_NATIVE") == "0":
+        return "FAIRSEQ_NATIVE=0 is set in the environment"
+    files = sorted(_HERE.glob("_torch*.so"))
+    if not files:
+        return f"they were not built; install with torch and a C++ compiler at hand: {_HINT}"
+    try:
+        torch.ops.load_library(str(files[-1]))
+    except (OSError, RuntimeError) as error:  # built for another torch, or from other sources
+        return (
+            f"{files[-1].name} does not fit this torch or these sources ({str(error).splitlines()[0]}); again: {_HINT}"
+        )
+    return None
