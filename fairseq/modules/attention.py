@@ -56,7 +56,7 @@ class MultiheadSelfAttention(nn.Module):
     initialised as the original does: Xavier uniform, with gain 1/sqrt 2 for k, v and q.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0, backend: str = "auto") -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ConfigError(
@@ -66,6 +66,7 @@ class MultiheadSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.dropout = dropout
+        self.backend = backend
         self.k_proj = Linear(dim, dim)
         self.v_proj = Linear(dim, dim)
         self.q_proj = Linear(dim, dim)

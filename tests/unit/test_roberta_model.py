@@ -213,6 +213,7 @@ def test_normalized_probabilities_are_float32():
         ({"encoder_attention_heads": 0}, ConfigError, "at least 1"),
         ({"dropout": 1.5}, ConfigError, "between 0 and 1"),
         ({"activation_fn": "gelo"}, ConfigError, "did you mean 'gelu'"),
+        ({"attention_backend": "sdqa"}, ConfigError, "did you mean 'sdpa'"),
         ({"max_positions": 0}, ConfigError, "max_positions"),
         ({"encoder_layers_to_keep": "0,x"}, ConfigError, "layer numbers"),
         ({"quant_noise_pq": 0.1}, OutOfScopeError, "quantisation noise"),

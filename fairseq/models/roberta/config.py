@@ -11,6 +11,7 @@ from typing import Any
 
 from fairseq.dataclass.base import FairseqDataclass, option
 
+ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused")
 ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear")
 
 
@@ -69,6 +70,15 @@ class RobertaConfig(FairseqDataclass):
     zero_masking: bool = option(False, "masked tokens enter as zero vectors; needs task.omit_mask")
     mask_prob: float = option(
         0.0, "zero masking: the model itself masks each token with this probability", flag="--model-mask-prob"
+    )
+
+    # Speed; the numbers stay the same up to rounding
+    attention_backend: str = option(
+        "auto",
+        "how attention is computed: eager (plain, for reference), sdpa (torch's own kernels), flex (compiled, on CUDA), "
+        "fused (this project's operator), auto (the quickest that is sound on this machine)",
+        choices=ATTENTION_BACKENDS,
+        new=True,
     )
 
     # Heads

@@ -13,7 +13,7 @@ from torch import nn
 from fairseq.dataclass import legacy
 from fairseq.errors import ConfigError
 from fairseq.models.pruning import parse_layers
-from fairseq.models.roberta.config import ACTIVATIONS, RobertaConfig
+from fairseq.models.roberta.config import ACTIVATIONS, ATTENTION_BACKENDS, RobertaConfig
 from fairseq.modules.attention_bias import AttentionBias
 from fairseq.modules.embeddings import TokenEmbedding
 from fairseq.modules.encoder import Encoder, EncoderOptions
@@ -58,11 +58,15 @@ def check_sizes(config: RobertaConfig) -> None:
     for name in PROBABILITIES:
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"model.{name} must lie between 0 and 1, but is {getattr(config, name)} instead")
-    for name in ("activation_fn", "pooler_activation_fn"):
+    for name, known in (
+        ("activation_fn", ACTIVATIONS),
+        ("pooler_activation_fn", ACTIVATIONS),
+        ("attention_backend", ATTENTION_BACKENDS),
+    ):
         value = getattr(config, name)
-        if value not in ACTIVATIONS:
-            hint = nearest(value, list(ACTIVATIONS))
-            raise ConfigError(f"model.{name} must be one of {', '.join(ACTIVATIONS)}, but is {value!r} instead{hint}")
+        if value not in known:
+            hint = nearest(value, list(known))
+            raise ConfigError(f"model.{name} must be one of {', '.join(known)}, but is {value!r} instead{hint}")
     if config.max_positions is not None and config.max_positions < 1:
         raise ConfigError(f"model.max_positions must be at least 1, but is {config.max_positions} instead")
 
@@ -111,7 +115,7 @@ def build_attention_bias(config: RobertaConfig) -> AttentionBias | None:
 def build_layer(config: RobertaConfig) -> EncoderLayer:
     dim = config.encoder_embed_dim
     token_mixer = TOKEN_MIXERS.get("self_attention")(
-        dim, config.encoder_attention_heads, dropout=config.attention_dropout
+        dim, config.encoder_attention_heads, dropout=config.attention_dropout, backend=config.attention_backend
     )
     channel_mixer = CHANNEL_MIXERS.get("feed_forward")(
         dim,
