@@ -25,15 +25,12 @@ from fairseq.logging.sinks import TensorboardSink, WandbSink, warn_unsupported
 
 logger = logging.getLogger(STATS_LOGGER)
 
-EXACT_FROM, EXACT_TO = 10**6, 10**15  # whole floats in this range are printed digit by digit
-
 
 def format_stat(stat: Any) -> Any:
     """What is printed for one value: a string for numbers and meters, a number or list for tensors."""
     if isinstance(stat, Number):
-        number: Any = stat
-        whole = isinstance(stat, Integral) or (isinstance(stat, float) and stat.is_integer() and abs(stat) < EXACT_TO)
-        return f"{int(number)}" if whole and abs(number) >= EXACT_FROM else f"{number:g}"
+        # Counts keep all their digits; six are enough for everything measured, whole or not.
+        return str(int(stat)) if isinstance(stat, Integral) else f"{stat:g}"
     if isinstance(stat, AverageMeter):
         return f"{stat.avg:.3f}"
     if isinstance(stat, TimeMeter):
