@@ -27,6 +27,7 @@ PACKAGES = (
     "tensorboard",
     "wandb",
 )
+TWINS = "readable twins run instead"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -79,9 +80,23 @@ def devices() -> Iterator[tuple[str, str]]:
 
 
 def operators() -> Iterator[tuple[str, str]]:
-    """Rows about each library of compiled operators: in use, or why not."""
+    """Rows about each library of compiled operators: what it holds for which device, or why it is not in use."""
     reason = native.why_unavailable()
-    yield "data", "batch_by_size, complete_blocks" if reason is None else f"readable twins run instead: {reason}"
+    yield "data", "batch_by_size, complete_blocks" if reason is None else f"{TWINS}: {reason}"
+    try:
+        import torch
+
+        from fairseq.ops import library
+    except ImportError:  # the devices say why
+        return
+    reason = library.why_unavailable()
+    if reason is not None:
+        yield "tensors", f"{TWINS}: {reason}"
+        return
+    for device in ("cpu", "cuda"):
+        kernels = torch._C._dispatch_get_registrations_for_dispatch_key(device.upper())
+        names = sorted(name.removeprefix("fairseq::") for name in kernels if name.startswith("fairseq::"))
+        yield f"tensors on {device}", ", ".join(names) or f"{TWINS}: none were built for this device"
 
 
 def components() -> Iterator[tuple[str, str]]:
