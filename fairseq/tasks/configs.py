@@ -56,5 +56,7 @@ class MaskedLMConfig(FairseqDataclass):
         new=True,
     )
     omit_mask: bool = option(
-        False, "leave <mask> out of the dictionary; masked positions carry the id after its last symbol"
+        False,
+        "leave <mask> out of the dictionary; masked positions carry the id after its last symbol (for zero masking)",
+        alias="--omit-mask-and-pad",
     )
