@@ -44,7 +44,7 @@ def torch_extensions() -> tuple[list[Extension], type[build_ext]]:
         return [], build_ext
     # torch chooses the language standard that its headers need. Loops are vectorised once per instruction set, by
     # attributes in the sources: what is built here also runs on an older processor.
-    flags = {"cxx": ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"], "nvcc": ["-O3"]}
+    flags = {"cxx": ["-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"], "nvcc": ["-O3"]}
     kind = cpp_extension.CppExtension
     cuda_sources = sorted(glob.glob("fairseq/csrc/cuda/*.cu") + glob.glob("fairseq/csrc/cuda/*.cpp"))
     if cuda_sources and torch.version.cuda and cpp_extension.CUDA_HOME:

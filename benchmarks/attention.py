@@ -1,0 +1,73 @@
+"""Attention with ALiBi: time and memory of a training step of a stack of layers, ours beside the fork's way and SDPA.
+
+    python benchmarks/attention.py                        # the table for 2048 tokens, 2 sequences; several minutes
+    python benchmarks/attention.py --lengths 1024 2048 4096 8192 --batch 1 --only fused    # growth with the length
+
+The floor of the products alone: 2 in forward, 5 in backward (the scores are computed again), each 2 B H T^2 D
+operations; the table gives the rate that a path reaches counted in those, whatever it does itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import benchmark_parser, environment, interleave, machine, median, print_table, run_measured, write_json
+
+WORKER = Path(__file__).parent / "workers" / "attention_layers.py"
+CONTESTANTS = {
+    "fork": ("fork", "float32"),
+    "eager": ("eager", "float32"),
+    "sdpa": ("sdpa", "float32"),
+    "fused": ("fused", "float32"),
+    "fused-bf16": ("fused", "bfloat16"),
+}
+
+
+def measure(job: dict[str, Any], threads: int) -> dict[str, float]:
+    env = environment(threads, {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)})
+    return json.loads(run_measured([sys.executable, WORKER, json.dumps(job)], env=env).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = benchmark_parser(__doc__ or "", rounds=3)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[2048], help="tokens of a sequence")
+    parser.add_argument("--batch", type=int, default=2, help="sequences")
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--dropout", type=float, nargs="+", default=[0.1, 0.0], help="attention dropout")
+    parser.add_argument("--steps", type=int, default=2, help="steps of a process; their median counts")
+    parser.add_argument("--only", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    args = parser.parse_args()
+    print(machine())
+    rows = []
+    for tokens in args.lengths:
+        for dropout in args.dropout:
+            common = {name: getattr(args, name) for name in ("batch", "layers", "width", "heads", "steps")}
+            jobs = {
+                name: {"path": path, "dtype": dtype, "tokens": tokens, "dropout": dropout, **common}
+                for name, (path, dtype) in CONTESTANTS.items()
+                if name in args.only
+            }
+            found = interleave(
+                {name: (lambda job=job: measure(job, args.threads)) for name, job in jobs.items()}, args.rounds
+            )
+            times = {name: median([result["seconds"] for result in results]) for name, results in found.items()}
+            sizes = {name: median([result["mib"] for result in results]) for name, results in found.items()}
+            work = 7 * 2 * args.batch * args.width * tokens**2 * args.layers * 1e-9
+            for name in jobs:
+                row = {"tokens": tokens, "dropout": dropout, "path": name, "seconds": times[name], "MiB": sizes[name]}
+                row["GFLOP/s"] = work / times[name]
+                for peer in ("fork", "sdpa"):
+                    row[f"times {peer}"] = times[peer] / times[name] if peer in times else None
+                    row[f"MiB of {peer}"] = sizes[name] / sizes[peer] if peer in sizes else None
+                rows.append(row)
+    print_table(rows, f"Training step of {args.layers} attention layers, width {args.width}, {args.heads} heads")
+    write_json(args.json, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
