@@ -5,47 +5,13 @@ Legend: B batch, T tokens, C channels, H heads, D head width (C = H D).
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
-from fairseq.modules.blocked_attention import attend_blocked
+from fairseq.modules.attention_backends import attend, check_backend
 from fairseq.modules.context import EncoderContext
-from fairseq.modules.dropout import dropout as drop
 from fairseq.modules.linear import Linear
 from fairseq.registry import TOKEN_MIXERS
-
-
-def attend_eager(q: Tensor, k: Tensor, v: Tensor, context: EncoderContext, dropout: float) -> Tensor:
-    """The readable twin: softmax(q k' / sqrt(D) + bias, padded keys left out) v; all (B, H, T, D).
-
-    The bias (1 or H, T, T) is broadcast over the batch. A sequence that is all padding gives zeros.
-    """
-    scores = torch.matmul(q * q.size(-1) ** -0.5, k.transpose(-2, -1))  # (B, H, T, T)
-    bias = context.dense_bias(q)
-    if bias is not None:
-        scores = scores + bias
-    at_least_float32 = torch.promote_types(scores.dtype, torch.float32)
-    if context.padding is not None:
-        padded = context.padding[:, None, None, :]
-        # The lowest finite number, not -inf, keeps sequences without any key free of NaN, gradients included.
-        scores = scores.masked_fill(padded, torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, dim=-1, dtype=at_least_float32).masked_fill(padded, 0.0)
-    else:
-        weights = torch.softmax(scores, dim=-1, dtype=at_least_float32)
-    weights = drop(weights.to(v.dtype), dropout, training=dropout > 0)
-    return torch.matmul(weights, v)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, context: EncoderContext, dropout: float) -> Tensor:
-    """``attend_eager`` by the quickest way there is: torch's kernels know neither a broadcast bias with padding nor,
-    on the CPU, dropout."""
-    if dropout > 0 and q.device.type == "cpu" and not torch.compiler.is_compiling():
-        return attend_blocked(q, k, v, context.dense_bias(q), context.padding, dropout)
-    if context.attention_bias is not None:
-        return attend_eager(q, k, v, context, dropout)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=context.key_mask(), dropout_p=dropout)
 
 
 @TOKEN_MIXERS.register("self_attention")
@@ -53,7 +19,8 @@ class MultiheadSelfAttention(nn.Module):
     """Every token attends to every token that is no padding; x (B, T, C) -> (B, T, C).
 
     Projections are registered in the order k, v, q, out, which fixes the order of parameters in optimizer states, and
-    initialised as the original does: Xavier uniform, with gain 1/sqrt 2 for k, v and q.
+    initialised as the original does: Xavier uniform, with gain 1/sqrt 2 for k, v and q. ``backend`` is a name of
+    ``fairseq.modules.attention_backends``.
     """
 
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0, backend: str = "auto") -> None:
@@ -66,7 +33,7 @@ class MultiheadSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.dropout = dropout
-        self.backend = backend
+        self.backend = check_backend(backend)
         self.k_proj = Linear(dim, dim)
         self.v_proj = Linear(dim, dim)
         self.q_proj = Linear(dim, dim)
@@ -85,5 +52,5 @@ class MultiheadSelfAttention(nn.Module):
         q = self.q_proj(x).view(heads).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
         k = self.k_proj(x).view(heads).transpose(1, 2)
         v = self.v_proj(x).view(heads).transpose(1, 2)
-        mixed = attend(q, k, v, context, self.dropout if self.training else 0.0)
+        mixed = attend(q, k, v, context, self.dropout if self.training else 0.0, self.backend)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, channels))
