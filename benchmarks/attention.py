@@ -4,7 +4,8 @@
     python benchmarks/attention.py --lengths 1024 2048 4096 8192 --batch 1 --only fused    # growth with the length
 
 The floor of the products alone: 2 in forward, 5 in backward (the scores are computed again), each 2 B H T^2 D
-operations; the table gives the rate that a path reaches counted in those, whatever it does itself.
+operations; the table gives the rate that a path reaches counted in those, whatever it does itself. On a machine that
+others use too, the ratios of processor time say more than those of the clock.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.1, 0.0], help="attention dropout")
-    parser.add_argument("--steps", type=int, default=2, help="steps of a process; their median counts")
+    parser.add_argument("--steps", type=int, default=2, help="steps of a process; the best counts")
     parser.add_argument("--only", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
     args = parser.parse_args()
     print(machine())
@@ -56,13 +57,22 @@ def main() -> None:
                 {name: (lambda job=job: measure(job, args.threads)) for name, job in jobs.items()}, args.rounds
             )
             times = {name: median([result["seconds"] for result in results]) for name, results in found.items()}
+            cpus = {name: median([result["cpu"] for result in results]) for name, results in found.items()}
             sizes = {name: median([result["mib"] for result in results]) for name, results in found.items()}
             work = 7 * 2 * args.batch * args.width * tokens**2 * args.layers * 1e-9
             for name in jobs:
-                row = {"tokens": tokens, "dropout": dropout, "path": name, "seconds": times[name], "MiB": sizes[name]}
+                row = {
+                    "tokens": tokens,
+                    "dropout": dropout,
+                    "path": name,
+                    "seconds": times[name],
+                    "CPU s": cpus[name],
+                    "MiB": sizes[name],
+                }
                 row["GFLOP/s"] = work / times[name]
                 for peer in ("fork", "sdpa"):
                     row[f"times {peer}"] = times[peer] / times[name] if peer in times else None
+                    row[f"CPU, times {peer}"] = cpus[peer] / cpus[name] if peer in cpus else None
                     row[f"MiB of {peer}"] = sizes[name] / sizes[peer] if peer in sizes else None
                 rows.append(row)
     print_table(rows, f"Training step of {args.layers} attention layers, width {args.width}, {args.heads} heads")

@@ -144,14 +144,13 @@ def check_backend(name: str) -> str:
 def choose(q: Tensor, context: EncoderContext, dropout: float) -> str:
     """The backend that ``auto`` stands for."""
     device = q.device.type
-    biased = context.attention_bias is not None
-    if not biased and (dropout == 0 or device != "cpu"):
-        return "sdpa"  # which needs no (B, H, T, T) here
     fused = fused_knows(context) and library.compiled_for("alibi_attention_forward", device)
-    if device == "cpu":
-        return "fused" if fused else "sdpa"
-    if q.dtype == torch.float64:
-        return "sdpa"
+    if context.attention_bias is None:
+        # On the CPU torch has no dropout without (B, H, T, T), and half precision is slow without instructions for it.
+        slow = device == "cpu" and (dropout > 0 or q.dtype.itemsize < 4)
+        return "fused" if fused and slow else "sdpa"
+    if device == "cpu" or q.dtype == torch.float64:
+        return "fused" if fused and device == "cpu" else "sdpa"
     if dropout == 0 and works_like_eager("flex", device, q.dtype):
         return "flex"
     return "fused" if fused and works_like_eager("fused", device, q.dtype) else "sdpa"

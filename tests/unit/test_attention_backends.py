@@ -79,12 +79,13 @@ def test_names():
 
 
 def test_automatic_choice_on_the_cpu(monkeypatch):
-    def chosen(bias, dropout):
-        q, _, _, context = problem(SHAPES[1], bias, True)
+    def chosen(bias, dropout, dtype=torch.float32):
+        q, _, _, context = problem(SHAPES[1], bias, True, dtype)
         return choose(q, context, dropout)
 
     monkeypatch.setattr(library, "compiled_for", lambda operator, device: device == "cpu")
     assert [chosen(None, 0.0), chosen(None, 0.1)] == ["sdpa", "fused"]
+    assert chosen(None, 0.0, torch.bfloat16) == "fused"
     assert [chosen("alibi", 0.0), chosen("alibi", 0.1), chosen("given", 0.1)] == ["fused", "fused", "sdpa"]
     monkeypatch.setattr(library, "compiled_for", lambda operator, device: False)
     assert [chosen("alibi", 0.0), chosen(None, 0.1)] == ["sdpa", "sdpa"]
