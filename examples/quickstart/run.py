@@ -27,22 +27,24 @@ PROMPTS = (
     "Buster Bear was very <mask> of himself.",
     '"I don\'t <mask> what you mean," said Alice.',
 )
-# Small enough for minutes on two cores: few layers, short blocks, and a high learning rate.
+# For minutes on two cores: two layers, and blocks of 32 pieces, because attention finds the neighbours of a mask much
+# sooner among few positions; small batches, many updates, and 30 % masked instead of 15 for more to learn from each.
 MODEL = {
     "--arch": "roberta",
-    "--encoder-layers": 4,
+    "--encoder-layers": 2,
     "--encoder-embed-dim": 256,
     "--encoder-ffn-embed-dim": 1024,
     "--encoder-attention-heads": 4,
-    "--max-positions": 128,
-    "--dropout": 0.1,
+    "--max-positions": 32,
+    "--dropout": 0.0,
     "--attention-dropout": 0.0,
 }
 TRAINING = {
     "--task": "masked_lm",
     "--criterion": "masked_lm",
-    "--sample-break-mode": "none",  # blocks of just 128 tokens, whatever the paragraphs
-    "--tokens-per-sample": 128,
+    "--sample-break-mode": "none",
+    "--tokens-per-sample": 32,
+    "--mask-prob": 0.3,
     "--batch-size": 16,
     "--optimizer": "adam",
     "--adam-betas": "(0.9, 0.98)",
@@ -52,7 +54,7 @@ TRAINING = {
     "--lr-scheduler": "polynomial_decay",
     "--lr": 1e-3,
 }
-UPDATES, WARMUP = 1200, 120
+UPDATES, WARMUP = 3200, 200
 STOP_AFTER_HOURS = 0.07  # on a machine that is too slow for all updates
 
 
@@ -117,7 +119,7 @@ def train(out: Path, data: Path, updates: int) -> None:
         "--save-dir": out / "checkpoints",
         "--tensorboard-logdir": out / "tensorboard",
         "--log-format": "tqdm" if sys.stderr.isatty() else "simple",
-        "--log-interval": max(1, min(updates // 20, 10 if sys.stderr.isatty() else 50)),
+        "--log-interval": max(1, min(updates // 20, 20 if sys.stderr.isatty() else 100)),
         "--num-workers": 0,
     }
     run("train", data, *flags(MODEL, TRAINING, schedule, keep), "--no-epoch-checkpoints")
@@ -133,7 +135,7 @@ def show(out: Path, data: Path, bpe: list[object]) -> None:
 
     checkpoint = out / "checkpoints" / "checkpoint_best.pt"
     run("fill-mask", "--path", checkpoint, "--data", data, *bpe, "--topk", 3, *PROMPTS)
-    options = {"bpe_vocab": str(bpe[3]), "bpe_merges": str(bpe[5])}
+    options = {"bpe_vocab": str(bpe[3]), "bpe_merges": str(bpe[5]), "mask_prob": 0.15}
     hub = RobertaModel.from_pretrained(
         str(checkpoint.parent), checkpoint.name, data_name_or_path=str(data), bpe="hf_byte_bpe", **options
     )
