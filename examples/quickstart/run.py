@@ -45,14 +45,15 @@ TRAINING = {
     "--sample-break-mode": "none",
     "--tokens-per-sample": 32,
     "--mask-prob": 0.3,
-    "--batch-size": 16,
+    "--mask-prob": 0.25,
+    "--batch-size": 8,
     "--optimizer": "adam",
     "--adam-betas": "(0.9, 0.98)",
     "--adam-eps": 1e-6,
     "--weight-decay": 0.01,
     "--clip-norm": 1.0,
     "--lr-scheduler": "polynomial_decay",
-    "--lr": 1e-3,
+    "--lr": 2e-3,
 }
 UPDATES, WARMUP = 3200, 200
 STOP_AFTER_HOURS = 0.07  # on a machine that is too slow for all updates
@@ -121,6 +122,7 @@ def train(out: Path, data: Path, updates: int) -> None:
         "--log-format": "tqdm" if sys.stderr.isatty() else "simple",
         "--log-interval": max(1, min(updates // 20, 20 if sys.stderr.isatty() else 100)),
         "--num-workers": 0,
+        "--validate-interval": 2,
     }
     run("train", data, *flags(MODEL, TRAINING, schedule, keep), "--no-epoch-checkpoints")
 
