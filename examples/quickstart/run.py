@@ -27,24 +27,23 @@ PROMPTS = (
     "Buster Bear was very <mask> of himself.",
     '"I don\'t <mask> what you mean," said Alice.',
 )
-# For minutes on two cores: two layers, and blocks of 32 pieces, because attention finds the neighbours of a mask much
-# sooner among few positions; small batches, many updates, and 30 % masked instead of 15 for more to learn from each.
+# Small enough for minutes on two cores: few layers, short blocks, small batches, a high learning rate, 25 % masked, and
+# ALiBi in place of learned positions, which from so little text would still be at word frequencies.
 MODEL = {
-    "--arch": "roberta",
-    "--encoder-layers": 2,
+    "--arch": "roberta_alibi",
+    "--encoder-layers": 4,
     "--encoder-embed-dim": 256,
     "--encoder-ffn-embed-dim": 1024,
     "--encoder-attention-heads": 4,
-    "--max-positions": 32,
-    "--dropout": 0.0,
+    "--max-positions": 128,
+    "--dropout": 0.1,
     "--attention-dropout": 0.0,
 }
 TRAINING = {
     "--task": "masked_lm",
     "--criterion": "masked_lm",
     "--sample-break-mode": "none",
-    "--tokens-per-sample": 32,
-    "--mask-prob": 0.3,
+    "--tokens-per-sample": 128,
     "--mask-prob": 0.25,
     "--batch-size": 8,
     "--optimizer": "adam",
@@ -55,7 +54,7 @@ TRAINING = {
     "--lr-scheduler": "polynomial_decay",
     "--lr": 2e-3,
 }
-UPDATES, WARMUP = 3200, 200
+UPDATES, WARMUP = 900, 80
 STOP_AFTER_HOURS = 0.07  # on a machine that is too slow for all updates
 
 
