@@ -260,5 +260,7 @@ HEADS: Registry[Any] = Registry(
         "roberta": Builtin("fairseq.modules.lm_head"),
         "clap": Builtin("fairseq.modules.clap_head"),
         "classification": Builtin("fairseq.modules.classification_head"),
+        "span": Builtin("fairseq.modules.span_head"),
+        "token": Builtin("fairseq.modules.token_head"),
     },
 )

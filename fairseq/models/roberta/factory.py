@@ -166,3 +166,11 @@ def build_classification_head(config: RobertaConfig, num_classes: int, inner_dim
         config.pooler_dropout,
         config.spectral_norm_classification_head,
     )
+
+
+def build_span_head(config: RobertaConfig) -> nn.Module:
+    return HEADS.get("span")(config.encoder_embed_dim)
+
+
+def build_token_head(config: RobertaConfig, num_classes: int) -> nn.Module:
+    return HEADS.get("token")(config.encoder_embed_dim, num_classes, config.pooler_dropout)

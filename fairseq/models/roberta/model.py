@@ -76,6 +76,7 @@ class RobertaEncoder(FairseqEncoder):
         masked_tokens: Tensor | None = None,
         padding_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        real_only: bool = False,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits (or features) and ``{"inner_states": L + 1 tensors (T, B, C) or None}``.
@@ -84,9 +85,12 @@ class RobertaEncoder(FairseqEncoder):
         ``position_ids`` (B, T) are rows of the position table (the first token of a sequence has pad + 1).
         With ``masked_tokens`` (B, T) only those N positions are projected to the vocabulary. With self-masking the
         inputs of a pass to logits are masked at random, in training and in evaluation; features never are.
+        ``real_only`` promises that nothing reads features at padding: they may be zero, see ``Encoder.forward``.
         """
+        padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         masked = None if features_only else self._draw_mask(src_tokens)
-        x, extra = self._features(src_tokens, return_all_hiddens, padding_mask, position_ids, masked)
+        real_only = real_only or (not features_only and _all_real(masked_tokens, padding))
+        x, extra = self._features(src_tokens, return_all_hiddens, padding, position_ids, masked, real_only)
         if not features_only:
             x = self.output_layer(x, masked_tokens=masked_tokens)
         return x, extra
@@ -109,11 +113,12 @@ class RobertaEncoder(FairseqEncoder):
         padding_mask: Tensor | None,
         position_ids: Tensor | None,
         masked: Tensor | None = None,
+        real_only: bool = False,
     ) -> tuple[Tensor, dict[str, Any]]:
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         embed = self.sentence_encoder.embed_tokens
         tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
-        output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens)
+        output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, real_only)
         return output.features, {"inner_states": output.inner_states}
 
     def _draw_mask(self, src_tokens: Tensor) -> Tensor | None:
@@ -175,7 +180,7 @@ class RobertaModel(FairseqEncoderModel):
         classification_head_name: str | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """As ``RobertaEncoder.forward``; naming a head gives that head's output (B, classes) on the features."""
+        """As ``RobertaEncoder.forward``; naming a head gives that head's output on the features."""
         if classification_head_name is not None:
             head = self._head(classification_head_name)
             x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
@@ -211,6 +216,18 @@ class RobertaModel(FairseqEncoderModel):
                     old.dense.out_features,
                 )
         head = factory.build_classification_head(factory.configuration(self.args), num_classes, inner_dim)
+        self.attach_head(name, head)
+
+    def register_span_head(self, name: str) -> None:
+        """Add (or replace) the head ``name`` that gives (B, T, 2): logits of beginning and end at each token."""
+        self.attach_head(name, factory.build_span_head(factory.configuration(self.args)))
+
+    def register_token_head(self, name: str, num_classes: int) -> None:
+        """Add (or replace) the head ``name`` that gives (B, T, ``num_classes``): logits of each token's label."""
+        self.attach_head(name, factory.build_token_head(factory.configuration(self.args), num_classes))
+
+    def attach_head(self, name: str, head: nn.Module) -> None:
+        """Add (or replace) the head ``name``: any module on features (B, T, C); it moves to where the model is."""
         like = next(self.encoder.parameters())
         self.classification_heads[name] = head.to(device=like.device, dtype=like.dtype)
 
@@ -278,6 +295,13 @@ class RobertaModel(FairseqEncoderModel):
         """As for every model; layers are kept as this model's own configuration says when no other is given."""
         chosen = model_cfg if model_cfg is not None else args
         return super().load_state_dict(state_dict, strict, self.args if chosen is None else chosen)
+
+
+def _all_real(masked_tokens: Tensor | None, padding: Tensor) -> bool:
+    """Whether the positions to project are real tokens; on the CPU only, where looking costs no transfer."""
+    if masked_tokens is None or padding.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not bool((masked_tokens & padding).any())
 
 
 def _settle_sizes(args: Any, task: Any) -> None:

@@ -92,15 +92,15 @@ def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
     heads = f"{prefix}classification_heads."
     wanted = bool(getattr(model.args, "load_checkpoint_heads", False))
     for name in sorted({key[len(heads) :].split(".")[0] for key in state if key.startswith(heads)}):
-        inner_dim = state[f"{heads}{name}.dense.weight"].size(0)
-        num_classes = _first(state, f"{heads}{name}.out_proj.weight", f"{heads}{name}.out_proj.weight_orig").size(0)
+        own = f"{heads}{name}."
+        shapes = {key[len(own) :]: value.shape for key, value in state.items() if key.startswith(own)}
         head = dict(model.classification_heads.items()).get(name)
         if wanted and head is None:
-            model.register_classification_head(name, num_classes, inner_dim)
+            _register_head(model, name, shapes)
         elif head is None:
-            _leave_out(state, f"{heads}{name}.", f"classification head {name!r}, which the model does not have")
-        elif (head.out_proj.out_features, head.dense.out_features) != (num_classes, inner_dim):
-            _leave_out(state, f"{heads}{name}.", f"classification head {name!r}, which has other sizes in the model")
+            _leave_out(state, own, f"classification head {name!r}, which the model does not have")
+        elif shapes != {key: value.shape for key, value in head.state_dict().items()}:
+            _leave_out(state, own, f"classification head {name!r}, which has other sizes in the model")
     for key, value in model.classification_heads.state_dict().items():
         if f"{heads}{key}" not in state:
             logger.info("%s%s is not in the checkpoint and keeps its present values", heads, key)
@@ -108,8 +108,13 @@ def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
     _drop_data2vec(model, state, prefix)
 
 
-def _first(state: dict[str, Any], *keys: str) -> Any:
-    return next(state[key] for key in keys if key in state)
+def _register_head(model: Any, name: str, shapes: dict[str, torch.Size]) -> None:
+    """Add the head that has parameters of these ``shapes``; one without an inner layer works on each token."""
+    num_classes = next(shapes[key][0] for key in ("out_proj.weight", "out_proj.weight_orig") if key in shapes)
+    if "dense.weight" in shapes:
+        model.register_classification_head(name, num_classes, shapes["dense.weight"][0])
+    else:
+        model.register_token_head(name, num_classes)
 
 
 def _leave_out(state: dict[str, Any], prefix: str, what: str) -> None:
