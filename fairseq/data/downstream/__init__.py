@@ -1,0 +1,1 @@
+"""Data sets of downstream tasks: their own files in, the layout of fine-tuning out."""

@@ -1,0 +1,98 @@
+"""Reading the files of downstream data sets: lines with their numbers, JSON, numbers; every mistake names its place."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fairseq.errors import DataError, DataNotFoundError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def place(path: Path, line: int) -> str:
+    """``path, line 7``, as all messages say it."""
+    return f"{path}, line {line}" if line else str(path)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, text without its end) of every line; a byte-order mark and CRLF ends are taken away.
+
+    Only ``\\n`` separates lines; a lone ``\\r`` inside one becomes a space. Raises DataNotFoundError, or DataError for
+    bytes that are not UTF-8.
+    """
+    try:
+        handle = open(path, "rb")  # noqa: SIM115 (closed below)
+    except FileNotFoundError:
+        raise DataNotFoundError(f"file not found: {path}") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    with handle:
+        for number, raw in enumerate(handle, 1):
+            if number == 1:
+                raw = raw.removeprefix(_BOM)
+            try:
+                text = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{place(path, number)} is not UTF-8 text ({error.reason}); convert the file") from None
+            yield number, text.rstrip("\r\n").replace("\r", " ")
+
+
+def read_json(path: Path) -> Any:
+    """The one JSON value of a file."""
+    text = "\n".join(line for _, line in read_lines(path))
+    return parse_json(text, path, 0)
+
+
+def parse_json(text: str, path: Path, line: int) -> Any:
+    """The JSON value ``text``, which stands in ``line`` of ``path`` (0: the whole file)."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        where = place(path, line or getattr(error, "lineno", 0))
+        raise DataError(f"{where} is not JSON: {getattr(error, 'msg', error)}") from None
+
+
+def numbers(text: str, path: Path, line: int) -> list[float]:
+    """The finite numbers of a label. Raises DataError when there is none or one is no number."""
+    values = []
+    for word in text.split():
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise DataError(f"{place(path, line)}: a regression label must be a finite number, but is {word!r}")
+        values.append(value)
+    if not values:
+        raise DataError(f"{place(path, line)}: the label is missing; a regression label is a number")
+    return values
+
+
+def one_of(label: str, labels: Sequence[str], path: Path, line: int) -> str:
+    """``label`` if it is one of ``labels``, else DataError."""
+    if label in labels:
+        return label
+    if not label.strip():
+        raise DataError(f"{place(path, line)}: the label is missing; expected one of {', '.join(labels)}")
+    raise DataError(f"{place(path, line)}: unknown label {label!r}; expected one of {', '.join(labels)}")
+
+
+def squeeze(text: str) -> str:
+    """``text`` on one line, with single spaces."""
+    return " ".join(text.split())
+
+
+def first_existing(directory: Path, names: Sequence[str]) -> Path | None:
+    """The first of ``names`` that is a file in ``directory``."""
+    return next((directory / name for name in names if (directory / name).is_file()), None)
+
+
+def required_directory(path: Path, what: str) -> Path:
+    """``path`` if it is a directory, else DataNotFoundError naming ``what`` was wanted."""
+    if not path.is_dir():
+        raise DataNotFoundError(f"directory not found: {path}; it should hold {what}")
+    return path
