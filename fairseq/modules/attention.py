@@ -23,6 +23,9 @@ class MultiheadSelfAttention(nn.Module):
     ``fairseq.modules.attention_backends``.
     """
 
+    packs = True
+    """This mixer also takes the real tokens of a batch as (1, N, C): see `EncoderContext.packing`."""
+
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0, backend: str = "auto") -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:

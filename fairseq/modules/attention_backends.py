@@ -201,6 +201,14 @@ def _difference_from_eager(backend: Backend, device: str, dtype: torch.dtype) ->
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, context: EncoderContext, dropout: float, backend: str = "auto") -> Tensor:
-    """Attention of q, k, v (B, H, T, D) by ``backend``."""
+    """Attention of q, k, v (B, H, T, D) by ``backend``; of packed ones (1, H, N, D) within each sequence."""
     name = choose(q, context, dropout) if backend == "auto" else check_backend(backend)
-    return BACKENDS[name](q, k, v, context, dropout)
+    if context.packing is None:
+        return BACKENDS[name](q, k, v, context, dropout)
+    # Cut along the rows as they lie in memory, so that gradients are put together in that order too.
+    split = context.packing.split
+    mixed = []
+    for part in zip(split(q.transpose(1, 2)), split(k.transpose(1, 2)), split(v.transpose(1, 2)), strict=True):
+        a, b, c = (x.transpose(1, 2) for x in part)
+        mixed.append(BACKENDS[name](a, b, c, context, dropout).transpose(1, 2))
+    return torch.cat(mixed, dim=1).transpose(1, 2)

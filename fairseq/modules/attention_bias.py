@@ -18,7 +18,7 @@ class AttentionBias(Protocol):
     """One bias for all layers and all sequences of a batch; a backend that knows no special way takes it dense."""
 
     def dense(self, tokens: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-        """(1 or H, T, T) for any number of ``tokens``; never as large as the batch."""
+        """(1 or H, T, T) for any number of ``tokens``, a corner of that for more; never as large as the batch."""
         ...
 
 

@@ -1,6 +1,6 @@
 """What the layers of one forward pass share besides the hidden states.
 
-Legend: B batch, T tokens, H heads.
+Legend: B batch, T tokens, H heads, C channels, N real tokens.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fairseq.modules.attention_bias import AttentionBias
+from fairseq.modules.packing import Packing
 
 
 @dataclass
@@ -18,11 +19,14 @@ class EncoderContext:
     """Made once per pass by the encoder and handed to every layer; grows fields instead of layers growing arguments.
 
     ``padding`` is (B, T), True = padding, or None when the batch holds none (attention is quicker without a mask).
-    ``attention_bias`` is added to the attention scores of every sequence, or None.
+    ``attention_bias`` is added to the attention scores of every sequence, or None. With ``packing`` the hidden states
+    are (1, N, C), the real tokens of one sequence after the other, and there is no ``padding``; only layers whose token
+    mixer has ``packs = True`` meet it.
     """
 
     padding: Tensor | None = None
     attention_bias: AttentionBias | None = None
+    packing: Packing | None = None
     _dense_bias: Tensor | None = field(default=None, repr=False)
 
     @classmethod
@@ -43,10 +47,12 @@ class EncoderContext:
     def dense_bias(self, scores: Tensor) -> Tensor | None:
         """The bias (1 or H, T, T) for ``scores`` (B, H, T, T) or anything of their dtype, device and last size but one.
 
-        It is made once a pass, and only if a layer asks: not every backend needs it.
+        It is made once a pass, for the longest sequence, and only if a layer asks: not every backend needs it.
         """
         if self.attention_bias is None:
             return None
+        tokens = scores.size(-2)
         if self._dense_bias is None:
-            self._dense_bias = self.attention_bias.dense(scores.size(-2), scores.device, scores.dtype)
-        return self._dense_bias
+            longest = tokens if self.packing is None else max(self.packing.lengths)
+            self._dense_bias = self.attention_bias.dense(longest, scores.device, scores.dtype)
+        return self._dense_bias[:, :tokens, :tokens]

@@ -1,6 +1,6 @@
 """The encoder: embeddings, positions, a stack of layers, an optional last norm.
 
-Legend: B batch, T tokens, C channels, H heads, L layers.
+Legend: B batch, T tokens, C channels, H heads, L layers, N real tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from fairseq.modules.attention_bias import AttentionBias
 from fairseq.modules.context import EncoderContext
 from fairseq.modules.dropout import dropout
 from fairseq.modules.embeddings import mask_out, position_ids_from_padding
+from fairseq.modules.encoder_layer import EncoderLayer
+from fairseq.modules.packing import Packing
 
 
 class EncoderOutput(NamedTuple):
@@ -51,6 +53,8 @@ class Encoder(nn.Module):
     """
 
     version: Tensor
+    pack_below: float = 0.9
+    """Share of real tokens up to which a batch is packed, when it may be; 0 never packs."""
 
     def __init__(
         self,
@@ -72,10 +76,13 @@ class Encoder(nn.Module):
         self.layer_norm = layer_norm
         self.attention_bias = attention_bias
 
-    def embed(self, tokens: Tensor, padding: Tensor, position_ids: Tensor | None) -> Tensor:
-        """Token vectors (B, T, C) plus positions, normalised, dropped out, and zero at padding."""
+    def embed(
+        self, tokens: Tensor, padding: Tensor, position_ids: Tensor | None, packing: Packing | None = None
+    ) -> Tensor:
+        """Token vectors (B, T, C), packed if asked to, plus positions, normalised and dropped out."""
         scale = self.options.embed_scale
-        x = tokens if scale == 1.0 else tokens * scale
+        x = tokens if packing is None else packing.pack(tokens)
+        x = x if scale == 1.0 else x * scale
         if self.embed_positions is not None:
             explicit = position_ids is not None
             ids = (
@@ -84,7 +91,7 @@ class Encoder(nn.Module):
                 else position_ids_from_padding(padding, self.options.padding_idx)
             )
             self.embed_positions.check(ids, explicit)
-            x = x + self.embed_positions(ids)
+            x = x + self.embed_positions(ids if packing is None else packing.pack(ids))
         if self.layernorm_embedding is not None:
             x = self.layernorm_embedding(x)
         return dropout(x, self.options.dropout, self.training)
@@ -95,10 +102,19 @@ class Encoder(nn.Module):
         padding: Tensor,
         position_ids: Tensor | None = None,
         return_all_hiddens: bool = False,
+        real_only: bool = False,
     ) -> EncoderOutput:
-        """``tokens`` (B, T, C) vectors, ``padding`` (B, T) with True = padding, ``position_ids`` (B, T) table rows."""
-        x = self.embed(tokens, padding, position_ids)
-        context = EncoderContext.of(padding, self.attention_bias)
+        """``tokens`` (B, T, C) vectors, ``padding`` (B, T) with True = padding, ``position_ids`` (B, T) table rows.
+
+        ``real_only`` says that nothing reads the features at padding, which are then not computed where that saves
+        time, and zero. Otherwise they are what the layers make of zero vectors there, as in the original.
+        """
+        packing = self._packing(padding) if real_only and not return_all_hiddens else None
+        x = self.embed(tokens, padding, position_ids, packing)
+        if packing is not None:
+            context = EncoderContext(None, self.attention_bias, packing)
+        else:
+            context = EncoderContext.of(padding, self.attention_bias)
         if context.padding is not None:
             x = mask_out(x, context.padding)
         states = [x.transpose(0, 1)] if return_all_hiddens else None
@@ -108,7 +124,10 @@ class Encoder(nn.Module):
                 states.append(x.transpose(0, 1))
         if self.layer_norm is not None:
             x = self.layer_norm(x)
-        return EncoderOutput(x, states)
+        return EncoderOutput(x if packing is None else packing.unpack(x), states)
+
+    def _packing(self, padding: Tensor) -> Packing | None:
+        return Packing.of(padding, self.pack_below) if all(takes_rows(layer) for layer in self.layers) else None
 
     def _drawn_layers(self) -> list[nn.Module]:
         """The layers of this pass: in training each stays if its own uniform number exceeds ``layerdrop``."""
@@ -124,3 +143,16 @@ class Encoder(nn.Module):
         store = torch.autograd.graph.save_on_cpu() if self.options.offload else contextlib.nullcontext()
         with store:
             return checkpoint(layer, x, context, use_reentrant=False)
+
+
+def takes_rows(layer: nn.Module) -> bool:
+    """Whether ``layer`` may be given the real tokens of a batch as (1, N, C).
+
+    Its token mixer has to say so by ``packs = True``, in the very class that defines its ``forward``: a subclass with
+    another one may know nothing of it. A channel mixer that is not row by row says ``row_wise = False``.
+    """
+    if type(layer).forward is not EncoderLayer.forward:
+        return False
+    mixer: Any = layer.self_attn
+    owner = next(cls for cls in type(mixer).__mro__ if "forward" in vars(cls))
+    return bool(vars(owner).get("packs")) and getattr(layer.channel_mixer, "row_wise", True)

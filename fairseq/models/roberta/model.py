@@ -118,7 +118,9 @@ class RobertaEncoder(FairseqEncoder):
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         embed = self.sentence_encoder.embed_tokens
         tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
-        output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, real_only)
+        # An encoder of a plugin may know nothing of the last one.
+        hint = {"real_only": True} if real_only and hasattr(self.sentence_encoder, "pack_below") else {}
+        output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, **hint)
         return output.features, {"inner_states": output.inner_states}
 
     def _draw_mask(self, src_tokens: Tensor) -> Tensor | None:

@@ -1,0 +1,62 @@
+"""Padding left out: the real tokens of a batch as rows of one long sequence, and back.
+
+Norms, linear maps, dropout and channel mixers work row by row, so they give the same on (1, N, C) rows of real tokens
+as on (B, T, C), without the work on padding. Only what looks from one token to another needs to know where sequences
+begin and end.
+
+Legend: B batch, T tokens of the longest sequence, C channels, N real tokens of the batch, n those of one sequence.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the real tokens of a (B, T) batch are: the first ``lengths[b]`` (at least one) of every sequence.
+
+    ``rows`` is (N,), their places in the flattened batch.
+    """
+
+    lengths: tuple[int, ...]
+    tokens: int
+    rows: Tensor
+
+    @classmethod
+    def of(cls, padding: Tensor, below: float) -> Packing | None:
+        """The packing of ``padding`` (B, T; True = padding), or None when the batch had better stay as it is.
+
+        It stays when more than the share ``below`` of it is real; when padding comes before real tokens, where
+        positions would move, or a sequence has none; on other devices than the CPU, which would have to wait for the
+        lengths, and in compiled graphs, whose shapes must not change; and with ``FAIRSEQ_NATIVE=0``.
+        """
+        if torch.compiler.is_compiling() or padding.device.type != "cpu" or not padding.numel():
+            return None
+        if os.environ.get("FAIRSEQ_NATIVE") == "0":
+            return None
+        real = ~padding
+        counts = real.sum(dim=1)
+        if int(counts.min()) == 0 or int(counts.sum()) > below * padding.numel():
+            return None
+        if bool((real[:, 1:] & padding[:, :-1]).any()):
+            return None
+        return cls(tuple(counts.tolist()), padding.size(1), real.reshape(-1).nonzero().squeeze(1))
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(B, T, ...) to (1, N, ...)."""
+        return x.flatten(0, 1).index_select(0, self.rows).unsqueeze(0)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """(1, N, ...) to (B, T, ...), zero at padding."""
+        batch = len(self.lengths)
+        padded = x.new_zeros(batch * self.tokens, *x.shape[2:]).index_copy(0, self.rows, x[0])
+        return padded.unflatten(0, (batch, self.tokens))
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The sequences of ``x`` (1, N, ...), each (1, n, ...)."""
+        return x.split(self.lengths, dim=1)
