@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from fairseq.cli.common import run_command
+from fairseq.cli.process import prepare_to_compute
 
 if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 def main(cfg: FairseqConfig | argparse.Namespace) -> float | None:
     """Train as ``cfg`` says (a configuration, or the flags that ``fairseq-train`` parsed)."""
+    prepare_to_compute()
     # Imported here so that --help and mistakes on the command line do not wait for torch.
     from fairseq.dataclass.user_module import import_user_module
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf

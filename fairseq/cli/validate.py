@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from fairseq.cli.common import run_command
+from fairseq.cli.process import prepare_to_compute
 
 if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
@@ -16,6 +17,7 @@ def main(
     cfg: FairseqConfig | argparse.Namespace, override_args: argparse.Namespace | None = None
 ) -> dict[str, dict[str, Any]]:
     """Statistics of each validation subset; ``override_args`` holds the options that were typed."""
+    prepare_to_compute()
     from fairseq.dataclass.user_module import import_user_module
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.distributed.utils import call_main
