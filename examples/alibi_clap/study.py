@@ -6,6 +6,7 @@ Every variant is a file of ``config/pretraining``; ``base`` always takes part. A
 tokens in an update and, for the same seed, the same batches and masks, so differences to ``base`` are taken seed by
 seed. A run that is there already is not repeated, one that was interrupted goes on from its last checkpoint: give the
 same command again. Whatever follows ``--set`` goes to every run, as ``fairseq-hydra-train`` takes it.
+At the end the speed of all variants is measured in turns, because over an hour the machine may do other things too.
 
 DIR gets ``table.md``, ``curves.png`` and ``results.json``, and a directory for every run.
 """
@@ -15,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +29,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "config" / "pretraining"
 BASELINE = "base"
+SHORT_RUN = ["optimization.max_update=40", "common.log_interval=10", "checkpoint.no_save=true"]
+SHORT_RUN += ["dataset.disable_validation=true"]
 NOT_COMPARABLE = {"zero_clap_self_masking": "it predicts every token, so that its perplexity is another quantity"}
 
 
@@ -37,7 +42,6 @@ class Run:
     seed: int
     parameters: int = 0
     loss: float = float("nan")
-    tokens_per_second: float = 0.0
     memory: float = 0.0
     curve: list[tuple[int, float]] = field(default_factory=list)
 
@@ -88,6 +92,11 @@ def command(args: argparse.Namespace, run: Run) -> list[str]:
     ]
 
 
+def environment() -> dict[str, str]:
+    """That of the runs: this checkout comes first."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
+
+
 def train(args: argparse.Namespace, run: Run) -> Run:
     """Do what is left of ``run`` and read its logs; the result is kept in its directory."""
     where = run.directory(args.out)
@@ -100,12 +109,8 @@ def train(args: argparse.Namespace, run: Run) -> Run:
         return Run(**stored["run"])
     where.mkdir(parents=True, exist_ok=True)
     log = where / "log.txt"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
     with log.open("a", encoding="utf-8") as output:
-        process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, env=environment())
         try:
             # wait4, because it tells the peak memory of this one process.
             _, status, usage = os.wait4(process.pid, 0)
@@ -130,7 +135,6 @@ def last_line(log: Path) -> str:
 def read_log(run: Run, log: Path) -> None:
     """Fill ``run`` from its log, which a resumed run has appended to."""
     curve: dict[int, float] = {}
-    speeds = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if "num. model params: " in line:
             run.parameters = int(line.split("num. model params: ")[1].split()[0].replace(",", ""))
@@ -139,20 +143,38 @@ def read_log(run: Run, log: Path) -> None:
         row = json.loads(line[line.index('{"epoch"') :])
         if "valid_loss" in row:
             curve[int(row["valid_num_updates"])] = float(row["valid_loss"])
-        elif float(row.get("wps", 0)) > 0:
-            speeds.append(float(row["wps"]))
     if not curve:
         sys.exit(f"study: no validation in {log}")
     run.curve = sorted(curve.items())
     run.loss = run.curve[-1][1]
-    run.tokens_per_second = statistics.median(speeds) if speeds else 0.0
+
+
+def measure_speed(args: argparse.Namespace) -> dict[str, float]:
+    """Tokens per second of every variant: short runs in turns, the median of all rounds; kept in ``speed.json``."""
+    kept = args.out / "speed.json"
+    if kept.is_file() and set(stored := json.loads(kept.read_text(encoding="utf-8"))) >= set(args.variants):
+        return stored
+    found: dict[str, list[float]] = {variant: [] for variant in args.variants}
+    for number in range(args.speed_rounds):
+        for variant in args.variants:
+            with tempfile.TemporaryDirectory() as scratch:
+                words = [*command(args, Run(variant, args.seeds[0])), f"hydra.run.dir={scratch}", *SHORT_RUN]
+                done = subprocess.run(words, capture_output=True, text=True, env=environment())
+            rates = [float(rate) for rate in re.findall(r'"wps": "([0-9.]+)"', done.stdout)]
+            if done.returncode or len(rates) < 2:
+                sys.exit(f"study: measuring the speed of {variant} failed\n{done.stderr[-2000:]}")
+            found[variant].append(statistics.median(rates[1:]))
+        print(f"speed, round {number + 1} of {args.speed_rounds}", flush=True)
+    speed = {variant: statistics.median(rates) for variant, rates in found.items()}
+    kept.write_text(json.dumps(speed, indent=1), encoding="utf-8")
+    return speed
 
 
 def spread(values: list[float]) -> str:
     return f"± {statistics.stdev(values):.3f}" if len(values) > 1 else "one seed"
 
 
-def table(args: argparse.Namespace, runs: list[Run]) -> str:
+def table(args: argparse.Namespace, runs: list[Run], speed: dict[str, float]) -> str:
     """Markdown: a row a variant, means over the seeds, standard deviations after the sign ±."""
     by = {(run.variant, run.seed): run for run in runs}
     rows = [
@@ -167,7 +189,7 @@ def table(args: argparse.Namespace, runs: list[Run]) -> str:
         rows.append(
             f"| {variant} | {mine[0].parameters:,} | {loss:.3f} {spread(losses)} | {2**loss:.2f} | "
             + ("-" if variant == BASELINE else f"{statistics.mean(gaps):+.3f} {spread(gaps)}")
-            + f" | {statistics.mean(run.tokens_per_second for run in mine):,.0f}"
+            + f" | {speed[variant]:,.0f}"
             + f" | {statistics.mean(run.memory for run in mine):,.0f} |"
         )
     return "\n".join(rows)
@@ -216,6 +238,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--speed-rounds", type=int, default=3, help="short runs of each for its speed")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of every run")
     args = parser.parse_args(argv)
@@ -224,8 +247,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"no variant {name!r} in {CONFIGS}; there are: {', '.join(known)}")
         if name in NOT_COMPARABLE:
             parser.error(f"{name} cannot be compared with the others: {NOT_COMPARABLE[name]}")
-    if min(args.updates, args.validations) < 1:
-        parser.error("--updates and --validations must be at least 1")
+    if min(args.updates, args.validations, args.speed_rounds) < 1:
+        parser.error("--updates, --validations and --speed-rounds must be at least 1")
     if not (args.data / "dict.txt").is_file():
         parser.error(f"{args.data} holds no dict.txt; give the directory that fairseq-preprocess wrote")
     args.variants = list(dict.fromkeys([BASELINE, *args.variants]))
@@ -248,7 +271,8 @@ def main(argv: list[str] | None = None) -> None:
             flush=True,
         )
     runs.sort(key=lambda run: (args.variants.index(run.variant), run.seed))
-    text = table(args, runs)
+    speed = measure_speed(args)
+    text = table(args, runs, speed)
     shown = shlex.join(["python", "examples/alibi_clap/study.py", *(sys.argv[1:] if argv is None else argv)])
     tokens = args.updates * args.batch_size * args.tokens_per_sample
     note = (
@@ -256,7 +280,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     (args.out / "table.md").write_text(f"`{shown}`\n\n{note}\n\n{text}\n", encoding="utf-8")
     (args.out / "results.json").write_text(
-        json.dumps({"command": shown, "runs": [asdict(run) for run in runs]}, indent=1), encoding="utf-8"
+        json.dumps({"command": shown, "tokens_per_second": speed, "runs": [asdict(run) for run in runs]}, indent=1),
+        encoding="utf-8",
     )
     picture(args, runs, args.out / "curves.png")
     print(f"\n{text}\n\nwritten: {args.out / 'table.md'}, {args.out / 'curves.png'}")
