@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from fairseq.errors import FairseqError
 
@@ -32,3 +34,24 @@ def fail(program: str, message: object, status: int = MISTAKE) -> NoReturn:
     sys.stdout.flush()
     print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def byte_progress(args: argparse.Namespace) -> Callable[[str, int], Any] | None:
+    """Makes the bar of a file that is read, by its path and bytes; None when ``args`` wants no bars."""
+    if getattr(args, "no_progress_bar", False) or getattr(args, "log_format", None) in ("none", "json"):
+        return None
+    import tqdm
+
+    def bar(path: str, size: int) -> Any:
+        # disable=None: only where there is a terminal
+        return tqdm.tqdm(
+            disable=None,
+            total=size,
+            desc=os.path.basename(path),
+            unit="B",
+            unit_scale=True,
+            file=sys.stderr,
+            leave=False,
+        )
+
+    return bar

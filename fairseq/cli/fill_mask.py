@@ -10,9 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fairseq.cli.bpe_options import add_bpe_options, given_bpe_options
 from fairseq.cli.common import run_command
-from fairseq.dataclass.base import field_specs
-from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
+from fairseq.cli.process import prepare_to_compute
+from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataNotFoundError
 from fairseq.registry import BPES, MODELS
 
@@ -53,11 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one JSON object a text instead of tables")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU when there is a GPU")
     parser.add_argument("--user-dir", metavar="DIR", help="import this plugin directory first")
-    options = parser.add_argument_group("BPE files")
-    for name in BPES.names():
-        config = BPES.config_class(name)
-        if config is not None:
-            gen_parser_from_dataclass(options, config(), delete_default=True)
+    add_bpe_options(parser)
     return parser
 
 
@@ -65,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     """Load the model, then answer the texts of ``args`` or of standard input."""
     if args.topk < 1:
         raise ConfigError(f"--topk must be at least 1, but is {args.topk} instead")
+    prepare_to_compute()
     hub = load(args)
     for batch in _batches(args.text or _lines()):
         for text, result in zip(batch, hub.fill_mask(batch, topk=args.topk), strict=True):
@@ -85,7 +83,7 @@ def load(args: argparse.Namespace) -> Any:
         model = families[0]
     else:
         place, file = find_checkpoint(args.path)
-    overrides = {key: value for key, value in vars(args).items() if key in _bpe_options()}
+    overrides = given_bpe_options(args)
     if args.user_dir is not None:
         overrides["user_dir"] = args.user_dir
     data = str(Path(args.data).resolve()) if args.data is not None else None
@@ -109,11 +107,6 @@ def find_checkpoint(path: str) -> tuple[str, str]:
         if (found / name).is_file():
             return str(found), name
     raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]} in {path}")
-
-
-def _bpe_options() -> set[str]:
-    configs = [config for name in BPES.names() if (config := BPES.config_class(name)) is not None]
-    return {field for config in configs for field in field_specs(config) if not field.startswith("_")}
 
 
 def _lines() -> Iterator[str]:

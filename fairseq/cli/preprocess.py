@@ -6,14 +6,14 @@ import argparse
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fairseq.cli.common import run_command
+from fairseq.cli.bpe_options import bpe_settings
+from fairseq.cli.common import byte_progress, run_command
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _dictionaries(plan: Plan) -> tuple[dict[tuple[str | None, bool], Dictionary]
     from fairseq.data.binarize_lines import TextFormat, looks_encoded
 
     args, sides = plan.args, plan.sides()
-    text = TextFormat(_bpe_settings(args), args.jsonlines)
+    text = TextFormat(bpe_settings(args), args.jsonlines)
     if text.bpe is not None:
         for path, _ in plan.inputs(sides[0][0])[:1]:
             what = looks_encoded(path, text)
@@ -170,7 +170,7 @@ def _dictionaries(plan: Plan) -> tuple[dict[tuple[str | None, bool], Dictionary]
                     f"{path} consists of {what}, so it is encoded already and --bpe {args.bpe} would encode it twice;"
                     " leave --bpe out, or give the raw text"
                 )
-    writer = CorpusWriter(text, args.workers, plan.scratch, args.dataset_impl, _progress(args))
+    writer = CorpusWriter(text, args.workers, plan.scratch, args.dataset_impl, byte_progress(args))
     load, build = _dictionary_functions(plan, writer)
     if args.joined_dictionary:
         given = _given_dictionary(args, False)
@@ -223,19 +223,6 @@ def _plugin_task(name: str | None) -> Any:
     return TASKS.get(name)
 
 
-def _bpe_settings(args: argparse.Namespace) -> Any:
-    from fairseq.registry import BPES
-
-    if not args.bpe:
-        return None
-    config_class = BPES.config_class(args.bpe)
-    if config_class is None:
-        return args  # a plugin's encoder without a dataclass takes the Namespace
-    settings: Any = config_class.from_namespace(args)  # type: ignore[attr-defined]
-    settings._name = args.bpe
-    return settings
-
-
 def _binarize(
     plan: Plan, writer: CorpusWriter, dictionary: Dictionary, path: str, split: str, lang: str | None
 ) -> None:
@@ -250,26 +237,6 @@ def _binarize(
     replaced = f", {summary.replaced_percent:.3}% replaced (by {dictionary.unk_word})" if summary.num_tok else ""
     logger.info(f"[{lang}] {path}: {summary.num_seq} sents, {summary.num_tok} tokens{replaced}")
     plan.rows.append((name, path, summary))
-
-
-def _progress(args: argparse.Namespace) -> Callable[[str, int], Any] | None:
-    if getattr(args, "no_progress_bar", False) or getattr(args, "log_format", None) in ("none", "json"):
-        return None
-    import tqdm
-
-    def bar(path: str, size: int) -> Any:
-        # disable=None: only where there is a terminal
-        return tqdm.tqdm(
-            disable=None,
-            total=size,
-            desc=os.path.basename(path),
-            unit="B",
-            unit_scale=True,
-            file=sys.stderr,
-            leave=False,
-        )
-
-    return bar
 
 
 def _print_summary(plan: Plan, seconds: float) -> None:

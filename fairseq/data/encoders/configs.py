@@ -8,6 +8,7 @@ from fairseq.dataclass.base import MISSING, FairseqDataclass, option
 
 GPT2_ENCODER_JSON = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/encoder.json"
 GPT2_VOCAB_BPE = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/vocab.bpe"
+GPT2_DICT = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/dict.txt"  # RoBERTa's dictionary of these pieces
 
 
 @dataclass(kw_only=True)
