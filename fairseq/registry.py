@@ -164,7 +164,19 @@ def _table(module: str, config_module: str, configs: Mapping[str, str | None]) -
 
 TASKS: Registry[Any] = Registry(
     "task",
-    _table("fairseq.tasks", "fairseq.tasks.configs", {"masked_lm": "MaskedLMConfig"}),
+    {
+        **_table(
+            "fairseq.tasks",
+            "fairseq.tasks.configs",
+            {
+                "masked_lm": "MaskedLMConfig",
+                "sentence_prediction": "SentencePredictionConfig",
+                "sentence_ranking": "SentenceRankingConfig",
+                "multiple_choice": "MultipleChoiceConfig",
+            },
+        ),
+        "commonsense_qa": Builtin("fairseq.tasks.multiple_choice", "fairseq.tasks.configs:CommonsenseQAConfig"),
+    },
     refused=scope.TASKS,
 )
 MODELS: Registry[Any] = Registry(
@@ -204,7 +216,15 @@ ARCHITECTURES: Registry[Any] = Registry(
 ARCHITECTURE_MODELS: dict[str, str] = dict.fromkeys(ARCHITECTURES.names(), "roberta")
 CRITERIONS: Registry[Any] = Registry(
     "criterion",
-    _table("fairseq.criterions", "fairseq.criterions.configs", {"masked_lm": "MaskedLmConfig"}),
+    _table(
+        "fairseq.criterions",
+        "fairseq.criterions.configs",
+        {
+            "masked_lm": "MaskedLmConfig",
+            "sentence_prediction": "SentencePredictionConfig",
+            "sentence_ranking": "SentenceRankingConfig",
+        },
+    ),
     refused=scope.CRITERIONS,
 )
 OPTIMIZERS: Registry[Any] = Registry(

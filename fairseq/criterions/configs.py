@@ -12,3 +12,28 @@ class MaskedLmConfig(FairseqDataclass):
     """``masked_lm`` has no settings of its own; ``tpu`` is carried by old files."""
 
     tpu: bool = option(II("common.tpu"), "not supported: training on TPUs")
+
+
+@dataclass(kw_only=True)
+class SentencePredictionConfig(FairseqDataclass):
+    """Classification or regression with a head on the features."""
+
+    classification_head_name: str = option("sentence_classification_head", "name of the classification head")
+    regression_target: bool = option(False, "targets are numbers; the loss is the squared error")
+    positive_label: str | None = option(
+        None, "the label that F1 is about, of two; default: 1 if there is such a label, else the rarer one", new=True
+    )
+    report_mcc: bool = option(False, "ignored: scores of a validation set are always reported", new=True)
+    report_acc_and_f1: bool = option(False, "ignored: scores of a validation set are always reported", new=True)
+    report_pearson_and_spearman: bool = option(
+        False, "ignored: scores of a validation set are always reported", new=True
+    )
+
+
+@dataclass(kw_only=True)
+class SentenceRankingConfig(FairseqDataclass):
+    """Choosing among candidates that a head with one output scores."""
+
+    ranking_head_name: str = option("sentence_classification_head", "name of the ranking head")
+    save_predictions: str | None = option(None, "file for the predictions: id, predicted choice and label a line")
+    num_classes: int = II("task.num_classes")

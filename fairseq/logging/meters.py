@@ -40,6 +40,9 @@ def _like(total: Any, addend: Any) -> Any:
 class Meter:
     """What every meter does."""
 
+    stored = True
+    """Whether checkpoints keep it."""
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 
@@ -241,11 +244,35 @@ class StopwatchMeter(Meter):
 class _DerivedMeter(Meter):
     """A value computed from the other meters of its dictionary when it is read; never stored."""
 
+    stored = False
+
     def __init__(self, fn: Callable[[MetersDict], Any]) -> None:
         self.fn = fn
 
     def reset(self) -> None:
         pass
+
+
+class CollectingMeter(Meter):
+    """Everything that was logged in a pass, for scores that are no averages over batches; never stored.
+
+    ``scores`` gets the list of all values and returns several results by name.
+    """
+
+    stored = False
+
+    def __init__(self, scores: Callable[[list[Any]], Mapping[str, Any]]) -> None:
+        self.scores = scores
+        self.reset()
+
+    def reset(self) -> None:
+        self.values: list[Any] = []
+
+    def update(self, value: Any) -> None:
+        self.values.append(value)
+
+    def results(self) -> dict[str, Any]:
+        return dict(self.scores(self.values)) if self.values else {}
 
 
 STORED_CLASSES: dict[str, type[Meter]] = {
@@ -258,6 +285,9 @@ class MetersDict(OrderedDict):
 
     ``meters[key] = (priority, meter)`` adds one; a key cannot be replaced.
     """
+
+    collects = False
+    """Whether a `CollectingMeter` may be added: this dictionary sees one whole pass over a data set."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.priorities: list[tuple[int, int, str]] = []
@@ -276,11 +306,11 @@ class MetersDict(OrderedDict):
         self[key] = (priority, meter)  # type: ignore[assignment]
 
     def state_dict(self) -> list[tuple[int, str, str, dict[str, Any]]]:
-        """``[(priority, key, class name, meter state), ...]`` in printing order; derived meters are left out."""
+        """``[(priority, key, class name, meter state), ...]`` in printing order, of those that are stored."""
         return [
             (priority, key, type(self[key]).__name__, self[key].state_dict())
             for priority, _, key in self.priorities
-            if not isinstance(self[key], _DerivedMeter)
+            if getattr(self[key], "stored", True)
         ]
 
     def load_state_dict(self, state_dict: list[tuple[int, str, str, dict[str, Any]]]) -> None:
@@ -300,7 +330,13 @@ class MetersDict(OrderedDict):
 
     def get_smoothed_values(self) -> OrderedDict[str, Any]:
         """All values to print; names that begin with an underscore are private."""
-        return OrderedDict((key, self.get_smoothed_value(key)) for key in self if not key.startswith("_"))
+        values: OrderedDict[str, Any] = OrderedDict()
+        for key, meter in self.items():
+            if isinstance(meter, CollectingMeter):
+                values.update(meter.results())
+            elif not key.startswith("_"):
+                values[key] = self.get_smoothed_value(key)
+        return values
 
     def reset(self) -> None:
         """Reset every meter, keep them all."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from fairseq.logging.meters import (
     AverageMeter,
+    CollectingMeter,
     ConcatTensorMeter,
     Meter,
     MetersDict,
@@ -47,11 +48,12 @@ reset()
 
 
 @contextlib.contextmanager
-def aggregate(name: str | None = None, new_root: bool = False) -> Iterator[MetersDict]:
+def aggregate(name: str | None = None, new_root: bool = False, collect: bool = False) -> Iterator[MetersDict]:
     """Collect what is logged inside; also usable as a decorator.
 
     Entering the same name again, nested or later, goes on with the same meters; without a name they are temporary.
-    ``new_root`` hides the block from all the aggregators around it, ``default`` included.
+    ``new_root`` hides the block from all the aggregators around it, ``default`` included. ``collect`` says that the block is
+    one whole pass over a data set, so that `log_collected` keeps its values.
     """
     if name == "default":
         raise ValueError("aggregator 'default' is always active; give the block another name")
@@ -61,6 +63,7 @@ def aggregate(name: str | None = None, new_root: bool = False) -> Iterator[Meter
     else:
         meters = _aggregators.setdefault(name, MetersDict())
 
+    meters.collects = meters.collects or collect
     outer = (_active_aggregators.copy(), _active_aggregators_cnt.copy()) if new_root else None
     if new_root:
         _active_aggregators.clear()
@@ -109,6 +112,19 @@ def log_concat_tensor(key: str, value: Any, priority: int = 10, dim: int = 0) ->
     """Append a tensor along ``dim``."""
     for meter, _ in _meters(key, lambda: ConcatTensorMeter(dim=dim), priority):
         meter.update(value)
+
+
+def log_collected(key: str, value: Any, scores: Callable[[list[Any]], Any], priority: int = 20) -> None:
+    """Keep ``value`` until the end of the pass, when ``scores`` turns the list of all values into results by name.
+
+    For what is no average over batches: F1, correlations. Only an ``aggregate(collect=True)`` keeps anything; in
+    training, and in the aggregators that live on after a validation, nothing is collected. ``key`` is not printed.
+    """
+    for aggregator in get_active_aggregators():
+        if aggregator.collects:
+            if key not in aggregator:
+                aggregator.add_meter(key, CollectingMeter(scores), priority)
+            aggregator[key].update(value)
 
 
 def log_derived(key: str, fn: Callable[[MetersDict], Any], priority: int = 20) -> None:

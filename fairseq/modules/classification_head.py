@@ -1,4 +1,4 @@
-"""The head for sentence-level tasks.
+"""The head for sentence-level tasks, and how features of tokens become those of a sentence.
 
 Legend: B batch, T tokens, C channels, I inner width, K classes.
 """
@@ -11,9 +11,23 @@ from fairseq.modules.activations import get_activation_fn
 from fairseq.registry import HEADS
 
 
+def pool(features: Tensor, pooling: str, padding_mask: Tensor | None = None) -> Tensor:
+    """Features (B, T, C) of tokens to (B, C): the first token's, the mean of all, or the mean without padding.
+
+    ``padding_mask`` (B, T) is True at padding; None: there is none. ``mean`` counts padding like any token, as the code
+    that used it did, so that its result depends on the batch; ``masked_mean`` does not.
+    """
+    if pooling == "first":
+        return features[:, 0, :]
+    if pooling == "mean" or padding_mask is None:
+        return features.mean(dim=1)
+    kept = padding_mask.logical_not().unsqueeze(-1).to(features.dtype)
+    return (features * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+
+
 @HEADS.register("classification")
 class RobertaClassificationHead(nn.Module):
-    """Logits (B, K) from the first token of features (B, T, C): dropout, dense, activation, dropout, projection."""
+    """Logits (B, K) of features (B, T, C): pooling, dropout, dense, activation, dropout, projection."""
 
     def __init__(
         self,
@@ -23,17 +37,20 @@ class RobertaClassificationHead(nn.Module):
         activation_fn: str,
         pooler_dropout: float,
         do_spectral_norm: bool = False,
+        pooling: str = "first",
     ) -> None:
         super().__init__()
         self.dense = nn.Linear(input_dim, inner_dim)
         self.activation_fn = get_activation_fn(activation_fn)
         self.dropout = nn.Dropout(p=pooler_dropout)
         self.out_proj = nn.Linear(inner_dim, num_classes)
+        self.pooling = pooling
         if do_spectral_norm:
             # The old form, because its parameters are the ones in old files: weight_orig, weight_u, weight_v.
             self.out_proj = nn.utils.spectral_norm(self.out_proj)
 
-    def forward(self, features: Tensor, **unused: object) -> Tensor:
-        x = self.dropout(features[:, 0, :])
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: object) -> Tensor:
+        """``padding_mask`` (B, T) is True at padding."""
+        x = self.dropout(pool(features, self.pooling, padding_mask))
         x = self.dropout(self.activation_fn(self.dense(x)))
         return self.out_proj(x)

@@ -60,3 +60,65 @@ class MaskedLMConfig(FairseqDataclass):
         "leave <mask> out of the dictionary; masked positions carry the id after its last symbol (for zero masking)",
         alias="--omit-mask-and-pad",
     )
+
+
+@dataclass(kw_only=True)
+class SentenceTaskConfig(FairseqDataclass):
+    """What the tasks on whole sentences have in common."""
+
+    data: str = option(MISSING, "directory with input0, input1, ... and label, each as fairseq-preprocess writes it")
+    num_classes: int = option(-1, "number of classes (regression: of values; ranking: of choices); must be given")
+    init_token: int | None = option(None, "id put before every example (0: <s>)")
+    separator_token: int | None = option(None, "id put before the second sentence (2: </s>)")
+    no_shuffle: bool = option(False, "keep the order of the files")
+    shorten_method: str = option(
+        "none",
+        "what happens to examples of more than max-positions tokens (none: they are left out of training)",
+        choices=SHORTEN_METHODS,
+    )
+    shorten_data_split_list: str = option(
+        "", 'comma-separated splits that are shortened, e.g. "train,valid"; empty: all'
+    )
+    max_positions: int = option(512, "longest example in tokens; the model's max-positions follows")
+    seed: int = II("common.seed")
+    omit_mask: bool = option(
+        False,
+        "leave <mask> out of the dictionary, as models with zero masking were pretrained",
+        alias="--omit-mask-and-pad",
+    )
+
+
+@dataclass(kw_only=True)
+class SentencePredictionConfig(SentenceTaskConfig):
+    """Classification of, or regression on, sentences and pairs of sentences."""
+
+    add_prev_output_tokens: bool = option(False, "also give the model the tokens rotated right by one")
+    regression_target: bool = II("criterion.regression_target")
+    classification_head_name: str = II("criterion.classification_head_name")
+    multi_label: bool = option(
+        False, "an example may have several labels, or none (one line, separated by spaces)", new=True
+    )
+
+
+@dataclass(kw_only=True)
+class SentenceRankingConfig(SentenceTaskConfig):
+    """Choosing among ``num_classes`` candidates, each scored together with the context."""
+
+    max_option_length: int | None = option(None, "candidates are cut to so many tokens, init-token included")
+    ranking_head_name: str = II("criterion.ranking_head_name")
+
+
+@dataclass(kw_only=True)
+class MultipleChoiceConfig(SentenceRankingConfig):
+    """As ranking; also reads CommonsenseQA's files (DATA/train.jsonl, DATA/dict.txt), which are encoded with --bpe."""
+
+    context_first: bool = option(
+        False, "context before candidate (SWAG) instead of candidate before context (RACE)", new=True
+    )
+
+
+@dataclass(kw_only=True)
+class CommonsenseQAConfig(MultipleChoiceConfig):
+    """CommonsenseQA: five choices."""
+
+    num_classes: int = option(5, "number of choices")

@@ -81,9 +81,9 @@ def _evaluate_subset(
             sample = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), sample)
             batch = precision.cast_sample(sample, mode)
             _, _, logging_output = task.valid_step(batch, model, criterion)
-            progress.log(logging_output, step=step)
+            progress.log({key: value for key, value in logging_output.items() if not key.startswith("_")}, step=step)
             outputs.append(logging_output)
-    with metrics.aggregate() as meters:
+    with metrics.aggregate(collect=True) as meters:
         task.reduce_metrics(outputs, criterion)
         stats = meters.get_smoothed_values()
     progress.print(stats, tag=subset, step=step)

@@ -44,7 +44,7 @@ def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: s
     if most is not None and not cfg.dataset.exact_valid_steps:
         most += 1  # as the original evaluates, so that validation values stay comparable
     # A new root, so that nothing of the pass leaks into the training meters.
-    with metrics.aggregate(new_root=True) as meters:
+    with metrics.aggregate(new_root=True, collect=True) as meters:
         for i, sample in enumerate(progress):
             if most is not None and i >= most:
                 break

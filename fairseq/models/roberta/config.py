@@ -12,6 +12,7 @@ from typing import Any
 from fairseq.dataclass.base import FairseqDataclass, option
 
 ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused")
+POOLINGS = ("first", "mean", "masked_mean")
 ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear")
 
 
@@ -82,6 +83,12 @@ class RobertaConfig(FairseqDataclass):
     )
 
     # Heads
+    pooling: str = option(
+        "first",
+        "what classification heads see: the first token, the mean of all tokens, or the mean without padding",
+        choices=POOLINGS,
+        new=True,
+    )
     untie_weights_roberta: bool = option(False, "an output projection of its own instead of the token embeddings")
     load_checkpoint_heads: bool = option(False, "also load the classification heads of a checkpoint")
     spectral_norm_classification_head: bool = option(False, "spectral norm on the classification heads")

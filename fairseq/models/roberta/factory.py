@@ -13,7 +13,7 @@ from torch import nn
 from fairseq.dataclass import legacy
 from fairseq.errors import ConfigError
 from fairseq.models.pruning import parse_layers
-from fairseq.models.roberta.config import ACTIVATIONS, ATTENTION_BACKENDS, RobertaConfig
+from fairseq.models.roberta.config import ACTIVATIONS, ATTENTION_BACKENDS, POOLINGS, RobertaConfig
 from fairseq.modules.attention_bias import AttentionBias
 from fairseq.modules.embeddings import TokenEmbedding
 from fairseq.modules.encoder import Encoder, EncoderOptions
@@ -62,6 +62,7 @@ def check_sizes(config: RobertaConfig) -> None:
         ("activation_fn", ACTIVATIONS),
         ("pooler_activation_fn", ACTIVATIONS),
         ("attention_backend", ATTENTION_BACKENDS),
+        ("pooling", POOLINGS),
     ):
         value = getattr(config, name)
         if value not in known:
@@ -165,6 +166,7 @@ def build_classification_head(config: RobertaConfig, num_classes: int, inner_dim
         config.pooler_activation_fn,
         config.pooler_dropout,
         config.spectral_norm_classification_head,
+        config.pooling,
     )
 
 

@@ -186,7 +186,9 @@ class RobertaModel(FairseqEncoderModel):
         if classification_head_name is not None:
             head = self._head(classification_head_name)
             x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
-            return head(x), extra
+            given = kwargs.get("padding_mask")
+            padding = src_tokens.eq(self.encoder.padding_idx) if given is None else given.bool()
+            return head(x, padding_mask=padding), extra
         return self.encoder(src_tokens, features_only, return_all_hiddens, **kwargs)
 
     def extract_features(self, src_tokens: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:

@@ -1,0 +1,135 @@
+"""`SentenceTask`: what classification, ranking and multiple choice have in common."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+from fairseq.data.attributes import IdDataset, NumelDataset, NumSamplesDataset
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.nested_dictionary_dataset import NestedDictionaryDataset
+from fairseq.data.sentence_pairs import in_random_order, load_dictionary
+from fairseq.data.shorten_dataset import maybe_shorten_dataset
+from fairseq.dataclass.base import is_interpolation
+from fairseq.errors import ConfigError, DataNotFoundError
+from fairseq.tasks.fairseq_task import FairseqTask
+
+logger = logging.getLogger("fairseq.tasks.sentence_task")
+
+MASK = "<mask>"
+
+
+class SentenceTask(FairseqTask):
+    """A task on whole sentences; ``cfg`` is a `SentenceTaskConfig` or anything with its attributes.
+
+    ``mask_idx`` is the id of ``<mask>``, as in pretraining, so that ``fill_mask`` works on fine-tuned models too.
+    """
+
+    criterion_name = ""
+    """The criterion that the task needs."""
+
+    def __init__(self, cfg: Any, dictionary: Dictionary) -> None:
+        super().__init__(cfg)
+        self.dictionary = dictionary
+        self.mask_idx = len(dictionary) if omits_mask(cfg) else dictionary.add_symbol(MASK)
+
+    @classmethod
+    def load_input_dictionary(cls, cfg: Any, *path: str) -> Dictionary:
+        """The dictionary of the input at ``path`` in the data directory, with ``<mask>`` unless ``cfg`` omits it."""
+        check_data_directory(cfg.data)
+        dictionary = load_dictionary(os.path.join(cfg.data, *path, "dict.txt"), None if omits_mask(cfg) else MASK)
+        logger.info("[input] dictionary: %d types", len(dictionary))
+        return dictionary
+
+    def has_sharded_data(self, split: str) -> bool:
+        return False
+
+    def shorten(self, tokens: Any, split: str) -> Any:
+        """``tokens`` cut to ``max_positions`` as the configuration says."""
+        cfg = self.cfg
+        return maybe_shorten_dataset(
+            tokens, split, cfg.shorten_data_split_list, cfg.shorten_method, cfg.max_positions, self.seed
+        )
+
+    def keep(self, split: str, members: dict[str, Any], counted: Any, sizes: Any) -> Any:
+        """Make ``members`` the data set of ``split``, with ids and the counts of sentences and of ``counted`` tokens."""
+        nested = NestedDictionaryDataset(
+            {
+                "id": IdDataset(),
+                **members,
+                "nsentences": NumSamplesDataset(),
+                "ntokens": NumelDataset(counted, reduce=True),
+            },
+            sizes=[sizes],
+        )
+        self.datasets[split] = in_random_order(nested, self.seed, self.cfg.no_shuffle)
+        logger.info("Loaded %s with #samples: %d", split, len(nested))
+        return self.datasets[split]
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """The model, made for ``max_positions`` of the task, with the task's head."""
+        if isinstance(cfg, DictConfig):
+            with open_dict(cfg):
+                cfg.max_positions = self.cfg.max_positions
+        else:
+            cfg.max_positions = self.cfg.max_positions
+        model = super().build_model(cfg, from_checkpoint)
+        self.add_head(model)
+        return model
+
+    def add_head(self, model: Any) -> None:
+        """Register the head that the criterion reads."""
+        raise NotImplementedError
+
+    def build_criterion(self, cfg: Any) -> Any:
+        criterion = super().build_criterion(cfg)
+        name = getattr(cfg, "_name", None)
+        if name == "masked_lm" or (name in ("sentence_prediction", "sentence_ranking") and name != self.criterion_name):
+            raise ConfigError(
+                f"the criterion {name} does not fit the task: choose --criterion {self.criterion_name} "
+                f"(criterion={self.criterion_name})"
+            )
+        return criterion
+
+    @property
+    def seed(self) -> int:
+        # A configuration object made by hand still holds the reference to common.seed; 1 is its default.
+        return 1 if is_interpolation(self.cfg.seed) else self.cfg.seed
+
+    def max_positions(self) -> int:
+        return self.cfg.max_positions
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        return self.dictionary
+
+
+def omits_mask(cfg: Any) -> bool:
+    """Whether ``<mask>`` stays out of the dictionary; the option had another name before October 2022."""
+    return bool(getattr(cfg, "omit_mask", False) or getattr(cfg, "omit_mask_and_pad", False))
+
+
+def check_data_directory(data: str) -> None:
+    """Raise DataNotFoundError when there is no directory ``data``."""
+    if not os.path.isdir(data):
+        raise DataNotFoundError(f"data directory not found: {data}; give the directory that holds input0 and label")
+
+
+def check_num_classes(cfg: Any, what: str) -> None:
+    """Raise ConfigError when the number of classes was not given."""
+    if not isinstance(cfg.num_classes, int) or cfg.num_classes < 1:
+        raise ConfigError(
+            f"task.num_classes (--num-classes) must be set to {what}, at least 1, but is {cfg.num_classes}"
+        )
+
+
+def followed(value: Any, default: Any) -> Any:
+    """``value``, or ``default`` for a reference to another section that was never resolved (configurations by hand)."""
+    return default if value is None or is_interpolation(value) else value
