@@ -7,13 +7,13 @@ beside WNLI and the diagnostic set (AX), which it leaves out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fairseq.data.downstream.formats import FORMATS
 from fairseq.data.downstream.layout import CLASSES, VALUES, Example, Job, Split, Written
 from fairseq.data.downstream.layout import write as write_layout
-from fairseq.data.downstream.plain import Label, find_splits, scaled
+from fairseq.data.downstream.plain import Label, find_splits, prediction_flags, scaled
 from fairseq.data.downstream.reading import first_existing, one_of, place, read_lines
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from fairseq.registry import nearest
@@ -48,6 +48,7 @@ class GlueTask:
     metrics: tuple[str, ...]
     submissions: dict[str, str]
     trains: bool = True  # False: a test set for the model of another task
+    empty_texts: bool = False  # True: the real data has pairs with one empty text
 
     @property
     def regression(self) -> bool:
@@ -104,7 +105,7 @@ TASKS: dict[str, GlueTask] = {
         GlueTask("SST-2", _three((1,), 2, (2,)), _BINARY, ("accuracy",), {"test": "SST-2.tsv"}),
         GlueTask("MRPC", _MRPC, _BINARY, _F1, {"test": "MRPC.tsv"}),
         GlueTask("STS-B", _three((8, 9), 10), (), _PEARSON, {"test": "STS-B.tsv"}),
-        GlueTask("QQP", _three((4, 5), 6, (2, 3)), _BINARY, _F1, {"test": "QQP.tsv"}),
+        GlueTask("QQP", _three((4, 5), 6, (2, 3)), _BINARY, _F1, {"test": "QQP.tsv"}, empty_texts=True),
         GlueTask("MNLI", _MNLI, _MNLI_LABELS, ("accuracy",), {"test": "MNLI-m.tsv", "test1": "MNLI-mm.tsv"}),
         GlueTask("QNLI", _three((2, 3), 4), _ENTAILMENT, ("accuracy",), {"test": "QNLI.tsv"}),
         GlueTask("RTE", _three((2, 3), 4), _ENTAILMENT, ("accuracy",), {"test": "RTE.tsv"}),
@@ -164,6 +165,7 @@ def write(job: Job) -> Written:
         raise DataNotFoundError(f"{job.data_dir} has neither a folder {task.name} with {names} nor these files")
     reader = _Reader(task, folder)
     splits = list(reader.splits()) or list(find_splits(folder, job.settings is not None, reader.label))
+    job = replace(job, keep_empty=job.keep_empty or task.empty_texts)
     written = write_layout(job, splits, VALUES if task.regression else CLASSES)
     missing = {split.name for split in task.splits} - {split.name for split in splits}
     for split in task.splits:
@@ -172,6 +174,8 @@ def write(job: Job) -> Written:
     written.notes += [
         f"{path}: {count} rows with too few columns are left out" for path, count in reader.dropped.items()
     ]
+    if task.trains:
+        written.train_with = prediction_flags(task.num_classes, task.regression)
     return written
 
 

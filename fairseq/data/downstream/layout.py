@@ -32,15 +32,20 @@ from fairseq.errors import DataError
 
 CLASSES = "classes"  # labels are names of classes
 VALUES = "values"  # labels are numbers, kept as text
+CHOICES = "choices"  # labels are the numbers of right choices from 0, kept as text
 
 
 @dataclass(frozen=True)
 class Example:
-    """The texts of one example and its label (None: this split has none), with the ``line`` they came from."""
+    """The texts of one example and its label (None: this split has none), with the ``line`` they came from.
+
+    ``path``: the file, where a split has several.
+    """
 
     line: int
     texts: tuple[str, ...]
     label: str | None = None
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -56,38 +61,40 @@ class Split:
     text_paths: tuple[Path, ...] = ()
     label_path: Path | None = None
 
-    def label_place(self, line: int) -> str:
-        return place(self.label_path or self.path, line)
+    def label_place(self, example: Example) -> str:
+        return place(example.path or self.label_path or self.path, example.line)
 
-    def text_place(self, line: int, number: int) -> str:
-        """Where text ``number`` of a line is; which of several it is when they share the line."""
+    def text_place(self, example: Example, number: int) -> str:
+        """Where text ``number`` of an example is; which of several it is when they share the line."""
         if self.text_paths:
-            return place(self.text_paths[number], line)
-        return f"{place(self.path, line)}, text {number + 1}"
+            return place(self.text_paths[number], example.line)
+        where = place(example.path or self.path, example.line)
+        return where if len(example.texts) == 1 else f"{where}, text {number + 1}"
 
 
 @dataclass
 class SplitSummary:
-    """What was written for ``split``: tokens (ends of texts included) and unknown ones of all inputs together."""
+    """What was written for one split: tokens (ends of texts included) and unknown ones of all inputs together."""
 
-    split: Split
+    name: str
+    path: Path
     rows: int = 0
     tokens: int = 0
     unknown: int = 0
     labels: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def name(self) -> str:
-        return self.split.name
-
 
 @dataclass
 class Written:
-    """What a format wrote, for the table that the command prints; ``notes`` are sentences about oddities."""
+    """What a format wrote, for the table that the command prints.
+
+    ``notes`` are sentences about oddities; ``train_with`` are the flags of ``fairseq-train`` for such data.
+    """
 
     splits: list[SplitSummary] = field(default_factory=list)
     kind: str = CLASSES
     notes: list[str] = field(default_factory=list)
+    train_with: str = ""
 
 
 @dataclass
@@ -97,7 +104,8 @@ class Job:
     ``data_dir`` is read and the (empty, existing) directory ``dest`` is filled; the command publishes it afterwards.
     ``settings``: of a sub-word encoder, None when the texts consist of symbols of ``dictionary``; ``bpe`` is the encoder,
     built when first asked for. ``variant``: what follows the slash of ``--task``. ``options``: the format's own.
-    ``label_dictionary``: the classes of a model that exists already, instead of counting them.
+    ``label_dictionary``: the classes of a model that exists already, instead of counting them. ``keep_empty``: an
+    example may have an empty text beside others.
     """
 
     data_dir: Path
@@ -157,16 +165,16 @@ class _Texts:
     def __init__(self, job: Job, scratch: Path) -> None:
         self._job, self._scratch = job, scratch
         self.inputs = 0  # texts of an example, known after the first
-        self.first_seen: dict[tuple[str, str], int] = {}  # (split, label) -> line
+        self.first_seen: dict[tuple[str, str], str] = {}  # (split, label) -> place
 
     def file(self, split: str, column: str) -> Path:
         return self._scratch / f"{split}.{column}"
 
     def add(self, split: Split, notes: list[str]) -> SplitSummary:
         """Write the columns of ``split``."""
-        summary = SplitSummary(split)
+        summary = SplitSummary(split.name, split.path)
         sample = Sample(split.path, self._job.dictionary, self._job.settings is not None)
-        empty: list[int] = []
+        empty: list[str] = []
         with ExitStack() as stack:
             handles: list[Any] = []
             labels = stack.enter_context(self.file(split.name, "label").open("w", encoding="utf-8", newline="\n"))
@@ -177,7 +185,7 @@ class _Texts:
                         stack.enter_context(self.file(split.name, name).open("w", encoding="utf-8", newline="\n"))
                         for name in names
                     ]
-                self._check(split, example, len(handles), empty)
+                self._check(split, example, empty)
                 self._count_label(split, example, summary)
                 for handle, text in zip(handles, example.texts, strict=True):
                     line = text.replace("\r", " ").replace("\n", " ")
@@ -190,42 +198,39 @@ class _Texts:
             raise DataError(f"{split.path} has no examples")
         sample.check(self._job.bpe)
         if empty:
-            notes.append(f"{split.path}: {len(empty)} empty texts are kept, the first in line {empty[0]}")
+            notes.append(f"{len(empty)} examples of {split.name} have an empty text, the first in {empty[0]}")
         return summary
 
     def _inputs(self, split: Split, example: Example) -> int:
-        found = len(example.texts)
-        self.inputs = self.inputs or found
-        if found != self.inputs:
-            raise DataError(f"{place(split.path, example.line)}: {found} texts, but other files have {self.inputs}")
-        return found
+        self.inputs = self.inputs or len(example.texts)
+        return self.inputs
 
-    def _check(self, split: Split, example: Example, inputs: int, empty: list[int]) -> None:
-        if len(example.texts) != inputs:
-            raise DataError(
-                f"{place(split.path, example.line)}: {len(example.texts)} texts, but the lines before have {inputs}"
-            )
-        for number, text in enumerate(example.texts):
-            if not text.strip():
-                if not self._job.keep_empty:
-                    raise DataError(
-                        f"{split.text_place(example.line, number)}: the text is empty; remove the line,"
-                        " or keep such lines with --keep-empty"
-                    )
-                empty.append(example.line)
+    def _check(self, split: Split, example: Example, empty: list[str]) -> None:
+        found = len(example.texts)
+        if found != self.inputs:
+            where = place(example.path or split.path, example.line)
+            raise DataError(f"{where}: this example has {found} texts, but the first has {self.inputs}")
+        bare = [number for number, text in enumerate(example.texts) if not text or text.isspace()]
+        if not bare:
+            return
+        where = split.text_place(example, bare[0])
+        if len(bare) == found or not self._job.keep_empty:
+            also = "" if len(bare) == found else ", or keep examples with one empty text with --keep-empty"
+            raise DataError(f"{where}: the text is empty; remove the example{also}")
+        empty.append(where)
 
     def _count_label(self, split: Split, example: Example, summary: SplitSummary) -> None:
         """Labels are counted as they are written: ``a b`` is one set of classes in the table."""
         if (example.label is None) != (not summary.labels) and summary.rows:
             raise DataError(
-                f"{split.label_place(example.line)}: this line has {'no' if example.label is None else 'a'} label,"
+                f"{split.label_place(example)}: this line has {'no' if example.label is None else 'a'} label,"
                 " unlike those before it"
             )
         if example.label is not None:
             if not example.label.strip():
-                raise DataError(f"{split.label_place(example.line)}: the label is missing")
+                raise DataError(f"{split.label_place(example)}: the label is missing")
             summary.labels[example.label] += 1
-            self.first_seen.setdefault((split.name, example.label), example.line)
+            self.first_seen.setdefault((split.name, example.label), split.label_place(example))
 
 
 def _write_inputs(job: Job, texts: _Texts, written: Written, scratch: str) -> None:
@@ -243,7 +248,7 @@ def _write_inputs(job: Job, texts: _Texts, written: Written, scratch: str) -> No
 
 def _check_rows(split: SplitSummary, summary: Summary) -> None:
     if summary.num_seq != split.rows:
-        raise RuntimeError(f"{split.split.path} has {split.rows} examples, but {summary.num_seq} were written: a bug")
+        raise RuntimeError(f"{split.path} has {split.rows} examples, but {summary.num_seq} were written: a bug")
 
 
 def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> None:
@@ -254,7 +259,7 @@ def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> N
     dictionary = job.label_dictionary or _count_classes(labelled[0])
     if labelled and labelled[0].name != "train" and job.label_dictionary is None:
         written.notes.append(
-            f"there is no training split, so classes are numbered by their frequency in {labelled[0].split.path};"
+            f"there is no training split, so classes are numbered by their frequency in {labelled[0].path};"
             " for a model trained elsewhere give its label/dict.txt with --label-dict"
         )
     folder = job.dest / "label"
@@ -267,7 +272,7 @@ def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> N
                 if name not in dictionary:
                     known = [word for word in dictionary.symbols[dictionary.nspecial :] if not _is_padding(word)]
                     raise DataError(
-                        f"{split.split.label_place(texts.first_seen[split.name, label])}: the label {name!r} is not among"
+                        f"{texts.first_seen[split.name, label]}: the label {name!r} is not among"
                         f" those of the {'label dictionary' if job.label_dictionary else 'training data'}"
                         f" ({', '.join(known)})"
                     )

@@ -41,7 +41,19 @@ def write(job: Job) -> Written:
     splits = list(find_splits(job.data_dir, job.settings is not None, label))
     if not splits:
         raise DataNotFoundError(f"{job.data_dir} has no train.raw.input0, train.input0 or the like of dev and test")
-    return write_layout(job, splits, VALUES if job.options.regression_target else CLASSES)
+    written = write_layout(job, splits, VALUES if job.options.regression_target else CLASSES)
+    labels = written.splits[0].labels
+    if labels:
+        regression = job.options.regression_target
+        classes = len(next(iter(labels)).split()) if regression else len({n for label in labels for n in label.split()})
+        written.train_with = prediction_flags(classes, regression)
+    return written
+
+
+def prediction_flags(num_classes: int, regression: bool) -> str:
+    """The flags of ``fairseq-train`` for classification, or regression on ``num_classes`` values."""
+    flags = f"--task sentence_prediction --criterion sentence_prediction --num-classes {num_classes}"
+    return flags + " --regression-target" if regression else flags
 
 
 def as_it_is(text: str, path: Path, line: int) -> str:

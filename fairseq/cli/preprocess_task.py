@@ -1,0 +1,212 @@
+"""``fairseq-preprocess-task``: the files of a downstream data set in one step to what fine-tuning reads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairseq.cli.bpe_options import add_bpe_options, bpe_settings, find_dictionary
+from fairseq.cli.common import byte_progress, run_command
+from fairseq.data.downstream.formats import FORMATS
+from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
+from fairseq.dataclass.user_module import import_user_module
+from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
+from fairseq.registry import BPES
+
+if TYPE_CHECKING:
+    from fairseq.data.downstream.layout import Job, SplitSummary, Written
+
+PROGRAM = "fairseq-preprocess-task"
+_SHOWN_LABELS = 6
+_MADE = re.compile(r"input\d+|label")
+_EXAMPLES = """\
+tasks:
+  glue/RTE        one task of GLUE, from its own TSV files (also CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, WNLI, AX)
+  glue            every task of GLUE that is in --data-dir, into DEST/RTE-bin and so on
+  race, commonsense_qa, swag, squad, conll
+                  these data sets, from their own JSON, CSV or column files
+  plain           one text or label a line: train.raw.input0, train.raw.input1, train.label, the same with dev and test
+
+examples:
+  fairseq-preprocess-task --task glue/RTE --data-dir GLUE --dest RTE-bin --bpe gpt2 --srcdict dict.txt
+  fairseq-preprocess-task --task plain --data-dir reviews --dest reviews-bin --bpe sentencepiece \\
+      --sentencepiece-model xlmr/sentencepiece.bpe.model
+Then: fairseq-train RTE-bin --task sentence_prediction --restore-file model.pt ...
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options of the command, of every format and of every encoder."""
+    parser = FairseqParser(
+        prog=PROGRAM,
+        description="Turn the files of a downstream data set into the directory that fine-tuning reads: texts are"
+        " encoded, binarised and numbered by the model's dictionary, labels by their frequency.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--task", required=True, help="the data set, see below")
+    parser.add_argument("--data-dir", required=True, metavar="DIR", help="where its files are")
+    parser.add_argument("--dest", required=True, metavar="DIR", help="the directory to make")
+    parser.add_argument(
+        "--bpe", choices=BPES.names(), help="how texts become pieces; leave out for texts of dictionary symbols"
+    )
+    parser.add_argument(
+        "--srcdict",
+        metavar="FILE",
+        help="dictionary of the model to fine-tune; default: dict.txt beside the files of --bpe, and RoBERTa's own"
+        " (downloaded) for --bpe gpt2 without files",
+    )
+    parser.add_argument(
+        "--label-dict",
+        metavar="FILE",
+        help="number the classes as this label/dict.txt does, instead of by their frequency in the training split",
+    )
+    parser.add_argument("--workers", type=int, default=_processors(), metavar="N", help="processes (%(default)s)")
+    parser.add_argument(
+        "--keep-empty", action="store_true", help="keep examples with one empty text beside others (default: refuse)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run made in --dest")
+    parser.add_argument("--no-progress-bar", action="store_true", help="show no bars")
+    parser.add_argument("--user-dir", metavar="DIR", help="import this plugin directory first")
+    options = parser.add_argument_group("options of single tasks")
+    for config in {FORMATS.config_class(name): None for name in FORMATS.names()}:
+        if config is not None:
+            gen_parser_from_dataclass(options, config())
+    add_bpe_options(parser)
+    return parser
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main(args: argparse.Namespace) -> None:
+    """Make ``args.dest``, which appears only when everything has succeeded. Raises FairseqError."""
+    import_user_module(args)
+    if args.workers < 1:
+        raise ConfigError(f"--workers must be at least 1, but is {args.workers}")
+    data_dir = Path(args.data_dir)
+    if not data_dir.exists():
+        raise DataNotFoundError(f"directory not found: {data_dir} (given as --data-dir)")
+    name, _, variant = args.task.partition("/")
+    write = FORMATS.get(name)
+    targets = _glue_targets(args, data_dir, variant) if name == "glue" else [(variant, Path(args.dest))]
+    for _, dest in targets:
+        _check_dest(dest, args.overwrite)
+    job = _job(args, name)
+    for variant, dest in targets:
+        started = time.perf_counter()
+        try:
+            written = _publish(write, job, variant, dest)
+        except OSError as error:
+            if isinstance(error, FairseqError):
+                raise
+            raise DataError(f"cannot write {dest}: {error.strerror or error}") from error
+        print_table(written, dest, time.perf_counter() - started)
+
+
+def _glue_targets(args: argparse.Namespace, data_dir: Path, variant: str) -> list[tuple[str, Path]]:
+    """(task, directory to make): one named task goes to ``--dest`` itself, several to folders in it."""
+    from fairseq.data.downstream.glue import TASKS, find_task, present
+
+    if variant.lower() not in ("", "all"):
+        return [(find_task(variant).name, Path(args.dest))]
+    found = present(data_dir)
+    if not found:
+        raise DataNotFoundError(f"{data_dir} has no folder of a GLUE task ({', '.join(TASKS)})")
+    return [(task.name, Path(args.dest) / f"{task.name}-bin") for task in found]
+
+
+def _check_dest(dest: Path, overwrite: bool) -> None:
+    if dest.exists() and not dest.is_dir():
+        raise ConfigError(f"--dest {dest} is a file; give a directory")
+    if dest.is_dir() and not overwrite:
+        found = sorted(entry.name for entry in dest.iterdir() if _MADE.fullmatch(entry.name))
+        if found:
+            raise ConfigError(
+                f"{dest} has {', '.join(found)} already; replace it with --overwrite, or give another --dest"
+            )
+
+
+def _job(args: argparse.Namespace, name: str) -> Job:
+    """What all targets share; data and destination are set for each."""
+    from fairseq.data.dictionary import Dictionary
+    from fairseq.data.downstream.layout import Job
+
+    config: Any = FORMATS.config_class(name)
+    return Job(
+        data_dir=Path(args.data_dir),
+        dest=Path(args.dest),
+        dictionary=Dictionary.load(find_dictionary(args.srcdict, args)),
+        settings=bpe_settings(args),
+        workers=args.workers,
+        options=None if config is None else config.from_namespace(args),
+        keep_empty=args.keep_empty,
+        label_dictionary=None if args.label_dict is None else Dictionary.load(args.label_dict),
+        progress=byte_progress(args),
+    )
+
+
+def _publish(write: Any, job: Job, variant: str, dest: Path) -> Written:
+    """Write into a directory beside ``dest``, then move its content to its place."""
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    job.variant = variant
+    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-") as scratch:
+        job.dest = Path(scratch) / "new"
+        job.dest.mkdir()
+        written = write(job)
+        made = list(job.dest.iterdir())
+        dest.mkdir(exist_ok=True)
+        for old in dest.iterdir():
+            if _MADE.fullmatch(old.name) or old.name in {entry.name for entry in made}:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for entry in made:
+            os.replace(entry, dest / entry.name)
+    return written
+
+
+def print_table(written: Written, dest: Path, seconds: float) -> None:
+    """Splits with rows, tokens, the share of unknown tokens and the labels; then the notes."""
+    rows = [("split", "rows", "tokens", "unknown", "labels")]
+    for split in written.splits:
+        unknown = f"{100 * split.unknown / split.tokens:.2f} %" if split.tokens else "-"
+        rows.append((split.name, f"{split.rows:,}", f"{split.tokens:,}", unknown, _labels(split, written.kind)))
+    widths = [max(len(row[k]) for row in rows) for k in range(5)]
+    for name, *figures, labels in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(figures, widths[1:4], strict=True)]
+        print("  ".join([f"{name:<{widths[0]}}", *cells, labels]).rstrip())
+    sys.stdout.flush()
+    for note in written.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{dest}: done in {seconds:.1f} s")
+    if written.train_with:
+        print(f"train with: fairseq-train {dest} {written.train_with}")
+    print(flush=True)
+
+
+def _labels(split: SplitSummary, kind: str) -> str:
+    if not split.labels:
+        return "none"
+    if kind == "values":  # layout.VALUES
+        values = [float(value) for label in split.labels.elements() for value in label.split()]
+        return f"{min(values):g} to {max(values):g}, mean {sum(values) / len(values):.3g}"
+    counted = [f"{label} {count:,}" for label, count in split.labels.most_common(_SHOWN_LABELS)]
+    more = len(split.labels) - _SHOWN_LABELS
+    return ", ".join(counted) + (f" and {more} more" if more > 0 else "")
+
+
+def cli_main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    run_command(PROGRAM, lambda: main(get_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    cli_main()
