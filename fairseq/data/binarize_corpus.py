@@ -142,7 +142,8 @@ def _map_part(
 class CorpusWriter:
     """Binarise files with ``workers`` processes; temporary files go to the directory ``scratch``.
 
-    ``progress(path, size)`` makes an object with ``update(bytes)`` and ``close()``, such as a tqdm bar.
+    ``progress(path, size)`` makes an object with ``update(bytes)`` and ``close()``, such as a tqdm bar. ``source`` is the
+    encoder that ``text_format`` describes, when it is built already.
     """
 
     def __init__(
@@ -152,13 +153,14 @@ class CorpusWriter:
         scratch: str,
         impl: str = "mmap",
         progress: Callable[[str, int], Any] | None = None,
+        source: SymbolSource | None = None,
     ) -> None:
         self.text_format, self.workers, self.scratch, self.impl = text_format, max(1, workers), scratch, impl
         self._progress = progress
         self._spools: dict[str, list[SpooledPart]] = {}
         self._files = 0
         # Built once: forked workers share it. Words need a new one for each dictionary and file.
-        self._source = None if text_format.bpe is None else text_format.source(Dictionary())
+        self._source = source if source or text_format.bpe is None else text_format.source(Dictionary())
 
     def spool(self, path: str, dictionary: Dictionary) -> None:
         """Encode ``path`` and add its symbols to ``dictionary``; `write` will then not encode it again."""

@@ -5,7 +5,8 @@ A format is a function ``write(job: Job) -> Written`` (see `fairseq.data.downstr
     @FORMATS.register("race")
     def write(job: Job) -> Written: ...
 
-``Builtin`` may name a dataclass of options of its own; they become flags, and ``job.options`` is its instance.
+``Builtin`` may name a dataclass of options of its own (the decorator names it too); they become flags, and
+``job.options`` is its instance.
 """
 
 from __future__ import annotations

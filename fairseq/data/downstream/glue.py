@@ -7,7 +7,7 @@ beside WNLI and the diagnostic set (AX), which it leaves out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq.data.downstream.formats import FORMATS
@@ -165,8 +165,7 @@ def write(job: Job) -> Written:
         raise DataNotFoundError(f"{job.data_dir} has neither a folder {task.name} with {names} nor these files")
     reader = _Reader(task, folder)
     splits = list(reader.splits()) or list(find_splits(folder, job.settings is not None, reader.label))
-    job = replace(job, keep_empty=job.keep_empty or task.empty_texts)
-    written = write_layout(job, splits, VALUES if task.regression else CLASSES)
+    written = write_layout(job, splits, VALUES if task.regression else CLASSES, keep_empty=task.empty_texts)
     missing = {split.name for split in task.splits} - {split.name for split in splits}
     for split in task.splits:
         if split.name in missing:

@@ -27,6 +27,7 @@ from fairseq.data.binarize_lines import TextFormat
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.downstream.reading import place
 from fairseq.data.downstream.sample import Sample
+from fairseq.data.encoders.base import symbol_source
 from fairseq.data.encoders.build import build_bpe
 from fairseq.errors import DataError
 
@@ -130,15 +131,16 @@ class Job:
 
     def text_writer(self, scratch: str) -> CorpusWriter:
         """Binarises files of texts, one a line: through the encoder, on all workers."""
-        return CorpusWriter(TextFormat(self.settings), self.workers, scratch, progress=self.progress)
+        source = None if self.bpe is None else symbol_source(self.bpe)
+        return CorpusWriter(TextFormat(self.settings), self.workers, scratch, progress=self.progress, source=source)
 
     def word_writer(self, scratch: str) -> CorpusWriter:
         """Binarises files of words, such as labels."""
         return CorpusWriter(TextFormat(), self.workers, scratch)
 
 
-def write(job: Job, splits: Iterable[Split], kind: str = CLASSES) -> Written:
-    """Read ``splits`` once and fill ``job.dest``.
+def write(job: Job, splits: Iterable[Split], kind: str = CLASSES, keep_empty: bool = False) -> Written:
+    """Read ``splits`` once and fill ``job.dest``. ``keep_empty``: of this data set, as if the job said it.
 
     Raises DataError, naming file and line, for an example with another number of texts or without its label, for an
     empty text (unless ``job.keep_empty``) and for a class that training does not have; and for texts that are encoded
@@ -146,7 +148,7 @@ def write(job: Job, splits: Iterable[Split], kind: str = CLASSES) -> Written:
     """
     written = Written(kind=kind)
     with job.scratch() as scratch:
-        texts = _Texts(job, Path(scratch))
+        texts = _Texts(job, Path(scratch), keep_empty or job.keep_empty)
         for split in splits:
             written.splits.append(texts.add(split, written.notes))
         if not written.splits:
@@ -162,8 +164,8 @@ def write(job: Job, splits: Iterable[Split], kind: str = CLASSES) -> Written:
 class _Texts:
     """The columns of every split as files of one text a line, in ``scratch``."""
 
-    def __init__(self, job: Job, scratch: Path) -> None:
-        self._job, self._scratch = job, scratch
+    def __init__(self, job: Job, scratch: Path, keep_empty: bool) -> None:
+        self._job, self._scratch, self._keep_empty = job, scratch, keep_empty
         self.inputs = 0  # texts of an example, known after the first
         self.first_seen: dict[tuple[str, str], str] = {}  # (split, label) -> place
 
@@ -214,7 +216,7 @@ class _Texts:
         if not bare:
             return
         where = split.text_place(example, bare[0])
-        if len(bare) == found or not self._job.keep_empty:
+        if len(bare) == found or not self._keep_empty:
             also = "" if len(bare) == found else ", or keep examples with one empty text with --keep-empty"
             raise DataError(f"{where}: the text is empty; remove the example{also}")
         empty.append(where)

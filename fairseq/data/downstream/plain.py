@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import count, takewhile, zip_longest
 from pathlib import Path
 
+from fairseq.data.downstream.configs import PlainConfig
 from fairseq.data.downstream.formats import FORMATS
 from fairseq.data.downstream.layout import CLASSES, VALUES, Example, Job, Split, Written
 from fairseq.data.downstream.layout import write as write_layout
@@ -29,8 +30,8 @@ SPLITS = {
 }
 
 
-@FORMATS.register("sentence_prediction")
-@FORMATS.register("plain")
+@FORMATS.register("sentence_prediction", dataclass=PlainConfig)
+@FORMATS.register("plain", dataclass=PlainConfig)
 def write(job: Job) -> Written:
     """Every split that is there; a missing ``label`` file is a split without labels."""
     divisor = job.options.divide_labels_by
