@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fairseq.dataclass.base import II, FairseqDataclass, option
+from fairseq.dataclass.base import II, FairseqDataclass, follow, option
 
 
 @dataclass(kw_only=True)
@@ -36,4 +36,4 @@ class SentenceRankingConfig(FairseqDataclass):
 
     ranking_head_name: str = option("sentence_classification_head", "name of the ranking head")
     save_predictions: str | None = option(None, "file for the predictions: id, predicted choice and label a line")
-    num_classes: int = II("task.num_classes")
+    num_classes: int = follow("task.num_classes", -1)

@@ -46,6 +46,12 @@ def II(path: str) -> Any:
     return "${" + path + "}"
 
 
+def follow(path: str, otherwise: Any) -> Any:
+    """As :func:`II`, but ``otherwise`` where nothing has that path (a component may lack the setting)."""
+    text = {True: "true", False: "false", None: "null"}.get(otherwise, otherwise)
+    return "${oc.select:" + path + "," + str(text) + "}"
+
+
 def is_interpolation(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 

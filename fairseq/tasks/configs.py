@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fairseq.dataclass.base import II, MISSING, FairseqDataclass, option
+from fairseq.dataclass.base import II, MISSING, FairseqDataclass, follow, option
 
 BREAK_MODES = ("none", "complete", "complete_doc", "eos")
 SHORTEN_METHODS = ("none", "truncate", "random_crop")
@@ -93,8 +93,8 @@ class SentencePredictionConfig(SentenceTaskConfig):
     """Classification of, or regression on, sentences and pairs of sentences."""
 
     add_prev_output_tokens: bool = option(False, "also give the model the tokens rotated right by one")
-    regression_target: bool = II("criterion.regression_target")
-    classification_head_name: str = II("criterion.classification_head_name")
+    regression_target: bool = follow("criterion.regression_target", False)
+    classification_head_name: str = follow("criterion.classification_head_name", "sentence_classification_head")
     multi_label: bool = option(
         False, "an example may have several labels, or none (one line, separated by spaces)", new=True
     )
@@ -105,7 +105,7 @@ class SentenceRankingConfig(SentenceTaskConfig):
     """Choosing among ``num_classes`` candidates, each scored together with the context."""
 
     max_option_length: int | None = option(None, "candidates are cut to so many tokens, init-token included")
-    ranking_head_name: str = II("criterion.ranking_head_name")
+    ranking_head_name: str = follow("criterion.ranking_head_name", "sentence_classification_head")
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from fairseq.dataclass.base import is_interpolation
 from fairseq.errors import ConfigError, DataNotFoundError
 from fairseq.tasks.fairseq_task import FairseqTask
 
-logger = logging.getLogger("fairseq.tasks.sentence_task")
+logger = logging.getLogger(__name__)
 
 MASK = "<mask>"
 

@@ -26,7 +26,13 @@ from fairseq.models.roberta.addresses import ROBERTA
 from fairseq.models.roberta.config import RobertaConfig
 from fairseq.models.roberta.hub_interface import RobertaHubInterface
 from fairseq.models.roberta.presets import DEFAULT_MAX_POSITIONS, base_architecture
-from fairseq.models.roberta.upgrade import check_vocabulary, rename_legacy, upgrade_heads, upgrade_version
+from fairseq.models.roberta.upgrade import (
+    check_positions,
+    check_vocabulary,
+    rename_legacy,
+    upgrade_heads,
+    upgrade_version,
+)
 from fairseq.modules.classification_head import RobertaClassificationHead
 from fairseq.modules.initialization import init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead
@@ -140,6 +146,10 @@ class RobertaEncoder(FairseqEncoder):
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> dict[str, Any]:
         check_vocabulary(state_dict, f"{name}.sentence_encoder.embed_tokens.weight".lstrip("."), self.dictionary)
+        positions = getattr(self.sentence_encoder, "embed_positions", None)
+        if isinstance(positions, nn.Embedding):
+            key = f"{name}.sentence_encoder.embed_positions.weight".lstrip(".")
+            check_positions(state_dict, key, positions.num_embeddings, self.padding_idx)
         upgrade_version(state_dict, f"{name}.sentence_encoder" if name else "sentence_encoder", self.sentence_encoder)
         return state_dict
 
@@ -187,7 +197,7 @@ class RobertaModel(FairseqEncoderModel):
             head = self._head(classification_head_name)
             x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
             given = kwargs.get("padding_mask")
-            padding = src_tokens.eq(self.encoder.padding_idx) if given is None else given.bool()
+            padding = src_tokens.eq(int(self.encoder.padding_idx)) if given is None else given.bool()
             return head(x, padding_mask=padding), extra
         return self.encoder(src_tokens, features_only, return_all_hiddens, **kwargs)
 

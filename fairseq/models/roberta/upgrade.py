@@ -83,6 +83,17 @@ def check_vocabulary(state: dict[str, Any], key: str, dictionary: Any) -> None:
     )
 
 
+def check_positions(state: dict[str, Any], key: str, rows: int, padding_idx: int) -> None:
+    """Raise CheckpointError, with the option to give, when the position table ``key`` has not ``rows`` rows."""
+    if key not in state or state[key].size(0) == rows:
+        return
+    stored, wanted = (count - padding_idx - 1 for count in (state[key].size(0), rows))
+    raise CheckpointError(
+        f"the checkpoint has {stored} positions, but the model was made for {wanted}: set model.max_positions={stored} "
+        f"(sentence tasks: task.max_positions={stored}; --max-positions {stored} sets both)"
+    )
+
+
 def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
     """Fit the classification heads of the file and of the ``model`` to each other.
 
@@ -98,9 +109,9 @@ def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
         if wanted and head is None:
             _register_head(model, name, shapes)
         elif head is None:
-            _leave_out(state, own, f"classification head {name!r}, which the model does not have")
-        elif shapes != {key: value.shape for key, value in head.state_dict().items()}:
-            _leave_out(state, own, f"classification head {name!r}, which has other sizes in the model")
+            _leave_out(state, own, f"leaving out classification head {name!r}, which the model does not have")
+        elif shapes != (other := {key: value.shape for key, value in head.state_dict().items()}):
+            _leave_out(state, own, _other_head(name, shapes, other))
     for key, value in model.classification_heads.state_dict().items():
         if f"{heads}{key}" not in state:
             logger.info("%s%s is not in the checkpoint and keeps its present values", heads, key)
@@ -108,17 +119,27 @@ def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
     _drop_data2vec(model, state, prefix)
 
 
+def _other_head(name: str, stored: dict[str, torch.Size], own: dict[str, torch.Size]) -> str:
+    theirs, ours = _classes(stored), _classes(own)
+    differ = "other sizes inside" if theirs == ours else f"{theirs} classes, here {ours}"
+    return f"classification head {name!r} of the checkpoint has {differ}: the head starts anew, untrained"
+
+
+def _classes(shapes: dict[str, torch.Size]) -> int:
+    return next(shapes[key][0] for key in ("out_proj.weight", "out_proj.weight_orig") if key in shapes)
+
+
 def _register_head(model: Any, name: str, shapes: dict[str, torch.Size]) -> None:
     """Add the head that has parameters of these ``shapes``; one without an inner layer works on each token."""
-    num_classes = next(shapes[key][0] for key in ("out_proj.weight", "out_proj.weight_orig") if key in shapes)
+    num_classes = _classes(shapes)
     if "dense.weight" in shapes:
         model.register_classification_head(name, num_classes, shapes["dense.weight"][0])
     else:
         model.register_token_head(name, num_classes)
 
 
-def _leave_out(state: dict[str, Any], prefix: str, what: str) -> None:
-    logger.warning("leaving out %s", what)
+def _leave_out(state: dict[str, Any], prefix: str, message: str) -> None:
+    logger.warning(message)
     for key in [key for key in state if key.startswith(prefix)]:
         del state[key]
 
