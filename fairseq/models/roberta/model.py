@@ -197,7 +197,8 @@ class RobertaModel(FairseqEncoderModel):
             head = self._head(classification_head_name)
             x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
             given = kwargs.get("padding_mask")
-            padding = src_tokens.eq(int(self.encoder.padding_idx)) if given is None else given.bool()
+            pad: Any = self.encoder.padding_idx
+            padding = src_tokens.eq(pad) if given is None else given.bool()
             return head(x, padding_mask=padding), extra
         return self.encoder(src_tokens, features_only, return_all_hiddens, **kwargs)
 
