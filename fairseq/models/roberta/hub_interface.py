@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fairseq.data.collating import collate_tokens
 from fairseq.data.encoders import build_bpe
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from fairseq.models.roberta import alignment_utils
@@ -114,12 +115,37 @@ class RobertaHubInterface(nn.Module):
         """Add the head ``name`` where the model is; ``embedding_size`` has never meant anything."""
         self.model.register_classification_head(name, num_classes=num_classes, **kwargs)
 
-    def predict(self, head: str, tokens: Tensor, return_logits: bool = False) -> Tensor:
-        """Log-probabilities (B, classes) of the head, or its raw outputs (as regression heads want it)."""
+    def predict(self, head: str, tokens: Tensor | Sequence[Tensor], return_logits: bool = False) -> Tensor:
+        """Log-probabilities over the last dimension of the head's output, or the output itself (for regression).
+
+        ``tokens`` are ids (T,), (B, T) padded on the right, or a list of B sequences (T,). Sentence heads give (B, classes),
+        span and token heads (B, T, classes). Keeps the mode and gradients as they are.
+        """
+        if not torch.is_tensor(tokens):
+            tokens = collate_tokens(list(tokens), pad_idx=self.task.source_dictionary.pad())
         tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
         self._check_length(tokens.size(-1))
         logits, _ = self.model(tokens.to(self.device), classification_head_name=head)
         return logits if return_logits else torch.log_softmax(logits, dim=-1)
+
+    def predict_sentences(
+        self,
+        head: str,
+        sentences: Sequence[str | Sequence[str]],
+        return_logits: bool = False,
+        batch_size: int = 32,
+    ) -> Tensor:
+        """`predict` (N, classes) of texts, or of pairs of texts, in evaluation mode, ``batch_size`` of like length at a time."""
+        if not sentences:
+            raise DataError("no sentences are given to predict")
+        rows = [self.encode(text) if isinstance(text, str) else self.encode(*text) for text in sentences]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        found: list[Tensor] = []
+        with torch.no_grad(), self._evaluating():
+            for start in range(0, len(order), batch_size):
+                batch = [rows[i] for i in order[start : start + batch_size]]
+                found += self.predict(head, batch, return_logits)
+        return torch.stack([row for _, row in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])])
 
     def disambiguate_pronoun(self, sentence: str) -> bool:
         raise OutOfScopeError(f"disambiguate_pronoun needs the Winograd task, which is out of scope: {HERE}")
