@@ -85,10 +85,7 @@ class SentencePredictionTask(SentenceTask):
             inputs["input1"] = second
             check_same_length(cfg.data, split, inputs)
         check_not_empty(cfg.data, split, inputs)
-        tokens: Any = PrependTokenDataset(inputs["input0"], cfg.init_token)
-        if second is not None:
-            tokens = ConcatSentencesDataset(tokens, PrependTokenDataset(second, cfg.separator_token))
-        tokens = self.shorten(tokens, split)
+        tokens = self.shorten(self.join(*inputs.values()), split)
         net_input = model_input(tokens, self.dictionary)
         if cfg.add_prev_output_tokens:
             net_input["prev_output_tokens"] = RightPadDataset(RollDataset(tokens, 1), pad_idx=self.dictionary.pad())
@@ -97,6 +94,13 @@ class SentencePredictionTask(SentenceTask):
         if target is not None:
             members["target"] = target
         return self.keep(split, members, tokens, tokens.sizes)
+
+    def join(self, first: Any, second: Any = None) -> Any:
+        """The sequences of the examples, before they are shortened."""
+        tokens = PrependTokenDataset(first, self.cfg.init_token)
+        if second is None:
+            return tokens
+        return ConcatSentencesDataset(tokens, PrependTokenDataset(second, self.cfg.separator_token))
 
     def _targets(self, split: str, examples: int, combine: bool) -> Any:
         cfg = self.cfg
