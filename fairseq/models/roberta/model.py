@@ -149,7 +149,7 @@ class RobertaEncoder(FairseqEncoder):
         positions = getattr(self.sentence_encoder, "embed_positions", None)
         if isinstance(positions, nn.Embedding):
             key = f"{name}.sentence_encoder.embed_positions.weight".lstrip(".")
-            check_positions(state_dict, key, positions.num_embeddings, self.padding_idx)
+            check_positions(state_dict, key, positions, self.padding_idx)
         upgrade_version(state_dict, f"{name}.sentence_encoder" if name else "sentence_encoder", self.sentence_encoder)
         return state_dict
 

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import torch
+from torch import nn
 
 from fairseq.errors import CheckpointError
 
@@ -83,11 +84,12 @@ def check_vocabulary(state: dict[str, Any], key: str, dictionary: Any) -> None:
     )
 
 
-def check_positions(state: dict[str, Any], key: str, rows: int, padding_idx: int) -> None:
-    """Raise CheckpointError, with the option to give, when the position table ``key`` has not ``rows`` rows."""
-    if key not in state or state[key].size(0) == rows:
+def check_positions(state: dict[str, Any], key: str, table: nn.Embedding, padding_idx: int) -> None:
+    """Raise CheckpointError, with the option to give, when the position table ``key`` differs from ``table`` in rows only."""
+    found = state.get(key)
+    if found is None or found.size(0) == table.num_embeddings or found.size(1) != table.embedding_dim:
         return
-    stored, wanted = (count - padding_idx - 1 for count in (state[key].size(0), rows))
+    stored, wanted = (count - padding_idx - 1 for count in (found.size(0), table.num_embeddings))
     raise CheckpointError(
         f"the checkpoint has {stored} positions, but the model was made for {wanted}: set model.max_positions={stored} "
         f"(sentence tasks: task.max_positions={stored}; --max-positions {stored} sets both)"
