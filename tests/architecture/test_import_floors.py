@@ -15,7 +15,7 @@ FLOORS = {
     **dict.fromkeys(("data", "modules", "optim", "checkpoint"), 2),
     **dict.fromkeys(("models", "criterions"), 3),
     **dict.fromkeys(("tasks", "interop"), 4),
-    "training": 5,
+    **dict.fromkeys(("training", "finetuning"), 5),
     "cli": 6,
 }
 ROOF = 7  # fairseq/*.py that are on no floor: old import paths, which nothing inside imports

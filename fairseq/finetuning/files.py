@@ -1,0 +1,63 @@
+"""Small files of results: they appear at once, so that a kill at any moment leaves a whole one or none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fairseq.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there, nobody watches over two commands in one directory
+    fcntl = None  # type: ignore[assignment]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as JSON, atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that identify a JSON value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+@contextmanager
+def claimed(directory: Path, patience: float = 10.0) -> Iterator[int]:
+    """Hold ``directory`` for this process; yields a descriptor that children inherit, which keeps it held until they end.
+
+    Raises ConfigError when another process still holds it after ``patience`` seconds.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        end = time.monotonic() + patience
+        while fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise ConfigError(
+                        f"another fairseq-glue works in {directory}; wait for it, or choose another --out"
+                    ) from None
+                time.sleep(0.2)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,55 @@
+"""How many runs fit on this machine at a time, and the share of it that each gets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+_BYTES_A_PARAMETER = 24  # weights, gradients, two moments, and a checkpoint while it is written
+_BYTES_A_RUN = 1_500_000_000  # the process itself and the activations of a small batch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """``jobs`` runs at a time with ``threads`` each; ``devices`` are the GPUs they take turns on."""
+
+    jobs: int
+    threads: int
+    devices: tuple[str, ...] = ()
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """Variables for the run in place ``slot`` (0 ... jobs - 1)."""
+        found = {}
+        if "OMP_NUM_THREADS" not in os.environ:
+            found["OMP_NUM_THREADS"] = found["MKL_NUM_THREADS"] = str(self.threads)
+        if self.devices:
+            found["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+        return found
+
+
+def plan_machine(jobs: int | None, cores: int, parameters: int, cpu: bool = False) -> Machine:
+    """Room for ``jobs`` runs; by default one a GPU, and without GPUs as many as there are ``cores`` and memory for."""
+    devices = () if cpu else _devices()
+    if jobs is None:
+        jobs = len(devices) or max(1, min(cores, _memory() // (_BYTES_A_RUN + _BYTES_A_PARAMETER * parameters)))
+    return Machine(jobs, max(1, cores // jobs), devices)
+
+
+def _devices() -> tuple[str, ...]:
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
+    return tuple(names[: torch.cuda.device_count()])
+
+
+def _memory() -> int:
+    """Bytes that are free for programs."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as handle:
+            for line in handle:
+                if line.startswith("MemAvailable:"):
+                    return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
