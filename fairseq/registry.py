@@ -176,6 +176,11 @@ TASKS: Registry[Any] = Registry(
             },
         ),
         "commonsense_qa": Builtin("fairseq.tasks.multiple_choice", "fairseq.tasks.configs:CommonsenseQAConfig"),
+        **_table(
+            "fairseq.tasks",
+            "fairseq.tasks.token_configs",
+            {"question_answering": "QuestionAnsweringConfig", "token_classification": "TokenClassificationConfig"},
+        ),
     },
     refused=scope.TASKS,
 )
@@ -216,15 +221,25 @@ ARCHITECTURES: Registry[Any] = Registry(
 ARCHITECTURE_MODELS: dict[str, str] = dict.fromkeys(ARCHITECTURES.names(), "roberta")
 CRITERIONS: Registry[Any] = Registry(
     "criterion",
-    _table(
-        "fairseq.criterions",
-        "fairseq.criterions.configs",
-        {
-            "masked_lm": "MaskedLmConfig",
-            "sentence_prediction": "SentencePredictionConfig",
-            "sentence_ranking": "SentenceRankingConfig",
-        },
-    ),
+    {
+        **_table(
+            "fairseq.criterions",
+            "fairseq.criterions.configs",
+            {
+                "masked_lm": "MaskedLmConfig",
+                "sentence_prediction": "SentencePredictionConfig",
+                "sentence_ranking": "SentenceRankingConfig",
+            },
+        ),
+        **_table(
+            "fairseq.criterions",
+            "fairseq.criterions.token_configs",
+            {
+                "question_answering": "QuestionAnsweringCriterionConfig",
+                "token_classification": "TokenClassificationCriterionConfig",
+            },
+        ),
+    },
     refused=scope.CRITERIONS,
 )
 OPTIMIZERS: Registry[Any] = Registry(

@@ -26,6 +26,9 @@ FORMATS: Registry[Any] = Registry(
         "race": Builtin(f"{_HERE}.race"),
         "commonsense_qa": Builtin(f"{_HERE}.commonsense"),
         "swag": Builtin(f"{_HERE}.swag"),
+        "squad": Builtin(f"{_HERE}.squad"),
+        "squad2": Builtin(f"{_HERE}.squad"),
+        "conll": Builtin(f"{_HERE}.conll", f"{_HERE}.token_configs:ConllConfig"),
     },
     refused=dict.fromkeys(
         ("wsc", "winogrande", "WSC", "disambiguate_pronoun"), "Winograd schemas (pronoun disambiguation)"

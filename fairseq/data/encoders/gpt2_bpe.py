@@ -9,6 +9,7 @@ from typing import Any
 from fairseq.data.encoders.base import LITERAL, Ids, required_file
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.data.encoders.gpt2_bpe_utils import Encoder, get_encoder
+from fairseq.data.encoders.offsets import Span, byte_spans
 from fairseq.registry import BPES
 
 __all__ = ["GPT2BPE", "get_encoder"]
@@ -43,3 +44,8 @@ class GPT2BPE:
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         return self.bpe.encode_lines(lines)
+
+    def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
+        """Ids and the characters of each: every character of a piece is one byte of the text."""
+        ids = self.bpe.encode(x)
+        return [str(idx) for idx in ids], byte_spans([len(self.bpe.decoder[idx]) for idx in ids], x)

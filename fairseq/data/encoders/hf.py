@@ -13,6 +13,7 @@ from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPEToken
 from fairseq.data.encoders.base import LITERAL, Ids, flatten, required_file
 from fairseq.data.encoders.configs import BertBPEConfig, HuggingFaceByteLevelBPEConfig, HuggingFaceTokenizerConfig
 from fairseq.data.encoders.gpt2_bpe_utils import Encoder, get_encoder
+from fairseq.data.encoders.offsets import Span
 from fairseq.errors import ConfigError, DataError
 from fairseq.registry import BPES
 
@@ -53,6 +54,11 @@ class _TokenizersBPE:
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         return flatten(self._encode_batch(lines))
+
+    def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
+        """Ids and the characters of each."""
+        encoding = getattr(self.bpe, "_tokenizer", self.bpe).encode(x, add_special_tokens=False)
+        return [str(idx) for idx in encoding.ids], encoding.offsets
 
 
 @BPES.register("hf_byte_bpe", dataclass=HuggingFaceByteLevelBPEConfig)
@@ -133,3 +139,8 @@ class BertBPE:
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         encodings = self.bpe._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
         return flatten([encoding.ids for encoding in encodings])
+
+    def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
+        """Pieces and the characters of each."""
+        encoding = self.bpe.encode(x, add_special_tokens=False)
+        return encoding.tokens, encoding.offsets

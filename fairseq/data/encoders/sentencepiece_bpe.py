@@ -9,6 +9,7 @@ import sentencepiece
 
 from fairseq.data.encoders.base import Ids, flatten, required_file
 from fairseq.data.encoders.configs import SentencepieceConfig
+from fairseq.data.encoders.offsets import Span
 from fairseq.errors import DataError
 from fairseq.registry import BPES
 
@@ -55,6 +56,16 @@ class SentencepieceBPE:
             if unk in row or self.enable_sampling:
                 rows[i] = [self._local(piece) for piece in self.encode(lines[i]).split(" ") if piece]
         return flatten(rows)
+
+    def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
+        """Pieces and the characters of each, before the model's normalisation."""
+        encode: Any = self.sp.encode
+        try:
+            found = encode(x, out_type="offset_mapping", **self._options())
+        except (ValueError, RuntimeError):  # releases before 0.2.2
+            proto = encode(x, out_type="immutable_proto", **self._options())
+            return [piece.piece for piece in proto.pieces], [(piece.begin, piece.end) for piece in proto.pieces]
+        return found["pieces"], found["offsets"]
 
     def _local(self, piece: str) -> int:
         if piece not in self._index:

@@ -1,0 +1,203 @@
+"""Questions about contexts as windows for a model, and the way back from its logits to characters.
+
+Legend: B windows, T tokens, C pieces of a context, N candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fairseq.data.collating import collate_tokens
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.encoders.offsets import Span, encode_with_offsets
+from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.question_windows import BEFORE_CONTEXT, best_windows, pieces_of, split_context, target_in
+from fairseq.data.span_search import NO_ANSWER, best_spans
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a question beside its pieces: its context and its answers (text, first character)."""
+
+    id: str
+    context: int
+    answers: tuple[tuple[str, int], ...] = ()
+
+
+class SpanSource(Protocol):
+    """Questions and contexts as ids without special symbols, with what leads from pieces to characters."""
+
+    @property
+    def questions(self) -> Any:
+        """Sequence of int64 tensors."""
+
+    @property
+    def contexts(self) -> Any:
+        """Sequence of int64 tensors (C)."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of every context."""
+
+    @property
+    def records(self) -> list[Record]:
+        """What is known of every question."""
+
+    def spans(self, context: int) -> npt.NDArray[Any]:
+        """Characters [start, stop) of every piece of a context (C, 2)."""
+
+
+class LooseQuestions:
+    """A `SpanSource` of (question, context) texts in memory; equal contexts that follow each other are encoded once."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str]], bpe: Any, dictionary: Dictionary) -> None:
+        self.questions: list[Tensor] = []
+        self.contexts: list[Tensor] = []
+        self.texts: list[str] = []
+        self.records: list[Record] = []
+        self._spans: list[npt.NDArray[Any]] = []
+
+        def ids(symbols: list[str]) -> Tensor:
+            return torch.tensor([dictionary.index(symbol) for symbol in symbols], dtype=torch.int64)
+
+        for number, (question, context) in enumerate(pairs):
+            if not self.texts or self.texts[-1] != context:
+                symbols, spans = encode_with_offsets(bpe, context)
+                self.texts.append(context)
+                self.contexts.append(ids(symbols))
+                self._spans.append(np.asarray(spans, dtype=np.int64).reshape(-1, 2))
+            self.questions.append(ids(encode_with_offsets(bpe, question)[0]))
+            self.records.append(Record(str(number), len(self.contexts) - 1))
+
+    def spans(self, context: int) -> npt.NDArray[Any]:
+        return self._spans[context]
+
+
+class WindowSizes(NamedTuple):
+    """Tokens of a window (special symbols included), pieces from one window to the next, most pieces of a question."""
+
+    length: int
+    stride: int
+    query: int
+
+
+class SpanDataset(FairseqDataset):
+    """Every window of every question; items and batches are described at `__getitem__` and `collater`.
+
+    ``name`` is that of the split. Windows are cut when the data set is made, tokens are read when asked for.
+    """
+
+    def __init__(self, source: SpanSource, dictionary: Dictionary, sizes: WindowSizes, name: str = "") -> None:
+        super().__init__()
+        self.source, self.name = source, name
+        self._dictionary, self._window = dictionary, sizes
+        rows: list[tuple[int, int, int, int, int]] = []
+        lengths: list[int] = []
+        for question, record in enumerate(source.records):
+            query = min(len(source.questions[question]), sizes.query)
+            pieces = len(source.contexts[record.context])
+            answer = self._answer(record)
+            for first, stop in split_context(pieces, query, sizes.length, sizes.stride).tolist():
+                rows.append((question, first, stop, *target_in((first, stop), answer, query)))
+                lengths.append(query + stop - first + 4)
+        self._rows: Ints = np.array(rows, dtype=np.int64).reshape(-1, 5)
+        self.sizes: Ints = np.array(lengths, dtype=np.int64)
+
+    def _answer(self, record: Record) -> Span | None:
+        """First and last piece of the first answer."""
+        if not record.answers:
+            return None
+        text, start = record.answers[0]
+        return pieces_of((start, start + len(text)), self.source.spans(record.context))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``source`` (T), ``target`` (2) first and last token of the answer (0, 0: none here), ``question`` its number,
+        ``shift`` (add it to a token's position to get its piece), ``context`` (T) True at the context, ``starts`` (T) True
+        at tokens that no other window shows with more context."""
+        question, first, stop, start, end = self._rows[index].tolist()
+        record = self.source.records[question]
+        query = self.source.questions[question][: self._window.query]
+        context = self.source.contexts[record.context]
+        bos, eos = self._dictionary.bos(), self._dictionary.eos()
+        separators = torch.tensor([eos, eos])
+        source = torch.cat([torch.tensor([bos]), query, separators, context[first:stop], separators[:1]])
+        before = len(query) + BEFORE_CONTEXT
+        inside = torch.zeros(len(source), dtype=torch.bool)
+        inside[before : before + stop - first] = True
+        windows = split_context(len(context), len(query), self._window.length, self._window.stride)
+        own = best_windows(windows, len(context))[first:stop] == np.flatnonzero(windows[:, 0] == first)[0]
+        starts = torch.zeros_like(inside)
+        starts[before : before + stop - first] = torch.from_numpy(own)
+        return {
+            "id": index,
+            "source": source,
+            "target": torch.tensor([start, end]),
+            "question": question,
+            "shift": first - before,
+            "context": inside,
+            "starts": starts,
+        }
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """``{"id" (B), "net_input": {"src_tokens" (B, T), "src_lengths" (B)}, "target" (B, 2), "windows", "subset",
+        "nsentences", "ntokens"}``; ``windows`` holds the other fields of the items, as tensors (B) or (B, T)."""
+        if not samples:
+            return {}
+        lengths = torch.tensor([len(sample["source"]) for sample in samples])
+        return {
+            "id": torch.tensor([sample["id"] for sample in samples]),
+            "net_input": {
+                "src_tokens": collate_tokens([sample["source"] for sample in samples], self._dictionary.pad()),
+                "src_lengths": lengths,
+            },
+            "target": torch.stack([sample["target"] for sample in samples]),
+            "windows": {
+                "question": torch.tensor([sample["question"] for sample in samples]),
+                "shift": torch.tensor([sample["shift"] for sample in samples]),
+                "context": collate_tokens([sample["context"] for sample in samples], 0),
+                "starts": collate_tokens([sample["starts"] for sample in samples], 0),
+            },
+            "subset": self.name,
+            "nsentences": len(samples),
+            "ntokens": int(lengths.sum()),
+        }
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return self.sizes[indices]
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def candidates(self, windows: dict[str, Tensor], logits: Tensor, count: int, longest: int) -> Tensor:
+        """The ``count`` best spans of each window and its "no answer", from logits (B, T, 2): float64 (N, 4).
+
+        A row has the question's number, the characters [start, stop) of its context (-1, -1: no answer) and the score,
+        a sum of two logits. Spans have at most ``longest`` tokens.
+        """
+        scores, firsts, lasts = best_spans(logits, windows["starts"], windows["context"], count, longest)
+        null = logits[:, 0].float().sum(-1).tolist()
+        shift = windows["shift"][:, None]
+        pieces = torch.stack([firsts + shift, lasts + shift], dim=-1).cpu().numpy()
+        rows: list[tuple[float, ...]] = []
+        for row, question in enumerate(windows["question"].tolist()):
+            spans = self.source.spans(self.source.records[question].context)
+            rows.append((question, *NO_ANSWER, null[row]))
+            for score, (first, last) in zip(scores[row].tolist(), pieces[row], strict=True):
+                if score > -np.inf and spans[first, 0] < spans[last, 1]:  # else whitespace alone
+                    rows.append((question, spans[first, 0], spans[last, 1], score))
+        return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)

@@ -1,0 +1,81 @@
+"""From logits of beginning and end to answers: the best spans of a window, then the best answer of a question.
+
+Legend: B windows, T tokens, N candidates, L longest answer in tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+class Candidate(NamedTuple):
+    """A possible answer: characters [start, stop) of the context (-1, -1: no answer) and the sum of its two logits."""
+
+    start: int
+    stop: int
+    score: float
+
+
+NO_ANSWER = (-1, -1)
+
+
+class Decision(NamedTuple):
+    """What is answered: the best spans, best first, and how much better (in logits) no answer would be.
+
+    ``margin`` is None where no window was judged; ``answered`` is False when no answer is the best one.
+    """
+
+    spans: list[Candidate]
+    margin: float | None
+    answered: bool
+
+
+def best_spans(
+    logits: Tensor, starts: Tensor, context: Tensor, count: int, longest: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``count`` best spans of each window: scores (B, N) float32, first and last tokens (B, N), best first.
+
+    Args:
+        logits: (B, T, 2) of beginning and end.
+        starts: (B, T), True where a span may begin.
+        context: (B, T), True where a span may end, and at every token between.
+        count: N, or fewer when there are not so many spans at all; missing ones have a score of -inf.
+        longest: L, most tokens of a span.
+
+    The search is exhaustive over the T x L spans, not over the best beginnings times the best ends.
+    """
+    begin, end = logits.float().unbind(-1)
+    begin = begin.masked_fill(~(starts & context), -torch.inf)
+    end = end.masked_fill(~context, -torch.inf)
+    tokens = begin.size(1)
+    longest = min(longest, tokens)
+    later = pad(end, (0, longest - 1), value=-torch.inf).unfold(1, longest, 1)  # (B, T, L): ends from each beginning
+    scores = (begin.unsqueeze(-1) + later).flatten(1)  # (B, T * L)
+    values, places = scores.topk(min(count, scores.size(1)), dim=1)
+    first = places // longest
+    return values, first, first + places % longest
+
+
+def decide(candidates: Iterable[Candidate], count: int, allow_no_answer: bool, threshold: float = 0.0) -> Decision:
+    """The answer to one question from the ``candidates`` of all its windows.
+
+    "No answer" is as likely as in the window where it is least likely; with ``allow_no_answer`` it is chosen when it beats
+    the best span by more than ``threshold`` (in logits).
+    """
+    best: dict[tuple[int, int], Candidate] = {}
+    null: float | None = None
+    for candidate in candidates:
+        span = (candidate.start, candidate.stop)
+        if span == NO_ANSWER:
+            null = candidate.score if null is None else min(null, candidate.score)
+        elif span not in best or candidate.score > best[span].score:
+            best[span] = candidate
+    spans = sorted(best.values(), key=lambda candidate: (-candidate.score, candidate.start, candidate.stop))[:count]
+    margin = null - spans[0].score if spans and null is not None else None
+    answered = bool(spans) and not (allow_no_answer and margin is not None and margin > threshold)
+    return Decision(spans, margin, answered)

@@ -1,0 +1,133 @@
+"""The task ``question_answering``: answers that are spans of a context, as in SQuAD 1.1 and 2.0.
+
+Files: see `fairseq.data.downstream.squad_layout`. A context too long for the model is read in overlapping windows; a batch
+is described at `fairseq.data.span_dataset.SpanDataset.collater`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fairseq.criterions import squad_scores
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.downstream.squad_layout import SquadSplit
+from fairseq.data.sentence_pairs import highest_id, in_random_order
+from fairseq.data.span_dataset import SpanDataset, SpanSource, WindowSizes
+from fairseq.data.span_search import Candidate, Decision, decide
+from fairseq.errors import ConfigError, DataError
+from fairseq.tasks.registration import register_task
+from fairseq.tasks.sentence_task import SentenceTask
+from fairseq.tasks.span_predictions import answer_text, write_answers
+from fairseq.tasks.token_configs import QuestionAnsweringConfig
+
+__all__ = ["QuestionAnsweringConfig", "QuestionAnsweringTask"]
+
+logger = logging.getLogger(__name__)
+
+
+@register_task("question_answering", dataclass=QuestionAnsweringConfig)
+class QuestionAnsweringTask(SentenceTask):
+    """Extractive question answering; reports ``em`` and ``f1`` (x100) by SQuAD's official rules."""
+
+    cfg: QuestionAnsweringConfig
+    criterion_name = "question_answering"
+
+    def __init__(self, cfg: Any, dictionary: Dictionary) -> None:
+        super().__init__(cfg, dictionary)
+        for name in ("doc_stride", "max_query_length", "max_answer_length", "n_best"):
+            if getattr(cfg, name) < 1:
+                raise ConfigError(f"task.{name} must be at least 1, but is {getattr(cfg, name)} instead")
+        length = cfg.window_length or cfg.max_positions
+        if length > cfg.max_positions:
+            raise ConfigError(
+                f"task.window_length must be at most task.max_positions ({cfg.max_positions}), but is {length} instead"
+            )
+        self.head_name: str = cfg.head_name
+        self.windows = WindowSizes(length, cfg.doc_stride, cfg.max_query_length)
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> QuestionAnsweringTask:
+        """The task with the dictionary of ``DATA/input0``."""
+        return cls(cfg, cls.load_input_dictionary(cfg, "input0"))
+
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
+    ) -> Any:
+        """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
+        source = SquadSplit(self.cfg.data, split)
+        for name, pieces in (("input0", source.questions), ("input1", source.contexts)):
+            if highest_id(pieces) >= len(self.dictionary):
+                raise DataError(
+                    f"{self.cfg.data}/{name}/{split} holds the id {highest_id(pieces)}, but the dictionary has only "
+                    f"{len(self.dictionary)} symbols: it was preprocessed with another dict.txt"
+                )
+        unanswered = next((record for record in source.records if not record.answers), None)
+        if unanswered is not None and not self.cfg.allow_no_answer and "test" not in split:
+            raise DataError(
+                f"{self.cfg.data}/label/{split}.jsonl: question {unanswered.id!r} has no answer; these are data of SQuAD 2.0:"
+                " set task.allow_no_answer=true (--allow-no-answer)"
+            )
+        dataset = SpanDataset(source, self.dictionary, self.windows, split)
+        logger.info("Loaded %s with #samples: %d (%d questions)", split, len(dataset), len(source.records))
+        self.datasets[split] = in_random_order(dataset, self.seed, self.cfg.no_shuffle)
+        return self.datasets[split]
+
+    def add_head(self, model: Any) -> None:
+        model.register_span_head(self.head_name)
+
+    # ---- from logits to answers ---------------------------------------------------------------------------------
+
+    def span_candidates(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
+        """The best spans of a batch's windows (N, 4); see `SpanDataset.candidates`."""
+        dataset = _unwrapped(self.datasets[sample["subset"]])
+        return dataset.candidates(sample["windows"], logits, self.cfg.n_best, self.cfg.max_answer_length)
+
+    def span_scores(self, subset: str) -> Callable[[list[Tensor]], dict[str, float]]:
+        """A function from all candidates of a pass over ``subset`` to its scores; it also writes the predictions."""
+
+        def finish(candidates: list[Tensor]) -> dict[str, float]:
+            source = _unwrapped(self.datasets[subset]).source
+            decisions = self.decide(candidates)
+            if self.cfg.predictions:
+                write_answers(self.cfg.predictions.replace("{subset}", subset), source, decisions)
+            return self.scores(source, decisions)
+
+        return finish
+
+    def decide(self, candidates: Sequence[Tensor]) -> dict[int, Decision]:
+        """The answer to every question that has candidates, by its number."""
+        cfg = self.cfg
+        found: dict[int, list[Candidate]] = defaultdict(list)
+        for rows in candidates:
+            for question, start, stop, score in rows.tolist():
+                found[int(question)].append(Candidate(int(start), int(stop), score))
+        return {
+            question: decide(found[question], cfg.n_best, cfg.allow_no_answer, cfg.null_score_threshold)
+            for question in sorted(found)
+        }
+
+    def scores(self, source: SpanSource, decisions: dict[int, Decision]) -> dict[str, float]:
+        """``em`` and ``f1`` (x100) over the questions that were judged; nothing where no answer is known (1.1 tests)."""
+        pairs = []
+        for question, decision in decisions.items():
+            record = source.records[question]
+            if record.answers or self.cfg.allow_no_answer:
+                prediction = answer_text(source, question, decision)
+                pairs.append(
+                    squad_scores.score(prediction, [text for text, _ in record.answers], self.cfg.allow_no_answer)
+                )
+        if not pairs:
+            return {}
+        em, f1 = (100.0 * sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+        return {"em": round(em, 2), "f1": round(f1, 2)}
+
+
+def _unwrapped(dataset: Any) -> SpanDataset:
+    while not isinstance(dataset, SpanDataset):
+        dataset = dataset.dataset
+    return dataset

@@ -1,0 +1,125 @@
+"""The task ``token_classification``: a label for every word, as in named-entity recognition.
+
+Files: see `fairseq.data.downstream.conll_layout`. A batch is described at
+`fairseq.data.token_labels_dataset.TokenLabelsDataset.collater`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq.criterions.entity_scores import accuracy, entity_scores, load_seqeval
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.downstream.conll_layout import ConllSplit
+from fairseq.data.sentence_pairs import highest_id, in_random_order, load_dictionary
+from fairseq.data.token_labels_dataset import TokenLabelsDataset, word_labels
+from fairseq.errors import ConfigError, DataError
+from fairseq.tasks.label_predictions import write_labels
+from fairseq.tasks.registration import register_task
+from fairseq.tasks.sentence_task import SentenceTask
+from fairseq.tasks.token_configs import TokenClassificationConfig
+
+__all__ = ["TokenClassificationConfig", "TokenClassificationTask"]
+
+logger = logging.getLogger(__name__)
+
+Labels = list[list[str]]
+
+
+@register_task("token_classification", dataclass=TokenClassificationConfig)
+class TokenClassificationTask(SentenceTask):
+    """Labelling words; ``label_dictionary`` names the classes (class k is its symbol ``nspecial + k``).
+
+    Reports ``accuracy`` (x100) of words and, with ``entity_scores``, ``precision``, ``recall`` and ``f1`` (x100) of entities.
+    """
+
+    cfg: TokenClassificationConfig
+    criterion_name = "token_classification"
+
+    def __init__(self, cfg: Any, dictionary: Dictionary, label_dictionary: Dictionary) -> None:
+        super().__init__(cfg, dictionary)
+        self.head_name: str = cfg.head_name
+        self.label_dictionary = label_dictionary
+        self.class_names = label_dictionary.symbols[label_dictionary.nspecial :]
+        if not self.class_names:
+            raise ConfigError(f"{cfg.data}/label/dict.txt lists no labels")
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> TokenClassificationTask:
+        """The task with the dictionaries of ``DATA/input0`` and ``DATA/label``."""
+        dictionary = cls.load_input_dictionary(cfg, "input0")
+        labels = load_dictionary(os.path.join(cfg.data, "label", "dict.txt"), None)
+        logger.info("[label] dictionary: %d types", len(labels))
+        return cls(cfg, dictionary, labels)
+
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
+    ) -> Any:
+        """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
+        if self.cfg.entity_scores:
+            load_seqeval()  # a missing package shows before hours of training, not after
+        source = ConllSplit(self.cfg.data, split, self.label_dictionary)
+        if highest_id(source.sentences) >= len(self.dictionary):
+            raise DataError(
+                f"{self.cfg.data}/input0/{split} holds the id {highest_id(source.sentences)}, but the dictionary has only "
+                f"{len(self.dictionary)} symbols: it was preprocessed with another dict.txt"
+            )
+        dataset = TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions, split)
+        logger.info("Loaded %s with #samples: %d (%d sentences)", split, len(dataset), len(source.sentences))
+        self.datasets[split] = in_random_order(dataset, self.seed, self.cfg.no_shuffle)
+        return self.datasets[split]
+
+    def add_head(self, model: Any) -> None:
+        model.register_token_head(self.head_name, len(self.class_names))
+
+    # ---- from logits to labels ----------------------------------------------------------------------------------
+
+    def word_labels(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
+        """Sentence, word, target and prediction of every word of a batch (N, 4)."""
+        return word_labels(sample, logits)
+
+    def label_scores(self, subset: str) -> Callable[[list[Tensor]], dict[str, float]]:
+        """A function from all predictions of a pass over ``subset`` to its scores; it also writes the predictions."""
+
+        def finish(found: list[Tensor]) -> dict[str, float]:
+            sentences, targets, predictions = self.label_names(found)
+            if self.cfg.predictions:
+                words = _unwrapped(self.datasets[subset]).source.words
+                path = self.cfg.predictions.replace("{subset}", subset)
+                write_labels(path, [words[sentence] for sentence in sentences], targets, predictions)
+            return self.scores(targets, predictions)
+
+        return finish
+
+    def label_names(self, found: Sequence[Tensor]) -> tuple[list[int], Labels, Labels]:
+        """Numbers of the sentences, and the names of targets and predictions of their words, in the order of the file."""
+        rows = torch.cat(list(found)).tolist()
+        sentences: list[int] = []
+        targets: Labels = []
+        predictions: Labels = []
+        for sentence, _, target, prediction in sorted(rows):
+            if not sentences or sentences[-1] != sentence:
+                sentences.append(sentence)
+                targets.append([])
+                predictions.append([])
+            targets[-1].append(self.class_names[target])
+            predictions[-1].append(self.class_names[prediction])
+        return sentences, targets, predictions
+
+    def scores(self, targets: Labels, predictions: Labels) -> dict[str, float]:
+        values = {"accuracy": accuracy(targets, predictions)}
+        if self.cfg.entity_scores:
+            values.update(entity_scores(targets, predictions))
+        return {name: round(value, 2) for name, value in values.items()}
+
+
+def _unwrapped(dataset: Any) -> TokenLabelsDataset:
+    while not isinstance(dataset, TokenLabelsDataset):
+        dataset = dataset.dataset
+    return dataset
