@@ -7,18 +7,16 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from fairseq.cli.bpe_options import add_bpe_options, given_bpe_options
+from fairseq.cli.bpe_options import add_bpe_options
 from fairseq.cli.common import run_command
+from fairseq.cli.hub import add_model_options, load
 from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
-from fairseq.errors import ConfigError, DataNotFoundError
-from fairseq.registry import BPES, MODELS
+from fairseq.errors import ConfigError
 
 PROGRAM = "fairseq-fill-mask"
-CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 BATCH_LINES = 32
 _EXAMPLES = """\
 examples:
@@ -37,23 +35,14 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("text", nargs="*", help="texts with one or more <mask>")
-    parser.add_argument(
-        "--path", required=True, help="checkpoint file, directory with one, or the name of a published model"
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--data",
         metavar="DIR",
         help="directory with dict.txt; default: that of the checkpoint, else that of its training",
     )
-    parser.add_argument(
-        "--bpe",
-        choices=[*BPES.names(), "none"],
-        help="how texts become pieces; none: texts are dictionary symbols; default: as in training, else gpt2",
-    )
     parser.add_argument("--topk", type=int, default=5, metavar="N", help="candidates for each mask (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object a text instead of tables")
-    parser.add_argument("--cpu", action="store_true", help="stay on the CPU when there is a GPU")
-    parser.add_argument("--user-dir", metavar="DIR", help="import this plugin directory first")
     add_bpe_options(parser)
     return parser
 
@@ -68,45 +57,6 @@ def main(args: argparse.Namespace) -> None:
         for text, result in zip(batch, hub.fill_mask(batch, topk=args.topk), strict=True):
             masks = [result] if text.count("<mask>") == 1 else result
             print(as_json(text, masks) if args.json else as_table(text, masks), flush=True)
-
-
-def load(args: argparse.Namespace) -> Any:
-    """The hub interface of ``args.path``, in evaluation mode, on the GPU if there is one."""
-    import torch
-
-    from fairseq.models.roberta.addresses import PUBLISHED
-
-    model, place, file = "roberta", args.path, "model.pt"
-    families = [name for name, addresses in PUBLISHED.items() if args.path in addresses]
-    published = bool(families) and not Path(args.path).exists()
-    if published:
-        model = families[0]
-    else:
-        place, file = find_checkpoint(args.path)
-    overrides = given_bpe_options(args)
-    if args.user_dir is not None:
-        overrides["user_dir"] = args.user_dir
-    data = str(Path(args.data).resolve()) if args.data is not None else None
-    if data is None and (published or (Path(place) / "dict.txt").is_file()):
-        data = "."
-    if args.bpe is not None:
-        overrides["bpe"] = None if args.bpe == "none" else args.bpe
-    hub = MODELS.get(model).from_hub(place, file, data, **overrides)
-    hub.eval()
-    return hub.cuda() if torch.cuda.is_available() and not args.cpu else hub
-
-
-def find_checkpoint(path: str) -> tuple[str, str]:
-    """(directory, file) of a checkpoint given as a file or as its directory."""
-    found = Path(path)
-    if found.is_file():
-        return str(found.parent), found.name
-    if not found.is_dir():
-        raise DataNotFoundError(f"--path {path!r} is neither a checkpoint, a directory with one, nor a published model")
-    for name in CHECKPOINTS:
-        if (found / name).is_file():
-            return str(found), name
-    raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]} in {path}")
 
 
 def _lines() -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,19 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     with handle:
-        for number, raw in enumerate(handle, 1):
-            if number == 1:
-                raw = raw.removeprefix(_BOM)
-            try:
-                text = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{place(path, number)} is not UTF-8 text ({error.reason}); convert the file") from None
-            yield number, text.rstrip("\r\n").replace("\r", " ")
+        yield from decode_lines(handle, path)
+
+
+def decode_lines(handle: Iterable[bytes], path: Path) -> Iterator[tuple[int, str]]:
+    """`read_lines` of an open binary file, which messages call ``path``."""
+    for number, raw in enumerate(handle, 1):
+        if number == 1:
+            raw = raw.removeprefix(_BOM)
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place(path, number)} is not UTF-8 text ({error.reason}); convert the file") from None
+        yield number, text.rstrip("\r\n").replace("\r", " ")
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,199 @@
+"""``fairseq-predict``: what a fine-tuned model says about a file of texts, or about a preprocessed split."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from fairseq.cli.bpe_options import add_bpe_options
+from fairseq.cli.common import run_command
+from fairseq.cli.hub import add_model_options, load
+from fairseq.cli.process import prepare_to_compute
+from fairseq.dataclass.flags import FairseqParser
+from fairseq.errors import ConfigError, DataError, DataNotFoundError
+
+if TYPE_CHECKING:
+    from fairseq.tasks.prediction import Prediction, Predictor
+
+PROGRAM = "fairseq-predict"
+WINDOW = 128  # batches of raw text that are sorted by length together, and written together
+_EXAMPLES = """\
+examples:
+  fairseq-predict --path checkpoints/checkpoint_best.pt --input sentences.txt --output labels.tsv
+  fairseq-predict RTE-bin --gen-subset test --path checkpoints/checkpoint_best.pt --format jsonl > predictions.jsonl
+
+Texts: one example a line, a pair of sentences separated by a tab; for choices the context and then every choice.
+Answers: the label with its probability; several labels; the number(s) of a regression; or the number of the choice.
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options; those of every BPE are there only when given, so that the checkpoint's own are kept."""
+    parser = FairseqParser(
+        prog=PROGRAM,
+        description="Predict with a fine-tuned model: classes, several labels, numbers, or the right one of some choices.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data_bin", nargs="?", metavar="DATA", help="preprocessed directory to predict a split of")
+    add_model_options(parser)
+    parser.add_argument("--gen-subset", default="test", metavar="SPLIT", help="the split of DATA (%(default)s)")
+    parser.add_argument("--input", metavar="FILE", help="texts to predict instead of DATA; - is standard input")
+    parser.add_argument("--output", default="-", metavar="FILE", help="where answers go (default: standard output)")
+    parser.add_argument("--format", choices=("tsv", "jsonl"), default="tsv", help="form of the answers (%(default)s)")
+    parser.add_argument("--head", metavar="NAME", help="head of the model (default: the one it was fine-tuned with)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="examples at a time (%(default)s)")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="directory with the dictionaries input0/dict.txt and label/dict.txt (default: that of the fine-tuning)",
+    )
+    parser.add_argument("--no-progress-bar", action="store_true", help="show no bar")
+    add_bpe_options(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Load the model and write an answer for every example, in their order. Raises FairseqError."""
+    if (args.input is None) == (args.data_bin is None):
+        raise ConfigError("give either a preprocessed directory DATA or texts with --input (- for standard input)")
+    if args.input not in (None, "-") and not Path(args.input).is_file():
+        raise DataNotFoundError(f"input file not found: {args.input}")
+    prepare_to_compute()
+    from fairseq.tasks.prediction import Predictor, split_columns
+
+    predictor = Predictor(_hub(args), args.head, args.batch_size)
+    with _open_output(args.output) as output, _bar(args) as bar:
+        writer = Writer(output, args.format, predictor.kind)
+        if args.data_bin is not None:
+            columns = split_columns(args.data_bin, args.gen_subset, predictor.dictionary)
+            bar.reset(len(columns[0]))
+            writer.write(predictor.predict(columns, bar.update))
+        else:
+            for rows in _windows(_texts(args.input, predictor), WINDOW * args.batch_size):
+                if not writer.count:
+                    _check_encoding(args.input, rows, predictor)
+                writer.write(predictor.predict_texts(rows, bar.update))
+    if predictor.shortened:
+        print(f"note: {predictor.shortened} examples were cut to the length that the model takes", file=sys.stderr)
+    if args.output != "-":
+        print(f"{args.output}: {writer.count:,} answers", file=sys.stderr)
+
+
+def _hub(args: argparse.Namespace) -> Any:
+    """The model, with the dictionaries of ``--data``, of its fine-tuning, or, when those are gone, of DATA."""
+    if args.data_bin is not None:
+        args.bpe = "none"  # nothing to encode: its files need not be there
+    try:
+        return load(args, beside="input0")
+    except DataNotFoundError:
+        if args.data is not None or args.data_bin is None or not Path(args.data_bin).is_dir():
+            raise
+    args.data = args.data_bin
+    return load(args)
+
+
+@contextmanager
+def _open_output(path: str) -> Iterator[IO[str]]:
+    if path == "-":
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    try:
+        handle = open(path, "w", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from None
+    with handle:
+        yield handle
+
+
+def _bar(args: argparse.Namespace) -> Any:
+    import tqdm
+
+    # disable=None: only where there is a terminal
+    return tqdm.tqdm(disable=True if args.no_progress_bar else None, unit=" examples", file=sys.stderr, leave=False)
+
+
+def _texts(path: str, predictor: Predictor) -> Iterator[tuple[str, ...]]:
+    """The texts of every line, as many as the first line has."""
+    from fairseq.data.downstream.reading import decode_lines, read_lines
+
+    columns = 0
+    shown = Path("standard input" if path == "-" else path)
+    for number, line in decode_lines(sys.stdin.buffer, shown) if path == "-" else read_lines(shown):
+        texts = tuple(line.split("\t"))
+        if not columns and len(texts) not in predictor.columns:
+            wanted = " or ".join(map(str, predictor.columns))
+            raise DataError(f"{shown}, line {number} has {len(texts)} texts separated by tabs, but must have {wanted}")
+        columns = columns or len(texts)
+        if len(texts) != columns:
+            raise DataError(
+                f"{shown}, line {number} has {len(texts)} texts separated by tabs, but line 1 has {columns}"
+            )
+        if not any(text.strip() for text in texts):
+            raise DataError(f"{shown}, line {number}: the text is empty")
+        yield texts
+
+
+def _windows(rows: Iterable[tuple[str, ...]], size: int) -> Iterator[list[tuple[str, ...]]]:
+    source = iter(rows)
+    while window := list(islice(source, size)):
+        yield window
+
+
+def _check_encoding(path: str, rows: Sequence[Sequence[str]], predictor: Predictor) -> None:
+    """Refuse texts that are ids already, and raw texts without an encoder."""
+    from fairseq.data.downstream.sample import Sample
+
+    sample = Sample(
+        Path("standard input" if path == "-" else path), predictor.dictionary, predictor.hub.bpe is not None
+    )
+    for texts in rows:
+        for text in texts:
+            sample.add(text)
+    sample.check(predictor.hub.bpe)
+
+
+class Writer:
+    """Answers of one kind as lines: tab-separated with a heading, or JSON."""
+
+    def __init__(self, output: IO[str], form: str, kind: str) -> None:
+        self._output, self._json = output, form == "jsonl"
+        self.count = 0
+        self._has_probability = kind in ("classes", "choices")
+        if not self._json:
+            output.write("prediction\tprobability\n" if self._has_probability else "prediction\n")
+
+    def write(self, answers: Iterable[Prediction]) -> None:
+        for answer in answers:
+            self._output.write((self._as_json(answer) if self._json else self._as_row(answer)) + "\n")
+            self.count += 1
+        self._output.flush()
+
+    def _as_row(self, answer: Prediction) -> str:
+        values = answer.value if isinstance(answer.value, list) else [answer.value]
+        text = " ".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in values)
+        return f"{text}\t{answer.probability:.6f}" if self._has_probability else text
+
+    def _as_json(self, answer: Prediction) -> str:
+        row: dict[str, Any] = {"index": self.count, "prediction": answer.value}
+        if self._has_probability:
+            row["probability"] = answer.probability
+        if answer.probabilities is not None:
+            row["probabilities"] = answer.probabilities
+        return json.dumps(row, ensure_ascii=False)
+
+
+def cli_main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    run_command(PROGRAM, lambda: main(get_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    cli_main()
