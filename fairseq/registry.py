@@ -90,9 +90,9 @@ class Registry(Generic[T]):
         """The configuration dataclass of ``name`` or None; does not import the component of a built-in."""
         if name in self._configs:
             return self._configs[name]
-        if name in self._entries:
-            return None
         if name not in self._builtins:
+            if name in self._entries:
+                return None
             raise self._unknown(name)
         home = self._builtins[name].config
         if home is None:
