@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairseq.cli import threads
 from fairseq.cli.bpe_options import add_bpe_options, bpe_settings, find_dictionary
 from fairseq.cli.common import byte_progress, run_command
 from fairseq.data.downstream.formats import FORMATS
@@ -69,7 +70,13 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="number the classes as this label/dict.txt does, instead of by their frequency in the training split",
     )
-    parser.add_argument("--workers", type=int, default=_processors(), metavar="N", help="processes (%(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(threads.affinity(), threads.quota() or 1 << 10),
+        metavar="N",
+        help="processes (%(default)s)",
+    )
     parser.add_argument(
         "--keep-empty", action="store_true", help="keep examples with one empty text beside others (default: refuse)"
     )
@@ -82,10 +89,6 @@ def get_parser() -> argparse.ArgumentParser:
             gen_parser_from_dataclass(options, config())
     add_bpe_options(parser)
     return parser
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(args: argparse.Namespace) -> None:
@@ -193,12 +196,13 @@ def print_table(written: Written, dest: Path, seconds: float) -> None:
 
 
 def _labels(split: SplitSummary, kind: str) -> str:
+    """The labels by frequency; the range of numbers."""
     if not split.labels:
         return "none"
     if kind == "values":  # layout.VALUES
         values = [float(value) for label in split.labels.elements() for value in label.split()]
         return f"{min(values):g} to {max(values):g}, mean {sum(values) / len(values):.3g}"
-    counted = [f"{label} {count:,}" for label, count in split.labels.most_common(_SHOWN_LABELS)]
+    counted = [f"{label or '(none)'} {count:,}" for label, count in split.labels.most_common(_SHOWN_LABELS)]
     more = len(split.labels) - _SHOWN_LABELS
     return ", ".join(counted) + (f" and {more} more" if more > 0 else "")
 

@@ -165,7 +165,8 @@ def write(job: Job) -> Written:
         raise DataNotFoundError(f"{job.data_dir} has neither a folder {task.name} with {names} nor these files")
     reader = _Reader(task, folder)
     splits = list(reader.splits()) or list(find_splits(folder, job.settings is not None, reader.label))
-    written = write_layout(job, splits, VALUES if task.regression else CLASSES, keep_empty=task.empty_texts)
+    kind = VALUES if task.regression else CLASSES
+    written = write_layout(job, splits, kind, keep_empty=task.empty_texts)
     missing = {split.name for split in task.splits} - {split.name for split in splits}
     for split in task.splits:
         if split.name in missing:
@@ -174,7 +175,7 @@ def write(job: Job) -> Written:
         f"{path}: {count} rows with too few columns are left out" for path, count in reader.dropped.items()
     ]
     if task.trains:
-        written.train_with = prediction_flags(task.num_classes, task.regression)
+        written.train_with = prediction_flags(task.num_classes, kind)
     return written
 
 

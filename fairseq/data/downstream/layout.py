@@ -32,6 +32,7 @@ from fairseq.data.encoders.build import build_bpe
 from fairseq.errors import DataError
 
 CLASSES = "classes"  # labels are names of classes
+SETS = "sets"  # labels are any number of names, separated by spaces
 VALUES = "values"  # labels are numbers, kept as text
 CHOICES = "choices"  # labels are the numbers of right choices from 0, kept as text
 
@@ -148,13 +149,13 @@ def write(job: Job, splits: Iterable[Split], kind: str = CLASSES, keep_empty: bo
     """
     written = Written(kind=kind)
     with job.scratch() as scratch:
-        texts = _Texts(job, Path(scratch), keep_empty or job.keep_empty)
+        texts = _Texts(job, Path(scratch), kind, keep_empty or job.keep_empty)
         for split in splits:
             written.splits.append(texts.add(split, written.notes))
         if not written.splits:
             raise DataError(f"nothing to read in {job.data_dir}")
         _write_inputs(job, texts, written, scratch)
-        if kind == CLASSES:
+        if kind in (CLASSES, SETS):
             _write_classes(job, texts, written, scratch)
         else:
             _write_values(job, texts, written)
@@ -164,8 +165,8 @@ def write(job: Job, splits: Iterable[Split], kind: str = CLASSES, keep_empty: bo
 class _Texts:
     """The columns of every split as files of one text a line, in ``scratch``."""
 
-    def __init__(self, job: Job, scratch: Path, keep_empty: bool) -> None:
-        self._job, self._scratch, self._keep_empty = job, scratch, keep_empty
+    def __init__(self, job: Job, scratch: Path, kind: str, keep_empty: bool) -> None:
+        self._job, self._scratch, self._kind, self._keep_empty = job, scratch, kind, keep_empty
         self.inputs = 0  # texts of an example, known after the first
         self.first_seen: dict[tuple[str, str], str] = {}  # (split, label) -> place
 
@@ -229,7 +230,12 @@ class _Texts:
                 " unlike those before it"
             )
         if example.label is not None:
-            if not example.label.strip():
+            if self._kind == CLASSES and len(example.label.split()) > 1:
+                raise DataError(
+                    f"{split.label_place(example)}: expected one label, but found {example.label!r}; a label has no spaces"
+                    " (several labels a line: --multi-label)"
+                )
+            if not example.label.strip() and self._kind != SETS:
                 raise DataError(f"{split.label_place(example)}: the label is missing")
             summary.labels[example.label] += 1
             self.first_seen.setdefault((split.name, example.label), split.label_place(example))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fairseq.data.downstream.configs import PlainConfig
 from fairseq.data.downstream.formats import FORMATS
-from fairseq.data.downstream.layout import CLASSES, VALUES, Example, Job, Split, Written
+from fairseq.data.downstream.layout import CLASSES, SETS, VALUES, Example, Job, Split, Written
 from fairseq.data.downstream.layout import write as write_layout
 from fairseq.data.downstream.reading import numbers, read_lines, required_directory
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
@@ -34,27 +34,31 @@ SPLITS = {
 @FORMATS.register("plain", dataclass=PlainConfig)
 def write(job: Job) -> Written:
     """Every split that is there; a missing ``label`` file is a split without labels."""
-    divisor = job.options.divide_labels_by
-    if divisor <= 0 or (divisor != 1 and not job.options.regression_target):
+    options = job.options
+    divisor = options.divide_labels_by
+    if divisor <= 0 or (divisor != 1 and not options.regression_target):
         raise ConfigError("--divide-labels-by takes a number above zero and needs --regression-target")
+    if options.multi_label and options.regression_target:
+        raise ConfigError("--multi-label and --regression-target exclude each other: choose one")
     required_directory(job.data_dir, "files such as train.raw.input0 and train.label")
-    label = scaled(divisor) if job.options.regression_target else as_it_is
+    label = scaled(divisor) if options.regression_target else as_it_is
     splits = list(find_splits(job.data_dir, job.settings is not None, label))
     if not splits:
         raise DataNotFoundError(f"{job.data_dir} has no train.raw.input0, train.input0 or the like of dev and test")
-    written = write_layout(job, splits, VALUES if job.options.regression_target else CLASSES)
+    kind = VALUES if options.regression_target else SETS if options.multi_label else CLASSES
+    written = write_layout(job, splits, kind)
     labels = written.splits[0].labels
     if labels:
-        regression = job.options.regression_target
-        classes = len(next(iter(labels)).split()) if regression else len({n for label in labels for n in label.split()})
-        written.train_with = prediction_flags(classes, regression)
+        names = [label.split() for label in labels]
+        width = len(names[0]) if options.regression_target else len({name for row in names for name in row})
+        written.train_with = prediction_flags(width, kind)
     return written
 
 
-def prediction_flags(num_classes: int, regression: bool) -> str:
-    """The flags of ``fairseq-train`` for classification, or regression on ``num_classes`` values."""
+def prediction_flags(num_classes: int, kind: str) -> str:
+    """The flags of ``fairseq-train`` for ``num_classes`` classes, or regression on so many values."""
     flags = f"--task sentence_prediction --criterion sentence_prediction --num-classes {num_classes}"
-    return flags + " --regression-target" if regression else flags
+    return flags + {VALUES: " --regression-target", SETS: " --multi-label"}.get(kind, "")
 
 
 def as_it_is(text: str, path: Path, line: int) -> str:
