@@ -3,7 +3,8 @@
 Memory traffic decides the time of an update (float32: gradient read, weight and two moments read and written, 28
 bytes a weight; the kernel alone is at that floor). So everything that would be another pass over memory (multiplying
 the gradients, clipping, converting them from bfloat16, rounding the weights back) is done on pieces that stay in the
-processor's cache, between reading the gradient and writing the weight.
+processor's cache, between reading the gradient and writing the weight: by the compiled operator where it was built
+(``fairseq/ops/adam.py``), otherwise here, to the same bits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from fairseq.ops import library
+from fairseq.ops.adam import adam_with_mirrors_
 
 #: Values handled at a time on the CPU. A multiple of the kernel's vector width, so that where pieces are cut never
 #: changes a result; small enough that weight, moments and gradient of a piece fit a core's cache.
@@ -79,13 +83,7 @@ def fused_update(
     rates: Rates,
     factor: float = 1.0,
 ) -> None:
-    """The same through torch's fused AdamW kernel.
-
-    That kernel adds epsilon to ``sqrt(v / (1 - beta2^t))``; eps / sqrt(1 - beta2^t) there equals eps on ``sqrt(v)``.
-    """
-    eps = rates.eps
-    if not rates.corrected_eps:
-        eps /= math.sqrt(1 - rates.betas[1] ** rates.step)
+    """The same through torch's fused AdamW kernel."""
     device = params[0].device
     step = torch.tensor(float(rates.step), device=device)
     # The kernel divides by this and stores the quotient in the gradient, all in its one pass.
@@ -102,11 +100,16 @@ def fused_update(
         beta1=rates.betas[0],
         beta2=rates.betas[1],
         weight_decay=rates.weight_decay,
-        eps=eps,
+        eps=_kernel_eps(rates),
         amsgrad=False,
         maximize=False,
         grad_scale=grad_scale,
     )
+
+
+def _kernel_eps(rates: Rates) -> float:
+    """Epsilon for a kernel that adds it to ``sqrt(v / (1 - beta2^t))``, where eps / sqrt(1 - beta2^t) is eps on ``sqrt(v)``."""
+    return rates.eps if rates.corrected_eps else rates.eps / math.sqrt(1 - rates.betas[1] ** rates.step)
 
 
 def update(segments: list[Segment], rates: Rates, factor: float = 1.0, *, fused: bool = True) -> None:
@@ -118,15 +121,30 @@ def update(segments: list[Segment], rates: Rates, factor: float = 1.0, *, fused:
     whole: list[Segment] = []
     pieces: list[Segment] = []
     slow: list[Segment] = []
+    one_pass: list[Segment] = []
     for segment in segments:
         if not (fused and _kernel_knows(segment)):
             slow.append(segment)
         elif segment.mirror is None and segment.grad is not None and _same_type(segment):
             whole.append(segment)
+        elif _operator_knows(segment):
+            one_pass.append(segment)
         else:
             pieces.append(segment)
     if whole:
         fused_update(*_columns(whole), rates, factor)
+    if one_pass:
+        mirrors = [segment.mirror for segment in one_pass if segment.mirror is not None]
+        adam_with_mirrors_(
+            *_columns(one_pass),
+            mirrors,
+            rates.step,
+            rates.lr,
+            rates.betas,
+            rates.weight_decay,
+            _kernel_eps(rates),
+            factor,
+        )
     scratch = _Scratch()
     for batch in _batches(pieces):
         _update_converted(batch, rates, factor, fused_update, scratch)
@@ -141,6 +159,16 @@ def _kernel_knows(segment: Segment) -> bool:
         and segment.exp_avg.dtype in _FUSED_DTYPES
         and all(tensor.is_contiguous() or tensor is segment.grad for tensor in given)
         and hasattr(torch, "_fused_adamw_")
+    )
+
+
+def _operator_knows(segment: Segment) -> bool:
+    return (
+        segment.mirror is not None
+        and segment.grad is not None
+        and segment.grad.is_contiguous()
+        and segment.param.dtype == segment.exp_avg.dtype == torch.float32
+        and library.compiled_for("adam_with_mirrors_", segment.param.device.type)
     )
 
 

@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fairseq.ops import library
+from fairseq.ops.adam import block_norms
+from fairseq.tree import HALF
+
 #: Values summed into one partial norm. A fixed width makes the result independent of the number of threads, lets the
 #: threads share one large tensor, and keeps float32 sums short (the vocabulary has tens of millions of entries).
 BLOCK = 2048
@@ -18,6 +22,8 @@ def total_norm(grads: Sequence[Tensor]) -> Tensor:
         return torch.zeros((), dtype=torch.float32)
     if grads[0].device.type != "cpu":
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(grads), 2, dtype=torch.float32)))
+    if library.compiled_for("block_norms", "cpu") and all(g.dtype in HALF and g.is_contiguous() for g in grads):
+        return torch.linalg.vector_norm(block_norms(grads, BLOCK))
     partial: list[Tensor] = []
     buffer: Tensor | None = None
     for grad in grads:
