@@ -95,6 +95,12 @@ def make(
     by_task = {item.task: item for item in data}
     notes: list[str] = []
     order = _order(recipes, notes)
+    wanted = {int(item.options.get("max_positions") or 0) for item in recipes.values()} - {0}
+    if start.has_table and wanted and start.max_positions not in wanted:
+        notes.append(
+            f"The recipe cuts inputs at {min(wanted)} tokens, but here they are cut at {start.max_positions}: the checkpoint "
+            "has a table of so many learned positions."
+        )
     runs: dict[tuple[str, Point, int], Run] = {}
     for seed in recipe.first_seeds(seeds):
         for task in order:
@@ -144,8 +150,8 @@ def _run(
     updates, warmup = recipe.length(data.rows["train"], point, limits.max_epoch, limits.max_updates)
     options = {**start.model, **ALWAYS, **recipe.options, **dict(point)}
     if start.max_positions is not None:
-        wanted = options.get("max_positions")
-        options["max_positions"] = min(int(wanted or start.max_positions), start.max_positions)
+        wanted = int(options.get("max_positions") or start.max_positions)
+        options["max_positions"] = start.max_positions if start.has_table else min(wanted, start.max_positions)
     options |= _head(task)
     options |= {"seed": seed, "max_update": updates, "best_checkpoint_metric": metric}
     options |= {"maximize_best_checkpoint_metric": True, "valid_subset": ",".join(data.valid_subsets())}

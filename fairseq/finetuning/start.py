@@ -27,12 +27,14 @@ class Start:
 
     ``model`` maps options of fairseq-train to values and builds the stored architecture; ``bpe`` holds the settings of
     the sub-word encoder (None: the dictionary is one of words); ``digest`` identifies the content of the file.
+    ``has_table``: positions are learnt, so ``max_positions`` is a size of the model and cannot change.
     """
 
     path: Path
     digest: str
     model: dict[str, Any]
     max_positions: int | None
+    has_table: bool
     parameters: int
     dictionary: Path
     bpe: dict[str, Any] | None
@@ -69,6 +71,7 @@ def load(path: str | Path, dictionary: str | None, bpe: str | None, bpe_options:
         digest(file),
         options,
         model.get("max_positions"),
+        any(key.endswith(".embed_positions.weight") for key in state["model"]),
         sum(value.numel() for value in state["model"].values() if hasattr(value, "numel")),
         found.resolve(),
         _bpe(file, cfg.bpe, bpe, bpe_options),
