@@ -32,6 +32,7 @@ from fairseq.modules.context import EncoderContext
 from fairseq.modules.dropout import dropout as drop
 from fairseq.ops import library
 from fairseq.ops.alibi_attention import alibi_attention
+from fairseq.ops.packed_attention import packed_attention
 from fairseq.registry import nearest
 
 Backend = Callable[[Tensor, Tensor, Tensor, EncoderContext, float], Tensor]
@@ -117,6 +118,8 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, context: EncoderContext, dropo
     slopes = bias.slope_tensor(q.device) if isinstance(bias, ALiBi) else q.new_zeros(q.size(1), dtype=torch.float32)
     asymmetrical = isinstance(bias, ALiBi) and bias.asymmetrical
     seed = torch.randint(1 << 62, (), device=q.device) if dropout > 0 else 0
+    if context.packing is not None:
+        return packed_attention(q, k, v, context.packing.lengths, slopes, asymmetrical, dropout, seed)
     return alibi_attention(q, k, v, slopes, asymmetrical, context.padding, dropout, seed)
 
 
@@ -203,7 +206,7 @@ def _difference_from_eager(backend: Backend, device: str, dtype: torch.dtype) ->
 def attend(q: Tensor, k: Tensor, v: Tensor, context: EncoderContext, dropout: float, backend: str = "auto") -> Tensor:
     """Attention of q, k, v (B, H, T, D) by ``backend``; of packed ones (1, H, N, D) within each sequence."""
     name = choose(q, context, dropout) if backend == "auto" else check_backend(backend)
-    if context.packing is None:
+    if context.packing is None or name == "fused":
         return BACKENDS[name](q, k, v, context, dropout)
     # Cut along the rows as they lie in memory, so that gradients are put together in that order too.
     split = context.packing.split
