@@ -49,6 +49,11 @@ class RobertaClassificationHead(nn.Module):
             # The old form, because its parameters are the ones in old files: weight_orig, weight_u, weight_v.
             self.out_proj = nn.utils.spectral_norm(self.out_proj)
 
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the result depends on the features at padding; if not, the encoder need not compute them."""
+        return self.pooling == "mean"
+
     def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: object) -> Tensor:
         """``padding_mask`` (B, T) is True at padding."""
         x = self.dropout(pool(features, self.pooling, padding_mask))

@@ -14,6 +14,8 @@ from fairseq.registry import HEADS
 class TokenHead(nn.Module):
     """Logits (B, T, K) from features (B, T, C): dropout and one projection."""
 
+    reads_padding = False
+
     def __init__(self, input_dim: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(p=dropout)

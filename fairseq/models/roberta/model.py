@@ -195,6 +195,8 @@ class RobertaModel(FairseqEncoderModel):
         """As ``RobertaEncoder.forward``; naming a head gives that head's output on the features."""
         if classification_head_name is not None:
             head = self._head(classification_head_name)
+            if not getattr(head, "reads_padding", True):
+                kwargs.setdefault("real_only", True)
             x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
             given = kwargs.get("padding_mask")
             pad: Any = self.encoder.padding_idx
