@@ -22,6 +22,7 @@ from fairseq.data.token_edits import PrependTokenDataset
 from fairseq.errors import ConfigError, DataError
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
+from fairseq.tasks.sentence_task import MASK
 
 CLASSES, SETS, VALUES, CHOICES = "classes", "sets", "values", "choices"
 
@@ -88,9 +89,11 @@ class Predictor:
         if self.kind == VALUES:
             return []
         dictionary = getattr(self.task, "label_dictionary", None)
-        first = 0 if dictionary is None else dictionary.nspecial
-        names = [] if dictionary is None else dictionary.symbols[first : first + self.outputs]
-        return names if len(names) == self.outputs else [str(k) for k in range(self.outputs)]
+        symbols = [] if dictionary is None else dictionary.symbols[dictionary.nspecial :]
+        real = [symbol for symbol in symbols if symbol != MASK and not symbol.startswith("madeupword")]
+        if len(real) > self.outputs or len(symbols) < self.outputs:  # the labels of another head
+            return [str(k) for k in range(self.outputs)]
+        return symbols[: self.outputs]
 
     @property
     def columns(self) -> tuple[int, ...]:
