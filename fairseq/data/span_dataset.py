@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairseq.data.collating import collate_tokens
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.encoders.offsets import Span, encode_with_offsets
+from fairseq.data.encoders.offsets import Span, encode_with_offsets, trim
 from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.question_windows import BEFORE_CONTEXT, best_windows, pieces_of, split_context, target_in
 from fairseq.data.span_search import NO_ANSWER, best_spans
@@ -195,9 +195,13 @@ class SpanDataset(FairseqDataset):
         pieces = torch.stack([firsts + shift, lasts + shift], dim=-1).cpu().numpy()
         rows: list[tuple[float, ...]] = []
         for row, question in enumerate(windows["question"].tolist()):
-            spans = self.source.spans(self.source.records[question].context)
+            context = self.source.records[question].context
+            text, spans = self.source.texts[context], self.source.spans(context)
             rows.append((question, *NO_ANSWER, null[row]))
             for score, (first, last) in zip(scores[row].tolist(), pieces[row], strict=True):
-                if score > -np.inf and spans[first, 0] < spans[last, 1]:  # else whitespace alone
-                    rows.append((question, spans[first, 0], spans[last, 1], score))
+                if score == -np.inf:
+                    break  # fewer spans than asked for
+                start, stop = trim(text, (int(spans[first, 0]), int(spans[last, 1])))
+                if start < stop:  # else whitespace alone
+                    rows.append((question, start, stop, score))
         return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)

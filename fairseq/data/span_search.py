@@ -5,6 +5,7 @@ Legend: B windows, T tokens, N candidates, L longest answer in tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -25,14 +26,16 @@ NO_ANSWER = (-1, -1)
 
 
 class Decision(NamedTuple):
-    """What is answered: the best spans, best first, and how much better (in logits) no answer would be.
-
-    ``margin`` is None where no window was judged; ``answered`` is False when no answer is the best one.
-    """
+    """What is answered: the best spans, best first, the score of no answer, and whether the first span is the answer."""
 
     spans: list[Candidate]
-    margin: float | None
+    null: float
     answered: bool
+
+    @property
+    def margin(self) -> float:
+        """By how much (in logits) no answer beats the best span; infinite where there is no span at all."""
+        return self.null - self.spans[0].score if self.spans else math.inf
 
 
 def best_spans(
@@ -64,18 +67,17 @@ def best_spans(
 def decide(candidates: Iterable[Candidate], count: int, allow_no_answer: bool, threshold: float = 0.0) -> Decision:
     """The answer to one question from the ``candidates`` of all its windows.
 
-    "No answer" is as likely as in the window where it is least likely; with ``allow_no_answer`` it is chosen when it beats
-    the best span by more than ``threshold`` (in logits).
+    "No answer" is as likely as in the window where it is least likely, and every window has a candidate for it; with
+    ``allow_no_answer`` it is chosen when it beats the best span by more than ``threshold`` (in logits).
     """
     best: dict[tuple[int, int], Candidate] = {}
-    null: float | None = None
+    null = math.inf
     for candidate in candidates:
         span = (candidate.start, candidate.stop)
         if span == NO_ANSWER:
-            null = candidate.score if null is None else min(null, candidate.score)
+            null = min(null, candidate.score)
         elif span not in best or candidate.score > best[span].score:
             best[span] = candidate
     spans = sorted(best.values(), key=lambda candidate: (-candidate.score, candidate.start, candidate.stop))[:count]
-    margin = null - spans[0].score if spans and null is not None else None
-    answered = bool(spans) and not (allow_no_answer and margin is not None and margin > threshold)
-    return Decision(spans, margin, answered)
+    answered = bool(spans) and not (allow_no_answer and null - spans[0].score > threshold)
+    return Decision(spans, null, answered)

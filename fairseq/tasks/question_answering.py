@@ -7,22 +7,25 @@ is described at `fairseq.data.span_dataset.SpanDataset.collater`.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from fairseq.criterions import squad_scores
 from fairseq.data.dictionary import Dictionary
+from fairseq.data.downstream.squad_json import read_squad
 from fairseq.data.downstream.squad_layout import SquadSplit
 from fairseq.data.sentence_pairs import highest_id, in_random_order
-from fairseq.data.span_dataset import SpanDataset, SpanSource, WindowSizes
-from fairseq.data.span_search import Candidate, Decision, decide
+from fairseq.data.span_answers import Rules, answer_text, decide_all
+from fairseq.data.span_dataset import LooseQuestions, Record, SpanDataset, SpanSource, WindowSizes
+from fairseq.data.span_search import Decision
 from fairseq.errors import ConfigError, DataError
+from fairseq.models.roberta.answering import candidates
 from fairseq.tasks.registration import register_task
 from fairseq.tasks.sentence_task import SentenceTask
-from fairseq.tasks.span_predictions import answer_text, write_answers
+from fairseq.tasks.span_predictions import write_answers
 from fairseq.tasks.token_configs import QuestionAnsweringConfig
 
 __all__ = ["QuestionAnsweringConfig", "QuestionAnsweringTask"]
@@ -92,24 +95,37 @@ class QuestionAnsweringTask(SentenceTask):
 
         def finish(candidates: list[Tensor]) -> dict[str, float]:
             source = _unwrapped(self.datasets[subset]).source
-            decisions = self.decide(candidates)
+            decisions = decide_all(candidates, self.rules)
             if self.cfg.predictions:
-                write_answers(self.cfg.predictions.replace("{subset}", subset), source, decisions)
+                path = self.cfg.predictions.replace("{subset}", subset)
+                write_answers(path, source, decisions, self.cfg.allow_no_answer)
             return self.scores(source, decisions)
 
         return finish
 
-    def decide(self, candidates: Sequence[Tensor]) -> dict[int, Decision]:
-        """The answer to every question that has candidates, by its number."""
-        cfg = self.cfg
-        found: dict[int, list[Candidate]] = defaultdict(list)
-        for rows in candidates:
-            for question, start, stop, score in rows.tolist():
-                found[int(question)].append(Candidate(int(start), int(stop), score))
-        return {
-            question: decide(found[question], cfg.n_best, cfg.allow_no_answer, cfg.null_score_threshold)
-            for question in sorted(found)
-        }
+    def predict_file(self, hub: Any, path: str, output: str, batch_size: int = 16) -> int:
+        """Answer the questions of a file in SQuAD's JSON with the loaded model ``hub``; returns their number.
+
+        The answers go to ``output`` as `write_answers` writes them; those of the file, if any, are not looked at.
+        """
+        asked = [
+            (question, paragraph.context)
+            for paragraph in read_squad(Path(path), "unknown")
+            for question in paragraph.questions
+        ]
+        source = LooseQuestions([(question.text, context) for question, context in asked], hub.bpe, self.dictionary)
+        source.records = [
+            Record(question.id, record.context) for (question, _), record in zip(asked, source.records, strict=True)
+        ]
+        dataset = SpanDataset(source, self.dictionary, self.windows)
+        decisions = decide_all(candidates(hub, dataset, self.rules.n_best, batch_size), self.rules)
+        write_answers(output, source, decisions, self.cfg.allow_no_answer)
+        return len(decisions)
+
+    @property
+    def rules(self) -> Rules:
+        """How answers are chosen."""
+        return Rules(self.cfg.n_best, self.cfg.allow_no_answer, self.cfg.null_score_threshold)
 
     def scores(self, source: SpanSource, decisions: dict[int, Decision]) -> dict[str, float]:
         """``em`` and ``f1`` (x100) over the questions that were judged; nothing where no answer is known (1.1 tests)."""

@@ -3,57 +3,36 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairseq.data.span_answers import answer_text, best_answers
 from fairseq.data.span_dataset import SpanSource
 from fairseq.data.span_search import Decision
 from fairseq.tasks.prediction_files import write_text
 
 
-def answer_text(source: SpanSource, question: int, decision: Decision) -> str:
-    """The characters of the best span, or nothing when there is no answer."""
-    if not decision.answered:
-        return ""
-    best = decision.spans[0]
-    return source.texts[source.records[question].context][best.start : best.stop]
+def write_answers(path: str, source: SpanSource, decisions: Mapping[int, Decision], allow_no_answer: bool) -> None:
+    """Write ``{question id: answer}`` to ``path``, and beside it ``FILE.nbest.json`` with the best spans.
 
-
-def n_best(source: SpanSource, question: int, decision: Decision) -> list[dict[str, Any]]:
-    """The best spans with ``text``, ``start``, ``end`` (characters), ``score`` and ``probability`` among themselves."""
-    context = source.texts[source.records[question].context]
-    highest = decision.spans[0].score if decision.spans else 0.0
-    weights = [math.exp(span.score - highest) for span in decision.spans]
-    return [
-        {
-            "text": context[span.start : span.stop],
-            "start": span.start,
-            "end": span.stop,
-            "score": span.score,
-            "probability": weight / sum(weights),
-        }
-        for span, weight in zip(decision.spans, weights, strict=True)
-    ]
-
-
-def write_answers(path: str, source: SpanSource, decisions: Mapping[int, Decision]) -> None:
-    """Write ``{question id: answer}`` to ``path``, and beside it the best spans, ``FILE.nbest.json``, and how much better
-    no answer would be, ``FILE.null_odds.json`` (the ``--na-prob-file`` of evaluate-v2.0.py, in logits)."""
-    ids = {question: source.records[question].id for question in decisions}
-    files: dict[str, dict[str, Any]] = {
+    With ``allow_no_answer`` also ``FILE.null_odds.json``: by how much (in logits) no answer leads, for the
+    ``--na-prob-file`` of evaluate-v2.0.py.
+    """
+    ids = {number: source.records[number].id for number in decisions}
+    contents: dict[str, dict[str, Any]] = {
         path: {ids[number]: answer_text(source, number, decision) for number, decision in decisions.items()},
         _beside(path, "nbest"): {
-            ids[number]: n_best(source, number, decision) for number, decision in decisions.items()
+            ids[number]: [answer._asdict() for answer in best_answers(source, number, decision, allow_no_answer)]
+            for number, decision in decisions.items()
         },
-        _beside(path, "null_odds"): {ids[number]: decision.margin for number, decision in decisions.items()},
     }
-    for name, content in files.items():
+    if allow_no_answer:
+        contents[_beside(path, "null_odds")] = {ids[number]: found.margin for number, found in decisions.items()}
+    for name, content in contents.items():
         write_text(name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def _beside(path: str, what: str) -> str:
     place = Path(path)
-    stem = place.stem if place.suffix == ".json" else place.name
-    return str(place.with_name(f"{stem}.{what}.json"))
+    return str(place.with_name(f"{place.stem if place.suffix == '.json' else place.name}.{what}.json"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from fairseq.criterions.entity_scores import accuracy, entity_scores, load_seqeval
 from fairseq.data.dictionary import Dictionary
+from fairseq.data.downstream.conll_columns import read_columns
 from fairseq.data.downstream.conll_layout import ConllSplit
 from fairseq.data.sentence_pairs import highest_id, in_random_order, load_dictionary
 from fairseq.data.token_labels_dataset import TokenLabelsDataset, word_labels
 from fairseq.errors import ConfigError, DataError
+from fairseq.models.roberta.tagging import tags
 from fairseq.tasks.label_predictions import write_labels
 from fairseq.tasks.registration import register_task
 from fairseq.tasks.sentence_task import SentenceTask
@@ -96,6 +99,15 @@ class TokenClassificationTask(SentenceTask):
             return self.scores(targets, predictions)
 
         return finish
+
+    def predict_file(self, hub: Any, path: str, output: str, batch_size: int = 32, word_column: int = 0) -> int:
+        """Label the words of a file of columns with the loaded model ``hub``; returns the number of sentences.
+
+        Only ``word_column`` is read; ``output`` gets ``word label`` a line, an empty line after a sentence.
+        """
+        words = [sentence.words for sentence in read_columns(Path(path), word_column, None)]
+        write_labels(output, words, None, tags(hub, words, batch_size))
+        return len(words)
 
     def label_names(self, found: Sequence[Tensor]) -> tuple[list[int], Labels, Labels]:
         """Numbers of the sentences, and the names of targets and predictions of their words, in the order of the file."""
