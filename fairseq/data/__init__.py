@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = exporter(
         "Dictionary": "dictionary",
         "EpochBatchIterator": "iterators",
         "FairseqDataset": "fairseq_dataset",
+        "GroupByLengthDataset": "length_grouping",
         "GroupedIterator": "iterators",
         "IdDataset": "attributes",
         "IndexedCachedDataset": "indexed_dataset",

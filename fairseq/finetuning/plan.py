@@ -21,6 +21,7 @@ ALWAYS: dict[str, Any] = {
     "init_token": 0,
     "separator_token": 2,
     "shorten_method": "truncate",
+    "group_by_length": True,
     "required_batch_size_multiple": 1,
     "num_workers": 0,
     "log_format": "json",

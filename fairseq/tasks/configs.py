@@ -71,6 +71,9 @@ class SentenceTaskConfig(FairseqDataclass):
     init_token: int | None = option(None, "id put before every example (0: <s>)")
     separator_token: int | None = option(None, "id put before the second sentence (2: </s>)")
     no_shuffle: bool = option(False, "keep the order of the files")
+    group_by_length: bool = option(
+        False, "make batches of examples of similar length, other ones in each epoch: less padding", new=True
+    )
     shorten_method: str = option(
         "none",
         "what happens to examples of more than max-positions tokens (none: they are left out of training)",

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, open_dict
 
 from fairseq.data.attributes import IdDataset, NumelDataset, NumSamplesDataset
 from fairseq.data.dictionary import Dictionary
+from fairseq.data.length_grouping import GroupByLengthDataset
 from fairseq.data.nested_dictionary_dataset import NestedDictionaryDataset
 from fairseq.data.sentence_pairs import in_random_order, load_dictionary
 from fairseq.data.shorten_dataset import maybe_shorten_dataset
@@ -33,6 +34,8 @@ class SentenceTask(FairseqTask):
 
     def __init__(self, cfg: Any, dictionary: Dictionary) -> None:
         super().__init__(cfg)
+        if cfg.no_shuffle and getattr(cfg, "group_by_length", False):
+            raise ConfigError("no_shuffle and group_by_length exclude each other: choose one")
         self.dictionary = dictionary
         self.mask_idx = len(dictionary) if omits_mask(cfg) else dictionary.add_symbol(MASK)
 
@@ -65,7 +68,10 @@ class SentenceTask(FairseqTask):
             },
             sizes=[sizes],
         )
-        self.datasets[split] = in_random_order(nested, self.seed, self.cfg.no_shuffle)
+        if getattr(self.cfg, "group_by_length", False):
+            self.datasets[split] = GroupByLengthDataset(nested, sizes, self.seed)
+        else:
+            self.datasets[split] = in_random_order(nested, self.seed, self.cfg.no_shuffle)
         logger.info("Loaded %s with #samples: %d", split, len(nested))
         return self.datasets[split]
 
