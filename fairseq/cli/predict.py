@@ -26,9 +26,12 @@ WINDOW = 128  # batches of raw text that are sorted by length together, and writ
 _EXAMPLES = """\
 examples:
   fairseq-predict --path checkpoints/checkpoint_best.pt --input sentences.txt --output labels.tsv
+  fairseq-predict --path checkpoints/checkpoint_best.pt --input dev-v1.1.json --output answers.json
+  fairseq-predict --path checkpoints/checkpoint_best.pt --input words.txt --output labels.txt
   fairseq-predict RTE-bin --gen-subset test --path checkpoints/checkpoint_best.pt --format jsonl > predictions.jsonl
 
 Texts: one example a line, a pair of sentences separated by a tab; for choices the context and then every choice.
+Models of question_answering read SQuAD's JSON, those of token_classification columns (the first one, the words).
 Answers: the label with its probability; several labels; the number(s) of a regression; or the number of the choice.
 """
 
@@ -68,7 +71,11 @@ def main(args: argparse.Namespace) -> None:
     prepare_to_compute()
     from fairseq.tasks.prediction import Predictor, split_columns
 
-    predictor = Predictor(_hub(args), args.head, args.batch_size)
+    hub = _hub(args)
+    if hasattr(hub.task, "predict_file"):
+        _predict_whole(args, hub)
+        return
+    predictor = Predictor(hub, args.head, args.batch_size)
     with _open_output(args.output) as output, _bar(args) as bar:
         writer = Writer(output, args.format, predictor.kind)
         if args.data_bin is not None:
@@ -84,6 +91,19 @@ def main(args: argparse.Namespace) -> None:
         print(f"note: {predictor.shortened} examples were cut to the length that the model takes", file=sys.stderr)
     if args.output != "-":
         print(f"{args.output}: {writer.count:,} answers", file=sys.stderr)
+
+
+def _predict_whole(args: argparse.Namespace, hub: Any) -> None:
+    """Questions and labelled words, whose answers are files of their own (SQuAD's JSON, columns)."""
+    if args.output == "-" or args.input == "-":
+        raise ConfigError(
+            "this model's task reads and writes whole files: give them with --input (or DATA) and --output"
+        )
+    if args.data_bin is not None:
+        count = hub.task.predict_split(hub, args.data_bin, args.gen_subset, args.output, args.batch_size)
+    else:
+        count = hub.task.predict_file(hub, args.input, args.output, args.batch_size)
+    print(f"{args.output}: {count:,} answers", file=sys.stderr)
 
 
 def _hub(args: argparse.Namespace) -> Any:

@@ -117,6 +117,13 @@ class QuestionAnsweringTask(SentenceTask):
         source.records = [
             Record(question.id, record.context) for (question, _), record in zip(asked, source.records, strict=True)
         ]
+        return self._answer(hub, source, output, batch_size)
+
+    def predict_split(self, hub: Any, data: str, split: str, output: str, batch_size: int = 16) -> int:
+        """As `predict_file`, for a preprocessed ``split`` of the directory ``data``."""
+        return self._answer(hub, SquadSplit(data, split), output, batch_size)
+
+    def _answer(self, hub: Any, source: SpanSource, output: str, batch_size: int) -> int:
         dataset = SpanDataset(source, self.dictionary, self.windows)
         decisions = decide_all(candidates(hub, dataset, self.rules.n_best, batch_size), self.rules)
         write_answers(output, source, decisions, self.cfg.allow_no_answer)

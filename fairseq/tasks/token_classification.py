@@ -22,7 +22,7 @@ from fairseq.data.downstream.conll_layout import ConllSplit
 from fairseq.data.sentence_pairs import highest_id, in_random_order, load_dictionary
 from fairseq.data.token_labels_dataset import TokenLabelsDataset, word_labels
 from fairseq.errors import ConfigError, DataError
-from fairseq.models.roberta.tagging import tags
+from fairseq.models.roberta.tagging import labels, tags
 from fairseq.tasks.label_predictions import write_labels
 from fairseq.tasks.registration import register_task
 from fairseq.tasks.sentence_task import SentenceTask
@@ -108,6 +108,14 @@ class TokenClassificationTask(SentenceTask):
         words = [sentence.words for sentence in read_columns(Path(path), word_column, None)]
         write_labels(output, words, None, tags(hub, words, batch_size))
         return len(words)
+
+    def predict_split(self, hub: Any, data: str, split: str, output: str, batch_size: int = 32) -> int:
+        """As `predict_file`, for a preprocessed ``split`` of the directory ``data``; a line has word, target, prediction."""
+        source = ConllSplit(data, split, self.label_dictionary)
+        dataset = TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions)
+        sentences, targets, predictions = self.label_names(list(labels(hub, dataset, batch_size)))
+        write_labels(output, [source.words[sentence] for sentence in sentences], targets, predictions)
+        return len(sentences)
 
     def label_names(self, found: Sequence[Tensor]) -> tuple[list[int], Labels, Labels]:
         """Numbers of the sentences, and the names of targets and predictions of their words, in the order of the file."""
