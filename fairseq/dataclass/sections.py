@@ -51,7 +51,14 @@ class CommonConfig(FairseqDataclass):
     all_gather_list_size: int = option(16384, "accepted without effect")
     model_parallel_size: int = option(1, "out of scope: GPUs that share one model")
     quantization_config_path: str | None = option(None, "out of scope: quantisation settings")
-    profile: bool = option(False, "accepted without effect: start the command under a profiler instead")
+    profile: bool = option(
+        False, "write a trace of a few early updates for TensorBoard or Perfetto; its place is logged"
+    )
+    compile: bool = option(
+        False,
+        "compile the model with torch.compile: the first updates take minutes; losses differ by rounding",
+        new=True,
+    )
     reset_logging: bool = option(False, "replace the log handlers that hydra installed by fairseq's own")
     suppress_crashes: bool = option(False, "log exceptions of fairseq-hydra-train instead of raising them, for sweeps")
     use_plasma_view: bool = option(False, "accepted without effect: data are memory mapped")

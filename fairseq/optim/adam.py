@@ -18,7 +18,7 @@ from fairseq.optim.adam_update import Rates, Segment, update
 from fairseq.optim.build import register_optimizer
 from fairseq.optim.configs import FairseqAdamConfig
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, Mirrors, first_lr
-from fairseq.optim.grad_norm import clip_coefficient, total_norm
+from fairseq.optim.grad_norm import Factor, as_factor, clip_coefficient, total_norm
 from fairseq.tree import HALF
 
 
@@ -73,7 +73,7 @@ class Adam(torch.optim.Optimizer):
     def step(  # type: ignore[override]
         self,
         closure: Callable[[], Any] | None = None,
-        factor: float = 1.0,
+        factor: Factor = 1.0,
         mirrors: Mirrors | None = None,
     ) -> Any:
         """One update with the gradients multiplied by ``factor``. Parameters without gradient are skipped.
@@ -176,7 +176,7 @@ class DeferredScaling(FairseqOptimizer):
     Between ``multiply_grads`` and ``step`` the parameters' ``grad`` therefore still holds the unscaled values.
     """
 
-    _factor: float = 1.0
+    _factor: Factor = 1.0
     _optimizer: Adam
 
     @property
@@ -189,14 +189,14 @@ class DeferredScaling(FairseqOptimizer):
         }
 
     def multiply_grads(self, c: float | Tensor) -> None:
-        self._factor *= float(c)
+        self._factor = self._factor * as_factor(c)
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         norm = total_norm([param.grad for param in self.params if param.grad is not None]) * self._factor
         if aggregate_norm_fn is not None:
             norm = aggregate_norm_fn(norm)
         if max_norm > 0:
-            self._factor *= clip_coefficient(norm, max_norm)
+            self._factor = self._factor * clip_coefficient(norm, max_norm)
         return norm
 
     def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any | None = None) -> Any:
@@ -204,7 +204,7 @@ class DeferredScaling(FairseqOptimizer):
         return self._optimizer.step(closure, factor)
 
     def step_from(self, mirrors: Mirrors, factor: float | Tensor = 1.0) -> None:
-        self._optimizer.step(factor=float(factor), mirrors=mirrors)
+        self._optimizer.step(factor=as_factor(factor), mirrors=mirrors)
 
     def zero_grad(self) -> None:
         super().zero_grad()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fairseq.ops import library
 from fairseq.ops.adam import adam_with_mirrors_
+from fairseq.optim.grad_norm import Factor
 
 #: Values handled at a time on the CPU. A multiple of the kernel's vector width, so that where pieces are cut never
 #: changes a result; small enough that weight, moments and gradient of a piece fit a core's cache.
@@ -56,14 +57,14 @@ def reference_update(
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     rates: Rates,
-    factor: float = 1.0,
+    factor: Factor = 1.0,
 ) -> None:
     """The formula, in place, with gradients multiplied by ``factor``. The twin of :func:`fused_update` and its fallback; Loshchilov and Hutter (2019)."""
     beta1, beta2 = rates.betas
     correction1 = 1 - beta1**rates.step
     correction2 = 1 - beta2**rates.step
     for param, grad, m, v in zip(params, grads, exp_avgs, exp_avg_sqs, strict=True):
-        if factor != 1.0:
+        if torch.is_tensor(factor) or factor != 1.0:
             grad.mul_(factor)
         m.mul_(beta1).add_(grad, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
@@ -81,14 +82,11 @@ def fused_update(
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     rates: Rates,
-    factor: float = 1.0,
+    factor: Factor = 1.0,
 ) -> None:
     """The same through torch's fused AdamW kernel."""
     device = params[0].device
-    step = torch.tensor(float(rates.step), device=device)
-    # The kernel divides by this and stores the quotient in the gradient, all in its one pass.
-    scale = 1.0 / factor if factor else math.inf
-    grad_scale = None if factor == 1.0 else torch.tensor(scale, device=device)
+    step = torch.full((), float(rates.step), device=device)
     torch._fused_adamw_(
         params,
         grads,
@@ -103,8 +101,18 @@ def fused_update(
         eps=_kernel_eps(rates),
         amsgrad=False,
         maximize=False,
-        grad_scale=grad_scale,
+        # The kernel divides by this and stores the quotient in the gradient, all in its one pass.
+        grad_scale=_inverse(factor, device),
     )
+
+
+def _inverse(factor: Factor, device: torch.device) -> Tensor | None:
+    """1 / factor on ``device``, not waiting for it; None for a factor of 1."""
+    if torch.is_tensor(factor):
+        return factor.float().reciprocal()
+    if factor == 1.0:
+        return None
+    return torch.full((), 1.0 / factor if factor else math.inf, device=device)
 
 
 def _kernel_eps(rates: Rates) -> float:
@@ -112,7 +120,7 @@ def _kernel_eps(rates: Rates) -> float:
     return rates.eps if rates.corrected_eps else rates.eps / math.sqrt(1 - rates.betas[1] ** rates.step)
 
 
-def update(segments: list[Segment], rates: Rates, factor: float = 1.0, *, fused: bool = True) -> None:
+def update(segments: list[Segment], rates: Rates, factor: Factor = 1.0, *, fused: bool = True) -> None:
     """Update every segment in place, with gradients multiplied by ``factor``; gradients themselves may be overwritten.
 
     ``fused`` False, or a type, layout or device that the kernel does not know, takes the readable twin. Weights in
@@ -143,7 +151,7 @@ def update(segments: list[Segment], rates: Rates, factor: float = 1.0, *, fused:
             rates.betas,
             rates.weight_decay,
             _kernel_eps(rates),
-            factor,
+            float(factor),
         )
     scratch = _Scratch()
     for batch in _batches(pieces):
@@ -168,7 +176,8 @@ def _operator_knows(segment: Segment) -> bool:
         and segment.grad is not None
         and segment.grad.is_contiguous()
         and segment.param.dtype == segment.exp_avg.dtype == torch.float32
-        and library.compiled_for("adam_with_mirrors_", segment.param.device.type)
+        and segment.param.device.type == "cpu"
+        and library.compiled_for("adam_with_mirrors_", "cpu")
     )
 
 
@@ -208,7 +217,7 @@ class _Scratch:
 
 
 def _update_converted(
-    batch: list[Segment], rates: Rates, factor: float, kernel: Callable[..., None], scratch: _Scratch
+    batch: list[Segment], rates: Rates, factor: Factor, kernel: Callable[..., None], scratch: _Scratch
 ) -> None:
     """Update through float32 copies of the gradients (and of the weights, where these are half precision)."""
     scratch.clear()

@@ -18,7 +18,7 @@ from fairseq.errors import CheckpointError, ConfigError
 from fairseq.optim.build import build_optimizer
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, Mirrors
-from fairseq.optim.grad_norm import clip_coefficient, total_norm
+from fairseq.optim.grad_norm import Factor, as_factor, clip_coefficient, total_norm
 from fairseq.optim.wrapped_optimizer import WrappedOptimizer
 from fairseq.registry import OPTIMIZERS
 
@@ -58,7 +58,7 @@ class _HalfOptimizer(WrappedOptimizer):
         self.named_params: Named = [(name, param) for name, param in given if param.requires_grad]
         self.fp16_params = [param for _, param in self.named_params]
         self._scaler = build_scaler(cfg)
-        self._factor = 1.0
+        self._factor: Factor = 1.0
 
     @property
     def scaler(self) -> DynamicLossScaler | None:
@@ -83,7 +83,7 @@ class _HalfOptimizer(WrappedOptimizer):
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def multiply_grads(self, c: float | Tensor) -> None:
-        self._factor *= float(c)
+        self._factor = self._factor * as_factor(c)
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """As the base class. Raises OverflowError or FloatingPointError as the loss scaler does."""
@@ -96,7 +96,7 @@ class _HalfOptimizer(WrappedOptimizer):
                 self._factor *= max_norm / float(norm)
             self.scaler.check_overflow(norm)
         elif max_norm > 0:
-            self._factor *= clip_coefficient(norm, max_norm)
+            self._factor = self._factor * clip_coefficient(norm, max_norm)
         return norm
 
     def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any = None) -> None:
@@ -106,7 +106,7 @@ class _HalfOptimizer(WrappedOptimizer):
         if self.scaler is not None:
             self.scaler.update()
 
-    def _update(self, factor: float) -> None:
+    def _update(self, factor: Factor) -> None:
         raise NotImplementedError
 
     def zero_grad(self) -> None:
@@ -155,7 +155,7 @@ class FP16Optimizer(_HalfOptimizer):
         pairs = [(name, master) for (name, _), master in zip(named, masters, strict=True)]
         return cls(cfg, named, build_optimizer(cfg.optimizer, pairs, **kwargs), masters)
 
-    def _update(self, factor: float) -> None:
+    def _update(self, factor: Factor) -> None:
         self.fp32_optimizer.step_from(self._mirrors, factor)
 
     def master_weights(self) -> dict[str, Tensor]:
@@ -210,7 +210,7 @@ class MemoryEfficientFP16Optimizer(_HalfOptimizer):
         given = list(params)
         return cls(cfg, given, build_optimizer(cfg.optimizer, given), **kwargs)
 
-    def _update(self, factor: float) -> None:
+    def _update(self, factor: Factor) -> None:
         self.fp32_optimizer.multiply_grads(factor)
         self.fp32_optimizer.step()
 

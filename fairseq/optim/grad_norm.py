@@ -15,6 +15,9 @@ from fairseq.tree import HALF
 #: threads share one large tensor, and keeps float32 sums short (the vocabulary has tens of millions of entries).
 BLOCK = 2048
 
+Factor = float | Tensor
+"""What gradients are multiplied by. Reading a number from a GPU would wait for all that it has still to do."""
+
 
 def total_norm(grads: Sequence[Tensor]) -> Tensor:
     """L2 norm over all values of all ``grads``, accumulated in float32; 0-dim float32 on the gradients' device."""
@@ -45,9 +48,14 @@ def _block_norms(flat: Tensor) -> list[Tensor]:
     return norms + ([torch.linalg.vector_norm(flat[full:]).view(1)] if full < flat.numel() else [])
 
 
-def clip_coefficient(norm: Tensor, max_norm: float) -> float:
-    """``min(1, max_norm / (norm + 1e-6))``; NaN for a NaN norm."""
-    return (max_norm / (norm + 1e-6)).clamp(max=1.0).item()
+def as_factor(number: float | Tensor) -> Factor:
+    """``number`` as a factor on gradients: a float, but a tensor that is on another device stays there, unread."""
+    return number if torch.is_tensor(number) and number.device.type != "cpu" else float(number)
+
+
+def clip_coefficient(norm: Tensor, max_norm: float) -> Factor:
+    """``min(1, max_norm / (norm + 1e-6))``; NaN for a NaN norm. Reading it from another device is left to the caller."""
+    return as_factor((max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
 def clip(

@@ -12,6 +12,7 @@ from fairseq.errors import ConfigError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.training.batches import progress_of, subset_names
+from fairseq.training.profiling import NOTHING, Stepping, traced_updates
 from fairseq.training.stats import training_stats
 from fairseq.training.validation import validate
 
@@ -24,6 +25,11 @@ logger = logging.getLogger(TRAIN_LOGGER)
 
 def train_epochs(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> float | None:
     """Train until a stop rule holds; returns the last validation value, or None without one."""
+    with traced_updates(cfg, trainer.cuda) as trace:
+        return _train_epochs(cfg, trainer, epoch_itr, trace)
+
+
+def _train_epochs(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator, trace: Stepping) -> float | None:
     last_epoch = cfg.optimization.max_epoch or math.inf
     lr = trainer.get_lr()
     value: float | None = None
@@ -36,7 +42,7 @@ def train_epochs(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIter
                 cfg.optimization.stop_min_lr,
             )
             break
-        values, should_stop = train_epoch(cfg, trainer, epoch_itr)
+        values, should_stop = train_epoch(cfg, trainer, epoch_itr, trace)
         value = values[0] if values else value
         if should_stop:
             break
@@ -49,8 +55,13 @@ def train_epochs(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIter
 
 
 @metrics.aggregate("train")
-def train_epoch(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> tuple[list[float], bool]:
-    """Train (the rest of) one epoch; returns the values of the last validation and whether to stop."""
+def train_epoch(
+    cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator, trace: Stepping = NOTHING
+) -> tuple[list[float], bool]:
+    """Train (the rest of) one epoch; returns the values of the last validation and whether to stop.
+
+    ``trace`` is told when an update is over.
+    """
     batches = epoch_itr.next_epoch_itr(
         fix_batches_to_gpus=cfg.distributed_training.fix_batches_to_gpus,
         shuffle=epoch_itr.next_epoch_idx > cfg.dataset.curriculum,
@@ -72,6 +83,7 @@ def train_epoch(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchItera
     for samples in progress:
         with metrics.aggregate("train_inner"):
             updated = trainer.train_step(samples) is not None
+        trace.step()
         num_updates = trainer.get_num_updates()
         if updated and num_updates % cfg.common.log_interval == 0:
             progress.log(

@@ -67,14 +67,21 @@ def apply_gradient(trainer: Trainer, total: Accumulated) -> Tensor:
 
     Raises OverflowError when a scaled (fp16) gradient overflowed, NonFiniteError when loss or gradient are not finite.
     """
-    # An update without targets has no loss and no gradient: nothing to divide by.
-    trainer.optimizer.multiply_grads(1.0 / (total.sample_size or 1.0))
+    trainer.optimizer.multiply_grads(1.0 / _divisor(total.sample_size))
     grad_norm = trainer.optimizer.clip_grad_norm(trainer.cfg.optimization.clip_norm)
-    # One synchronisation for both: inf - inf and nan propagate through the sum.
+    # The only number that every update waits for (a GPU's step is on its way by then): a bad update must not touch the
+    # weights. One number for both: inf - inf and nan propagate through the sum.
     if not torch.isfinite(grad_norm + total.loss):
         raise NonFiniteError("the loss or the gradient is NaN or infinite")
     trainer.task.optimizer_step(trainer.optimizer, model=trainer.model, update_num=trainer.get_num_updates())
     return grad_norm
+
+
+def _divisor(sample_size: Tensor | float) -> Tensor | float:
+    """``sample_size``, but 1 for an update without targets, which has no loss and no gradient to divide."""
+    if isinstance(sample_size, Tensor):
+        return torch.where(sample_size == 0, 1, sample_size)
+    return sample_size or 1.0
 
 
 def explain_non_finite(trainer: Trainer, samples: Iterable[dict[str, Any]], total: Accumulated) -> NonFiniteError:

@@ -25,6 +25,7 @@ from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from fairseq.training import state as run_state
 from fairseq.training.batches import batch_iterator
+from fairseq.training.compilation import compile_layers
 from fairseq.training.limits import resolve_max_positions
 from fairseq.training.step import Accumulated, accumulate, apply_gradient, explain_non_finite
 from fairseq.tree import map_tensors
@@ -48,6 +49,8 @@ class Trainer:
         self.device = torch.device("cuda", cfg.distributed_training.device_id) if self.cuda else torch.device("cpu")
         self.precision = precision.resolve(cfg.common, self.device)
         self.model = precision.cast_model(model.to(self.device), self.precision)
+        if cfg.common.compile:
+            compile_layers(self.model)
         self.criterion = precision.cast_model(criterion.to(self.device), self.precision)
         self.optimizer = precision.build(self.precision, cfg, self._trainable_parameters())
         self.lr_scheduler = build_lr_scheduler(
