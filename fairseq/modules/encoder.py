@@ -127,7 +127,8 @@ class Encoder(nn.Module):
         return EncoderOutput(x if packing is None else packing.unpack(x), states)
 
     def _packing(self, padding: Tensor) -> Packing | None:
-        return Packing.of(padding, self.pack_below) if all(takes_rows(layer) for layer in self.layers) else None
+        packing = Packing.of(padding, self.pack_below)
+        return packing if packing is not None and all(takes_rows(layer) for layer in self.layers) else None
 
     def _drawn_layers(self) -> list[nn.Module]:
         """The layers of this pass: in training each stays if its own uniform number exceeds ``layerdrop``."""
