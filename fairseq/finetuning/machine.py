@@ -28,11 +28,15 @@ class Machine:
 
 
 def plan_machine(jobs: int | None, cores: int, parameters: int, cpu: bool = False) -> Machine:
-    """Room for ``jobs`` runs; by default one a GPU, and without GPUs as many as there are ``cores`` and memory for."""
+    """Room for ``jobs`` runs; by default one a GPU, and without GPUs as many as there are ``cores`` and memory for.
+
+    ``OMP_NUM_THREADS`` in the environment, if set, is what the user wants.
+    """
     devices = () if cpu else _devices()
     if jobs is None:
         jobs = len(devices) or max(1, min(cores, _memory() // (_BYTES_A_RUN + _BYTES_A_PARAMETER * parameters)))
-    return Machine(jobs, max(1, cores // jobs), devices)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return Machine(jobs, int(given) if given.isdigit() else max(1, cores // jobs), devices)
 
 
 def _devices() -> tuple[str, ...]:

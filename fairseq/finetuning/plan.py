@@ -159,7 +159,7 @@ def _run(
     options |= _schedule(str(options.get("lr_scheduler", "fixed")), updates, warmup)
     if limits.max_epoch is not None and options.get("max_epoch") is not None:
         options["max_epoch"] = min(int(options["max_epoch"]), int(limits.max_epoch))
-    examples = updates * int(options.get("batch_size") or 1) * int(str(options.get("update_freq", 1)).split(",")[0])
+    examples = updates * recipe.rows_an_update(point)
     sources = {"checkpoint": start.digest, "data": data.digest}
     if after is not None:
         sources["start_from"] = fingerprint(after.settings())

@@ -63,15 +63,19 @@ class TaskRecipe:
         """Every combination of the grid, one empty combination without a grid."""
         return [tuple(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
 
+    def rows_an_update(self, point: Point = ()) -> int:
+        """Training rows that an update sees (1 when batches are not limited by rows)."""
+        options = {**self.options, **dict(point)}
+        return (_whole(options, "batch_size", self.task) or 1) * (_whole(options, "update_freq", self.task) or 1)
+
     def length(
         self, rows: int, point: Point = (), max_epoch: float | None = None, max_updates: int | None = None
     ) -> tuple[int, int]:
         """(updates, updates of warm-up) on ``rows`` training rows; limits shorten both in proportion."""
         options = {**self.options, **dict(point)}
-        batch = options.get("batch_size")
-        steps = math.ceil(rows / int(batch)) if batch else None
-        if steps is not None:
-            steps = math.ceil(steps / int(str(options.get("update_freq", 1)).split(",")[0]))
+        batch = _whole(options, "batch_size", self.task)
+        frequency = _whole(options, "update_freq", self.task) or 1
+        steps = math.ceil(math.ceil(rows / batch) / frequency) if batch else None
         if steps is None and (self.updates is None or max_epoch is not None):
             raise ConfigError(
                 f"how many updates {self.task} takes depends on batch_size, which the recipe does not set; "
@@ -253,6 +257,18 @@ def _number(own: Mapping[str, Any], key: str, where: str, kind: type) -> Any:
     if value is None or value < 0 or (key != "warmup" and value == 0):
         raise ConfigError(f"{where}: {key} must be a positive number, but is {own[key]!r}")
     return value
+
+
+def _whole(options: Mapping[str, Any], key: str, task: str) -> int | None:
+    """A positive whole number among the options of a task, the first of a comma-separated list; None if not given."""
+    value = options.get(key)
+    first = value[0] if isinstance(value, list) and value else value
+    if first is None:
+        return None
+    text = str(first).split(",")[0].strip()
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"{task}: {key} must be a whole number of at least 1, but is {value!r}")
+    return int(text)
 
 
 def _grid(value: Any, where: str) -> dict[str, list[str]]:
