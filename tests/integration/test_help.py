@@ -13,6 +13,9 @@ COMMANDS = {
     "validate": ((),),
     "preprocess": ((), ("--bpe", "gpt2")),
     "fill-mask": ((),),
+    "preprocess-task": ((),),
+    "predict": ((),),
+    "glue": ((),),
     "info": ((),),
 }
 CASES = [(name, flags) for name, variants in COMMANDS.items() for flags in variants]
