@@ -57,11 +57,11 @@ def run(request: Request) -> None:
     tasks, missing = choose(request.tasks, request.data_dir)
     names = [task.name for task in tasks]
     chosen = recipe.load(request.recipe, list(_trainable()))
-    for name in names:
-        chosen.for_task(name, request.given)
+    begin = start.load(request.checkpoint, request.dictionary, request.bpe, dict(request.bpe_options))
+    # Mistakes in recipe and options come to light before anything is preprocessed.
+    plan.make(chosen, begin, [TaskData.unknown(name) for name in names], 1, request.given, request.limits)
     if missing:
         _say(f"not in {request.data_dir}: {'; '.join(missing)}")
-    begin = start.load(request.checkpoint, request.dictionary, request.bpe, dict(request.bpe_options))
     with claimed(request.out) as lock:
         preparation = Preparation(
             begin, request.data_dir, request.out / "data", request.train_examples, workers=request.cores
@@ -229,7 +229,7 @@ class Campaign:
             name: best_run(mine, self.recipe.select).run
             for name, mine in by_task(list(self.execution.results.values())).items()
         }
-        lost = [run for run in best.values() if not self.execution.model(run).is_file()]
+        lost = self.execution.with_sources([run for run in best.values() if not self.execution.model(run).is_file()])
         if lost:
             self.left = len(lost)
             _say(f"{len(lost)} runs are repeated, because their models were not kept")

@@ -20,7 +20,7 @@ from fairseq.data.downstream import glue
 from fairseq.data.downstream.glue import GlueTask
 from fairseq.data.downstream.layout import Job
 from fairseq.data.downstream.reading import first_existing
-from fairseq.errors import DataNotFoundError
+from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetuning.files import fingerprint, write_json
 from fairseq.finetuning.start import Start, digest
 from fairseq.registry import BPES
@@ -40,11 +40,13 @@ class TaskData:
     labels: dict[str, dict[str, int]]
     notes: list[str] = field(default_factory=list)
 
+    @classmethod
+    def unknown(cls, task: str) -> TaskData:
+        """Stands for data that is not preprocessed yet, of some size."""
+        return cls(task, Path(), "", {"train": 1000, "valid": 100}, {"valid": {}})
+
     def valid_subsets(self) -> list[str]:
         return [name for name in ("valid", "valid1") if name in self.rows]
-
-    def test_subsets(self) -> list[str]:
-        return [name for name in ("test", "test1") if name in self.rows]
 
 
 def choose(names: Sequence[str], data_dir: Path) -> tuple[list[GlueTask], list[str]]:
@@ -100,6 +102,12 @@ class Preparation:
         self.start, self.data_dir, self.out = start, data_dir, out
         self.examples, self.workers = examples, workers
         self._dictionary = Dictionary.load(str(start.dictionary))
+        symbols = len(self._dictionary) + (not start.model.get("omit_mask") and "<mask>" not in self._dictionary)
+        if start.symbols is not None and symbols != start.symbols:
+            raise DataError(
+                f"{start.dictionary} has {symbols} symbols (with <mask>), but {start.path} has embeddings of {start.symbols}; "
+                "give the dict.txt that it was pretrained with by --dict"
+            )
 
     def identity(self, task: GlueTask) -> dict[str, Any]:
         """What the data of ``task`` is made from."""

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,15 +68,15 @@ class Execution:
                 self.results[run] = result
 
     def remaining(self) -> list[Run]:
-        """What is to do: runs without result, and those whose model is gone although an unfinished one starts from it."""
-        todo = {run for run in self.plan.runs if run not in self.results and run not in self.failures}
-        for run in list(todo):
-            source = run.after
-            if source is not None and source in self.results and not self.model(source).is_file():
-                todo.add(source)
+        """What is to do: the runs without a result, and those that they start from if their models are gone."""
+        return self.with_sources([run for run in self.plan.runs if run not in self.results])
+
+    def with_sources(self, runs: Sequence[Run]) -> list[Run]:
+        """``runs`` and those that they start from, unless their models are there; in the order of the plan."""
+        todo = set(runs) | {run.after for run in runs if run.after is not None and not self.model(run.after).is_file()}
         return [run for run in self.plan.runs if run in todo]
 
-    def run_all(self, runs: list[Run]) -> None:
+    def run_all(self, runs: Sequence[Run]) -> None:
         """Do ``runs``. A failed one is noted and the others go on; KeyboardInterrupt ends all children first."""
         waiting = list(runs)
         for run in waiting:

@@ -27,7 +27,7 @@ class Start:
 
     ``model`` maps options of fairseq-train to values and builds the stored architecture; ``bpe`` holds the settings of
     the sub-word encoder (None: the dictionary is one of words); ``digest`` identifies the content of the file.
-    ``has_table``: positions are learnt, so ``max_positions`` is a size of the model and cannot change.
+    ``symbols``: rows of the token embeddings (None: not known). ``has_table``: positions are learnt, so ``max_positions`` is a size of the model and cannot change.
     """
 
     path: Path
@@ -36,6 +36,7 @@ class Start:
     max_positions: int | None
     has_table: bool
     parameters: int
+    symbols: int | None
     dictionary: Path
     bpe: dict[str, Any] | None
 
@@ -73,6 +74,7 @@ def load(path: str | Path, dictionary: str | None, bpe: str | None, bpe_options:
         model.get("max_positions"),
         any(key.endswith(".embed_positions.weight") for key in state["model"]),
         sum(value.numel() for value in state["model"].values() if hasattr(value, "numel")),
+        next((len(value) for key, value in state["model"].items() if key.endswith(".embed_tokens.weight")), None),
         found.resolve(),
         _bpe(file, cfg.bpe, bpe, bpe_options),
     )

@@ -26,7 +26,7 @@ ALL: dict[str, Any] = {
 
 
 def begin(has_table: bool = True, **model: Any) -> Start:
-    return Start(Path("m.pt"), "c", {"arch": "roberta", **model}, 64, has_table, 1000, Path("dict.txt"), None)
+    return Start(Path("m.pt"), "c", {"arch": "roberta", **model}, 64, has_table, 1000, None, Path("dict.txt"), None)
 
 
 def data(task: str, rows: int = 80) -> TaskData:
