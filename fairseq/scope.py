@@ -11,6 +11,7 @@ SEQ2SEQ = "sequence-to-sequence modelling and generation"
 SPEECH = "speech and audio"
 CAUSAL = "causal language modelling"
 VISION = "vision and multi-modal modelling"
+PRONOUNS = "pronoun disambiguation (Winograd schemas)"
 
 TASKS = {
     **dict.fromkeys(
@@ -44,6 +45,7 @@ TASKS = {
         ),
         SPEECH,
     ),
+    **dict.fromkeys(("wsc", "winogrande"), PRONOUNS),
     **dict.fromkeys(("language_modeling", "multilingual_language_modeling"), CAUSAL),
     **dict.fromkeys(("legacy_masked_lm", "cross_lingual_lm"), "the legacy XLM/BERT task (use masked_lm)"),
 }
@@ -87,6 +89,7 @@ CRITERIONS = {
     ),
     **dict.fromkeys(("ctc", "wav2vec", "hubert", "tacotron2", "fastspeech2"), SPEECH),
     **dict.fromkeys(("adaptive_loss", "cross_entropy"), CAUSAL),
+    **dict.fromkeys(("wsc", "winogrande"), PRONOUNS),
     "legacy_masked_lm_loss": "the legacy XLM/BERT loss (use masked_lm)",
 }
 
