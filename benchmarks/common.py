@@ -30,6 +30,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_CACHE = REPOSITORY / ".cache" / "benchmarks"
 ALLOCATOR_VARIABLES = ("GLIBC_TUNABLES", "LD_PRELOAD")  # with every MALLOC_*: they would tune one side unseen
 
+#: Freed memory stays with the process, large blocks included, on huge pages: what `FAIRSEQ_MALLOC` does from inside.
+TUNED_ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
 Result = TypeVar("Result")
 
 

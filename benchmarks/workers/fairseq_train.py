@@ -3,8 +3,8 @@
     python fairseq_train.py REPORT.json FLAG ...
 
 Only names that both have are used (`fairseq.trainer.Trainer`, `fairseq_cli.train.cli_main`), so that the very same
-measurement is taken of both. REPORT.json: `ends`, the time of day at which each update was complete, and `cpu`, the
-processor time that this process had then used (seconds).
+measurement is taken of both. REPORT.json: `starts` and `ends`, the time of day at which each update began (its batch was
+there) and was complete, and `cpu`, the processor time that this process had then used (seconds).
 """
 
 import json
@@ -24,9 +24,10 @@ def main():
     from fairseq_cli.train import cli_main
 
     train_step = Trainer.train_step
-    ends, cpu = [], []
+    starts, ends, cpu = [], [], []
 
     def timed(self, *args, **kwargs):
+        starts.append(time.time())
         result = train_step(self, *args, **kwargs)
         ends.append(time.time())
         cpu.append(time.process_time())
@@ -40,7 +41,7 @@ def main():
 
         facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "process": os.getpid()}
         with open(report, "w") as file:
-            json.dump({"ends": ends, "cpu": cpu, **facts}, file)
+            json.dump({"starts": starts, "ends": ends, "cpu": cpu, **facts}, file)
 
 
 if __name__ == "__main__":

@@ -58,8 +58,9 @@ def main():
     )
     generator = torch.Generator().manual_seed(1)
     bf16 = settings["bf16"]
-    ends, cpu = [], []
+    starts, ends, cpu = [], [], []
     for (ids, labels), _ in zip(batches(settings, generator), range(settings["updates"])):  # noqa: B905
+        starts.append(time.time())
         with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
             loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
@@ -72,7 +73,7 @@ def main():
     with open(report, "w") as file:
         facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "loss": loss.item()}
         facts["attention"] = model.config._attn_implementation
-        json.dump({"ends": ends, "cpu": cpu, **facts}, file)
+        json.dump({"starts": starts, "ends": ends, "cpu": cpu, **facts}, file)
 
 
 if __name__ == "__main__":
