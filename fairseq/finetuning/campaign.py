@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairseq.data.downstream.glue import TASKS
-from fairseq.errors import TrainingError
+from fairseq.data.downstream.glue import TASKS, GlueTask
+from fairseq.errors import ConfigError, TrainingError
 from fairseq.finetuning import picture, plan, recipe, start, table
 from fairseq.finetuning.baseline import constant_score
 from fairseq.finetuning.datasets import Preparation, TaskData, choose
@@ -66,7 +66,7 @@ def run(request: Request) -> None:
         preparation = Preparation(
             begin, request.data_dir, request.out / "data", request.train_examples, workers=request.cores
         )
-        data = {task.name: _data(preparation, task) for task in tasks}
+        data = {task.name: _data(preparation, task, request.out) for task in tasks}
         made = plan.make(chosen, begin, list(data.values()), request.seeds, request.given, request.limits)
         campaign = Campaign(request, chosen, begin, data, made, missing, lock)
         if request.dry_run:
@@ -82,9 +82,15 @@ def _trainable() -> list[str]:
     return [name for name, task in TASKS.items() if task.trains]
 
 
-def _data(preparation: Preparation, task: Any) -> TaskData:
+def _data(preparation: Preparation, task: GlueTask, out: Path) -> TaskData:
+    """The preprocessed data of ``task``. Raises ConfigError when there are results on other data."""
     found = preparation.find(task)
     if found is None:
+        if any((out / "runs" / task.name).glob("**/result.json")):
+            raise ConfigError(
+                f"{out / 'runs' / task.name} has results on other data (another --data-dir, dictionary, BPE or "
+                "--train-examples); choose another --out, or delete that directory to repeat its runs"
+            )
         _say(f"preprocessing {task.name}")
         found = preparation.make(task)
     return found
@@ -136,7 +142,7 @@ class Campaign:
             mine = [run for run in self.plan.runs if run.task == name]
             first = mine[0]
             command = plan.command_line(first, self.data[name].path, self.begin.path, {"no_save": True})
-            _say(f"{name}: {len(mine)} runs of {first.updates:,} updates, as in:")
+            _say(f"{name}: {_count(len(mine))} of {first.updates:,} updates, as in:")
             _say(f"  fairseq-train {' '.join(command)}")
 
     def train(self) -> None:
@@ -145,7 +151,7 @@ class Campaign:
         self.left = len(todo)
         done = len(self.plan.runs) - len(todo)
         _say(
-            f"{len(todo)} runs to do" + (f", {done} are done" if done else "") + f"; {self.machine.jobs} at a time, "
+            f"{_count(len(todo))} to do" + (f", {done} done" if done else "") + f"; {self.machine.jobs} at a time, "
             f"{self.machine.threads} thread(s) each"
         )
         self.execution.run_all(todo)
@@ -232,7 +238,7 @@ class Campaign:
         lost = self.execution.with_sources([run for run in best.values() if not self.execution.model(run).is_file()])
         if lost:
             self.left = len(lost)
-            _say(f"{len(lost)} runs are repeated, because their models were not kept")
+            _say(f"{_count(len(lost))} to repeat, because the models were not kept")
             self.execution.run_all(lost)
         out = self.request.out / "submission"
         for name, run in best.items():
@@ -269,6 +275,10 @@ class Campaign:
             for result in mine:
                 if result.run.point != point:
                     self.execution.model(result.run).unlink(missing_ok=True)
+
+
+def _count(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def _duration(seconds: float) -> str:

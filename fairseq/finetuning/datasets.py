@@ -139,10 +139,13 @@ class Preparation:
         """Preprocess ``task``; the directory appears at once and in full."""
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / task.name
+        for left in self.out.glob(".making-*"):  # by a command that was killed
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=self.out, prefix=".making-") as scratch:
             made = Path(scratch) / task.name
             made.mkdir()
-            source = self._fewer_rows(task, Path(scratch)) if self.examples is not None else self.data_dir
+            cut = self.examples is not None and task.trains
+            source = self._fewer_rows(task, Path(scratch)) if cut else self.data_dir
             job = Job(
                 source,
                 made,

@@ -24,7 +24,7 @@ all: {epochs: 8, warmup: 0.1, batch_size: 16, lr: 2e-2, optimizer: adam, lr_sche
 tasks:
   RTE: {epochs: 2, start_from: CoLA}
 """
-FLAGS = "--bpe none --tasks CoLA RTE --seeds 2 --jobs 1 --cpu".split()
+FLAGS = "--bpe none --tasks CoLA RTE --seeds 1 --jobs 1 --cpu".split()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def words(place: Path, *more: object) -> list[str]:
 
 
 def glue(place: Path, *more: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    return run_command("glue", *words(place, *more), cwd=place, expect=expect, timeout=300)
+    return run_command("glue", *words(place, *more), cwd=place, expect=expect, timeout=1200)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ def records(out: Path) -> list[dict[str, object]]:
 
 def test_everything_is_written(place: Path, whole: subprocess.CompletedProcess[str]) -> None:
     out = place / "out"
-    assert "[4/4] " in whole.stdout and "none to go" in whole.stdout
+    assert "[2/2] " in whole.stdout and "none to go" in whole.stdout
     table = (out / "table.md").read_text(encoding="utf-8")
     assert table in whole.stdout and "**100.0**" in table  # CoLA is learnt
     assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
     rows = records(out)
-    assert [(row["task"], row["seed"]) for row in rows] == [("CoLA", 1), ("CoLA", 2), ("RTE", 1), ("RTE", 2)]
+    assert [(row["task"], row["seed"]) for row in rows] == [("CoLA", 1), ("RTE", 1)]
     assert all(row["updates"] == {"CoLA": 24, "RTE": 6}[str(row["task"])] for row in rows)
     cola = (out / "submission" / "CoLA.tsv").read_text().splitlines()
     assert cola[0] == "index\tprediction" and [line.split("\t")[0] for line in cola[1:]] == list(map(str, range(10)))
@@ -73,8 +73,8 @@ def test_everything_is_written(place: Path, whole: subprocess.CompletedProcess[s
     assert [line.split("\t")[1] for line in cola[1:]] == [str(int(int(text[1:3]) >= 20)) for text in tests]
     rte = (out / "submission" / "RTE.tsv").read_text().splitlines()[1:]
     assert {line.split("\t")[1] for line in rte} <= {"entailment", "not_entailment"}
-    # RTE started from CoLA's model of the same seed; only the best model of each task is left
-    assert f"{out}/runs/CoLA/seed2/model.pt" in (out / "runs" / "RTE" / "seed2" / "command.txt").read_text()
+    # RTE started from CoLA's model of the same seed; the best model of each task is left
+    assert f"{out}/runs/CoLA/seed1/model.pt" in (out / "runs" / "RTE" / "seed1" / "command.txt").read_text()
     assert sorted(path.parts[-3] for path in out.glob("runs/*/*/model.pt")) == ["CoLA", "RTE"]
     assert not list(out.glob("runs/*/*/checkpoints"))
 
@@ -83,7 +83,7 @@ def test_finished_runs_are_not_repeated(place: Path, whole: subprocess.Completed
     before = {path: path.stat().st_mtime_ns for path in (place / "out").glob("runs/*/*/result.json")}
     table = (place / "out" / "table.md").read_text(encoding="utf-8")
     again = glue(place, "--out", "out", "--predict-test")
-    assert "0 runs to do, 4 are done" in again.stdout and len(before) == 4
+    assert "0 runs to do, 2 done" in again.stdout and len(before) == 2
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert table == (place / "out" / "table.md").read_text(encoding="utf-8")
 
@@ -92,6 +92,8 @@ def test_other_settings_are_refused(place: Path, whole: subprocess.CompletedProc
     done = glue(place, "--out", "out", "--set", "dropout=0.5", expect=2)
     sentence = error_sentence(done, "glue")
     assert "runs/CoLA/seed1 was made with other settings (--dropout: there 0.1, now 0.5)" in sentence
+    done = glue(place, "--out", "out", "--train-examples", 10, expect=2)
+    assert "runs/CoLA has results on other data" in error_sentence(done, "glue")
 
 
 def start(place: Path, *more: object) -> subprocess.Popen[str]:
@@ -102,7 +104,7 @@ def start(place: Path, *more: object) -> subprocess.Popen[str]:
 
 def in_second_run(out: Path, process: subprocess.Popen[str]) -> Path:
     """Wait until one run is done and the next has begun to train; returns its directory."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 3000
     while time.monotonic() < end and process.poll() is None:
         for log in out.glob("runs/*/*/log.txt"):
             second = list(out.glob("runs/*/*/result.json")) and not (log.parent / "result.json").exists()
@@ -119,7 +121,7 @@ def alive(out: Path) -> bool:
 
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
-@pytest.mark.parametrize("resumable", [False, True])
+@pytest.mark.parametrize("resumable", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_and_started_again(
     place: Path, whole: subprocess.CompletedProcess[str], tmp_path: Path, resumable: bool
 ) -> None:
@@ -134,7 +136,7 @@ def test_killed_and_started_again(
     assert not alive(tmp_path / "out"), "a child outlived its parent"
     assert not (cut / "result.json").exists()
     again = glue(place, *more)
-    assert "3 runs to do, 1 are done" in again.stdout
+    assert "1 run to do, 1 done" in again.stdout
     if resumable:
         assert "Loaded checkpoint" in (cut / "log.txt").read_text()
     assert records(tmp_path / "out") == records(place / "out")
@@ -166,7 +168,7 @@ def test_a_failed_run_does_not_stop_the_others(place: Path, tmp_path: Path) -> N
         "  RTE: {start_from: null, epochs: 1}\n",
         encoding="utf-8",
     )
-    more = ["--recipe", tmp_path / "bad.yaml", "--out", tmp_path / "out", "--seeds", 1, "--train-examples", 24]
+    more = ["--recipe", tmp_path / "bad.yaml", "--out", tmp_path / "out", "--train-examples", 24]
     done = glue(place, *more, expect=2)
     assert "CoLA seed 1 FAILED: " in done.stdout and "RTE seed 1: accuracy" in done.stdout
     assert "1 of 2 runs failed" in error_sentence(done, "glue")
@@ -210,5 +212,5 @@ def test_mistakes_end_before_any_run(
 def test_all_names_what_is_missing(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli_main(words(place, "--out", tmp_path / "out", "--tasks", "all", "--dry-run", "--set", "start_from="))
     shown = capsys.readouterr().out
-    assert "MNLI (no folder MNLI)" in shown and "STS-B: 2 runs of 24 updates" in shown
+    assert "MNLI (no folder MNLI)" in shown and "STS-B: 1 run of 24 updates" in shown
     assert "WNLI" not in shown and "--regression-target" in shown
