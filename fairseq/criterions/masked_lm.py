@@ -37,11 +37,12 @@ class MaskedLmLoss(FairseqCriterion):
         """``sample`` has ``net_input``, ``target`` (B, T), ``ntokens`` and ``nsentences``; ``sample_size`` is N."""
         masked = sample["target"].ne(self.padding_idx)
         sample_size = masked.sum()
-        logits = model(**sample["net_input"], masked_tokens=masked)[0]  # (N, V)
         targets = sample["target"][masked]
-        # The softmax reads half-precision logits but computes and keeps float32.
-        log_probabilities = F.log_softmax(logits.view(-1, logits.size(-1)), dim=-1, dtype=torch.float32)
-        loss = F.nll_loss(log_probabilities, targets, reduction="sum", ignore_index=self.padding_idx)
+        if getattr(model, "computes_loss", False):  # without ever holding all logits
+            loss = model(**sample["net_input"], masked_tokens=masked, masked_targets=targets)[0]
+        else:
+            logits = model(**sample["net_input"], masked_tokens=masked)[0]  # (N, V)
+            loss = summed_loss(logits.view(-1, logits.size(-1)), targets)
         logging_output = {
             "loss": loss.detach(),
             "ntokens": sample["ntokens"],
@@ -64,6 +65,11 @@ class MaskedLmLoss(FairseqCriterion):
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
+
+
+def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of logits (N, V); the softmax reads half precision but computes and keeps float32."""
+    return F.nll_loss(F.log_softmax(logits, dim=-1, dtype=torch.float32), targets, reduction="sum")
 
 
 def perplexity(loss: Any, base: float = 2, round: int = 2) -> float:

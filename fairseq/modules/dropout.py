@@ -1,58 +1,70 @@
-"""Dropout that is quick on the CPU.
+"""Dropout that is quick on the CPU, alone and with what follows it: residual connection and layer norm.
 
-torch draws one float a number there, which takes longer than many of the layers it follows. Here one 64-bit random
-word serves four numbers: each is dropped when its 16 bits fall below p, rounded to a multiple of 2^-16. Scaling is by
-the probability that results, so the expectation is exact. Other devices, and compiled graphs, use torch's own.
+torch draws one float a number there, which takes longer than many of the layers it follows. Here the mask is computed
+from a seed, in the forward and again in the backward pass: see ``fairseq.ops.residual``. The seed comes from torch's CPU
+generator, so that a run that is resumed goes on exactly. Other devices, and compiled graphs, use torch's own.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from fairseq.ops import library, residual
 
 _STEPS = 1 << 16
 
 
 def rounded(p: float) -> float:
-    """The probability that is used for ``p``: the nearest multiple of 2^-16."""
+    """The probability that is used for ``p`` on the CPU: the nearest multiple of 2^-16."""
     return round(p * _STEPS) / _STEPS
-
-
-def keep_mask(
-    shape: tuple[int, ...] | torch.Size, p: float, dtype: torch.dtype, generator: torch.Generator | None = None
-) -> Tensor:
-    """A CPU tensor of ones, and of zeros with probability ``rounded(p)``. (Multiplying by a boolean is slower.)"""
-    count = math.prod(shape)
-    words = torch.empty((count + 3) // 4, dtype=torch.int64)
-    words.random_(-(1 << 63), None, generator=generator)
-    bits = words.view(torch.int16)[:count].view(shape)
-    mask = torch.empty(shape, dtype=dtype)
-    threshold = round(p * _STEPS) - _STEPS // 2
-    return mask.zero_() if threshold >= _STEPS // 2 else torch.ge(bits, threshold, out=mask)
-
-
-class _Dropout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        ctx.scale = 1 / (1 - rounded(p)) if rounded(p) < 1 else 0.0
-        mask = keep_mask(x.shape, p, x.dtype)
-        ctx.save_for_backward(mask)
-        return (x * mask).mul_(ctx.scale)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (mask,) = ctx.saved_tensors
-        return (grad * mask) * ctx.scale, None
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """``torch.nn.functional.dropout``, quicker on the CPU (with other random numbers)."""
     if not training or p <= 0:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(x, p)
-    return _Dropout.apply(x, p)
+    return residual.dropout_add(x, None, p, _seed()) if _own(x) else F.dropout(x, p)
+
+
+def dropout_add(x: Tensor, base: Tensor, p: float, training: bool) -> Tensor:
+    """``base + dropout(x)``."""
+    if not training or p <= 0:
+        return base + x
+    if _own(x) and x.dtype == base.dtype:
+        return residual.dropout_add(x, base, p, _seed())
+    return base + dropout(x, p, training)
+
+
+def dropout_add_norm(x: Tensor, base: Tensor, norm: nn.Module, p: float, training: bool) -> Tensor:
+    """``norm(base + dropout(x))``, in one pass for plain layer norms on the CPU."""
+    compiled = _own(x) and library.compiled_for("dropout_add_layer_norm_forward", "cpu")
+    if not (compiled and isinstance(norm, nn.LayerNorm) and _fits(norm, x, base)):
+        return norm(dropout_add(x, base, p, training))
+    p = p if training else 0.0
+    return residual.dropout_add_layer_norm(x, base, norm.weight, norm.bias, norm.eps, p, _seed() if p > 0 else _ZERO)
+
+
+_ZERO = torch.zeros((), dtype=torch.int64)
+
+
+def _seed() -> Tensor:
+    return torch.randint(1 << 62, ())
+
+
+def _own(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _fits(norm: nn.LayerNorm, x: Tensor, base: Tensor) -> bool:
+    """Whether ``norm`` is nothing but a layer norm of the last dimension, and the operator takes these types."""
+    return (
+        type(norm) is nn.LayerNorm
+        and norm.weight is not None
+        and norm.bias is not None
+        and norm.weight.shape == x.shape[-1:]
+        and x.dtype == base.dtype == norm.weight.dtype
+        and not (norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks)
+        and not torch.is_autocast_enabled("cpu")
+    )

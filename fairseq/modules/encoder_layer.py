@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from fairseq.modules.context import EncoderContext
-from fairseq.modules.dropout import dropout
+from fairseq.modules.dropout import dropout_add, dropout_add_norm
 
 L = TypeVar("L", bound=nn.Module)
 
@@ -46,11 +46,9 @@ class EncoderLayer(nn.Module):
         return super().train(mode)
 
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
+        p, training = self.dropout, self.training
         if self.pre_norm:
-            x = x + self._drop(self.self_attn(self.self_attn_layer_norm(x), context))
-            return x + self._drop(self.channel_mixer(self.final_layer_norm(x)))
-        x = self.self_attn_layer_norm(x + self._drop(self.self_attn(x, context)))
-        return self.final_layer_norm(x + self._drop(self.channel_mixer(x)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout, self.training)
+            x = dropout_add(self.self_attn(self.self_attn_layer_norm(x), context), x, p, training)
+            return dropout_add(self.channel_mixer(self.final_layer_norm(x)), x, p, training)
+        x = dropout_add_norm(self.self_attn(x, context), x, self.self_attn_layer_norm, p, training)
+        return dropout_add_norm(self.channel_mixer(x), x, self.final_layer_norm, p, training)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fairseq.modules.activations import get_activation_fn
 from fairseq.modules.linear import Linear, linear
+from fairseq.ops.linear_cross_entropy import linear_cross_entropy
 from fairseq.registry import HEADS
 
 
@@ -21,12 +22,39 @@ def select(features: Tensor, masked_tokens: Tensor | None) -> Tensor:
     return features.reshape(-1, features.size(-1)).index_select(0, rows)
 
 
+def takes_targets(part: object, *methods: str) -> bool:
+    """Whether the ``methods`` of ``part`` understand the argument that asks for the loss instead of logits.
+
+    A class says so by ``takes_targets = True`` beside their definitions. A subclass that defines one of them again,
+    without saying so, does not know the argument.
+    """
+    for method in methods:
+        owner = next(kind for kind in type(part).__mro__ if method in vars(kind))
+        if method in vars(part) or not vars(owner).get("takes_targets", False):
+            return False
+    return True
+
+
+def summed_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, scale: Tensor | None = None
+) -> Tensor:
+    """``linear_cross_entropy``, in the types that autocast chooses for products."""
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    return linear_cross_entropy(hidden, weight, targets, bias, scale)
+
+
 @HEADS.register("roberta")
 class RobertaLMHead(nn.Module):
     """dense -> activation -> layer norm -> product with the token embeddings (or an own ``weight``) + bias.
 
-    (B, T, C) -> (B, T, V), or (N, V) for the N positions of ``masked_tokens``.
+    (B, T, C) -> (B, T, V), or (N, V) for the N positions of ``masked_tokens``. With the ``targets`` (N,) of these
+    positions the result is the loss instead, summed, in nats, 0-dim; logits are then never kept.
     """
+
+    takes_targets = True
 
     def __init__(self, embed_dim: int, output_dim: int, activation_fn: str, weight: nn.Parameter | None = None) -> None:
         super().__init__()
@@ -36,7 +64,15 @@ class RobertaLMHead(nn.Module):
         self.weight = nn.Linear(embed_dim, output_dim, bias=False).weight if weight is None else weight
         self.bias = nn.Parameter(torch.zeros(output_dim))
 
-    def forward(self, features: Tensor, masked_tokens: Tensor | None = None, **unused: object) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        masked_tokens: Tensor | None = None,
+        targets: Tensor | None = None,
+        **unused: object,
+    ) -> Tensor:
         # Only masked positions are projected: with V far above C this is most of the head's work.
         x = self.layer_norm(self.activation_fn(self.dense(select(features, masked_tokens))))
+        if targets is not None:
+            return summed_loss(x, self.weight, targets, bias=self.bias)
         return linear(x, self.weight, self.bias)

@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = exporter(
         "alibi_attention": "alibi_attention",
         "batch_by_size": "batching",
         "complete_blocks": "blocks",
+        "dropout_add": "residual",
+        "dropout_add_layer_norm": "residual",
         "library": "",
         "native": "",
     },

@@ -61,15 +61,15 @@ def alibi_bias(slopes: Tensor, tokens: int, asymmetrical: bool) -> Tensor:
 
 
 def dropout_factors(weights: Tensor, dropout_p: float, seed: Tensor) -> Tensor:
-    """Like ``weights`` (B, H, T, T): 0 for dropped probabilities, 1 / (1 - p) for the others, p being a multiple of 2^-16.
+    """Like ``weights`` (B, H, T, J): 0 for dropped probabilities, 1 / (1 - p) for the others, p being a multiple of 2^-16.
 
     Philox4x32-10: counter (32 * chunk + lane, i, b * H + h, 0), key = (low word of the seed, high word). Half t of the
     four words, low halves first, is for key 256 * chunk + 32 * t + lane, which is kept when it reaches p * 2^16.
     """
     threshold = int(dropout_p * 65536 + 0.5)
     scale = 65536 / (65536 - threshold) if threshold < 65536 else 0.0
-    batch, heads, tokens, _ = weights.shape
-    chunks = (tokens + _CHUNK - 1) // _CHUNK
+    batch, heads, tokens, columns = weights.shape
+    chunks = (columns + _CHUNK - 1) // _CHUNK
     device = seed.device
     words = [
         torch.arange(chunks * _LANES, device=device),
@@ -80,7 +80,7 @@ def dropout_factors(weights: Tensor, dropout_p: float, seed: Tensor) -> Tensor:
     words = _philox(list(torch.broadcast_tensors(*words)), seed & _MASK, (seed >> 32) & _MASK)
     halves = [(word >> shift) & 0xFFFF for word in words for shift in (0, 16)]
     bits = torch.stack([half.unflatten(-1, (chunks, _LANES)) for half in halves], dim=-2).flatten(-3)
-    keep = bits[..., :tokens].unflatten(0, (batch, heads)) >= threshold
+    keep = bits[..., :columns].unflatten(0, (batch, heads)) >= threshold
     return keep.to(weights.dtype) * scale
 
 

@@ -35,7 +35,7 @@ from fairseq.models.roberta.upgrade import (
 )
 from fairseq.modules.classification_head import RobertaClassificationHead
 from fairseq.modules.initialization import init_bert_params
-from fairseq.modules.lm_head import RobertaLMHead
+from fairseq.modules.lm_head import RobertaLMHead, takes_targets
 from fairseq.registry import BPES, MODELS
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 class RobertaEncoder(FairseqEncoder):
     """Token ids (B, T) to features (B, T, C) and, through the LM head, to logits (B, T, V) or (N, V)."""
+
+    takes_targets = True
 
     def __init__(self, args: Any, dictionary: Any) -> None:
         super().__init__(dictionary)
@@ -83,13 +85,15 @@ class RobertaEncoder(FairseqEncoder):
         padding_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         real_only: bool = False,
+        masked_targets: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits (or features) and ``{"inner_states": L + 1 tensors (T, B, C) or None}``.
 
         ``padding_mask`` (B, T), True = padding, replaces the one derived from the pad symbol, even when all False.
         ``position_ids`` (B, T) are rows of the position table (the first token of a sequence has pad + 1).
-        With ``masked_tokens`` (B, T) only those N positions are projected to the vocabulary. With self-masking the
+        With ``masked_tokens`` (B, T) only those N positions are projected to the vocabulary; with their
+        ``masked_targets`` (N,) too, the first result is the summed loss, where the head has it. With self-masking the
         inputs of a pass to logits are masked at random, in training and in evaluation; features never are.
         ``real_only`` promises that nothing reads features at padding: they may be zero, see ``Encoder.forward``.
         """
@@ -98,7 +102,8 @@ class RobertaEncoder(FairseqEncoder):
         real_only = real_only or (not features_only and _all_real(masked_tokens, padding))
         x, extra = self._features(src_tokens, return_all_hiddens, padding, position_ids, masked, real_only)
         if not features_only:
-            x = self.output_layer(x, masked_tokens=masked_tokens)
+            wanted = {} if masked_targets is None else {"targets": masked_targets}
+            x = self.output_layer(x, masked_tokens=masked_tokens, **wanted)
         return x, extra
 
     def extract_features(
@@ -138,8 +143,8 @@ class RobertaEncoder(FairseqEncoder):
             return None
         return torch.rand(src_tokens.shape, device=src_tokens.device) < self.self_masking
 
-    def output_layer(self, features: Tensor, masked_tokens: Tensor | None = None, **unused: Any) -> Tensor:
-        return self.lm_head(features, masked_tokens)
+    def output_layer(self, features: Tensor, masked_tokens: Tensor | None = None, **targets: Any) -> Tensor:
+        return self.lm_head(features, masked_tokens, **targets)
 
     def max_positions(self) -> int:
         return self.args.max_positions
@@ -162,12 +167,24 @@ class RobertaModel(FairseqEncoderModel):
     spectral-norm heads can be loaded again.
     """
 
+    takes_targets = True
+
     def __init__(self, args: Any, encoder: RobertaEncoder) -> None:
         super().__init__(encoder)
         self.args = args
         # A second time over the encoder, as in the original; this one also reaches the LM head.
         self.apply(init_bert_params)
         self.classification_heads = nn.ModuleDict()
+
+    @property
+    def computes_loss(self) -> bool:
+        """Whether ``forward`` with ``masked_targets`` gives the loss; not where a plugin replaced part of the way."""
+        encoder = self.encoder
+        return (
+            takes_targets(self, "forward")
+            and takes_targets(encoder, "forward", "output_layer")
+            and takes_targets(encoder.lm_head, "forward")
+        )
 
     @classmethod
     def hub_models(cls) -> dict[str, Any]:
