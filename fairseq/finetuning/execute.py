@@ -129,8 +129,10 @@ class Execution:
         return _Child(process, slot, time.monotonic())
 
     def _environment(self, slot: int) -> dict[str, str]:
-        path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
-        return {**os.environ, **self.machine.environment(slot), "PYTHONPATH": path}
+        found = {**os.environ, **self.machine.environment(slot)}
+        if (PACKAGE_ROOT / "pyproject.toml").is_file():  # a checkout that may not be installed
+            found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+        return found
 
     def _saving(self, run: Run) -> dict[str, Any]:
         """Which checkpoints a run writes: none, unless its model may be needed or it is to be resumable."""

@@ -105,7 +105,8 @@ def _model_options(name: str, stored: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, spec in field_specs(cls).items():
         value, action = stored.get(key), flags.get(spec.dest)
-        if key in _RECOMPUTED or value is None or action is None:
+        carried = (spec.help or "").startswith("not supported") and value == spec.default
+        if key in _RECOMPUTED or value is None or action is None or carried:
             continue
         if action.nargs != 0:
             options[_option(action.option_strings[0])] = value
