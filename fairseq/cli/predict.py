@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -33,6 +35,8 @@ examples:
 Texts: one example a line, a pair of sentences separated by a tab; for choices the context and then every choice.
 Models of question_answering read SQuAD's JSON, those of token_classification columns (the first one, the words).
 Answers: the label with its probability; several labels; the number(s) of a regression; or the number of the choice.
+Models of question answering read SQuAD's JSON and write their answers as JSON; those of token classification read files
+of columns with a word a line and write word and label.
 """
 
 
@@ -40,7 +44,8 @@ def get_parser() -> argparse.ArgumentParser:
     """The options; those of every BPE are there only when given, so that the checkpoint's own are kept."""
     parser = FairseqParser(
         prog=PROGRAM,
-        description="Predict with a fine-tuned model: classes, several labels, numbers, or the right one of some choices.",
+        description="Predict with a fine-tuned model: classes, several labels, numbers, the right one of some choices,"
+        " answers to questions, labels of words.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -89,8 +94,12 @@ def main(args: argparse.Namespace) -> None:
                 writer.write(predictor.predict_texts(rows, bar.update))
     if predictor.shortened:
         print(f"note: {predictor.shortened} examples were cut to the length that the model takes", file=sys.stderr)
+    _done(args, writer.count)
+
+
+def _done(args: argparse.Namespace, count: int) -> None:
     if args.output != "-":
-        print(f"{args.output}: {writer.count:,} answers", file=sys.stderr)
+        print(f"{args.output}: {count:,} answers", file=sys.stderr)
 
 
 def _predict_whole(args: argparse.Namespace, hub: Any) -> None:

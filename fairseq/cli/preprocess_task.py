@@ -32,7 +32,7 @@ _EXAMPLES = """\
 tasks:
   glue/RTE        one task of GLUE, from its own TSV files (also CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, WNLI, AX)
   glue            every task of GLUE that is in --data-dir, into DEST/RTE-bin and so on
-  race, commonsense_qa, swag, squad, conll
+  race, commonsense_qa, swag, squad, squad2, conll
                   these data sets, from their own JSON, CSV or column files
   plain           one text or label a line: train.raw.input0, train.raw.input1, train.label, the same with dev and test
 
