@@ -1,10 +1,11 @@
 """Long contexts in windows that a model can take, for extractive question answering.
 
 A window is ``<s> question </s> </s> part of the context </s>``. Windows of one question overlap, so that an answer cut
-by one edge is whole in another; a token in several windows is judged where it has the most context on both sides (the
-rule of BERT's run_squad).
+by one edge is whole in another; what stands in several windows is judged where it has the most context on both sides.
+BERT's run_squad applies this rule to the first token of an answer alone, and so never finds an answer that the best window
+of its first token cuts; here it is applied to the whole span.
 
-Legend: C pieces of the context, W windows.
+Legend: C pieces of the context (of a window), W windows, L lengths.
 """
 
 from __future__ import annotations
@@ -44,23 +45,27 @@ def split_context(pieces: int, question: int, max_positions: int, stride: int) -
     return np.stack([first, np.minimum(first + room, pieces)], axis=1)
 
 
-def best_windows(windows: Ints, pieces: int) -> Ints:
-    """The window (C,) in which each piece of the context has the most context.
+def own_spans(windows: Ints, number: int, longest: int) -> npt.NDArray[np.bool_]:
+    """Which spans are judged in window ``number``: (C, L), True at [piece, length - 1].
 
-    That is the smaller of the numbers of pieces before and after it, plus a hundredth of the window's length; of equal
-    windows the first.
+    Row 0 is the window's first piece; lengths go up to ``longest`` pieces. A span belongs to the one window that shows the
+    most context: the smaller of the numbers of pieces before and after it, plus a hundredth of the window's length; of
+    equal windows the first.
     """
-    position = np.arange(pieces)
-    best = np.zeros(pieces, dtype=np.int64)
-    most = np.full(pieces, -1.0)
-    for number, (first, stop) in enumerate(windows):
-        inside = slice(int(first), int(stop))
-        here = position[inside]
-        context = np.minimum(here - first, stop - 1 - here) + 0.01 * (stop - first)
-        better = context > most[inside]
-        best[inside] = np.where(better, number, best[inside])
-        most[inside] = np.where(better, context, most[inside])
-    return best
+    begin = np.arange(*windows[number])[:, None]
+    end = begin + np.arange(longest)
+
+    def context(first: int, stop: int) -> npt.NDArray[np.float64]:
+        least = np.minimum(begin - first, stop - 1 - end)
+        return np.where(least >= 0, least + 0.01 * (stop - first), -1.0)
+
+    mine = context(*windows[number])
+    own = mine >= 0
+    for other, (first, stop) in enumerate(windows.tolist()):
+        if other != number and first < windows[number, 1] and stop > windows[number, 0]:
+            theirs = context(first, stop)
+            own &= mine > theirs if other < number else mine >= theirs
+    return own
 
 
 def pieces_of(answer: Span, spans: Sequence[Span] | npt.NDArray[np.integer]) -> Span | None:

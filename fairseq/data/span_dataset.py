@@ -18,7 +18,7 @@ from fairseq.data.collating import collate_tokens
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.offsets import Span, encode_with_offsets, trim
 from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.question_windows import BEFORE_CONTEXT, best_windows, pieces_of, split_context, target_in
+from fairseq.data.question_windows import BEFORE_CONTEXT, own_spans, pieces_of, split_context, target_in
 from fairseq.data.span_search import NO_ANSWER, best_spans
 
 Ints = npt.NDArray[np.int64]
@@ -83,11 +83,13 @@ class LooseQuestions:
 
 
 class WindowSizes(NamedTuple):
-    """Tokens of a window (special symbols included), pieces from one window to the next, most pieces of a question."""
+    """Tokens of a window (special symbols included), pieces from one window to the next, and the most pieces of a question
+    and of an answer."""
 
     length: int
     stride: int
     query: int
+    answer: int
 
 
 class SpanDataset(FairseqDataset):
@@ -120,39 +122,20 @@ class SpanDataset(FairseqDataset):
         return pieces_of((start, start + len(text)), self.source.spans(record.context))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``source`` (T), ``target`` (2) first and last token of the answer (0, 0: none here), ``question`` its number,
-        ``shift`` (add it to a token's position to get its piece), ``context`` (T) True at the context, ``starts`` (T) True
-        at tokens that no other window shows with more context."""
+        """``source`` (T) and ``target`` (2): first and last token of the answer (0, 0: none here)."""
         question, first, stop, start, end = self._rows[index].tolist()
-        record = self.source.records[question]
         query = self.source.questions[question][: self._window.query]
-        context = self.source.contexts[record.context]
-        bos, eos = self._dictionary.bos(), self._dictionary.eos()
-        separators = torch.tensor([eos, eos])
-        source = torch.cat([torch.tensor([bos]), query, separators, context[first:stop], separators[:1]])
-        before = len(query) + BEFORE_CONTEXT
-        inside = torch.zeros(len(source), dtype=torch.bool)
-        inside[before : before + stop - first] = True
-        windows = split_context(len(context), len(query), self._window.length, self._window.stride)
-        own = best_windows(windows, len(context))[first:stop] == np.flatnonzero(windows[:, 0] == first)[0]
-        starts = torch.zeros_like(inside)
-        starts[before : before + stop - first] = torch.from_numpy(own)
-        return {
-            "id": index,
-            "source": source,
-            "target": torch.tensor([start, end]),
-            "question": question,
-            "shift": first - before,
-            "context": inside,
-            "starts": starts,
-        }
+        context = self.source.contexts[self.source.records[question].context]
+        bos, eos = torch.tensor([self._dictionary.bos()]), torch.tensor([self._dictionary.eos()])
+        source = torch.cat([bos, query, eos, eos, context[first:stop], eos])
+        return {"id": index, "source": source, "target": torch.tensor([start, end])}
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """``{"id" (B), "net_input": {"src_tokens" (B, T), "src_lengths" (B)}, "target" (B, 2), "windows", "subset",
-        "nsentences", "ntokens"}``; ``windows`` holds the other fields of the items, as tensors (B) or (B, T)."""
+        """``{"id" (B), "net_input": {"src_tokens" (B, T), "src_lengths" (B)}, "target" (B, 2), "subset", "nsentences",
+        "ntokens"}``."""
         if not samples:
             return {}
         lengths = torch.tensor([len(sample["source"]) for sample in samples])
@@ -163,12 +146,6 @@ class SpanDataset(FairseqDataset):
                 "src_lengths": lengths,
             },
             "target": torch.stack([sample["target"] for sample in samples]),
-            "windows": {
-                "question": torch.tensor([sample["question"] for sample in samples]),
-                "shift": torch.tensor([sample["shift"] for sample in samples]),
-                "context": collate_tokens([sample["context"] for sample in samples], 0),
-                "starts": collate_tokens([sample["starts"] for sample in samples], 0),
-            },
             "subset": self.name,
             "nsentences": len(samples),
             "ntokens": int(lengths.sum()),
@@ -183,25 +160,39 @@ class SpanDataset(FairseqDataset):
     def size(self, index: int) -> int:
         return int(self.sizes[index])
 
-    def candidates(self, windows: dict[str, Tensor], logits: Tensor, count: int, longest: int) -> Tensor:
-        """The ``count`` best spans of each window and its "no answer", from logits (B, T, 2): float64 (N, 4).
+    def candidates(self, ids: Tensor, logits: Tensor, count: int) -> Tensor:
+        """The ``count`` best spans of the windows ``ids`` (B), and their "no answer", from logits (B, T, 2): float64 (N, 4).
 
-        A row has the question's number, the characters [start, stop) of its context (-1, -1: no answer) and the score,
-        a sum of two logits. Spans have at most ``longest`` tokens.
+        A row has the question's number, the characters [start, stop) of its context (-1, -1: no answer) and the score, a
+        sum of two logits.
         """
-        scores, firsts, lasts = best_spans(logits, windows["starts"], windows["context"], count, longest)
+        windows = self._rows[ids.cpu().numpy()]
+        allowed = torch.zeros(*logits.shape[:2], self._window.answer, dtype=torch.bool)
+        before = []  # tokens before the context
+        for row, (question, first, stop) in enumerate(windows[:, :3].tolist()):
+            query = min(len(self.source.questions[question]), self._window.query)
+            before.append(query + BEFORE_CONTEXT)
+            allowed[row, before[row] : before[row] + stop - first] = self._own(question, query, first)
+        scores, firsts, lasts = (
+            part.cpu().numpy() for part in best_spans(logits.detach(), allowed.to(logits.device), count)
+        )
         null = logits[:, 0].float().sum(-1).tolist()
-        shift = windows["shift"][:, None]
-        pieces = torch.stack([firsts + shift, lasts + shift], dim=-1).cpu().numpy()
         rows: list[tuple[float, ...]] = []
-        for row, question in enumerate(windows["question"].tolist()):
+        for row, (question, first) in enumerate(windows[:, :2].tolist()):
             context = self.source.records[question].context
             text, spans = self.source.texts[context], self.source.spans(context)
             rows.append((question, *NO_ANSWER, null[row]))
-            for score, (first, last) in zip(scores[row].tolist(), pieces[row], strict=True):
-                if score == -np.inf:
-                    break  # fewer spans than asked for
-                start, stop = trim(text, (int(spans[first, 0]), int(spans[last, 1])))
+            found = np.isfinite(scores[row])
+            pieces = np.stack([firsts[row], lasts[row]], axis=1)[found] - before[row] + first
+            for score, (begin, end) in zip(scores[row][found].tolist(), pieces, strict=True):
+                start, stop = trim(text, (int(spans[begin, 0]), int(spans[end, 1])))
                 if start < stop:  # else whitespace alone
                     rows.append((question, start, stop, score))
         return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
+
+    def _own(self, question: int, query: int, first: int) -> Tensor:
+        """The spans that are judged in the window beginning at piece ``first`` (C, L)."""
+        pieces = len(self.source.contexts[self.source.records[question].context])
+        windows = split_context(pieces, query, self._window.length, self._window.stride)
+        number = int(np.flatnonzero(windows[:, 0] == first)[0])
+        return torch.from_numpy(own_spans(windows, number, self._window.answer))

@@ -38,27 +38,20 @@ class Decision(NamedTuple):
         return self.null - self.spans[0].score if self.spans else math.inf
 
 
-def best_spans(
-    logits: Tensor, starts: Tensor, context: Tensor, count: int, longest: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def best_spans(logits: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The ``count`` best spans of each window: scores (B, N) float32, first and last tokens (B, N), best first.
 
     Args:
         logits: (B, T, 2) of beginning and end.
-        starts: (B, T), True where a span may begin.
-        context: (B, T), True where a span may end, and at every token between.
+        allowed: (B, T, L), True where a span of so many tokens less one may begin.
         count: N, or fewer when there are not so many spans at all; missing ones have a score of -inf.
-        longest: L, most tokens of a span.
 
-    The search is exhaustive over the T x L spans, not over the best beginnings times the best ends.
+    The search is exhaustive, not over the best beginnings times the best ends.
     """
     begin, end = logits.float().unbind(-1)
-    begin = begin.masked_fill(~(starts & context), -torch.inf)
-    end = end.masked_fill(~context, -torch.inf)
-    tokens = begin.size(1)
-    longest = min(longest, tokens)
+    longest = allowed.size(2)
     later = pad(end, (0, longest - 1), value=-torch.inf).unfold(1, longest, 1)  # (B, T, L): ends from each beginning
-    scores = (begin.unsqueeze(-1) + later).flatten(1)  # (B, T * L)
+    scores = (begin.unsqueeze(-1) + later).masked_fill(~allowed, -torch.inf).flatten(1)  # (B, T * L)
     values, places = scores.topk(min(count, scores.size(1)), dim=1)
     first = places // longest
     return values, first, first + places % longest

@@ -51,7 +51,7 @@ class QuestionAnsweringTask(SentenceTask):
                 f"task.window_length must be at most task.max_positions ({cfg.max_positions}), but is {length} instead"
             )
         self.head_name: str = cfg.head_name
-        self.windows = WindowSizes(length, cfg.doc_stride, cfg.max_query_length)
+        self.windows = WindowSizes(length, cfg.doc_stride, cfg.max_query_length, cfg.max_answer_length)
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> QuestionAnsweringTask:
@@ -88,7 +88,7 @@ class QuestionAnsweringTask(SentenceTask):
     def span_candidates(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
         """The best spans of a batch's windows (N, 4); see `SpanDataset.candidates`."""
         dataset = _unwrapped(self.datasets[sample["subset"]])
-        return dataset.candidates(sample["windows"], logits, self.cfg.n_best, self.cfg.max_answer_length)
+        return dataset.candidates(sample["id"], logits, self.cfg.n_best)
 
     def span_scores(self, subset: str) -> Callable[[list[Tensor]], dict[str, float]]:
         """A function from all candidates of a pass over ``subset`` to its scores; it also writes the predictions."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.question_windows import best_windows, pieces_of, split_context, target_in
+from fairseq.data.question_windows import own_spans, pieces_of, split_context, target_in
 from fairseq.data.span_answers import Rules, decide_all
 from fairseq.data.span_search import NO_ANSWER, Candidate, best_spans, decide
 from fairseq.errors import ConfigError, DataError
@@ -33,16 +33,25 @@ def test_windows_refuse_what_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize("pieces, room, stride", [(1, 5, 2), (9, 5, 2), (23, 7, 3), (23, 8, 1), (40, 11, 11)])
-def test_best_window_by_the_rule_written_out(pieces: int, room: int, stride: int) -> None:
+@pytest.mark.parametrize("longest", [1, 4, 9])
+def test_spans_belong_to_the_window_with_most_context(pieces: int, room: int, stride: int, longest: int) -> None:
     windows = split_context(pieces, 0, room + 4, stride)
-    expected = []
-    for piece in range(pieces):
-        scores = []
-        for first, stop in windows.tolist():
-            inside = first <= piece < stop
-            scores.append(min(piece - first, stop - 1 - piece) + 0.01 * (stop - first) if inside else -1.0)
-        expected.append(scores.index(max(scores)))
-    assert best_windows(windows, pieces).tolist() == expected
+    own = [own_spans(windows, number, longest) for number in range(len(windows))]
+    for begin in range(pieces):
+        for length in range(longest):
+            scores = [
+                min(begin - first, stop - 1 - begin - length) + 0.01 * (stop - first)
+                if first <= begin and begin + length < stop
+                else -1.0
+                for first, stop in windows.tolist()
+            ]
+            owners = [
+                number
+                for number, (first, stop) in enumerate(windows.tolist())
+                if first <= begin < stop and own[number][begin - first, length]
+            ]
+            # One window at most; none only where no window holds the span.
+            assert owners == ([scores.index(max(scores))] if max(scores) >= 0 else [])
 
 
 def test_targets_lie_where_the_answer_is_whole() -> None:
@@ -67,15 +76,17 @@ def test_pieces_of_characters() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_search_finds_what_trying_everything_finds(tokens: int, count: int, longest: int, dtype: torch.dtype) -> None:
     logits = torch.randn(3, tokens, 2).to(dtype)
-    context = torch.rand(3, tokens) < 0.8
-    starts = context & (torch.rand(3, tokens) < 0.7)
-    scores, firsts, lasts = best_spans(logits, starts, context, count, longest)
+    longest = min(longest, tokens)
+    allowed = torch.rand(3, tokens, longest) < 0.7
+    for length in range(longest):
+        allowed[:, tokens - length :, length] = False
+    scores, firsts, lasts = best_spans(logits, allowed, count)
     for row in range(3):
         every = {
             (first, last): float(logits[row, first, 0].float() + logits[row, last, 1].float())
             for first in range(tokens)
             for last in range(first, min(first + longest, tokens))
-            if starts[row, first] and context[row, last]
+            if allowed[row, first, last - first]
         }
         best = sorted(every.values(), reverse=True)[:count]
         found = [value for value in scores[row].tolist() if value > -np.inf]

@@ -15,8 +15,7 @@ from fairseq.data.span_dataset import LooseQuestions, SpanDataset, WindowSizes
 from fairseq.models.roberta.head_outputs import head_outputs
 
 HEAD = "question_answering_head"
-SIZES = WindowSizes(length=512, stride=128, query=64)
-LONGEST = 30
+SIZES = WindowSizes(length=512, stride=128, query=64, answer=30)
 
 
 def answers(
@@ -43,6 +42,5 @@ def candidates(
     hub: Any, dataset: SpanDataset, count: int, batch_size: int = 16, head: str | None = None
 ) -> Iterator[Tensor]:
     """The best spans of every window of ``dataset`` (N, 4), batch by batch."""
-    longest = getattr(hub.task.cfg, "max_answer_length", LONGEST)
     for sample, logits in head_outputs(hub, dataset, head, HEAD, batch_size):
-        yield dataset.candidates(sample["windows"], logits, count, longest)
+        yield dataset.candidates(sample["id"], logits, count)
