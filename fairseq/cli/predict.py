@@ -74,12 +74,14 @@ def main(args: argparse.Namespace) -> None:
     if args.input not in (None, "-") and not Path(args.input).is_file():
         raise DataNotFoundError(f"input file not found: {args.input}")
     prepare_to_compute()
+    hub = _hub(args)
+    (_by_task if hasattr(hub.task, "predict_file") else _by_head)(hub, args)
+
+
+def _by_head(hub: Any, args: argparse.Namespace) -> None:
+    """Answers of a head on whole sentences, in the order of the examples."""
     from fairseq.tasks.prediction import Predictor, split_columns
 
-    hub = _hub(args)
-    if hasattr(hub.task, "predict_file"):
-        _predict_whole(args, hub)
-        return
     predictor = Predictor(hub, args.head, args.batch_size)
     with _open_output(args.output) as output, _bar(args) as bar:
         writer = Writer(output, args.format, predictor.kind)
@@ -102,17 +104,19 @@ def _done(args: argparse.Namespace, count: int) -> None:
         print(f"{args.output}: {count:,} answers", file=sys.stderr)
 
 
-def _predict_whole(args: argparse.Namespace, hub: Any) -> None:
-    """Questions and labelled words, whose answers are files of their own (SQuAD's JSON, columns)."""
-    if args.output == "-" or args.input == "-":
-        raise ConfigError(
-            "this model's task reads and writes whole files: give them with --input (or DATA) and --output"
-        )
-    if args.data_bin is not None:
-        count = hub.task.predict_split(hub, args.data_bin, args.gen_subset, args.output, args.batch_size)
-    else:
-        count = hub.task.predict_file(hub, args.input, args.output, args.batch_size)
-    print(f"{args.output}: {count:,} answers", file=sys.stderr)
+def _by_task(hub: Any, args: argparse.Namespace) -> None:
+    """Questions and labelled words: tasks with files of their own (SQuAD's JSON, columns) write the answers themselves."""
+    if args.input == "-":
+        raise ConfigError(f"{type(hub.task).__name__} reads whole files of its own: name one with --input")
+    with tempfile.TemporaryDirectory() as scratch:
+        output = os.path.join(scratch, "answers") if args.output == "-" else args.output
+        if args.data_bin is not None:
+            count = hub.task.predict_split(hub, args.data_bin, args.gen_subset, output, args.batch_size)
+        else:
+            count = hub.task.predict_file(hub, args.input, output, args.batch_size)
+        if args.output == "-":
+            print(Path(output).read_text(encoding="utf-8"), end="")
+    _done(args, count)
 
 
 def _hub(args: argparse.Namespace) -> Any:

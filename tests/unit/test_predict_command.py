@@ -65,7 +65,7 @@ def test_tasks_that_answer_files_of_their_own(tmp_path, monkeypatch, capsys):
     run("squad-bin", "--gen-subset", "valid", "--output", tmp_path / "out.json")
     assert (tmp_path / "out.json").read_text() == "squad-bin valid 32\n"
     assert "2 answers" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="OwnFiles reads files of its own"):
+    with pytest.raises(ConfigError, match="OwnFiles reads whole files of its own"):
         run("--input", "-")
 
 
