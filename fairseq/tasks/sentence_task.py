@@ -34,16 +34,18 @@ class SentenceTask(FairseqTask):
 
     def __init__(self, cfg: Any, dictionary: Dictionary) -> None:
         super().__init__(cfg)
-        if cfg.no_shuffle and getattr(cfg, "group_by_length", False):
+        if getattr(cfg, "group_by_length", False) and cfg.no_shuffle:
             raise ConfigError("no_shuffle and group_by_length exclude each other: choose one")
         self.dictionary = dictionary
         self.mask_idx = len(dictionary) if omits_mask(cfg) else dictionary.add_symbol(MASK)
 
     @classmethod
-    def load_input_dictionary(cls, cfg: Any, *path: str) -> Dictionary:
-        """The dictionary of the input at ``path`` in the data directory, with ``<mask>`` unless ``cfg`` omits it."""
+    def load_input_dictionary(cls, cfg: Any, *folders: str) -> Dictionary:
+        """The dictionary of the first of ``folders`` in the data directory that has one, with ``<mask>`` unless omitted."""
         check_data_directory(cfg.data)
-        dictionary = load_dictionary(os.path.join(cfg.data, *path, "dict.txt"), None if omits_mask(cfg) else MASK)
+        paths = [os.path.join(cfg.data, folder, "dict.txt") for folder in folders]
+        path = next((path for path in paths if os.path.isfile(path)), paths[0])
+        dictionary = load_dictionary(path, None if omits_mask(cfg) else MASK)
         logger.info("[input] dictionary: %d types", len(dictionary))
         return dictionary
 

@@ -8,7 +8,11 @@ import torch
 
 from fairseq.data.length_grouping import GroupByLengthDataset
 from fairseq.data.list_dataset import ListDataset
+from fairseq.errors import ConfigError
+from fairseq.tasks.configs import SentencePredictionConfig
 from fairseq.tasks.fairseq_task import FairseqTask
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from tests.unit.sentences import every_batch, write_split
 
 
 class Sentences(ListDataset):
@@ -75,3 +79,24 @@ def test_one_data_set_through_several_epochs():
 def test_lengths_must_fit():
     with pytest.raises(ValueError, match="`lengths` must be 3 numbers"):
         GroupByLengthDataset(Sentences([torch.ones(2)] * 3, [2, 2, 2]), [2, 2], 1)
+
+
+def test_option_of_the_sentence_tasks(tmp_path):
+    lengths = [1, 4, 1, 3, 2, 4, 2, 3]
+    lines = [" ".join(["w01"] * n) for n in lengths]
+    for split in ("train", "valid"):
+        write_split(tmp_path, split, {"input0": lines}, ["a", "b"] * 4)
+
+    def make(**options):
+        config = SentencePredictionConfig(data=str(tmp_path), num_classes=2, init_token=0, seed=1, **options)
+        return SentencePredictionTask.setup_task(config)
+
+    task = make(group_by_length=True)
+    task.load_dataset("train")
+    (batch,) = every_batch(task, "train")
+    assert batch["net_input"]["src_lengths"].tolist() == sorted(n + 2 for n in lengths)
+    task = make()
+    task.load_dataset("train")
+    assert not isinstance(task.dataset("train"), GroupByLengthDataset)
+    with pytest.raises(ConfigError, match="no_shuffle and group_by_length exclude each other"):
+        make(group_by_length=True, no_shuffle=True)
