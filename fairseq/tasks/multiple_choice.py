@@ -22,7 +22,6 @@ from fairseq.errors import DataError
 from fairseq.tasks.configs import CommonsenseQAConfig, MultipleChoiceConfig
 from fairseq.tasks.registration import register_task
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
-from fairseq.tasks.sentence_task import check_data_directory, check_num_classes
 
 __all__ = ["CommonsenseQATask", "MultipleChoiceTask"]
 
@@ -32,14 +31,6 @@ class MultipleChoiceTask(SentenceRankingTask):
     """Multiple choice; see the module for its files."""
 
     cfg: MultipleChoiceConfig  # type: ignore[assignment]
-
-    @classmethod
-    def setup_task(cls, cfg: Any, **kwargs: Any) -> MultipleChoiceTask:
-        """The task with the dictionary of ``DATA/input0``, or of ``DATA`` for questions in JSON."""
-        check_num_classes(cfg, "the number of choices")
-        check_data_directory(cfg.data)
-        folder = ["input0"] if os.path.isdir(os.path.join(cfg.data, "input0")) else []
-        return cls(cfg, cls.load_input_dictionary(cfg, *folder))
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any

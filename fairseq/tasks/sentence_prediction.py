@@ -62,7 +62,7 @@ class SentencePredictionTask(SentenceTask):
     def setup_task(cls, cfg: Any, **kwargs: Any) -> SentencePredictionTask:
         """The task with the dictionaries of ``DATA/input0`` and ``DATA/label``; regression has no labels to name."""
         check_num_classes(cfg, "the number of classes (of values, for regression)")
-        data_dictionary = cls.load_input_dictionary(cfg, "input0")
+        data_dictionary = cls.load_input_dictionary(cfg, "input0", "")  # beside published models it is alone
         if followed(getattr(cfg, "regression_target", None), False):
             return cls(cfg, data_dictionary, data_dictionary)
         label_dictionary = load_dictionary(

@@ -51,9 +51,9 @@ class SentenceRankingTask(SentenceTask):
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> SentenceRankingTask:
-        """The task with the dictionary of ``DATA/input0``."""
+        """The task with the dictionary of ``DATA/input0``, or of ``DATA``."""
         check_num_classes(cfg, "the number of candidates")
-        return cls(cfg, cls.load_input_dictionary(cfg, "input0"))
+        return cls(cfg, cls.load_input_dictionary(cfg, "input0", ""))
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
