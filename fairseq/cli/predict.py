@@ -33,7 +33,6 @@ examples:
   fairseq-predict RTE-bin --gen-subset test --path checkpoints/checkpoint_best.pt --format jsonl > predictions.jsonl
 
 Texts: one example a line, a pair of sentences separated by a tab; for choices the context and then every choice.
-Models of question_answering read SQuAD's JSON, those of token_classification columns (the first one, the words).
 Answers: the label with its probability; several labels; the number(s) of a regression; or the number of the choice.
 Models of question answering read SQuAD's JSON and write their answers as JSON; those of token classification read files
 of columns with a word a line and write word and label.

@@ -100,6 +100,8 @@ def main(args: argparse.Namespace) -> None:
     if not data_dir.exists():
         raise DataNotFoundError(f"directory not found: {data_dir} (given as --data-dir)")
     name, _, variant = args.task.partition("/")
+    if name not in FORMATS and not variant:
+        _suggest_glue(name)
     write = FORMATS.get(name)
     targets = _glue_targets(args, data_dir, variant) if name == "glue" else [(variant, Path(args.dest))]
     for _, dest in targets:
@@ -114,6 +116,17 @@ def main(args: argparse.Namespace) -> None:
                 raise
             raise DataError(f"cannot write {dest}: {error.strerror or error}") from error
         print_table(written, dest, time.perf_counter() - started)
+
+
+def _suggest_glue(name: str) -> None:
+    """Raise ConfigError when ``name`` is a task of GLUE, which has a longer name here."""
+    from fairseq.data.downstream.glue import find_task
+
+    try:
+        task = find_task(name)
+    except ConfigError:
+        return
+    raise ConfigError(f"unknown task {name!r}; did you mean 'glue/{task.name}'?")
 
 
 def _glue_targets(args: argparse.Namespace, data_dir: Path, variant: str) -> list[tuple[str, Path]]:

@@ -145,6 +145,8 @@ def test_options_that_do_not_fit(folder, flags, sentence):
 def test_unknown_tasks_and_places(tmp_path, folder):
     with pytest.raises(ConfigError, match="unknown task 'glu'; did you mean 'glue'"):
         preprocess(folder, "glu")
+    with pytest.raises(ConfigError, match="unknown task 'stsb'; did you mean 'glue/STS-B'"):
+        preprocess(folder, "stsb")
     with pytest.raises(OutOfScopeError, match="'wsc' belongs to Winograd schemas"):
         preprocess(folder, "wsc")
     with pytest.raises(DataNotFoundError, match="has no train.raw.input0"):
