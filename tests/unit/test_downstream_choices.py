@@ -7,6 +7,9 @@ import json
 import pytest
 
 from fairseq.errors import DataError, DataNotFoundError
+from fairseq.tasks.configs import MultipleChoiceConfig, SentenceRankingConfig
+from fairseq.tasks.multiple_choice import MultipleChoiceTask
+from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from tests.downstream import preprocess, texts, write
 
 
@@ -129,3 +132,25 @@ def test_empty_folders(tmp_path, task):
         preprocess(tmp_path / "none", task)
     with pytest.raises(DataNotFoundError, match="directory not found"):
         preprocess(tmp_path / "nowhere", task)
+
+
+def test_the_tasks_read_what_was_written(tmp_path):
+    article(tmp_path / "race", "train", "middle", 1, ["Who came?", "Why _ ?"], "BD")
+    data = preprocess(tmp_path / "race", "race", dest="race-bin")
+    config = SentenceRankingConfig(
+        data=str(data), num_classes=4, init_token=0, separator_token=2, seed=1, no_shuffle=True
+    )
+    dataset = SentenceRankingTask.setup_task(config).load_dataset("train")
+    batch = dataset.collater([dataset[0], dataset[1]])
+    assert batch["target"].tolist() == [1, 3] and "net_input4" in batch
+    write(tmp_path / "cqa/train.jsonl", question(1), question(2, "E"))
+    data = preprocess(tmp_path / "cqa", "commonsense_qa", dest="cqa-bin")
+    config = MultipleChoiceConfig(
+        data=str(data), num_classes=5, init_token=0, seed=1, no_shuffle=True, context_first=True
+    )
+    task = MultipleChoiceTask.setup_task(config)
+    dataset = task.load_dataset("train")
+    batch = dataset.collater([dataset[0], dataset[1]])
+    assert batch["target"].tolist() == [1, 4] and "net_input5" in batch
+    first = batch["net_input2"]["src_tokens"][0].tolist()
+    assert first[0] == 0 and first.count(2) == 2  # <s> Q: ... </s> A: ... </s>
