@@ -35,7 +35,7 @@ $(VENV)/torch: $(VENV)/wanted-torch
 
 $(VENV)/installed: $(VENV)/torch setup.py pyproject.toml constraints.txt $(SOURCES)
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --no-build-isolation -c $(VENV)/constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --no-build-isolation --use-pep517 -c $(VENV)/constraints.txt -e ".[test]"
 	$(BIN)/fairseq-info
 	touch $@
 
