@@ -1,17 +1,18 @@
-"""``fairseq-info``: versions, devices, compiled operators and registered components, to read or to paste in a report."""
+"""``fairseq-info``: versions, devices, what a run would use, operators and components, to read or to paste in a report."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import fairseq
 from fairseq import registry
+from fairseq.cli import allocator, threads
 from fairseq.cli.common import run_command
+from fairseq.cli.process import prepare_to_compute
 from fairseq.ops import native
 
 PACKAGES = (
@@ -31,7 +32,8 @@ TWINS = "readable twins run instead"
 
 
 def main(args: argparse.Namespace) -> None:
-    """Print the report."""
+    """Print the report: this process is set up as one that trains."""
+    prepare_to_compute()
     if args.user_dir:
         from fairseq.dataclass.user_module import import_user_module
 
@@ -39,6 +41,7 @@ def main(args: argparse.Namespace) -> None:
     for title, rows in (
         ("Versions", versions()),
         ("Devices", devices()),
+        ("Computing on the CPU", computing()),
         ("Compiled operators", operators()),
         ("Registered components", components()),
     ):
@@ -65,18 +68,38 @@ def devices() -> Iterator[tuple[str, str]]:
     except ImportError as error:
         yield "torch", f"cannot be imported: {error}"
         return
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield "cpu", f"{usable} usable cores, {torch.backends.cpu.get_cpu_capability()} instructions"
-    yield (
-        "threads",
-        f"{torch.get_num_threads()} within an operator (OMP_NUM_THREADS), {torch.get_num_interop_threads()} beside",
-    )
+    cores = threads.affinity()
+    yield "cpu", f"{cores} usable cores, {torch.backends.cpu.get_cpu_capability()} instructions"
     if not torch.cuda.is_available():
         yield "cuda", "no device" if torch.version.cuda else "this build of torch has no CUDA"
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         bf16 = ", bf16" if torch.cuda.is_bf16_supported() else ""
         yield f"cuda:{index}", f"{card.name}, {card.total_memory / 2**30:.1f} GiB, sm_{card.major}{card.minor}{bf16}"
+
+
+def computing() -> Iterator[tuple[str, str]]:
+    """Rows about what a training run on the CPU would use: threads, memory, and who multiplies matrices."""
+    try:
+        import torch
+
+        from fairseq.ops.linear import float32_library, has_native_bfloat16
+    except ImportError:  # the devices say why
+        return
+    share = threads.quota()
+    limit = "" if share is None else f", control groups grant {share} processors"
+    yield (
+        "threads",
+        f"{torch.get_num_threads()} within an operator (OMP_NUM_THREADS{limit}), "
+        f"{torch.get_num_interop_threads()} beside, 1 a data worker",
+    )
+    yield "memory", f"{allocator.describe()} (FAIRSEQ_MALLOC)"
+    mkl, onednn = torch.backends.mkl.is_available(), torch.backends.mkldnn.is_available()
+    found = [name for name, there in (("MKL", mkl), ("oneDNN", onednn)) if there]
+    yield "matrix libraries", ", ".join(found) or "those of this build of torch"
+    yield "products in float32", f"{float32_library()} (FAIRSEQ_LINEAR)"
+    native = "its own instructions" if has_native_bfloat16() else "float32 copies (no instructions for it)"
+    yield "products in bfloat16", native
 
 
 def operators() -> Iterator[tuple[str, str]]:
@@ -109,7 +132,7 @@ def components() -> Iterator[tuple[str, str]]:
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fairseq-info",
-        description="Show versions, devices, compiled operators (or why there are none) and registered components.",
+        description="Show versions, devices, what a run would use, compiled operators and registered components.",
     )
     parser.add_argument("--user-dir", metavar="DIR", help="import this plugin directory first and list its components")
     return parser

@@ -12,11 +12,17 @@ def test_info():
     assert fairseq.__version__ in rows["fairseq"] and "python" in rows and "torch" in rows
     assert "roberta_base" in rows["architecture"] and "masked_lm" in rows["task"] and "adam" in rows["optimizer"]
     assert "usable cores" in rows["cpu"] and "1 within an operator" in rows["threads"]
+    assert "FAIRSEQ_MALLOC" in rows["memory"] and rows["products"]
 
 
 def test_info_says_why_twins_run():
     text = run_command("info", env={"FAIRSEQ_NATIVE": "0"}).stdout
     assert "readable twins run instead: FAIRSEQ_NATIVE=0 is set" in text
+
+
+def test_info_says_what_was_asked_for():
+    text = run_command("info", env={"FAIRSEQ_MALLOC": "default", "FAIRSEQ_LINEAR": "onednn"}).stdout
+    assert "the default of the C library (FAIRSEQ_MALLOC=default)" in text and "onednn (FAIRSEQ_LINEAR)" in text
 
 
 def test_info_lists_plugins(tmp_path):
