@@ -81,7 +81,8 @@ def test_heads_of_the_file(caplog):
     own = model.classification_heads["own"].dense.weight.clone()
     with caplog.at_level(logging.WARNING):
         model.load_state_dict(state)
-    assert "'kept', which the model does not have" in caplog.text and "'resized', which has other sizes" in caplog.text
+    assert "'kept', which the model does not have" in caplog.text
+    assert "'resized' of the checkpoint has 2 classes, here 4: the head starts anew" in caplog.text
     assert set(model.classification_heads) == {"resized", "own"}
     assert torch.equal(model.classification_heads["own"].dense.weight, own)
     model = small_model(load_checkpoint_heads=True)
@@ -137,3 +138,11 @@ def test_layers_to_keep_that_are_not_there():
     for wrong in ("a", "-1,2", ""):
         with pytest.raises(ConfigError):
             parse_layers(wrong)
+
+
+def test_other_positions_name_the_option() -> None:
+    state = small_model(max_positions=12).state_dict()
+    with pytest.raises(CheckpointError, match=r"12 positions, but the model was made for 16: .*max_positions=12"):
+        small_model(max_positions=16).load_state_dict(state)
+    alibi = {"no_token_positional_embeddings": True, "encoder_alibi": True}
+    small_model(max_positions=64, **alibi).load_state_dict(small_model(max_positions=16, **alibi).state_dict())
