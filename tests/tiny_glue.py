@@ -20,7 +20,7 @@ def tiny_checkpoint(directory: Path) -> Path:
         "--lr 0.001 --max-update 2 --batch-size 4 --num-workers 0 --log-format none --no-epoch-checkpoints "
         "--no-save-optimizer-state --no-last-checkpoints --save-dir"
     ).split()
-    run_command("train", "data-bin", *flags, "checkpoints", cwd=directory)
+    run_command("train", "data-bin", *flags, "checkpoints", cwd=directory, timeout=900)
     assert (data / "dict.txt").is_file()
     return directory / "checkpoints" / "checkpoint_best.pt"
 
