@@ -74,6 +74,19 @@ def chunked(
     with_gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss and the gradients of hidden, weight, bias and scale; those are empty without ``with_gradients``."""
+    with torch.autocast(hidden.device.type, enabled=False):  # the types of products are chosen here
+        return _chunked(hidden, weight, targets, bias, scale, ignore_index, with_gradients)
+
+
+def _chunked(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    ignore_index: int,
+    with_gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     wide = torch.promote_types(hidden.dtype, torch.float32)
     kind = hidden.dtype if multiplies(hidden) else wide  # of the products
     factor = None if scale is None else scale.to(wide)

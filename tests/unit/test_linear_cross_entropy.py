@@ -91,6 +91,13 @@ def test_the_large_gradient_is_not_copied():
     assert weight.grad.data_ptr() == address
 
 
+def test_autocast_does_not_reach_inside():
+    tensors = problem(9, 4, 20, torch.float32, True, True)
+    expected = with_grads(linear_cross_entropy, *tensors)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(with_grads(linear_cross_entropy, *tensors), expected)
+
+
 def test_gradcheck():
     hidden, weight, targets, bias, scale = problem(6, 3, 8, torch.float64, True, True)
     leaves = [x.requires_grad_() for x in (hidden, weight, bias, scale)]
