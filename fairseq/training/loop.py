@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
 from fairseq.dataclass.state import config_to_state
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.training.batches import progress_of, subset_names
@@ -121,11 +121,21 @@ def validate_and_save(
         or _hits(num_updates, cfg.dataset.validate_interval_updates)
     ) and not cfg.dataset.disable_validation
     do_validate = do_validate and num_updates >= cfg.dataset.validate_after_updates
-    values = validate(cfg, trainer, epoch_itr.epoch, subset_names(cfg)) if do_validate else []
+    values = _validate(cfg, trainer, epoch_itr) if do_validate else []
     should_stop |= _out_of_patience(cfg, trainer, values[0] if values else None)
     if do_save or should_stop:
         trainer.save_checkpoint(epoch_itr, values[0] if values else None)
     return values, should_stop
+
+
+def _validate(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> list[float]:
+    try:
+        return validate(cfg, trainer, epoch_itr.epoch, subset_names(cfg))
+    except FairseqError:
+        # A mistake in the validation data or settings must not cost the updates that were made.
+        trainer.save_checkpoint(epoch_itr, None)
+        trainer.store.wait()
+        raise
 
 
 def _hits(num_updates: int, interval: int) -> bool:

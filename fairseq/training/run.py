@@ -50,6 +50,9 @@ def train(cfg: FairseqConfig) -> float | None:
     if cfg.optimization.max_update and trainer.get_num_updates() >= cfg.optimization.max_update:
         logger.info("nothing to do: %d updates are done already", trainer.get_num_updates())
         return None
+    if not cfg.dataset.disable_validation:
+        for subset in subset_names(cfg):
+            trainer.check_sizes(subset)
     value = train_epochs(cfg, trainer, epoch_itr)
     trainer.store.wait()
     logger.info("done training in %.1f seconds", metrics.get_meter("default", "wall").elapsed_time)

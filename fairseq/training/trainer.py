@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -173,6 +174,13 @@ class Trainer:
             max_positions=resolve_max_positions(self.task.max_positions(), self.model.max_positions()),
             ignore_invalid_inputs=data.skip_invalid_size_inputs_valid_test,
         )
+
+    def check_sizes(self, subset: str) -> None:
+        """Raise DataError if the first validation on ``subset`` would stop at a sample that is too long."""
+        if not self.cfg.dataset.skip_invalid_size_inputs_valid_test:
+            dataset = self.task.dataset(subset)
+            limit = resolve_max_positions(self.task.max_positions(), self.model.max_positions())
+            self.task.filter_indices_by_size(np.arange(len(dataset)), dataset, limit)
 
     def prepare_sample(self, sample: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
         """``sample`` on the device in the run's precision; an empty one becomes a dummy batch (second value True)."""

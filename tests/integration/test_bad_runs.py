@@ -125,6 +125,13 @@ def test_long_validation_sample_needs_the_flag(tmp_path: Path, refused: Refused)
     flags = [flag for flag in SIZES if flag != "--skip-invalid-size-inputs-valid-test"]
     sentence = refused(DATA, *flags, "--tokens-per-sample", 16, "--max-positions", 16, "--sample-break-mode", "eos")
     assert "--skip-invalid-size-inputs-valid-test" in sentence
+    assert not list(tmp_path.rglob("*.pt")), "it is noticed before the first update"
+
+
+def test_a_failing_validation_costs_no_updates(tmp_path: Path, refused: Refused) -> None:
+    assert "accuracy" in refused(DATA, *SIZES, "--best-checkpoint-metric", "accuracy")
+    saved = torch.load(tmp_path / "checkpoints" / "checkpoint_last.pt", weights_only=False)
+    assert saved["optimizer_history"][-1]["num_updates"] == 2
 
 
 def test_extra_validation_files_are_noticed(tmp_path: Path, refused: Refused) -> None:
