@@ -17,7 +17,7 @@ from fairseq.criterions import squad_scores
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.downstream.squad_json import read_squad
 from fairseq.data.downstream.squad_layout import SquadSplit
-from fairseq.data.sentence_pairs import highest_id, in_random_order
+from fairseq.data.sentence_pairs import highest_id
 from fairseq.data.span_answers import Rules, answer_text, decide_all
 from fairseq.data.span_dataset import LooseQuestions, Record, SpanDataset, SpanSource, WindowSizes
 from fairseq.data.span_search import Decision
@@ -77,7 +77,7 @@ class QuestionAnsweringTask(SentenceTask):
             )
         dataset = SpanDataset(source, self.dictionary, self.windows, split)
         logger.info("Loaded %s with #samples: %d (%d questions)", split, len(dataset), len(source.records))
-        self.datasets[split] = in_random_order(dataset, self.seed, self.cfg.no_shuffle)
+        self.datasets[split] = self.ordered(dataset, dataset.sizes)
         return self.datasets[split]
 
     def add_head(self, model: Any) -> None:

@@ -70,12 +70,15 @@ class SentenceTask(FairseqTask):
             },
             sizes=[sizes],
         )
-        if getattr(self.cfg, "group_by_length", False):
-            self.datasets[split] = GroupByLengthDataset(nested, sizes, self.seed)
-        else:
-            self.datasets[split] = in_random_order(nested, self.seed, self.cfg.no_shuffle)
+        self.datasets[split] = self.ordered(nested, sizes)
         logger.info("Loaded %s with #samples: %d", split, len(nested))
         return self.datasets[split]
+
+    def ordered(self, dataset: Any, sizes: Any) -> Any:
+        """``dataset`` in the order in which batches are cut: by length if asked for, else at random (or not at all)."""
+        if getattr(self.cfg, "group_by_length", False):
+            return GroupByLengthDataset(dataset, sizes, self.seed)
+        return in_random_order(dataset, self.seed, self.cfg.no_shuffle)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The model, made for ``max_positions`` of the task, with the task's head."""

@@ -19,7 +19,7 @@ from fairseq.criterions.entity_scores import accuracy, entity_scores, load_seqev
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.downstream.conll_columns import read_columns
 from fairseq.data.downstream.conll_layout import ConllSplit
-from fairseq.data.sentence_pairs import highest_id, in_random_order, load_dictionary
+from fairseq.data.sentence_pairs import highest_id, load_dictionary
 from fairseq.data.token_labels_dataset import TokenLabelsDataset, word_labels
 from fairseq.errors import ConfigError, DataError
 from fairseq.models.roberta.tagging import labels, tags
@@ -75,7 +75,7 @@ class TokenClassificationTask(SentenceTask):
             )
         dataset = TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions, split)
         logger.info("Loaded %s with #samples: %d (%d sentences)", split, len(dataset), len(source.sentences))
-        self.datasets[split] = in_random_order(dataset, self.seed, self.cfg.no_shuffle)
+        self.datasets[split] = self.ordered(dataset, dataset.sizes)
         return self.datasets[split]
 
     def add_head(self, model: Any) -> None:

@@ -14,6 +14,9 @@ class TokenTaskConfig(FairseqDataclass):
     data: str = option(MISSING, "directory with input0 and label, as fairseq-preprocess-task writes it")
     max_positions: int = option(512, "longest input in tokens; the model's max-positions follows")
     no_shuffle: bool = option(False, "keep the order of the files")
+    group_by_length: bool = option(
+        False, "make batches of inputs of similar length, other ones in each epoch: less padding"
+    )
     predictions: str | None = option(
         None, "write the predictions of every validation to this file; {subset} in it becomes the subset's name"
     )

@@ -28,7 +28,7 @@ def preprocess(task: str, data: Path, cwd: Path, *options: object, expect: int =
     tiny_gpt2_dictionary(cwd / "dict.txt")
     return run_command(
         "preprocess-task", "--task", task, "--data-dir", data, "--dest", "bin", "--srcdict", "dict.txt", "--workers", 1,
-        *BPE_FLAGS, *options, cwd=cwd, expect=expect,
+        *BPE_FLAGS, *options, cwd=cwd, expect=expect, timeout=600,
     )  # fmt: skip
 
 
@@ -67,12 +67,12 @@ def test_squad_is_learned_from_windows(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "found.valid.null_odds.json").read_text()).keys() == answers.keys()
     run_command(
         "predict", "--cpu", "--path", "ck/checkpoint_last.pt", "--input", "squad/dev.json", "--output", "again.json",
-        cwd=tmp_path,
+        cwd=tmp_path, timeout=600,
     )  # fmt: skip
     assert json.loads((tmp_path / "again.json").read_text()) == answers
     checked = run_command(
         "validate", "bin", "--cpu", "--path", "ck/checkpoint_last.pt", "--task", "question_answering", "--batch-size", 5,
-        "--log-format", "json", cwd=tmp_path,
+        "--log-format", "json", cwd=tmp_path, timeout=600,
     )  # fmt: skip
     assert f'"valid_em": "{scores["valid_em"]}"' in checked.stdout + checked.stderr
 

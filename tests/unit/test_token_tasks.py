@@ -134,6 +134,15 @@ def test_predictions_are_written_for_each_subset(data: Path, tmp_path: Path) -> 
     assert sum(found["probability"] for found in best["0-color"]) == pytest.approx(1.0)
 
 
+def test_batches_of_similar_length(data: Path) -> None:
+    for task in (questions(data, group_by_length=True), words(data, group_by_length=True)):
+        dataset = task.load_dataset("valid")
+        order = dataset.ordered_indices()
+        assert sorted(order.tolist()) == list(range(len(dataset)))
+        lengths = dataset.sizes[order]
+        assert (lengths[1:] * 1.25 >= lengths[:-1]).all()
+
+
 @pytest.mark.parametrize("name", ["doc_stride", "max_query_length", "max_answer_length", "n_best"])
 def test_settings_of_windows_are_positive(data: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"task.{name} must be at least 1, but is 0"):
