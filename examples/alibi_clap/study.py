@@ -158,7 +158,12 @@ def measure_speed(args: argparse.Namespace) -> dict[str, float]:
     for number in range(args.speed_rounds):
         for variant in args.variants:
             with tempfile.TemporaryDirectory() as scratch:
-                words = [*command(args, Run(variant, args.seeds[0])), f"hydra.run.dir={scratch}", *SHORT_RUN]
+                words = [
+                    *command(args, Run(variant, args.seeds[0])),
+                    f"hydra.run.dir={scratch}",
+                    f"checkpoint.save_dir={scratch}",
+                    *SHORT_RUN,
+                ]
                 done = subprocess.run(words, capture_output=True, text=True, env=environment())
             rates = [float(rate) for rate in re.findall(r'"wps": "([0-9.]+)"', done.stdout)]
             if done.returncode or len(rates) < 2:
@@ -216,6 +221,8 @@ def picture(args: argparse.Namespace, runs: list[Run], path: Path) -> None:
     axes.set_title(
         f"{args.layers} layers, {args.width} wide, {args.tokens_per_sample} tokens, {len(args.seeds)} {seeds}"
     )
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis("{x:.0f}")  # 600, not 6 x 10^2
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=120)
