@@ -47,7 +47,7 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m "not slow and not gpu"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not gpu"
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not gpu"
