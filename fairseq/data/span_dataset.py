@@ -14,12 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fairseq.data.collating import collate_tokens
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.offsets import Span, encode_with_offsets, trim
-from fairseq.data.fairseq_dataset import FairseqDataset
 from fairseq.data.question_windows import BEFORE_CONTEXT, own_spans, pieces_of, split_context, target_in
 from fairseq.data.span_search import NO_ANSWER, best_spans
+from fairseq.data.window_dataset import WindowDataset
 
 Ints = npt.NDArray[np.int64]
 
@@ -92,7 +91,7 @@ class WindowSizes(NamedTuple):
     answer: int
 
 
-class SpanDataset(FairseqDataset):
+class SpanDataset(WindowDataset):
     """Every window of every question; items and batches are described at `__getitem__` and `collater`.
 
     ``name`` is that of the split. Windows are cut when the data set is made, tokens are read when asked for.
@@ -138,27 +137,9 @@ class SpanDataset(FairseqDataset):
         "ntokens"}``."""
         if not samples:
             return {}
-        lengths = torch.tensor([len(sample["source"]) for sample in samples])
-        return {
-            "id": torch.tensor([sample["id"] for sample in samples]),
-            "net_input": {
-                "src_tokens": collate_tokens([sample["source"] for sample in samples], self._dictionary.pad()),
-                "src_lengths": lengths,
-            },
+        return self.batch(samples, self._dictionary.pad()) | {
             "target": torch.stack([sample["target"] for sample in samples]),
-            "subset": self.name,
-            "nsentences": len(samples),
-            "ntokens": int(lengths.sum()),
         }
-
-    def num_tokens(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self.sizes[indices]
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
 
     def candidates(self, ids: Tensor, logits: Tensor, count: int) -> Tensor:
         """The ``count`` best spans of the windows ``ids`` (B), and their "no answer", from logits (B, T, 2): float64 (N, 4).

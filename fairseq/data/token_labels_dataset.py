@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fairseq.data.collating import collate_tokens
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.window_dataset import WindowDataset
 from fairseq.data.word_pieces import word_pieces
 from fairseq.errors import ConfigError
 
@@ -76,7 +76,7 @@ def split_words(sizes: Ints, room: int) -> list[tuple[int, int]]:
     return runs
 
 
-class TokenLabelsDataset(FairseqDataset):
+class TokenLabelsDataset(WindowDataset):
     """Sentences; one too long for ``max_positions`` tokens becomes several items, cut between words.
 
     A word of more pieces than fit is cut to its first ones. ``name`` is that of the split.
@@ -124,30 +124,12 @@ class TokenLabelsDataset(FairseqDataset):
         "sentence" (B), "first" (B), "subset", "nsentences", "ntokens"}``."""
         if not samples:
             return {}
-        lengths = torch.tensor([len(sample["source"]) for sample in samples])
-        return {
-            "id": torch.tensor([sample["id"] for sample in samples]),
-            "net_input": {
-                "src_tokens": collate_tokens([sample["source"] for sample in samples], self._dictionary.pad()),
-                "src_lengths": lengths,
-            },
+        return self.batch(samples, self._dictionary.pad()) | {
             "target": collate_tokens([sample["target"] for sample in samples], IGNORED),
             "words": collate_tokens([sample["words"] for sample in samples], 0),
             "sentence": torch.tensor([sample["sentence"] for sample in samples]),
             "first": torch.tensor([sample["first"] for sample in samples]),
-            "subset": self.name,
-            "nsentences": len(samples),
-            "ntokens": int(lengths.sum()),
         }
-
-    def num_tokens(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self.sizes[indices]
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
 
 
 def word_labels(sample: dict[str, Any], logits: Tensor) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq.data.downstream.layout import CHOICES, Job, Split, Written
+from fairseq.data.downstream.layout import CHOICES, Example, Job, Split, Written
 from fairseq.data.downstream.layout import write as write_layout
-from fairseq.data.downstream.reading import place
-from fairseq.errors import DataError
+from fairseq.data.downstream.reading import first_existing, place, required_directory
+from fairseq.errors import DataError, DataNotFoundError
 
 
 def write_choices(job: Job, splits: Iterable[Split], candidates: int, task: str) -> Written:
@@ -17,6 +17,22 @@ def write_choices(job: Job, splits: Iterable[Split], candidates: int, task: str)
     written = write_layout(job, splits, CHOICES)
     written.train_with = f"{task} --criterion sentence_ranking --num-classes {candidates}"
     return written
+
+
+def write_files(
+    job: Job, files: Mapping[str, Sequence[str]], read: Callable[[Path], Iterator[Example]], candidates: int
+) -> Written:
+    """Write every split of which ``job.data_dir`` has one of the ``files``, for ``multiple_choice``, the context first.
+
+    Raises DataNotFoundError when it has none of them.
+    """
+    required_directory(job.data_dir, " and ".join(names[0] for names in files.values()))
+    found = {name: first_existing(job.data_dir, names) for name, names in files.items()}
+    splits = [Split(name, path, read(path)) for name, path in found.items() if path is not None]
+    if not splits:
+        known = ", ".join(name for names in files.values() for name in names)
+        raise DataNotFoundError(f"{job.data_dir} has none of {known}")
+    return write_choices(job, splits, candidates, "--task multiple_choice --context-first")
 
 
 def letter(answer: Any, candidates: int, path: Path, line: int) -> str:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fairseq.data.downstream.choices import entry, letter, strings, write_choices
+from fairseq.data.downstream.choices import entry, letter, strings, write_files
 from fairseq.data.downstream.formats import FORMATS
-from fairseq.data.downstream.layout import Example, Job, Split, Written
-from fairseq.data.downstream.reading import first_existing, parse_json, read_lines, required_directory, squeeze
-from fairseq.errors import DataNotFoundError
+from fairseq.data.downstream.layout import Example, Job, Written
+from fairseq.data.downstream.reading import parse_json, read_lines, squeeze
 
 CHOICES = 5
 _FILES = {
@@ -26,12 +25,7 @@ _FILES = {
 @FORMATS.register("commonsense_qa")
 def write(job: Job) -> Written:
     """Every split that is there."""
-    required_directory(job.data_dir, "CommonsenseQA's train_rand_split.jsonl and so on")
-    found = {name: first_existing(job.data_dir, files) for name, files in _FILES.items()}
-    splits = [Split(name, path, read_questions(path)) for name, path in found.items() if path is not None]
-    if not splits:
-        raise DataNotFoundError(f"{job.data_dir} has no {_FILES['train'][0]} or {_FILES['train'][1]}")
-    return write_choices(job, splits, CHOICES, "--task multiple_choice --context-first")
+    return write_files(job, _FILES, read_questions, CHOICES)
 
 
 def read_questions(path: Path) -> Iterator[Example]:

@@ -10,11 +10,11 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from fairseq.data.downstream.choices import write_choices
+from fairseq.data.downstream.choices import write_files
 from fairseq.data.downstream.formats import FORMATS
-from fairseq.data.downstream.layout import Example, Job, Split, Written
-from fairseq.data.downstream.reading import first_existing, one_of, place, read_lines, required_directory, squeeze
-from fairseq.errors import DataError, DataNotFoundError
+from fairseq.data.downstream.layout import Example, Job, Written
+from fairseq.data.downstream.reading import one_of, place, read_lines, squeeze
+from fairseq.errors import DataError
 
 ENDINGS = 4
 _FILES = {"train": ("train.csv",), "valid": ("val.csv", "valid.csv", "dev.csv"), "test": ("test.csv",)}
@@ -24,12 +24,7 @@ _COLUMNS = ("sent1", "sent2", *(f"ending{k}" for k in range(ENDINGS)))
 @FORMATS.register("swag")
 def write(job: Job) -> Written:
     """Every split that is there."""
-    required_directory(job.data_dir, "SWAG's train.csv and val.csv")
-    found = {name: first_existing(job.data_dir, files) for name, files in _FILES.items()}
-    splits = [Split(name, path, read_rows(path)) for name, path in found.items() if path is not None]
-    if not splits:
-        raise DataNotFoundError(f"{job.data_dir} has no train.csv, val.csv or test.csv")
-    return write_choices(job, splits, ENDINGS, "--task multiple_choice --context-first")
+    return write_files(job, _FILES, read_rows, ENDINGS)
 
 
 def read_rows(path: Path) -> Iterator[Example]:
