@@ -25,6 +25,8 @@ class MultiheadSelfAttention(nn.Module):
 
     packs = True
     """This mixer also takes the real tokens of a batch as (1, N, C): see `EncoderContext.packing`."""
+    selects = True
+    """Of hidden states that are not all read, this mixer gives those that are: see `EncoderContext.read`."""
 
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0, backend: str = "auto") -> None:
         super().__init__()
@@ -56,4 +58,5 @@ class MultiheadSelfAttention(nn.Module):
         k = self.k_proj(x).view(heads).transpose(1, 2)
         v = self.v_proj(x).view(heads).transpose(1, 2)
         mixed = attend(q, k, v, context, self.dropout if self.training else 0.0, self.backend)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, channels))
+        mixed = mixed.transpose(1, 2).reshape(batch, tokens, channels)
+        return self.out_proj(context.select(mixed))

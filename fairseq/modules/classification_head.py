@@ -5,6 +5,7 @@ Legend: B batch, T tokens, C channels, I inner width, K classes.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fairseq.modules.activations import get_activation_fn
@@ -49,10 +50,15 @@ class RobertaClassificationHead(nn.Module):
             # The old form, because its parameters are the ones in old files: weight_orig, weight_u, weight_v.
             self.out_proj = nn.utils.spectral_norm(self.out_proj)
 
-    @property
-    def reads_padding(self) -> bool:
-        """Whether the result depends on the features at padding; if not, the encoder need not compute them."""
-        return self.pooling == "mean"
+    def reads(self, padding: Tensor) -> Tensor | None:
+        """Where features are read, (B, T) for ``padding`` (B, T), or None for everywhere; others need not be computed."""
+        if self.pooling == "mean":
+            return None
+        if self.pooling == "masked_mean":
+            return ~padding
+        first = torch.zeros_like(padding)
+        first[:, 0] = True
+        return first
 
     def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: object) -> Tensor:
         """``padding_mask`` (B, T) is True at padding."""

@@ -1,6 +1,6 @@
 """What the layers of one forward pass share besides the hidden states.
 
-Legend: B batch, T tokens, H heads, C channels, N real tokens.
+Legend: B batch, T tokens, H heads, C channels, N real tokens, R of them that are read.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ class EncoderContext:
     ``padding`` is (B, T), True = padding, or None when the batch holds none (attention is quicker without a mask).
     ``attention_bias`` is added to the attention scores of every sequence, or None. With ``packing`` the hidden states
     are (1, N, C), the real tokens of one sequence after the other, and there is no ``padding``; only layers whose token
-    mixer has ``packs = True`` meet it.
+    mixer has ``packs = True`` meet it. ``read`` is for the last layer only: the rows, of hidden states seen as (B T, C),
+    that anything reads. The layer then gives those, (1, R, C).
     """
 
     padding: Tensor | None = None
     attention_bias: AttentionBias | None = None
     packing: Packing | None = None
+    read: Tensor | None = None
     _dense_bias: Tensor | None = field(default=None, repr=False)
 
     @classmethod
@@ -39,6 +41,10 @@ class EncoderContext:
         if padding is not None and not torch.compiler.is_compiling() and padding.device.type != "meta":
             padding = padding if bool(padding.any()) else None
         return cls(padding, attention_bias)
+
+    def select(self, x: Tensor) -> Tensor:
+        """The rows of ``x`` (B, T, C) that are read, (1, R, C); all of it, as it is, before the last layer."""
+        return x if self.read is None else x.flatten(0, 1).index_select(0, self.read).unsqueeze(0)
 
     def key_mask(self) -> Tensor | None:
         """(B, 1, 1, T), True = may be attended to, as ``scaled_dot_product_attention`` wants it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from fairseq.modules.attention_bias import AttentionBias
 from fairseq.modules.context import EncoderContext
+from fairseq.modules.declared import declares
 from fairseq.modules.dropout import dropout
 from fairseq.modules.embeddings import mask_out, position_ids_from_padding
 from fairseq.modules.encoder_layer import EncoderLayer
-from fairseq.modules.packing import Packing
+from fairseq.modules.packing import Packing, read_rows, scatter_rows
 
 
 class EncoderOutput(NamedTuple):
@@ -55,6 +56,8 @@ class Encoder(nn.Module):
     version: Tensor
     pack_below: float = 0.9
     """Share of real tokens up to which a batch is packed, when it may be; 0 never packs."""
+    read_below: float = 0.75
+    """Share of hidden states up to which the last layer computes only those that are read; 0 always computes all."""
 
     def __init__(
         self,
@@ -102,14 +105,15 @@ class Encoder(nn.Module):
         padding: Tensor,
         position_ids: Tensor | None = None,
         return_all_hiddens: bool = False,
-        real_only: bool = False,
+        read: Tensor | None = None,
     ) -> EncoderOutput:
         """``tokens`` (B, T, C) vectors, ``padding`` (B, T) with True = padding, ``position_ids`` (B, T) table rows.
 
-        ``real_only`` says that nothing reads the features at padding, which are then not computed where that saves
-        time, and zero. Otherwise they are what the layers make of zero vectors there, as in the original.
+        ``read`` (B, T) says where features will be read; elsewhere they are not computed where that saves time, and
+        zero. None: everywhere, also at padding, where they are what the layers make of zero vectors, as in the original.
         """
-        packing = self._packing(padding) if real_only and not return_all_hiddens else None
+        read = None if return_all_hiddens else read
+        packing = self._packing(padding, read)
         x = self.embed(tokens, padding, position_ids, packing)
         if packing is not None:
             context = EncoderContext(None, self.attention_bias, packing)
@@ -118,17 +122,32 @@ class Encoder(nn.Module):
         if context.padding is not None:
             x = mask_out(x, context.padding)
         states = [x.transpose(0, 1)] if return_all_hiddens else None
-        for layer in self._drawn_layers():
+        layers = self._drawn_layers()
+        for number, layer in enumerate(layers, start=1):
+            if number == len(layers):
+                context = replace(context, read=self._rows(layer, read, packing))
             x = self._run(layer, x, context)
             if states is not None:
                 states.append(x.transpose(0, 1))
         if self.layer_norm is not None:
             x = self.layer_norm(x)
+        if context.read is not None:
+            everywhere = tokens.shape[:2] if packing is None else (1, sum(packing.lengths))
+            x = scatter_rows(x, context.read, everywhere)
         return EncoderOutput(x if packing is None else packing.unpack(x), states)
 
-    def _packing(self, padding: Tensor) -> Packing | None:
-        packing = Packing.of(padding, self.pack_below)
-        return packing if packing is not None and all(takes_rows(layer) for layer in self.layers) else None
+    def _packing(self, padding: Tensor, read: Tensor | None) -> Packing | None:
+        """How to leave out padding; None where something reads it, or a layer has to see it."""
+        packing = None if read is None else Packing.of(padding, self.pack_below)
+        if packing is None or not all(takes_rows(layer) for layer in self.layers):
+            return None
+        return None if bool((read & padding).any()) else packing
+
+    def _rows(self, layer: nn.Module, read: Tensor | None, packing: Packing | None) -> Tensor | None:
+        """The rows that ``layer``, the last one, need compute; None for all of them."""
+        if read is None or type(layer).forward is not EncoderLayer.forward or not row_wise(layer):
+            return None
+        return read_rows(read if packing is None else packing.pack(read), self.read_below)
 
     def _drawn_layers(self) -> list[nn.Module]:
         """The layers of this pass: in training each stays if its own uniform number exceeds ``layerdrop``."""
@@ -149,11 +168,13 @@ class Encoder(nn.Module):
 def takes_rows(layer: nn.Module) -> bool:
     """Whether ``layer`` may be given the real tokens of a batch as (1, N, C).
 
-    Its token mixer has to say so by ``packs = True``, in the very class that defines its ``forward``: a subclass with
-    another one may know nothing of it. A channel mixer that is not row by row says ``row_wise = False``.
+    Its token mixer has to say so by ``packs = True``. A channel mixer that is not row by row says ``row_wise = False``.
     """
     if type(layer).forward is not EncoderLayer.forward:
         return False
-    mixer: Any = layer.self_attn
-    owner = next(cls for cls in type(mixer).__mro__ if "forward" in vars(cls))
-    return bool(vars(owner).get("packs")) and getattr(layer.channel_mixer, "row_wise", True)
+    return declares(layer.self_attn, "packs", "forward") and row_wise(layer)
+
+
+def row_wise(layer: nn.Module) -> bool:
+    """Whether the channel mixer of ``layer`` works row by row."""
+    return getattr(layer.channel_mixer, "row_wise", True)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from fairseq.modules.context import EncoderContext
+from fairseq.modules.declared import declares
 from fairseq.modules.dropout import dropout_add, dropout_add_norm
 
 L = TypeVar("L", bound=nn.Module)
@@ -18,7 +19,8 @@ L = TypeVar("L", bound=nn.Module)
 class EncoderLayer(nn.Module):
     """x + mix(x), twice, normalised after each sum (post-norm) or before each mixer (pre-norm).
 
-    ``token_mixer(x, context)`` and ``channel_mixer(x)`` map (B, T, C) to (B, T, C). Checkpoints name the parts of the
+    ``token_mixer(x, context)`` and ``channel_mixer(x)`` map (B, T, C) to (B, T, C). Of a last layer's hidden states
+    sometimes only some are read (`EncoderContext.read`); then the rest of the layer is done for these. Checkpoints name the parts of the
     standard feed-forward block ``fc1`` and ``fc2`` of the layer itself: the children of a channel mixer with
     ``hoisted = True`` are registered here under their own names and the mixer only refers to them; any other mixer is
     the child ``channel_mixer``.
@@ -47,8 +49,12 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
         p, training = self.dropout, self.training
+        mixed = self.self_attn(self.self_attn_layer_norm(x) if self.pre_norm else x, context)
+        x = context.select(x)
+        if not declares(self.self_attn, "selects", "forward"):
+            mixed = context.select(mixed)
         if self.pre_norm:
-            x = dropout_add(self.self_attn(self.self_attn_layer_norm(x), context), x, p, training)
+            x = dropout_add(mixed, x, p, training)
             return dropout_add(self.channel_mixer(self.final_layer_norm(x)), x, p, training)
-        x = dropout_add_norm(self.self_attn(x, context), x, self.self_attn_layer_norm, p, training)
+        x = dropout_add_norm(mixed, x, self.self_attn_layer_norm, p, training)
         return dropout_add_norm(self.channel_mixer(x), x, self.final_layer_norm, p, training)

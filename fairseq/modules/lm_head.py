@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.modules.activations import get_activation_fn
+from fairseq.modules.declared import declares
 from fairseq.modules.linear import Linear, linear
 from fairseq.ops.linear_cross_entropy import linear_cross_entropy
 from fairseq.registry import HEADS
@@ -25,14 +26,9 @@ def select(features: Tensor, masked_tokens: Tensor | None) -> Tensor:
 def takes_targets(part: object, *methods: str) -> bool:
     """Whether the ``methods`` of ``part`` understand the argument that asks for the loss instead of logits.
 
-    A class says so by ``takes_targets = True`` beside their definitions. A subclass that defines one of them again,
-    without saying so, does not know the argument.
+    A class says so by ``takes_targets = True``; it then reads no features but those of ``masked_tokens``.
     """
-    for method in methods:
-        owner = next(kind for kind in type(part).__mro__ if method in vars(kind))
-        if method in vars(part) or not vars(owner).get("takes_targets", False):
-            return False
-    return True
+    return declares(part, "takes_targets", *methods)
 
 
 def summed_loss(

@@ -17,11 +17,12 @@ class SpanHead(nn.Module):
     One projection without dropout, as BERT (arXiv 1810.04805, section 4.2) and BiGS have it.
     """
 
-    reads_padding = False
-
     def __init__(self, input_dim: int) -> None:
         super().__init__()
         self.out_proj = nn.Linear(input_dim, 2)
+
+    def reads(self, padding: Tensor) -> Tensor:
+        return ~padding
 
     def forward(self, features: Tensor, **unused: object) -> Tensor:
         return self.out_proj(features)

@@ -14,12 +14,13 @@ from fairseq.registry import HEADS
 class TokenHead(nn.Module):
     """Logits (B, T, K) from features (B, T, C): dropout and one projection."""
 
-    reads_padding = False
-
     def __init__(self, input_dim: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(p=dropout)
         self.out_proj = nn.Linear(input_dim, num_classes)
+
+    def reads(self, padding: Tensor) -> Tensor:
+        return ~padding
 
     def forward(self, features: Tensor, **unused: object) -> Tensor:
         return self.out_proj(self.dropout(features))

@@ -143,7 +143,7 @@ def test_features_keep_the_originals_values_at_padding_unless_nobody_reads_them(
     model, tokens = small_model().eval(), tokens_of()
     with torch.no_grad():
         features, _ = model(tokens, features_only=True)
-        real, _ = model(tokens, features_only=True, real_only=True)
+        real, _ = model(tokens, features_only=True, read=tokens.ne(PAD))
         logits, extra = model(tokens, masked_tokens=tokens.ne(PAD), return_all_hiddens=True)
     padding = tokens.eq(PAD)
     assert features[padding].abs().min(dim=1).values.min() > 0 and not real[padding].any()
@@ -167,17 +167,17 @@ def test_inputs_that_stay_padded(monkeypatch):
     ]
     with seen(model) as shapes:
         for case in cases:
-            model(features_only=True, real_only=True, **case)
+            model(features_only=True, read=case["src_tokens"].ne(PAD), **case)
         model(tokens, masked_tokens=torch.ones_like(tokens, dtype=torch.bool))  # padding is to be projected too
         model(tokens)
         monkeypatch.setenv("FAIRSEQ_NATIVE", "0")
-        model(tokens, features_only=True, real_only=True)
+        model(tokens, features_only=True, read=tokens.ne(PAD))
         monkeypatch.delenv("FAIRSEQ_NATIVE")
         encoder.pack_below = 0.5
-        model(tokens, features_only=True, real_only=True)
+        model(tokens, features_only=True, read=tokens.ne(PAD))
         assert all(shape[0] > 1 for shape in shapes) and len(shapes) == len(cases) + 4
         encoder.pack_below = 0.9
-        model(tokens, features_only=True, real_only=True)
+        model(tokens, features_only=True, read=tokens.ne(PAD))
         assert shapes[-1] == (1, 20, 12)
 
 
@@ -220,7 +220,7 @@ def test_parts_that_know_nothing_of_packing_are_given_padded_batches(kind):
     layer = (OwnLayer if kind == "layer" else EncoderLayer)(12, mixer, channels, pre_norm=False)
     model.encoder.sentence_encoder.layers[1] = layer
     with seen(model) as shapes:
-        model(tokens_of(), features_only=True, real_only=True)
+        model(tokens_of(), features_only=True, read=tokens_of().ne(PAD))
     assert shapes == [(4, 9, 12)]
 
 

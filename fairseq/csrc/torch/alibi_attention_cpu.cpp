@@ -86,7 +86,8 @@ struct Problem {
     copy_rows<T, acc>(from.const_data_ptr<T>() + offset(from, at, start), from.stride(2), n, to, rows, width, 1);
   }
 
-  // All rows, transposed, times `by`, in blocks of kKeys columns: block b is (D, kKeys) at b * D * kKeys.
+  // All rows, transposed, times `by`, in blocks of kKeys columns: block b is (D, kKeys) at b * D * kKeys, so column t of
+  // a multiple of 64 is at turned_offset(t).
   void load_transposed(const at::Tensor& from, int64_t at, acc by, acc* to) const {
     for (int64_t t = 0; t < tokens; t += kKeys, to += width * kKeys) {
       const int64_t size = std::min(kKeys, rounded_up(tokens - t, 64));
@@ -100,6 +101,15 @@ struct Problem {
     for (int64_t r = 0; r < n; ++r) std::transform(from + r * width, from + (r + 1) * width, base + r * to.stride(2), [](acc x) { return T(x); });
   }
 
+  // As above, from the transpose (D, kKeys) of the rows; `scratch` is of transposed_block_size().
+  void store_turned(const acc* from, const at::Tensor& to, int64_t at, int64_t start, int64_t n, acc* scratch) const {
+    const int64_t columns = rounded_up(width, 16);
+    transpose<acc>(from, columns, rounded_up(n, 16), kKeys, scratch, columns);
+    T* base = to.mutable_data_ptr<T>() + offset(to, at, start);
+    for (int64_t r = 0; r < n; ++r)
+      std::transform(scratch + r * columns, scratch + r * columns + width, base + r * to.stride(2), [](acc x) { return T(x); });
+  }
+
   // What is added to the scores of each key: -inf for padding and beyond the sequence.
   void load_padding(int64_t at, acc* to) const {
     const bool* mask = padding ? padding + at / heads * tokens : nullptr;
@@ -107,6 +117,8 @@ struct Problem {
   }
 
   int64_t transposed_size() const { return rounded_up(tokens, kKeys) * width; }
+  int64_t turned_offset(int64_t t) const { return t / kKeys * kKeys * width + t % kKeys; }
+  int64_t transposed_block_size() const { return rounded_up(width, 16) * kKeys; }
 };
 
 template <typename T, typename acc, class Term>
@@ -161,25 +173,26 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
   const int64_t tokens = problem.tokens, width = problem.width, padded = rounded_up(tokens, 64);
   at::parallel_for(0, q.size(0) * problem.heads, 1, [&](int64_t begin, int64_t end) {
     const FlushDenormals flush;
-    Buffer<acc> kt(problem.transposed_size()), vt(problem.transposed_size()), padding(padded), queries(padded * width),
-        upstream(padded * width), delta(padded), logs(padded), dqueries(padded * width), keys(kKeys * width),
-        dkeys(kKeys * width), dvalues(kKeys * width), scores(kRows * kKeys), dweights(kRows * kKeys),
-        turned(kRows * kKeys), factors(kKeys);
+    Buffer<acc> kt(problem.transposed_size()), vt(problem.transposed_size()), qt(problem.transposed_size()),
+        gt(problem.transposed_size()), padding(padded), queries(padded * width), upstream(padded * width), delta(padded),
+        logs(padded), dqueries(padded * width), keys(kKeys * width), dkt(problem.transposed_block_size()),
+        dvt(problem.transposed_block_size()), turned(problem.transposed_block_size()), scores(kRows * kKeys),
+        dweights(kRows * kKeys), factors(kKeys);
+    std::fill(dkt.data, dkt + problem.transposed_block_size(), acc(0));
+    std::fill(dvt.data, dvt + problem.transposed_block_size(), acc(0));
     std::fill(factors.data, factors + kKeys, acc(1));
     for (int64_t at = begin; at < end; ++at) {
       const Term term = Term::of(problem.term, at % problem.heads);
       problem.load_transposed(k, at, problem.scale, kt);
       problem.load_transposed(v, at, 1, vt);
+      problem.load_transposed(q, at, 1, qt);
+      problem.load_transposed(grad, at, 1, gt);
       problem.load_padding(at, padding);
       problem.load(q, at, 0, tokens, padded, queries);
       problem.load(grad, at, 0, tokens, padded, upstream);
       problem.load(out, at, 0, tokens, padded, dqueries);  // the output, until its product with the gradient is known
-      for (int64_t i = 0; i < padded; ++i) {
-        acc total = 0;
-        for (int64_t d = 0; d < width; ++d) total += dqueries[i * width + d] * upstream[i * width + d];
-        delta[i] = total;
-        logs[i] = i < tokens ? lse[at * tokens + i] : INFINITY;  // rows beyond the sequence become 0
-      }
+      row_products<acc>(dqueries, upstream, padded, width, delta);
+      for (int64_t i = 0; i < padded; ++i) logs[i] = i < tokens ? lse[at * tokens + i] : INFINITY;  // beyond, all become 0
       std::fill(dqueries.data, dqueries + padded * width, acc(0));
       for (int64_t j0 = 0; j0 < tokens; j0 += kKeys) {
         const int64_t size = std::min(kKeys, padded - j0), here = std::min(kKeys, tokens - j0);
@@ -194,13 +207,12 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
                                           factors, logs[i0 + r], delta[i0 + r], problem.scale);
           }
           product(m, width, size, dweights, size, keys, width, dqueries + i0 * width, width, true);
-          transpose<acc>(scores, m, size, size, turned, m);
-          product(size, width, m, turned, m, upstream + i0 * width, width, dvalues, width, i0 > 0);
-          transpose<acc>(dweights, m, size, size, turned, m);
-          product(size, width, m, turned, m, queries + i0 * width, width, dkeys, width, i0 > 0);
+          // Transposed results, because the blocks of scores are 8 times as wide as the heads.
+          product(width, size, m, gt + problem.turned_offset(i0), kKeys, scores, size, dvt, kKeys, i0 > 0);
+          product(width, size, m, qt + problem.turned_offset(i0), kKeys, dweights, size, dkt, kKeys, i0 > 0);
         }
-        problem.store(dkeys, dk, at, j0, here);
-        problem.store(dvalues, dv, at, j0, here);
+        problem.store_turned(dkt, dk, at, j0, here, turned);
+        problem.store_turned(dvt, dv, at, j0, here, turned);
       }
       problem.store(dqueries, dq, at, 0, tokens);
     }

@@ -16,6 +16,8 @@
 
 namespace fairseq {
 
+constexpr int64_t kAhead = 12;  // rows
+
 inline double exponential(double x) { return std::exp(x); }
 
 // e^x for x <= 0 (and slightly above) within 2 units in the last place; exactly 0 below -87, so for -inf.
@@ -102,6 +104,17 @@ FS_CLONES void backward_block_row(acc* x, acc* dweights, int n, const Term& term
   }
 }
 
+// The inner product of each row of a and b (rows, columns).
+template <typename acc>
+FS_CLONES void row_products(const acc* a, const acc* b, int64_t rows, int64_t columns, acc* out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    acc total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t c = 0; c < columns; ++c) total += a[r * columns + c] * b[r * columns + c];
+    out[r] = total;
+  }
+}
+
 // x (rows, columns) with each row multiplied by its factor.
 template <typename acc>
 FS_CLONES void scale_rows(acc* x, int64_t rows, int64_t columns, const acc* factors) {
@@ -112,20 +125,30 @@ FS_CLONES void scale_rows(acc* x, int64_t rows, int64_t columns, const acc* fact
   }
 }
 
+// Asks for a row some rows ahead: rows that are far apart are no stream that a processor foresees.
+template <typename From>
+inline void foresee(const From* row, int64_t columns) {
+  for (int64_t c = 0; c < columns; c += int64_t(64 / sizeof(From))) __builtin_prefetch(row + c);
+}
+
 // to (rows, columns; dense) = from (n rows that are `stride` apart) times `by`, with zeros below.
 template <typename From, typename To>
 FS_CLONES void copy_rows(const From* from, int64_t stride, int64_t n, To* to, int64_t rows, int64_t columns, To by) {
-  for (int64_t r = 0; r < n; ++r)
+  for (int64_t r = 0; r < n; ++r) {
+    if (r + kAhead < n) foresee(from + (r + kAhead) * stride, columns);
     for (int64_t c = 0; c < columns; ++c) to[r * columns + c] = To(from[r * stride + c]) * by;
+  }
   for (int64_t c = n * columns; c < rows * columns; ++c) to[c] = 0;
 }
 
 // to (columns, ld) = from (n rows that are `stride` apart) transposed, times `by`, with zeros up to `rows`.
 template <typename From, typename To>
 FS_CLONES void copy_turned(const From* from, int64_t stride, int64_t n, To* to, int64_t rows, int64_t columns, int64_t ld, To by) {
-  for (int64_t r0 = 0; r0 < rows; r0 += 16)
+  for (int64_t r0 = 0; r0 < rows; r0 += 16) {
+    for (int64_t r = r0 + 16; r < r0 + 32 && r < n; ++r) foresee(from + r * stride, columns);
     for (int64_t c = 0; c < columns; ++c)
       for (int64_t r = r0; r < r0 + 16; ++r) to[c * ld + r] = r < n ? To(from[r * stride + c]) * by : To(0);
+  }
 }
 
 // out (columns, rows) = in (rows, columns) transposed; both counts multiples of 16.

@@ -84,8 +84,8 @@ class RobertaEncoder(FairseqEncoder):
         masked_tokens: Tensor | None = None,
         padding_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        real_only: bool = False,
         masked_targets: Tensor | None = None,
+        read: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits (or features) and ``{"inner_states": L + 1 tensors (T, B, C) or None}``.
@@ -95,12 +95,13 @@ class RobertaEncoder(FairseqEncoder):
         With ``masked_tokens`` (B, T) only those N positions are projected to the vocabulary; with their
         ``masked_targets`` (N,) too, the first result is the summed loss, where the head has it. With self-masking the
         inputs of a pass to logits are masked at random, in training and in evaluation; features never are.
-        ``real_only`` promises that nothing reads features at padding: they may be zero, see ``Encoder.forward``.
+        ``read`` (B, T) promises that features are read nowhere else: they may be zero there, see ``Encoder.forward``.
         """
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         masked = None if features_only else self._draw_mask(src_tokens)
-        real_only = real_only or (not features_only and _all_real(masked_tokens, padding))
-        x, extra = self._features(src_tokens, return_all_hiddens, padding, position_ids, masked, real_only)
+        if read is None and masked_tokens is not None and not features_only and self._projects_masked_only():
+            read = masked_tokens.expand(src_tokens.shape)
+        x, extra = self._features(src_tokens, return_all_hiddens, padding, position_ids, masked, read)
         if not features_only:
             wanted = {} if masked_targets is None else {"targets": masked_targets}
             x = self.output_layer(x, masked_tokens=masked_tokens, **wanted)
@@ -124,13 +125,13 @@ class RobertaEncoder(FairseqEncoder):
         padding_mask: Tensor | None,
         position_ids: Tensor | None,
         masked: Tensor | None = None,
-        real_only: bool = False,
+        read: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         embed = self.sentence_encoder.embed_tokens
         tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
         # An encoder of a plugin may know nothing of the last one.
-        hint = {"real_only": True} if real_only and hasattr(self.sentence_encoder, "pack_below") else {}
+        hint = {} if read is None or not hasattr(self.sentence_encoder, "read_below") else {"read": read}
         output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, **hint)
         return output.features, {"inner_states": output.inner_states}
 
@@ -145,6 +146,10 @@ class RobertaEncoder(FairseqEncoder):
 
     def output_layer(self, features: Tensor, masked_tokens: Tensor | None = None, **targets: Any) -> Tensor:
         return self.lm_head(features, masked_tokens, **targets)
+
+    def _projects_masked_only(self) -> bool:
+        """Whether the way to logits is known to read no features but those of ``masked_tokens``."""
+        return takes_targets(self, "output_layer") and takes_targets(self.lm_head, "forward")
 
     def max_positions(self) -> int:
         return self.args.max_positions
@@ -212,12 +217,12 @@ class RobertaModel(FairseqEncoderModel):
         """As ``RobertaEncoder.forward``; naming a head gives that head's output on the features."""
         if classification_head_name is not None:
             head = self._head(classification_head_name)
-            if not getattr(head, "reads_padding", True):
-                kwargs.setdefault("real_only", True)
-            x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
             given = kwargs.get("padding_mask")
             pad: Any = self.encoder.padding_idx
             padding = src_tokens.eq(pad) if given is None else given.bool()
+            if hasattr(head, "reads"):
+                kwargs.setdefault("read", head.reads(padding))
+            x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
             return head(x, padding_mask=padding), extra
         return self.encoder(src_tokens, features_only, return_all_hiddens, **kwargs)
 
@@ -329,13 +334,6 @@ class RobertaModel(FairseqEncoderModel):
         """As for every model; layers are kept as this model's own configuration says when no other is given."""
         chosen = model_cfg if model_cfg is not None else args
         return super().load_state_dict(state_dict, strict, self.args if chosen is None else chosen)
-
-
-def _all_real(masked_tokens: Tensor | None, padding: Tensor) -> bool:
-    """Whether the positions to project are real tokens; on the CPU only, where looking costs no transfer."""
-    if masked_tokens is None or padding.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return not bool((masked_tokens & padding).any())
 
 
 def _settle_sizes(args: Any, task: Any) -> None:
