@@ -138,7 +138,9 @@ class Encoder(nn.Module):
 
     def _packing(self, padding: Tensor, read: Tensor | None) -> Packing | None:
         """How to leave out padding; None where something reads it, or a layer has to see it."""
-        packing = None if read is None else Packing.of(padding, self.pack_below)
+        if read is None:
+            return None
+        packing = Packing.of(padding, self.pack_below)
         if packing is None or not all(takes_rows(layer) for layer in self.layers):
             return None
         return None if bool((read & padding).any()) else packing

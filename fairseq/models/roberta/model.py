@@ -216,7 +216,7 @@ class RobertaModel(FairseqEncoderModel):
     ) -> tuple[Tensor, dict[str, Any]]:
         """As ``RobertaEncoder.forward``; naming a head gives that head's output on the features."""
         if classification_head_name is not None:
-            head = self._head(classification_head_name)
+            head: Any = self._head(classification_head_name)
             given = kwargs.get("padding_mask")
             pad: Any = self.encoder.padding_idx
             padding = src_tokens.eq(pad) if given is None else given.bool()
