@@ -33,11 +33,16 @@ class Setup:
 
     @property
     def operations(self) -> float:
-        """Of the matrix products of one update, forward and both gradients; the head on masked positions only."""
+        """Of the matrix products that one update needs, forward and both gradients.
+
+        The head is on masked positions only, and so is the last layer but for its keys and values.
+        """
         positions = self.batch * self.tokens
-        layer = 4 * self.width**2 + 2 * self.width * self.ffn + 2 * self.tokens * self.width
+        keys_and_values = 2 * self.width**2
+        rest = 2 * self.width**2 + 2 * self.width * self.ffn + 2 * self.tokens * self.width
         head = self.width**2 + self.width * self.vocabulary
-        return 6.0 * positions * (self.layers * layer + self.mask_prob * head)
+        everywhere = self.layers * keys_and_values + (self.layers - 1) * rest
+        return 6.0 * positions * (everywhere + self.mask_prob * (rest + head))
 
 
 @dataclass

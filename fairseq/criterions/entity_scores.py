@@ -16,7 +16,7 @@ def load_seqeval() -> Any:
         return importlib.import_module("seqeval.metrics")
     except ImportError as error:
         raise ConfigError(
-            f"entity scores need seqeval ({error}): pip install 'fairseq[token-classification]', or choose another "
+            f"entity scores need seqeval ({error}): pip install 'seqeval>=1.2.2', or choose another "
             "metric with --no-entity-scores"
         ) from None
 

@@ -118,6 +118,9 @@ class Campaign:
         self.machine = plan_machine(request.jobs, request.cores, begin.parameters, request.cpu)
         extra = [*(["--cpu"] if request.cpu else [])]
         extra += ["--user-dir", request.user_dir] if request.user_dir else []
+        if begin.bpe is not None:  # for those who use the fine-tuned models
+            settings = {key: value for key, value in begin.bpe.items() if key != "_name"}
+            extra += plan.words({"bpe": begin.bpe["_name"], **settings})
         self.execution = Execution(
             out=request.out,
             plan=made,

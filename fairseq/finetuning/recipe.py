@@ -179,8 +179,11 @@ def _load(path: Path, tasks: tuple[str, ...], seen: tuple[Path, ...]) -> Recipe:
     if content.get("extends") is not None:
         base = _load(_find(str(content["extends"]), path.parent), tasks, (*seen, path.resolve()))
     every: dict[str, Any] = dict(base.all)
-    _merge(every, _section(content.get("all"), f"{path}: all"))
+    own = _section(content.get("all"), f"{path}: all")
+    _merge(every, own)
     single = {task: dict(settings) for task, settings in base.tasks.items()}
+    for settings in single.values():  # what a file says wins over all that it extends
+        _merge(settings, own)
     for task, settings in _section(content.get("tasks"), f"{path}: tasks", rename=False).items():
         if tasks and task not in tasks:
             raise ConfigError(

@@ -19,6 +19,10 @@ BPE_FILES = {
     "sentencepiece.bpe.model": "sentencepiece_model",
     "merges.txt": "bpe_merges",
     "vocab.json": "bpe_vocab",
+    "encoder.json": "gpt2_encoder_json",
+    "vocab.bpe": "gpt2_vocab_bpe",
+    "vocab.txt": "bpe_vocab_file",
+    "tokenizer.json": "hf_tokenizer_file",
 }
 
 
@@ -63,7 +67,7 @@ def load_pretrained(
         overrides["data"] = str(_data_directory(data_name_or_path, directory, archives))
     for file, option in BPE_FILES.items():
         if (directory / file).is_file():
-            overrides[option] = str(directory / file)
+            overrides.setdefault(option, str(directory / file))
     import_user_module(argparse.Namespace(user_dir=overrides.get("user_dir")))
     files = [str(directory / name) for name in checkpoint_file.split(os.pathsep)]
     models, cfg, task = load_model_ensemble_and_task(files, overrides)

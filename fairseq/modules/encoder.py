@@ -57,7 +57,7 @@ class Encoder(nn.Module):
     pack_below: float = 0.9
     """Share of real tokens up to which a batch is packed, when it may be; 0 never packs."""
     read_below: float = 0.75
-    """Share of hidden states up to which the last layer computes only those that are read; 0 always computes all."""
+    """Share of hidden states below which the last layer computes only those that are read; 0 always computes all."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
         ``read`` (B, T) says where features will be read; elsewhere they are not computed where that saves time, and
         zero. None: everywhere, also at padding, where they are what the layers make of zero vectors, as in the original.
         """
-        read = None if return_all_hiddens else read
+        read = None if return_all_hiddens or read is None else read.expand(padding.shape)
         packing = self._packing(padding, read)
         x = self.embed(tokens, padding, position_ids, packing)
         if packing is not None:
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         states = [x.transpose(0, 1)] if return_all_hiddens else None
         layers = self._drawn_layers()
         for number, layer in enumerate(layers, start=1):
-            if number == len(layers):
+            if read is not None and number == len(layers):
                 context = replace(context, read=self._rows(layer, read, packing))
             x = self._run(layer, x, context)
             if states is not None:
@@ -132,9 +132,10 @@ class Encoder(nn.Module):
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         if context.read is not None:
-            everywhere = tokens.shape[:2] if packing is None else (1, sum(packing.lengths))
-            x = scatter_rows(x, context.read, everywhere)
-        return EncoderOutput(x if packing is None else packing.unpack(x), states)
+            x = scatter_rows(x, context.read if packing is None else packing.rows[context.read], padding.shape)
+        elif packing is not None:
+            x = packing.unpack(x)
+        return EncoderOutput(x, states)
 
     def _packing(self, padding: Tensor, read: Tensor | None) -> Packing | None:
         """How to leave out padding; None where something reads it, or a layer has to see it."""

@@ -5,6 +5,7 @@ Legend: B batch, T tokens, C channels.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -49,10 +50,12 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
         p, training = self.dropout, self.training
-        mixed = self.self_attn(self.self_attn_layer_norm(x) if self.pre_norm else x, context)
-        x = context.select(x)
-        if not declares(self.self_attn, "selects", "forward"):
-            mixed = context.select(mixed)
+        # A mixer that does not say so has never heard of rows that are not read, nor may what it calls hear of them.
+        selects = context.read is None or declares(self.self_attn, "selects", "forward")
+        mixed = self.self_attn(
+            self.self_attn_layer_norm(x) if self.pre_norm else x, context if selects else replace(context, read=None)
+        )
+        x, mixed = context.select(x), mixed if selects else context.select(mixed)
         if self.pre_norm:
             x = dropout_add(mixed, x, p, training)
             return dropout_add(self.channel_mixer(self.final_layer_norm(x)), x, p, training)

@@ -62,14 +62,14 @@ class Packing:
 
 
 def read_rows(read: Tensor, below: float) -> Tensor | None:
-    """Where ``read`` is True, in its flattened form (R,); None when that is more than the share ``below`` of it.
+    """Where ``read`` is True, in its flattened form (R,); None unless that is less than the share ``below`` of it.
 
     None also on other devices than the CPU, in compiled graphs, and with ``FAIRSEQ_NATIVE=0``, as for `Packing.of`.
     """
     if not _looks_at(read):
         return None
     rows = read.reshape(-1).nonzero().squeeze(1)
-    return rows if len(rows) <= below * read.numel() else None
+    return rows if len(rows) < below * read.numel() else None
 
 
 def scatter_rows(x: Tensor, rows: Tensor, shape: Sequence[int]) -> Tensor:

@@ -135,3 +135,14 @@ def test_unknown_recipes():
         recipe.load("robreta")
     with pytest.raises(DataNotFoundError, match="no recipe file"):
         recipe.load("nowhere/my.yaml")
+
+
+def test_what_a_file_says_of_all_tasks_wins_over_what_it_extends(tmp_path: Path):
+    own = write(
+        tmp_path / "own.yaml",
+        "extends: roberta\nall: {epochs: 3, max_epoch: , grid: {lr: [1e-5, 3e-5]}}\ntasks: {CoLA: {epochs: 10}}\n",
+    )
+    loaded = recipe.load(own, EVERY)
+    rte, cola = loaded.for_task("RTE"), loaded.for_task("CoLA")
+    assert (rte.updates, rte.epochs, cola.epochs) == (None, 3, 10) and "max_epoch" not in rte.options
+    assert [dict(point)["lr"] for point in rte.points()] == [1e-5, 3e-5]

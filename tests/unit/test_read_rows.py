@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fairseq.modules.attention import MultiheadSelfAttention
+from fairseq.modules.classification_head import RobertaClassificationHead
 from fairseq.modules.encoder_layer import EncoderLayer
 from fairseq.modules.lm_head import RobertaLMHead
 from tests.unit.roberta import PAD, small_model, some_tokens, without_dropout
@@ -72,6 +73,32 @@ def test_heads_say_which_features_they_read(pooling, rows):
     for a, b in zip(few, everything, strict=True):
         torch.testing.assert_close(a, b)
     assert counts[0] == rows
+
+
+class Highest(RobertaClassificationHead):
+    """A plugin's head that inherits all but the way it pools."""
+
+    def forward(self, features, **unused):
+        return self.out_proj(self.dense(features.amax(dim=1)))
+
+
+def test_an_inherited_head_with_its_own_forward_is_given_everything():
+    torch.manual_seed(1)
+    model = small_model(**without_dropout())
+    model.attach_head("h", Highest(12, 12, 2, "tanh", 0.0))
+    counts = rows_of_last_layer(model)
+    model(torch.randint(4, 30, (3, 9)), classification_head_name="h")
+    assert counts == [27]
+
+
+def test_a_mask_of_one_row_stands_for_all():
+    torch.manual_seed(1)
+    model, tokens = small_model(**without_dropout()), torch.randint(4, 30, (3, 9))
+    first = torch.arange(9).eq(2)[None]
+    with torch.no_grad():
+        few, everything = model(tokens, features_only=True, read=first)[0], model(tokens, features_only=True)[0]
+    torch.testing.assert_close(few[:, 2], everything[:, 2])
+    assert not few[:, 3:].any()
 
 
 def test_a_batch_without_masked_tokens():
@@ -148,11 +175,20 @@ class OwnMixer(MultiheadSelfAttention):
         return self.out_proj(self.v_proj(x)).cumsum(1)
 
 
+class Gated(MultiheadSelfAttention):
+    """A plugin's mixer around the built-in one."""
+
+    def forward(self, x, context):
+        assert context.read is None
+        return super().forward(x, context) * x.sigmoid()
+
+
 @pytest.mark.parametrize("pre_norm", [False, True])
-def test_a_mixer_that_gives_everything_is_cut_by_the_layer(pre_norm):
+@pytest.mark.parametrize("mixer", [OwnMixer, Gated])
+def test_a_mixer_that_gives_everything_is_cut_by_the_layer(mixer, pre_norm):
     torch.manual_seed(1)
     model = small_model(**without_dropout())
-    layer = EncoderLayer(12, OwnMixer(12, 3), nn.Linear(12, 12), pre_norm=pre_norm)
+    layer = EncoderLayer(12, mixer(12, 3), nn.Linear(12, 12), pre_norm=pre_norm)
     model.encoder.sentence_encoder.layers[-1] = layer
     tokens = torch.randint(4, 30, (2, 9))
     masked = masked_of(tokens, 4)

@@ -16,7 +16,7 @@
 #include <cstdlib>
 #include <tuple>
 #if defined(__SSE2__)
-#include <immintrin.h>
+#include <xmmintrin.h>
 #endif
 
 #include "checks.h"
@@ -86,8 +86,8 @@ struct Problem {
     copy_rows<T, acc>(from.const_data_ptr<T>() + offset(from, at, start), from.stride(2), n, to, rows, width, 1);
   }
 
-  // All rows, transposed, times `by`, in blocks of kKeys columns: block b is (D, kKeys) at b * D * kKeys, so column t of
-  // a multiple of 64 is at turned_offset(t).
+  // All rows, transposed, times `by`, in blocks of kKeys columns: block b is (D, kKeys) at b * D * kKeys, and column t
+  // begins at turned_offset(t).
   void load_transposed(const at::Tensor& from, int64_t at, acc by, acc* to) const {
     for (int64_t t = 0; t < tokens; t += kKeys, to += width * kKeys) {
       const int64_t size = std::min(kKeys, rounded_up(tokens - t, 64));
@@ -101,7 +101,7 @@ struct Problem {
     for (int64_t r = 0; r < n; ++r) std::transform(from + r * width, from + (r + 1) * width, base + r * to.stride(2), [](acc x) { return T(x); });
   }
 
-  // As above, from the transpose (D, kKeys) of the rows; `scratch` is of transposed_block_size().
+  // As above, from the transpose of the rows: (D rounded up to 16, kKeys). `scratch` is as large.
   void store_turned(const acc* from, const at::Tensor& to, int64_t at, int64_t start, int64_t n, acc* scratch) const {
     const int64_t columns = rounded_up(width, 16);
     transpose<acc>(from, columns, rounded_up(n, 16), kKeys, scratch, columns);
@@ -178,8 +178,8 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
         logs(padded), dqueries(padded * width), keys(kKeys * width), dkt(problem.transposed_block_size()),
         dvt(problem.transposed_block_size()), turned(problem.transposed_block_size()), scores(kRows * kKeys),
         dweights(kRows * kKeys), factors(kKeys);
-    std::fill(dkt.data, dkt + problem.transposed_block_size(), acc(0));
-    std::fill(dvt.data, dvt + problem.transposed_block_size(), acc(0));
+    for (acc* beyond : {dkt + width * kKeys, dvt + width * kKeys})
+      std::fill(beyond, beyond + problem.transposed_block_size() - width * kKeys, acc(0));
     std::fill(factors.data, factors + kKeys, acc(1));
     for (int64_t at = begin; at < end; ++at) {
       const Term term = Term::of(problem.term, at % problem.heads);
@@ -207,7 +207,7 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
                                           factors, logs[i0 + r], delta[i0 + r], problem.scale);
           }
           product(m, width, size, dweights, size, keys, width, dqueries + i0 * width, width, true);
-          // Transposed results, because the blocks of scores are 8 times as wide as the heads.
+          // The transposes of these gradients: they want those of queries and upstream, not that of the wide scores.
           product(width, size, m, gt + problem.turned_offset(i0), kKeys, scores, size, dvt, kKeys, i0 > 0);
           product(width, size, m, qt + problem.turned_offset(i0), kKeys, dweights, size, dkt, kKeys, i0 > 0);
         }

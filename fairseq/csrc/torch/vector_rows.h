@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../common/score_terms.h"
+#include "random_lanes.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define FS_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -39,19 +40,21 @@ FS_HOST_DEVICE float exponential(float x) {
   return x > -87.0f ? y * two : 0.0f;
 }
 
+FS_CLONES inline void random_words(Words& words, uint32_t first, uint32_t row, uint32_t head, const Dropout& dropout) {
+#ifdef FS_AVX512_LANES
+  if (kHasAvx512) return random_lanes_avx512(words, first, row, head, dropout.key0, dropout.key1);
+#endif
+  random_lanes(words, first, row, head, dropout.key0, dropout.key1);
+}
+
 // What the probabilities of keys j0 ... j0 + n of a query are multiplied by; j0 is a multiple of kChunk.
 template <typename acc>
 FS_CLONES void dropout_factors(acc* factors, int n, const Dropout& dropout, int64_t head, int64_t i, int j0) {
-  const uint32_t threshold = dropout.threshold, key0 = dropout.key0, key1 = dropout.key1;
+  const uint32_t threshold = dropout.threshold;
   const acc scale = acc(dropout.scale);
   for (int start = 0; start < n; start += kChunk) {
-    uint32_t words[kHalves / 2][kLanes];
-#pragma omp simd
-    for (int lane = 0; lane < kLanes; ++lane) {
-      uint32_t a = uint32_t((j0 + start) / kHalves + lane), b = uint32_t(i), c = uint32_t(head), d = 0;
-      philox(a, b, c, d, key0, key1);
-      words[0][lane] = a, words[1][lane] = b, words[2][lane] = c, words[3][lane] = d;
-    }
+    Words words;
+    random_words(words, uint32_t((j0 + start) / kHalves), uint32_t(i), uint32_t(head), dropout);
     const int halves = (n - start) / kLanes < kHalves ? (n - start) / kLanes : kHalves;
     for (int half = 0; half < halves; ++half) {
       acc* out = factors + start + half * kLanes;
@@ -141,25 +144,63 @@ FS_CLONES void copy_rows(const From* from, int64_t stride, int64_t n, To* to, in
   for (int64_t c = n * columns; c < rows * columns; ++c) to[c] = 0;
 }
 
-// to (columns, ld) = from (n rows that are `stride` apart) transposed, times `by`, with zeros up to `rows`.
+// A block of 8 x 8, transposed.
+FS_HOST_DEVICE void turn(const double* in, int64_t ld_in, double* out, int64_t ld_out) {
+  for (int r = 0; r < 8; ++r)
+    for (int c = 0; c < 8; ++c) out[c * ld_out + r] = in[r * ld_in + c];
+}
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// In registers: pairs of numbers, of pairs and of fours change places.
+FS_HOST_DEVICE void turn(const float* in, int64_t ld_in, float* out, int64_t ld_out) {
+  typedef float Row __attribute__((vector_size(32)));
+  typedef int Order __attribute__((vector_size(32)));
+  Row x[8], y[8];
+  for (int r = 0; r < 8; ++r) std::memcpy(&x[r], in + r * ld_in, 32);
+  for (int r = 0; r < 8; r += 2) {
+    y[r] = __builtin_shuffle(x[r], x[r + 1], Order{0, 8, 2, 10, 4, 12, 6, 14});
+    y[r + 1] = __builtin_shuffle(x[r], x[r + 1], Order{1, 9, 3, 11, 5, 13, 7, 15});
+  }
+  for (int r = 0; r < 8; r += r % 4 ? 3 : 1) {
+    x[r] = __builtin_shuffle(y[r], y[r + 2], Order{0, 1, 8, 9, 4, 5, 12, 13});
+    x[r + 2] = __builtin_shuffle(y[r], y[r + 2], Order{2, 3, 10, 11, 6, 7, 14, 15});
+  }
+  for (int r = 0; r < 4; ++r) {
+    y[r] = __builtin_shuffle(x[r], x[r + 4], Order{0, 1, 2, 3, 8, 9, 10, 11});
+    y[r + 4] = __builtin_shuffle(x[r], x[r + 4], Order{4, 5, 6, 7, 12, 13, 14, 15});
+  }
+  for (int c = 0; c < 8; ++c) std::memcpy(out + c * ld_out, &y[c], 32);
+}
+#else
+FS_HOST_DEVICE void turn(const float* in, int64_t ld_in, float* out, int64_t ld_out) {
+  for (int r = 0; r < 8; ++r)
+    for (int c = 0; c < 8; ++c) out[c * ld_out + r] = in[r * ld_in + c];
+}
+#endif
+
+// to (columns, ld) = from (n rows that are `stride` apart) transposed, times `by`, with zeros up to `rows`, a multiple of 8.
 template <typename From, typename To>
 FS_CLONES void copy_turned(const From* from, int64_t stride, int64_t n, To* to, int64_t rows, int64_t columns, int64_t ld, To by) {
-  for (int64_t r0 = 0; r0 < rows; r0 += 16) {
-    for (int64_t r = r0 + 16; r < r0 + 32 && r < n; ++r) foresee(from + r * stride, columns);
-    for (int64_t c = 0; c < columns; ++c)
-      for (int64_t r = r0; r < r0 + 16; ++r) to[c * ld + r] = r < n ? To(from[r * stride + c]) * by : To(0);
+  const int64_t whole = columns / 8 * 8;
+  for (int64_t r0 = 0; r0 < rows; r0 += 8) {
+    const int64_t here = n - r0 < 8 ? n - r0 : 8;
+    for (int64_t r = r0 + kAhead; r < r0 + kAhead + 8 && r < n; ++r) foresee(from + r * stride, columns);
+    for (int64_t c0 = 0; c0 < whole; c0 += 8) {
+      To block[64] = {};
+      for (int64_t r = 0; r < here; ++r)
+        for (int64_t c = 0; c < 8; ++c) block[r * 8 + c] = To(from[(r0 + r) * stride + c0 + c]) * by;
+      turn(block, 8, to + c0 * ld + r0, ld);
+    }
+    for (int64_t c = whole; c < columns; ++c)
+      for (int64_t r = 0; r < 8; ++r) to[c * ld + r0 + r] = r < here ? To(from[(r0 + r) * stride + c]) * by : To(0);
   }
 }
 
-// out (columns, rows) = in (rows, columns) transposed; both counts multiples of 16.
+// out (columns, rows) = in (rows, columns) transposed; both counts multiples of 8.
 template <typename acc>
 FS_CLONES void transpose(const acc* in, int rows, int columns, int ld_in, acc* out, int ld_out) {
-  for (int r0 = 0; r0 < rows; r0 += 16)
-    for (int c0 = 0; c0 < columns; c0 += 16)
-      for (int c = c0; c < c0 + 16; ++c) {
-#pragma omp simd
-        for (int r = r0; r < r0 + 16; ++r) out[c * ld_out + r] = in[r * ld_in + c];
-      }
+  for (int r = 0; r < rows; r += 8)
+    for (int c = 0; c < columns; c += 8) turn(in + int64_t(r) * ld_in + c, ld_in, out + int64_t(c) * ld_out + r, ld_out);
 }
 
 }  // namespace fairseq

@@ -34,6 +34,7 @@ from fairseq.models.roberta.upgrade import (
     upgrade_version,
 )
 from fairseq.modules.classification_head import RobertaClassificationHead
+from fairseq.modules.declared import declares
 from fairseq.modules.initialization import init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead, takes_targets
 from fairseq.registry import BPES, MODELS
@@ -100,7 +101,7 @@ class RobertaEncoder(FairseqEncoder):
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         masked = None if features_only else self._draw_mask(src_tokens)
         if read is None and masked_tokens is not None and not features_only and self._projects_masked_only():
-            read = masked_tokens.expand(src_tokens.shape)
+            read = masked_tokens
         x, extra = self._features(src_tokens, return_all_hiddens, padding, position_ids, masked, read)
         if not features_only:
             wanted = {} if masked_targets is None else {"targets": masked_targets}
@@ -131,7 +132,8 @@ class RobertaEncoder(FairseqEncoder):
         embed = self.sentence_encoder.embed_tokens
         tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
         # An encoder of a plugin may know nothing of the last one.
-        hint = {} if read is None or not hasattr(self.sentence_encoder, "read_below") else {"read": read}
+        knows = read is not None and declares(self.sentence_encoder, "read_below", "forward")
+        hint = {"read": read} if knows else {}
         output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, **hint)
         return output.features, {"inner_states": output.inner_states}
 
@@ -220,8 +222,10 @@ class RobertaModel(FairseqEncoderModel):
             given = kwargs.get("padding_mask")
             pad: Any = self.encoder.padding_idx
             padding = src_tokens.eq(pad) if given is None else given.bool()
-            if hasattr(head, "reads"):
-                kwargs.setdefault("read", head.reads(padding))
+            known = declares(head, "reads", "forward") and takes_targets(self.encoder, "forward")
+            read = head.reads(padding) if known else None
+            if read is not None:
+                kwargs.setdefault("read", read)
             x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
             return head(x, padding_mask=padding), extra
         return self.encoder(src_tokens, features_only, return_all_hiddens, **kwargs)
