@@ -145,4 +145,4 @@ def test_what_a_file_says_of_all_tasks_wins_over_what_it_extends(tmp_path: Path)
     loaded = recipe.load(own, EVERY)
     rte, cola = loaded.for_task("RTE"), loaded.for_task("CoLA")
     assert (rte.updates, rte.epochs, cola.epochs) == (None, 3, 10) and "max_epoch" not in rte.options
-    assert [dict(point)["lr"] for point in rte.points()] == [1e-5, 3e-5]
+    assert [float(dict(point)["lr"]) for point in rte.points()] == [1e-5, 3e-5]
