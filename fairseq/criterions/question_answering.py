@@ -5,23 +5,20 @@ Legend: B windows, T tokens.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.criterions.collecting import CollectingCriterion
 from fairseq.criterions.token_configs import QuestionAnsweringCriterionConfig
 from fairseq.errors import ConfigError
-from fairseq.logging import metrics
 from fairseq.registry import CRITERIONS
 
 
 @CRITERIONS.register("question_answering", dataclass=QuestionAnsweringCriterionConfig)
-class QuestionAnsweringCriterion(FairseqCriterion):
+class QuestionAnsweringCriterion(CollectingCriterion):
     """Mean of the cross-entropies of first and last token, summed over windows, in nats; padding is no choice.
 
     In evaluation the task (``task.head_name``, ``task.span_candidates``, ``task.span_scores``) turns the logits into
@@ -45,29 +42,7 @@ class QuestionAnsweringCriterion(FairseqCriterion):
         # (B, T, 2) against (B, 2): the classes are the T tokens.
         loss = F.cross_entropy(logits, sample["target"], reduction="sum") / 2
         sample_size = len(logits)
-        logging_output = {
-            "loss": loss.detach(),
-            "ntokens": sample["ntokens"],
-            "nsentences": sample["nsentences"],
-            "sample_size": sample_size,
-        }
+        collected = None
         if not self.training:
-            candidates = self.task.span_candidates(sample, logits)
-            logging_output["_answers"] = (candidates, self.task.span_scores(sample["subset"]))
-        return loss, sample_size, logging_output
-
-    @staticmethod
-    def reduce_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:  # type: ignore[override]
-        """Log the loss per window in bits and, on whole validation sets, ``em`` and ``f1``."""
-        loss = sum(output.get("loss", 0) for output in logging_outputs)
-        sample_size = sum(output.get("sample_size", 0) for output in logging_outputs)
-        metrics.log_scalar("loss", loss / sample_size / math.log(2), sample_size, round=3)
-        for output in logging_outputs:
-            if "_answers" in output:
-                candidates, scores = output["_answers"]
-                metrics.log_collected("answers", candidates, scores)
-
-    @staticmethod
-    def logging_outputs_can_be_summed() -> bool:
-        """No: in evaluation they hold candidates."""
-        return False
+            collected = ("answers", self.task.span_candidates(sample, logits), self.task.span_scores(sample["subset"]))
+        return loss, sample_size, self.logging_output(loss, sample_size, sample, collected)

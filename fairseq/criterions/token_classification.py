@@ -5,22 +5,19 @@ Legend: B batch, T tokens, K classes, N words of the batch.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.criterions.collecting import CollectingCriterion
 from fairseq.criterions.token_configs import TokenClassificationCriterionConfig
 from fairseq.errors import ConfigError
-from fairseq.logging import metrics
 from fairseq.registry import CRITERIONS
 
 
 @CRITERIONS.register("token_classification", dataclass=TokenClassificationCriterionConfig)
-class TokenClassificationCriterion(FairseqCriterion):
+class TokenClassificationCriterion(CollectingCriterion):
     """Negative log-likelihood of the words' labels, each at the word's first piece, summed, in nats.
 
     In evaluation the task (``task.head_name``, ``task.word_labels``, ``task.label_scores``) collects the predictions, which
@@ -41,29 +38,7 @@ class TokenClassificationCriterion(FairseqCriterion):
         words = sample["words"]  # (B, T)
         loss = F.cross_entropy(logits[words].float(), sample["target"][words], reduction="sum")
         sample_size = int(words.sum())
-        logging_output = {
-            "loss": loss.detach(),
-            "ntokens": sample["ntokens"],
-            "nsentences": sample["nsentences"],
-            "sample_size": sample_size,
-        }
+        collected = None
         if not self.training:
-            labels = self.task.word_labels(sample, logits)
-            logging_output["_labels"] = (labels, self.task.label_scores(sample["subset"]))
-        return loss, sample_size, logging_output
-
-    @staticmethod
-    def reduce_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:  # type: ignore[override]
-        """Log the loss per word in bits and, on whole validation sets, ``accuracy``, ``precision``, ``recall``, ``f1``."""
-        loss = sum(output.get("loss", 0) for output in logging_outputs)
-        sample_size = sum(output.get("sample_size", 0) for output in logging_outputs)
-        metrics.log_scalar("loss", loss / max(1, sample_size) / math.log(2), sample_size, round=3)
-        for output in logging_outputs:
-            if "_labels" in output:
-                labels, scores = output["_labels"]
-                metrics.log_collected("labels", labels, scores)
-
-    @staticmethod
-    def logging_outputs_can_be_summed() -> bool:
-        """No: in evaluation they hold predictions."""
-        return False
+            collected = ("labels", self.task.word_labels(sample, logits), self.task.label_scores(sample["subset"]))
+        return loss, sample_size, self.logging_output(loss, sample_size, sample, collected)

@@ -113,7 +113,7 @@ def test_span_loss_is_the_mean_of_both_cross_entropies(data: Path) -> None:
             probabilities = torch.log_softmax(logits[row, :length, side].double(), 0)  # padding is no choice
             expected -= float(probabilities[batch["target"][row, side]]) / 2
     assert float(loss) == pytest.approx(expected, rel=1e-5) and sample_size == 7
-    assert "_answers" not in output  # nothing is searched in training
+    assert "_collected" not in output  # nothing is searched in training
     with metrics.aggregate() as meters:
         criterion.reduce_metrics([output, output])
     assert meters.get_smoothed_values()["loss"] == pytest.approx(expected / 7 / math.log(2), abs=1e-3)
