@@ -4,10 +4,7 @@
 #include "../common/philox.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
-#pragma GCC diagnostic pop
 #define FS_AVX512_LANES 1
 #endif
 
@@ -26,6 +23,9 @@ FS_HOST_DEVICE void random_lanes(Words& words, uint32_t first, uint32_t row, uin
 }
 
 #ifdef FS_AVX512_LANES
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // of registers that GCC's own header leaves open
 
 // Compilers multiply 64-bit lanes for the products of 32-bit ones, in three times the time.
 struct WideProduct {
@@ -65,6 +65,8 @@ __attribute__((target("avx512f"))) inline void random_lanes_avx512(Words& words,
     _mm512_storeu_si512(words[2] + 16 * p, c[p]), _mm512_storeu_si512(words[3] + 16 * p, d[p]);
   }
 }
+
+#pragma GCC diagnostic pop
 
 inline const bool kHasAvx512 = __builtin_cpu_supports("avx512f");
 
