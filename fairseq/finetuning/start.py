@@ -73,11 +73,19 @@ def load(path: str | Path, dictionary: str | None, bpe: str | None, bpe_options:
         options,
         model.get("max_positions"),
         any(key.endswith(".embed_positions.weight") for key in state["model"]),
-        sum(value.numel() for value in state["model"].values() if hasattr(value, "numel")),
+        _parameters(state["model"]),
         next((len(value) for key, value in state["model"].items() if key.endswith(".embed_tokens.weight")), None),
         found.resolve(),
         _bpe(file, cfg.bpe, bpe, bpe_options),
     )
+
+
+def _parameters(model: dict[str, Any]) -> int:
+    """How many numbers are trained: those of tied weights once, no buffers."""
+    tensors = {
+        name: value for name, value in model.items() if hasattr(value, "numel") and not name.endswith(".version")
+    }
+    return sum({value.data_ptr(): value.numel() for value in tensors.values()}.values())
 
 
 def _plain(node: Any) -> Any:

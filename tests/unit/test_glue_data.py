@@ -27,7 +27,10 @@ def checkpoint(path: Path, data: str = "data-bin", bpe: dict[str, Any] | None = 
         "bpe": bpe,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {"encoder.sentence_encoder.embed_tokens.weight": torch.zeros(45, 4)}
+    embedding = torch.zeros(45, 4)
+    tied = {"embed_tokens.weight": embedding, "version": torch.tensor([3.0])}
+    weights = {f"encoder.sentence_encoder.{name}": value for name, value in tied.items()}
+    weights["encoder.lm_head.weight"] = embedding
     torch.save({"cfg": cfg, "model": weights, "args": None}, path)
     return path
 
