@@ -27,11 +27,15 @@ BPE_FILES = {
 
 
 class Pretrained(NamedTuple):
-    """A loaded checkpoint: configuration, task (with its dictionary), and one model a checkpoint file."""
+    """A loaded checkpoint: configuration, task (with its dictionary), one model a checkpoint file.
+
+    ``overrides`` are the settings that were given or found beside the checkpoint, and replaced stored ones.
+    """
 
     cfg: Any
     task: Any
     models: list[Any]
+    overrides: dict[str, Any]
 
 
 def load_pretrained(
@@ -71,7 +75,7 @@ def load_pretrained(
     import_user_module(argparse.Namespace(user_dir=overrides.get("user_dir")))
     files = [str(directory / name) for name in checkpoint_file.split(os.pathsep)]
     models, cfg, task = load_model_ensemble_and_task(files, overrides)
-    return Pretrained(cfg, task, models)
+    return Pretrained(cfg, task, models, overrides)
 
 
 def _data_directory(name: str, model_dir: Path, archives: Mapping[str, Any]) -> Path:

@@ -21,10 +21,11 @@ class EncoderLayer(nn.Module):
     """x + mix(x), twice, normalised after each sum (post-norm) or before each mixer (pre-norm).
 
     ``token_mixer(x, context)`` and ``channel_mixer(x)`` map (B, T, C) to (B, T, C). Of a last layer's hidden states
-    sometimes only some are read (`EncoderContext.read`); then the rest of the layer is done for these. Checkpoints name the parts of the
-    standard feed-forward block ``fc1`` and ``fc2`` of the layer itself: the children of a channel mixer with
-    ``hoisted = True`` are registered here under their own names and the mixer only refers to them; any other mixer is
-    the child ``channel_mixer``.
+    sometimes only some are read (`EncoderContext.read`); what follows the mixing is then done for these.
+
+    Checkpoints name the parts of the standard feed-forward block ``fc1`` and ``fc2`` of the layer itself: the children of
+    a channel mixer with ``hoisted = True`` are registered here under their own names and the mixer only refers to them;
+    any other mixer is the child ``channel_mixer``.
     """
 
     def __init__(

@@ -59,6 +59,13 @@ def test_gpt2_bpe_files_on_the_command_line(directory, capsys):
     assert capsys.readouterr().out.startswith("a <mask>\n")
 
 
+def test_gpt2_bpe_files_beside_the_model(directory, tmp_path, capsys):
+    for place in (directory, DATA / "gpt2_tiny"):
+        shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    run("--path", tmp_path / "checkpoint_best.pt", "--topk", 1, "a <mask>")
+    assert capsys.readouterr().out.startswith("a <mask>\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -96,18 +96,18 @@ struct Problem {
     }
   }
 
-  void store(const acc* from, const at::Tensor& to, int64_t at, int64_t start, int64_t n) const {
+  // `n` rows, `ld` apart, to those from `start` on.
+  void store(const acc* from, int64_t ld, const at::Tensor& to, int64_t at, int64_t start, int64_t n) const {
     T* base = to.mutable_data_ptr<T>() + offset(to, at, start);
-    for (int64_t r = 0; r < n; ++r) std::transform(from + r * width, from + (r + 1) * width, base + r * to.stride(2), [](acc x) { return T(x); });
+    for (int64_t r = 0; r < n; ++r)
+      std::transform(from + r * ld, from + r * ld + width, base + r * to.stride(2), [](acc x) { return T(x); });
   }
 
   // As above, from the transpose of the rows: (D rounded up to 16, kKeys). `scratch` is as large.
   void store_turned(const acc* from, const at::Tensor& to, int64_t at, int64_t start, int64_t n, acc* scratch) const {
     const int64_t columns = rounded_up(width, 16);
     transpose<acc>(from, columns, rounded_up(n, 16), kKeys, scratch, columns);
-    T* base = to.mutable_data_ptr<T>() + offset(to, at, start);
-    for (int64_t r = 0; r < n; ++r)
-      std::transform(scratch + r * columns, scratch + r * columns + width, base + r * to.stride(2), [](acc x) { return T(x); });
+    store(scratch, columns, to, at, start, n);
   }
 
   // What is added to the scores of each key: -inf for padding and beyond the sequence.
@@ -161,7 +161,7 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
         lse[at * tokens + i0 + r] = sum[r] > 0 ? top[r] + std::log(sum[r]) : INFINITY;
       }
       scale_rows<acc>(output, n, width, again);
-      problem.store(output, out, at, i0, n);
+      problem.store(output, width, out, at, i0, n);
     }
   });
 }
@@ -214,7 +214,7 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
         problem.store_turned(dkt, dk, at, j0, here, turned);
         problem.store_turned(dvt, dv, at, j0, here, turned);
       }
-      problem.store(dqueries, dq, at, 0, tokens);
+      problem.store(dqueries, width, dq, at, 0, tokens);
     }
   });
 }

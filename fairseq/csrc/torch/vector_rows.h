@@ -145,7 +145,8 @@ FS_CLONES void copy_rows(const From* from, int64_t stride, int64_t n, To* to, in
 }
 
 // A block of 8 x 8, transposed.
-FS_HOST_DEVICE void turn(const double* in, int64_t ld_in, double* out, int64_t ld_out) {
+template <typename acc>
+FS_HOST_DEVICE void turn(const acc* in, int64_t ld_in, acc* out, int64_t ld_out) {
   for (int r = 0; r < 8; ++r)
     for (int c = 0; c < 8; ++c) out[c * ld_out + r] = in[r * ld_in + c];
 }
@@ -170,11 +171,6 @@ FS_HOST_DEVICE void turn(const float* in, int64_t ld_in, float* out, int64_t ld_
     y[r + 4] = __builtin_shuffle(x[r], x[r + 4], Order{4, 5, 6, 7, 12, 13, 14, 15});
   }
   for (int c = 0; c < 8; ++c) std::memcpy(out + c * ld_out, &y[c], 32);
-}
-#else
-FS_HOST_DEVICE void turn(const float* in, int64_t ld_in, float* out, int64_t ld_out) {
-  for (int r = 0; r < 8; ++r)
-    for (int c = 0; c < 8; ++c) out[c * ld_out + r] = in[r * ld_in + c];
 }
 #endif
 

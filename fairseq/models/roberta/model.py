@@ -323,7 +323,8 @@ class RobertaModel(FairseqEncoderModel):
         if "bpe" in overrides and overrides["bpe"] is None:
             bpe = None
         elif bpe is None:
-            bpe = _bpe_settings(inspect.signature(cls.from_pretrained).parameters["bpe"].default, overrides)
+            family = inspect.signature(cls.from_pretrained).parameters["bpe"].default
+            bpe = _bpe_settings(family, loaded.overrides)
         return RobertaHubInterface(loaded.cfg, loaded.task, loaded.models[0], bpe)
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
