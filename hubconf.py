@@ -6,8 +6,8 @@
 
 import functools
 
-from fairseq.hub_utils import BPEHubInterface as bpe  # noqa: F401
-from fairseq.hub_utils import TokenizerHubInterface as tokenizer  # noqa: F401
+from fairseq.compat.models import BPEHubInterface as bpe  # noqa: F401
+from fairseq.compat.models import TokenizerHubInterface as tokenizer  # noqa: F401
 from fairseq.models import MODEL_REGISTRY
 from fairseq.models.roberta.addresses import PUBLISHED
 

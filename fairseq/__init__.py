@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fairseq import absent as _absent
+from fairseq.compat import aliases as _aliases
 
 __version__ = "0.13.0"
 
-_absent.install()
+_aliases.install()

@@ -7,22 +7,23 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fairseq import absent
+from fairseq import refusals
 
 
 def exporter(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Make ``__getattr__``, ``__dir__`` and ``__all__`` for the ``__init__`` of ``package``.
 
-    ``homes`` maps a public name to the module, relative to the package, that defines it; an empty module name means
-    that the public name is itself a sub-module.
+    ``homes`` maps a public name to the module that defines it, relative to the package or, where it lies elsewhere, in
+    full; an empty module name means that the public name is itself a sub-module.
     """
 
     def load(name: str) -> Any:
         if name not in homes:
-            return absent.name_of_package(package, name)
+            return refusals.name_of_package(package, name)
         if not homes[name]:
             return importlib.import_module(f"{package}.{name}")
-        value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        home = homes[name] if homes[name].startswith("fairseq.") else f"{package}.{homes[name]}"
+        value = getattr(importlib.import_module(home), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from fairseq import scope
+from fairseq import refusals
 from fairseq.errors import ConfigError
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class Registry(Generic[T]):
 
     def _unknown(self, name: str) -> Exception:
         if name in self._refused:
-            return scope.refuse(self.kind, name, self._refused[name], self.names())
+            return refusals.refuse(self.kind, name, self._refused[name], self.names())
         known = self.names()
         return ConfigError(
             f"unknown {self.kind} {name!r}{nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}"
@@ -154,35 +154,21 @@ def _origin(entry: Any) -> str:
     return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
 
 
-def _table(module: str, config_module: str, configs: Mapping[str, str | None]) -> dict[str, Builtin]:
-    """Built-ins called like their modules: name -> ``module.name`` with the configuration class in ``config_module``."""
-    return {
-        name: Builtin(f"{module}.{name}", f"{config_module}:{config}" if config else None)
-        for name, config in configs.items()
-    }
-
-
+_TASK_CONFIGS = "fairseq.tasks.configs"
 TASKS: Registry[Any] = Registry(
     "task",
     {
-        **_table(
-            "fairseq.tasks",
-            "fairseq.tasks.configs",
-            {
-                "masked_lm": "MaskedLMConfig",
-                "sentence_prediction": "SentencePredictionConfig",
-                "sentence_ranking": "SentenceRankingConfig",
-                "multiple_choice": "MultipleChoiceConfig",
-            },
-        ),
-        "commonsense_qa": Builtin("fairseq.tasks.multiple_choice", "fairseq.tasks.configs:CommonsenseQAConfig"),
-        **_table(
-            "fairseq.tasks",
-            "fairseq.tasks.token_configs",
-            {"question_answering": "QuestionAnsweringConfig", "token_classification": "TokenClassificationConfig"},
+        "masked_lm": Builtin("fairseq.tasks.masked_lm", f"{_TASK_CONFIGS}:MaskedLMConfig"),
+        "sentence_prediction": Builtin("fairseq.tasks.sentence_task", f"{_TASK_CONFIGS}:SentencePredictionConfig"),
+        "sentence_ranking": Builtin("fairseq.tasks.choices", f"{_TASK_CONFIGS}:SentenceRankingConfig"),
+        "multiple_choice": Builtin("fairseq.tasks.choices", f"{_TASK_CONFIGS}:MultipleChoiceConfig"),
+        "commonsense_qa": Builtin("fairseq.tasks.choices", f"{_TASK_CONFIGS}:CommonsenseQAConfig"),
+        "question_answering": Builtin("fairseq.tasks.question_answering", f"{_TASK_CONFIGS}:QuestionAnsweringConfig"),
+        "token_classification": Builtin(
+            "fairseq.tasks.token_classification", f"{_TASK_CONFIGS}:TokenClassificationConfig"
         ),
     },
-    refused=scope.TASKS,
+    refused=refusals.TASKS,
 )
 MODELS: Registry[Any] = Registry(
     "model",
@@ -192,7 +178,7 @@ MODELS: Registry[Any] = Registry(
         "camembert": Builtin("fairseq.models.roberta.published", "fairseq.models.roberta.config:RobertaConfig"),
         "gottbert": Builtin("fairseq.models.roberta.published", "fairseq.models.roberta.config:RobertaConfig"),
     },
-    refused=scope.MODELS,
+    refused=refusals.MODELS,
 )
 _PRESETS = Builtin("fairseq.models.roberta.presets", "fairseq.models.roberta.config:RobertaConfig")
 ARCHITECTURES: Registry[Any] = Registry(
@@ -215,75 +201,71 @@ ARCHITECTURES: Registry[Any] = Registry(
         ),
         _PRESETS,
     ),
-    refused=scope.MODELS,
+    refused=refusals.MODELS,
 )
 # Architecture -> model that it configures; ``register_model_architecture`` adds those of plugins.
 ARCHITECTURE_MODELS: dict[str, str] = dict.fromkeys(ARCHITECTURES.names(), "roberta")
+_CRITERION_CONFIGS = "fairseq.criterions.configs"
 CRITERIONS: Registry[Any] = Registry(
     "criterion",
     {
-        **_table(
-            "fairseq.criterions",
-            "fairseq.criterions.configs",
-            {
-                "masked_lm": "MaskedLmConfig",
-                "sentence_prediction": "SentencePredictionConfig",
-                "sentence_ranking": "SentenceRankingConfig",
-            },
+        "masked_lm": Builtin("fairseq.criterions.masked_lm", f"{_CRITERION_CONFIGS}:MaskedLmConfig"),
+        "sentence_prediction": Builtin(
+            "fairseq.criterions.sentences", f"{_CRITERION_CONFIGS}:SentencePredictionConfig"
         ),
-        **_table(
-            "fairseq.criterions",
-            "fairseq.criterions.token_configs",
-            {
-                "question_answering": "QuestionAnsweringCriterionConfig",
-                "token_classification": "TokenClassificationCriterionConfig",
-            },
+        "sentence_ranking": Builtin("fairseq.criterions.sentences", f"{_CRITERION_CONFIGS}:SentenceRankingConfig"),
+        "question_answering": Builtin(
+            "fairseq.criterions.tokens", f"{_CRITERION_CONFIGS}:QuestionAnsweringCriterionConfig"
+        ),
+        "token_classification": Builtin(
+            "fairseq.criterions.tokens", f"{_CRITERION_CONFIGS}:TokenClassificationCriterionConfig"
         ),
     },
-    refused=scope.CRITERIONS,
+    refused=refusals.CRITERIONS,
 )
+_OPTIM_CONFIGS = "fairseq.optim.configs"
 OPTIMIZERS: Registry[Any] = Registry(
     "optimizer",
-    _table(
-        "fairseq.optim",
-        "fairseq.optim.configs",
-        {"adam": "FairseqAdamConfig", "adamw": "AdamWConfig", "sgd": "SGDConfig", "adagrad": "AdagradConfig"},
-    ),
+    {
+        "adam": Builtin("fairseq.optim.adam", f"{_OPTIM_CONFIGS}:FairseqAdamConfig"),
+        "adamw": Builtin("fairseq.optim.adam", f"{_OPTIM_CONFIGS}:AdamWConfig"),
+        "sgd": Builtin("fairseq.optim.others", f"{_OPTIM_CONFIGS}:SGDConfig"),
+        "adagrad": Builtin("fairseq.optim.others", f"{_OPTIM_CONFIGS}:AdagradConfig"),
+    },
 )
 LR_SCHEDULERS: Registry[Any] = Registry(
     "learning-rate schedule",
-    _table(
-        "fairseq.optim.lr_scheduler",
-        "fairseq.optim.configs",
-        {
+    {
+        name: Builtin("fairseq.optim.lr_scheduler", f"{_OPTIM_CONFIGS}:{config}")
+        for name, config in {
             "fixed": "FixedLRScheduleConfig",
             "polynomial_decay": "PolynomialDecayLRScheduleConfig",
             "cosine": "CosineLRScheduleConfig",
             "inverse_sqrt": "InverseSquareRootLRScheduleConfig",
             "tri_stage": "TriStageLRScheduleConfig",
-        },
-    ),
+        }.items()
+    },
 )
 _ENCODERS = "fairseq.data.encoders"
 BPES: Registry[Any] = Registry(
     "bpe",
     {
         "gpt2": Builtin(f"{_ENCODERS}.gpt2_bpe", f"{_ENCODERS}.configs:GPT2BPEConfig"),
-        "sentencepiece": Builtin(f"{_ENCODERS}.sentencepiece_bpe", f"{_ENCODERS}.configs:SentencepieceConfig"),
-        "bert": Builtin(f"{_ENCODERS}.hf", f"{_ENCODERS}.configs:BertBPEConfig"),
-        "hf_byte_bpe": Builtin(f"{_ENCODERS}.hf", f"{_ENCODERS}.configs:HuggingFaceByteLevelBPEConfig"),
-        "hf_tokenizer": Builtin(f"{_ENCODERS}.hf", f"{_ENCODERS}.configs:HuggingFaceTokenizerConfig"),
+        "sentencepiece": Builtin(f"{_ENCODERS}.libraries", f"{_ENCODERS}.configs:SentencepieceConfig"),
+        "bert": Builtin(f"{_ENCODERS}.libraries", f"{_ENCODERS}.configs:BertBPEConfig"),
+        "hf_byte_bpe": Builtin(f"{_ENCODERS}.libraries", f"{_ENCODERS}.configs:HuggingFaceByteLevelBPEConfig"),
+        "hf_tokenizer": Builtin(f"{_ENCODERS}.libraries", f"{_ENCODERS}.configs:HuggingFaceTokenizerConfig"),
     },
 )
-TOKENIZERS: Registry[Any] = Registry("tokenizer", _table(_ENCODERS, f"{_ENCODERS}.configs", {"space": None}))
+TOKENIZERS: Registry[Any] = Registry("tokenizer", {"space": Builtin(f"{_ENCODERS}.base")})
 SCORERS: Registry[Any] = Registry("scorer")
 
-# Encoder slots: one file a variant under fairseq/modules.
+# Encoder slots: the variants are under fairseq/modules.
 POSITIONS: Registry[Any] = Registry(
     "position embedding",
     {
-        "learned": Builtin("fairseq.modules.learned_positional_embedding"),
-        "sinusoidal": Builtin("fairseq.modules.sinusoidal_positional_embedding"),
+        "learned": Builtin("fairseq.modules.positions"),
+        "sinusoidal": Builtin("fairseq.modules.positions"),
     },
 )
 ATTENTION_BIASES: Registry[Any] = Registry("attention bias", {"alibi": Builtin("fairseq.modules.attention_bias")})
@@ -293,9 +275,9 @@ HEADS: Registry[Any] = Registry(
     "head",
     {
         "roberta": Builtin("fairseq.modules.lm_head"),
-        "clap": Builtin("fairseq.modules.clap_head"),
-        "classification": Builtin("fairseq.modules.classification_head"),
-        "span": Builtin("fairseq.modules.span_head"),
-        "token": Builtin("fairseq.modules.token_head"),
+        "clap": Builtin("fairseq.modules.lm_head"),
+        "classification": Builtin("fairseq.modules.task_heads"),
+        "span": Builtin("fairseq.modules.task_heads"),
+        "token": Builtin("fairseq.modules.task_heads"),
     },
 )

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 
 from fairseq.checkpoint.atomic import atomic_save
-from fairseq.checkpoint.average import average_checkpoints
-from fairseq.checkpoint.naming import checkpoint_paths
+from fairseq.checkpoint.reader import average_checkpoints
+from fairseq.checkpoint.store import checkpoint_paths
 from fairseq.errors import CheckpointError, ConfigError, FairseqError
 
 __all__ = ["average_checkpoints", "last_n_checkpoints", "main"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from fairseq.cli import preprocess_task
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.storage import load_indexed_dataset
+from fairseq.data.indexed_dataset import load_indexed_dataset
 from tests.common import ROOT
 
 TINY = ROOT / "tests/data/gpt2_tiny"
@@ -43,7 +43,7 @@ def preprocess(folder: Path, task: str, *flags: object, bpe: Sequence[object] = 
 
 def texts(data: Path, column: str, split: str) -> list[str]:
     """The texts of a binarised column, decoded with the tiny encoder."""
-    from fairseq.data.encoders.build import build_bpe
+    from fairseq.data.encoders.base import build_bpe
     from fairseq.data.encoders.configs import GPT2BPEConfig
 
     config: Any = GPT2BPEConfig(gpt2_encoder_json=str(TINY / "encoder.json"), gpt2_vocab_bpe=str(TINY / "vocab.bpe"))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fairseq.modules.attention import MultiheadSelfAttention
 from fairseq.modules.attention_backends import attend
 from fairseq.modules.attention_bias import ALiBi
-from fairseq.modules.context import EncoderContext
+from fairseq.modules.encoder import EncoderContext
 from fairseq.ops import library
 
 

@@ -20,7 +20,7 @@ def main():
     logging.basicConfig(  # before anything of fairseq is imported: the original's own set-up is by its command only
         format="%(asctime)s | %(levelname)s | %(name)s | %(message)s", level=logging.INFO, stream=sys.stdout
     )
-    from fairseq.trainer import Trainer
+    from fairseq.training.trainer import Trainer
     from fairseq_cli.train import cli_main
 
     train_step = Trainer.train_step

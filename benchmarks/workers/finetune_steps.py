@@ -15,12 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fairseq.data.datasets import FairseqDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.length_grouping import GroupByLengthDataset
-from fairseq.data.selection import SortDataset
+from fairseq.data.sampling import GroupByLengthDataset, SortDataset
 from fairseq.models import build_model
-from fairseq.optim.build import build_optimizer
+from fairseq.optim.fairseq_optimizer import build_optimizer
 from fairseq.tasks.fairseq_task import FairseqTask
 
 

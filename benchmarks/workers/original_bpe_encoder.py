@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from multiprocessing import Pool
 
-from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
+from fairseq.data.encoders.gpt2_bpe import get_encoder
 
 bpe = None
 

@@ -1,4 +1,13 @@
-"""The directory of a run: which files a save writes, in which order, and which ones go afterwards.
+"""Names of checkpoint files, and how they are found again.
+
+Which old checkpoints are deleted after a save.
+
+The rules are the original's, with two repairs: what was just written, and what a symbolic link named best or last points to,
+is never deleted; and as many files as asked for are kept when one of those is not among the first.
+
+One thread that writes checkpoints while training goes on.
+
+The directory of a run: which files a save writes, in which order, and which ones go afterwards.
 
 The first applicable name is written, the others are copies of it, ``checkpoint_last.pt`` is last: whoever finds it finds the
 rest. Every file appears at once and in full (`fairseq.checkpoint.atomic`).
@@ -9,20 +18,159 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import fairseq.checkpoint.naming as naming
-import fairseq.checkpoint.pruning as pruning
 from fairseq.checkpoint.atomic import atomic_copy, atomic_save, remove_leftovers
-from fairseq.checkpoint.background import BackgroundWriter
 from fairseq.checkpoint.schema import portable
 from fairseq.errors import CheckpointError
+from fairseq.rng import legacy_generator
+
+
+def last_name(suffix: str = "") -> str:
+    return f"checkpoint_last{suffix}.pt"
+
+
+def best_name(suffix: str = "") -> str:
+    return f"checkpoint_best{suffix}.pt"
+
+
+def epoch_name(epoch: int, suffix: str = "") -> str:
+    return f"checkpoint{epoch}{suffix}.pt"
+
+
+def update_name(epoch: int, updates: int, suffix: str = "") -> str:
+    return f"checkpoint_{epoch}_{updates}{suffix}.pt"
+
+
+def epoch_pattern(suffix: str = "") -> str:
+    """Matches `epoch_name`; group 1 is the epoch."""
+    return rf"checkpoint(\d+){re.escape(suffix)}\.pt"
+
+
+def update_pattern(suffix: str = "") -> str:
+    """Matches `update_name`; group 1 is the number of updates."""
+    return rf"checkpoint_\d+_(\d+){re.escape(suffix)}\.pt"
+
+
+def kept_best_pattern(metric: str, suffix: str = "") -> str:
+    """Matches `kept_best_name`; group 1 is the value of ``metric`` with the tie-breaking digit appended."""
+    return rf"checkpoint\.best_{re.escape(metric)}_(-?\d+\.\d{{3}}\d+){re.escape(suffix)}\.pt"
+
+
+def kept_best_name(
+    metric: str, value: float, epoch: int, updates: int, keep: int, taken: set[str], suffix: str = ""
+) -> str:
+    """Name among the ``keep`` best by ``metric``: three decimals and one digit that breaks ties.
+
+    The digit is the original's seeded draw; if that name is taken, the next free digit, so that no kept file is lost.
+    """
+    draw = int(legacy_generator(epoch, updates, hash(float(value))).randint(0, keep))
+    names = [f"checkpoint.best_{metric}_{value:.3f}{(draw + i) % 10}{suffix}.pt" for i in range(10)]
+    return next((name for name in names if name not in taken), names[0])
+
+
+def kept_value(path: str, metric: str, suffix: str = "") -> float:
+    """The value in `kept_best_name`, to three decimals."""
+    match = re.fullmatch(kept_best_pattern(metric, suffix), os.path.basename(path))
+    if match is None:
+        raise ValueError(f"{path} is no name of a best checkpoint by {metric}")
+    return float(re.match(r"-?\d+\.\d{3}", match.group(1)).group())  # type: ignore[union-attr]
+
+
+def checkpoint_paths(path: str, pattern: str = r"checkpoint(\d+)\.pt", keep_match: bool = False) -> list:
+    """Files in directory ``path`` whose whole name matches ``pattern``, by the number in its first group, descending.
+
+    With ``keep_match``: (file, number) pairs.
+    """
+    regex = re.compile(pattern)
+    entries = []
+    for i, name in enumerate(sorted(os.listdir(path)) if os.path.isdir(path) else []):
+        match = regex.fullmatch(name)
+        if match is not None:
+            entries.append((float(match.group(1)) if match.groups() else float(i), name))
+    entries.sort(reverse=True)
+    return [(os.path.join(path, name), number) if keep_match else os.path.join(path, name) for number, name in entries]
+
 
 logger = logging.getLogger(__name__)
+
+
+def prune(cfg: Any, suffix: str, end_of_epoch: bool, written: Iterable[str]) -> None:
+    """Delete what the ``keep_*`` options of the checkpoint section ``cfg`` no longer keep; ``written``: paths to spare."""
+    directory = cfg.save_dir
+    protected = {os.path.realpath(path) for path in written}
+    for name in (best_name(suffix), last_name(suffix)):
+        protected.add(os.path.realpath(os.path.join(directory, name)))
+
+    if not end_of_epoch and cfg.keep_interval_updates > 0:
+        found = checkpoint_paths(directory, update_pattern(suffix), keep_match=True)
+        every = cfg.keep_interval_updates_pattern
+        _keep_first(
+            [path for path, updates in found if every <= 0 or updates % every != 0],
+            cfg.keep_interval_updates,
+            protected,
+        )
+    if cfg.keep_last_epochs > 0:
+        _keep_first(checkpoint_paths(directory, epoch_pattern(suffix)), cfg.keep_last_epochs, protected)
+    if cfg.keep_best_checkpoints > 0:
+        _keep_first(kept_best(cfg, suffix), cfg.keep_best_checkpoints, protected)
+
+
+def kept_best(cfg: Any, suffix: str) -> list[str]:
+    """The ``checkpoint.best_*`` files, best first."""
+    found = checkpoint_paths(cfg.save_dir, kept_best_pattern(cfg.best_checkpoint_metric, suffix))
+    return found if cfg.maximize_best_checkpoint_metric else found[::-1]
+
+
+def _keep_first(paths: list[str], count: int, protected: set[str]) -> None:
+    """Delete all but ``count`` of ``paths``: the protected ones, then the first."""
+    spare = [path for path in paths if os.path.realpath(path) not in protected]
+    room = max(count - (len(paths) - len(spare)), 0)
+    for path in spare[room:]:
+        try:
+            os.remove(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # not worth the end of a run
+            logger.warning("cannot delete the old checkpoint %s: %s", path, error.strerror)
+
+
+class BackgroundWriter:
+    """Runs one job at a time. The thread is no daemon: a program that ends waits for its last checkpoint."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run ``job`` in the background after the one before it; raises that one's error."""
+        self.wait()
+
+        def run() -> None:
+            try:
+                job()
+            except BaseException as error:
+                logger.error("%s", error)  # `wait` may never be called
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint-writer")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written; raises the error of the last job, once."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
 
 CRASH_NAME = "crash.pt"
 
@@ -66,30 +214,30 @@ class CheckpointStore:
             return []
         names = []
         if end_of_epoch and not cfg.no_epoch_checkpoints and epoch % cfg.save_interval == 0:
-            names.append(naming.epoch_name(epoch, suffix))
+            names.append(epoch_name(epoch, suffix))
         if not end_of_epoch and cfg.save_interval_updates > 0 and updates % cfg.save_interval_updates == 0:
-            names.append(naming.update_name(epoch, updates, suffix))
+            names.append(update_name(epoch, updates, suffix))
         if val_loss is not None and not math.isnan(val_loss):
             best = self._best_with(val_loss)
             if best is None or self.is_better(val_loss, best):
-                names.append(naming.best_name(suffix))
+                names.append(best_name(suffix))
             if cfg.keep_best_checkpoints > 0 and self._is_among_the_best(val_loss):
                 names.append(self._kept_best_name(epoch, updates, val_loss))
         if not cfg.no_last_checkpoints:
-            names.append(naming.last_name(suffix))
+            names.append(last_name(suffix))
         return names
 
     def _is_among_the_best(self, val_loss: float) -> bool:
         """Room for another, or it ties or beats the worst (the original did not fill the room with worse ones)."""
-        kept = pruning.kept_best(self.cfg, self.suffix)
+        kept = kept_best(self.cfg, self.suffix)
         if len(kept) < self.cfg.keep_best_checkpoints:
             return True
-        worst = naming.kept_value(kept[-1], self.cfg.best_checkpoint_metric, self.suffix)
+        worst = kept_value(kept[-1], self.cfg.best_checkpoint_metric, self.suffix)
         return self.is_better(float(f"{val_loss:.3f}"), worst)
 
     def _kept_best_name(self, epoch: int, updates: int, val_loss: float) -> str:
-        taken = {os.path.basename(path) for path in pruning.kept_best(self.cfg, self.suffix)}
-        return naming.kept_best_name(
+        taken = {os.path.basename(path) for path in kept_best(self.cfg, self.suffix)}
+        return kept_best_name(
             self.cfg.best_checkpoint_metric,
             val_loss,
             epoch,
@@ -149,7 +297,7 @@ class CheckpointStore:
         self._prune(end_of_epoch)
 
     def _prune(self, end_of_epoch: bool) -> None:
-        pruning.prune(self.cfg, self.suffix, end_of_epoch, self._written)
+        prune(self.cfg, self.suffix, end_of_epoch, self._written)
 
     def save_crash(self, state: dict[str, Any]) -> Path | None:
         """Write ``crash.pt``. A failure is logged only: another error is on its way already."""

@@ -17,8 +17,8 @@ from multiprocessing import get_all_start_methods, get_context
 from typing import IO
 
 from fairseq.cli.common import run_command
-from fairseq.data.binarize_lines import json_text
-from fairseq.data.encoders.gpt2_bpe_utils import Encoder, get_encoder
+from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
+from fairseq.data.preprocessing import json_text
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 
 BATCH = 500  # rows a worker takes at a time

@@ -1,4 +1,9 @@
-"""What every command shares: how it ends. A user's mistake is one line and exit status 2, Ctrl-C is status 130."""
+"""What every command shares: how it ends. A user's mistake is one line and exit status 2, Ctrl-C is status 130.
+
+What commands share that turn text into pieces: the flags of every encoder, and the encoder's settings from them.
+
+Loading the model of a command line: a checkpoint file, a directory with one, or a published name.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from fairseq.errors import FairseqError
+from fairseq.dataclass.base import field_specs
+from fairseq.dataclass.flags import gen_parser_from_dataclass
+from fairseq.errors import ConfigError, DataNotFoundError, FairseqError
+from fairseq.registry import BPES, MODELS
 
 T = TypeVar("T")
 
@@ -55,3 +64,114 @@ def byte_progress(args: argparse.Namespace) -> Callable[[str, int], Any] | None:
         )
 
     return bar
+
+
+def add_bpe_options(parser: argparse.ArgumentParser) -> None:
+    """Flags for the files of every encoder; a flag that is not given is absent from the Namespace."""
+    options = parser.add_argument_group("BPE files")
+    for name in BPES.names():
+        config = BPES.config_class(name)
+        if config is not None:
+            gen_parser_from_dataclass(options, config(), delete_default=True)
+
+
+def given_bpe_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The encoders' settings that the user gave."""
+    configs = [config for name in BPES.names() if (config := BPES.config_class(name)) is not None]
+    names = {field for config in configs for field in field_specs(config) if not field.startswith("_")}
+    return {key: value for key, value in vars(args).items() if key in names}
+
+
+def bpe_settings(args: argparse.Namespace) -> Any:
+    """Settings (picklable) of the encoder ``args.bpe``, None when there is none."""
+    if not args.bpe:
+        return None
+    config_class = BPES.config_class(args.bpe)
+    if config_class is None:
+        return args  # a plugin's encoder without a dataclass takes the Namespace
+    settings: Any = config_class.from_namespace(args)  # type: ignore[attr-defined]
+    settings._name = args.bpe
+    return settings
+
+
+def find_dictionary(srcdict: str | None, args: argparse.Namespace) -> str:
+    """The path of ``--srcdict`` (a file, or a directory with ``dict.txt``), or of the one that belongs to ``--bpe``.
+
+    That is ``dict.txt`` beside the encoder's files, as published models come; for GPT-2's files by address, the
+    published one. Raises ConfigError when there is none.
+    """
+    if srcdict is not None:
+        path = Path(srcdict) / "dict.txt" if Path(srcdict).is_dir() else Path(srcdict)
+        if not path.is_file():
+            raise DataNotFoundError(f"dictionary not found: {path} (given as --srcdict)")
+        return str(path)
+    for value in given_bpe_options(args).values():
+        beside = Path(str(value)).parent / "dict.txt"
+        if isinstance(value, str) and Path(value).is_file() and beside.is_file():
+            return str(beside)
+    if args.bpe == "gpt2" and not given_bpe_options(args):
+        from fairseq.data.cached_path import cached_path
+        from fairseq.data.encoders.configs import GPT2_DICT
+
+        return cached_path(GPT2_DICT, option="--srcdict")
+    raise ConfigError("give the dictionary of the model with --srcdict dict.txt; there is none beside the BPE's files")
+
+
+CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """``--path`` and what else `load` reads, beside the files of the encoders."""
+    parser.add_argument(
+        "--path", required=True, help="checkpoint file, directory with one, or the name of a published model"
+    )
+    parser.add_argument(
+        "--bpe",
+        choices=[*BPES.names(), "none"],
+        help="how texts become pieces; none: texts are dictionary symbols; default: as in training, else gpt2",
+    )
+    parser.add_argument("--cpu", action="store_true", help="stay on the CPU when there is a GPU")
+    parser.add_argument("--user-dir", metavar="DIR", help="import this plugin directory first")
+
+
+def load_hub(args: argparse.Namespace, beside: str = "dict.txt") -> Any:
+    """The hub interface of ``args.path``, in evaluation mode, on the GPU if there is one.
+
+    The dictionary is that of ``args.data``, else of the checkpoint's directory if that holds ``beside``, else of the
+    data that the model was trained on.
+    """
+    import torch
+
+    from fairseq.models.roberta.addresses import PUBLISHED
+
+    model, place, file = "roberta", args.path, "model.pt"
+    families = [name for name, addresses in PUBLISHED.items() if args.path in addresses]
+    published = bool(families) and not Path(args.path).exists()
+    if published:
+        model = families[0]
+    else:
+        place, file = find_checkpoint(args.path)
+    overrides = given_bpe_options(args)
+    if args.user_dir is not None:
+        overrides["user_dir"] = args.user_dir
+    data = str(Path(args.data).resolve()) if args.data is not None else None
+    if data is None and (published or (Path(place) / beside).exists()):
+        data = "."
+    if args.bpe is not None:
+        overrides["bpe"] = None if args.bpe == "none" else args.bpe
+    hub = MODELS.get(model).from_hub(place, file, data, **overrides)
+    hub.eval()
+    return hub.cuda() if torch.cuda.is_available() and not args.cpu else hub
+
+
+def find_checkpoint(path: str) -> tuple[str, str]:
+    """(directory, file) of a checkpoint given as a file or as its directory."""
+    found = Path(path)
+    if found.is_file():
+        return str(found.parent), found.name
+    if not found.is_dir():
+        raise DataNotFoundError(f"--path {path!r} is neither a checkpoint, a directory with one, nor a published model")
+    for name in CHECKPOINTS:
+        if (found / name).is_file():
+            return str(found), name
+    raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]} in {path}")

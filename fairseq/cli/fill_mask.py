@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from fairseq.cli.bpe_options import add_bpe_options
-from fairseq.cli.common import run_command
-from fairseq.cli.hub import add_model_options, load
+from fairseq.cli.common import add_bpe_options, add_model_options, load_hub, run_command
 from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError
@@ -52,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     if args.topk < 1:
         raise ConfigError(f"--topk must be at least 1, but is {args.topk} instead")
     prepare_to_compute()
-    hub = load(args)
+    hub = load_hub(args)
     for batch in _batches(args.text or _lines()):
         for text, result in zip(batch, hub.fill_mask(batch, topk=args.topk), strict=True):
             masks = [result] if text.count("<mask>") == 1 else result

@@ -8,12 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq.cli import threads
-from fairseq.cli.bpe_options import add_bpe_options, given_bpe_options
-from fairseq.cli.common import INTERRUPTED, fail, run_command
+from fairseq.cli import process
+from fairseq.cli.common import INTERRUPTED, add_bpe_options, fail, given_bpe_options, run_command
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError
-from fairseq.finetuning import recipe
+from fairseq.glue import recipe
 from fairseq.registry import BPES
 
 PROGRAM = "fairseq-glue"
@@ -103,14 +102,14 @@ def main(args: argparse.Namespace, command: str = PROGRAM) -> None:
     """Do what ``args`` asks for; ``command`` is shown above the table."""
     # Imported here so that --help and mistakes on the command line do not wait for torch.
     from fairseq.dataclass.user_module import import_user_module
-    from fairseq.finetuning.campaign import Request, run
-    from fairseq.finetuning.plan import Limits
+    from fairseq.glue.campaign import Request, run
+    from fairseq.glue.plan import Limits
 
     import_user_module(args)
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a directory")
-    share = threads.quota()
+    share = process.quota()
     run(
         Request(
             checkpoint=args.checkpoint,
@@ -123,7 +122,7 @@ def main(args: argparse.Namespace, command: str = PROGRAM) -> None:
             limits=Limits(args.max_epoch, args.max_updates),
             train_examples=args.train_examples,
             jobs=args.jobs,
-            cores=min(threads.affinity(), share or threads.affinity()),
+            cores=min(process.affinity(), share or process.affinity()),
             cpu=args.cpu,
             dictionary=args.dict,
             bpe=args.bpe,

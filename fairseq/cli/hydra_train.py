@@ -119,7 +119,7 @@ def run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from fairseq.dataclass.compose import find_primary, normalise_overrides, read_primary, schema
+    from fairseq.dataclass.hydra_yaml import find_primary, normalise_overrides, read_primary, schema
 
     parser = get_args_parser()
     parser.prog = "fairseq-hydra-train"

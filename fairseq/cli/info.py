@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fairseq
 from fairseq import registry
-from fairseq.cli import allocator, threads
+from fairseq.cli import process
 from fairseq.cli.common import run_command
 from fairseq.cli.process import prepare_to_compute
 from fairseq.ops import native
@@ -68,7 +68,7 @@ def devices() -> Iterator[tuple[str, str]]:
     except ImportError as error:
         yield "torch", f"cannot be imported: {error}"
         return
-    cores = threads.affinity()
+    cores = process.affinity()
     yield "cpu", f"{cores} usable cores, {torch.backends.cpu.get_cpu_capability()} instructions"
     if not torch.cuda.is_available():
         yield "cuda", "no device" if torch.version.cuda else "this build of torch has no CUDA"
@@ -86,14 +86,14 @@ def computing() -> Iterator[tuple[str, str]]:
         from fairseq.ops.linear import float32_library, has_native_bfloat16
     except ImportError:  # the devices say why
         return
-    share = threads.quota()
+    share = process.quota()
     limit = "" if share is None else f", control groups grant {share} processors"
     yield (
         "threads",
         f"{torch.get_num_threads()} within an operator (OMP_NUM_THREADS{limit}), "
         f"{torch.get_num_interop_threads()} beside, 1 a data worker",
     )
-    yield "memory", f"{allocator.describe()} (FAIRSEQ_MALLOC)"
+    yield "memory", f"{process.describe_allocator()} (FAIRSEQ_MALLOC)"
     mkl, onednn = torch.backends.mkl.is_available(), torch.backends.mkldnn.is_available()
     found = [name for name, there in (("MKL", mkl), ("oneDNN", onednn)) if there]
     yield "matrix libraries", ", ".join(found) or "those of this build of torch"

@@ -13,9 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fairseq.cli.bpe_options import add_bpe_options
-from fairseq.cli.common import run_command
-from fairseq.cli.hub import add_model_options, load
+from fairseq.cli.common import add_bpe_options, add_model_options, load_hub, run_command
 from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
@@ -123,12 +121,12 @@ def _hub(args: argparse.Namespace) -> Any:
     if args.data_bin is not None:
         args.bpe = "none"  # nothing to encode: its files need not be there
     try:
-        return load(args, beside="input0")
+        return load_hub(args, beside="input0")
     except DataNotFoundError:
         if args.data is not None or args.data_bin is None or not Path(args.data_bin).is_dir():
             raise
     args.data = args.data_bin
-    return load(args)
+    return load_hub(args)
 
 
 @contextmanager
@@ -154,7 +152,7 @@ def _bar(args: argparse.Namespace) -> Any:
 
 def _texts(path: str, predictor: Predictor) -> Iterator[tuple[str, ...]]:
     """The texts of every line, as many as the first line has."""
-    from fairseq.data.downstream.reading import decode_lines, read_lines
+    from fairseq.finetune.reading import decode_lines, read_lines
 
     columns = 0
     shown = Path("standard input" if path == "-" else path)
@@ -181,7 +179,7 @@ def _windows(rows: Iterable[tuple[str, ...]], size: int) -> Iterator[list[tuple[
 
 def _check_encoding(path: str, rows: Sequence[Sequence[str]], predictor: Predictor) -> None:
     """Refuse texts that are ids already, and raw texts without an encoder."""
-    from fairseq.data.downstream.sample import Sample
+    from fairseq.finetune.layout import Sample
 
     sample = Sample(
         Path("standard input" if path == "-" else path), predictor.dictionary, predictor.hub.bpe is not None

@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fairseq.cli.bpe_options import bpe_settings
-from fairseq.cli.common import byte_progress, run_command
+from fairseq.cli.common import bpe_settings, byte_progress, run_command
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 
 if TYPE_CHECKING:
-    from fairseq.data.binarize_corpus import CorpusWriter, Summary
     from fairseq.data.dictionary import Dictionary
+    from fairseq.data.preprocessing import CorpusWriter, Summary
 
 # The original's name: its lines look the same, and $DESTDIR/preprocess.log holds what this logger says.
 logger = logging.getLogger("fairseq_cli.preprocess")
@@ -76,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
     Files appear in ``args.destdir`` only when everything has succeeded. Raises FairseqError for what the user can
     repair: missing or malformed files, impossible combinations.
     """
-    from fairseq.dataclass.parser import import_user_module
+    from fairseq.dataclass.user_module import import_user_module
 
     import_user_module(args)
     try:
@@ -157,8 +156,7 @@ def _given_dictionary(args: argparse.Namespace, is_target: bool) -> str | None:
 
 def _dictionaries(plan: Plan) -> tuple[dict[tuple[str | None, bool], Dictionary], CorpusWriter]:
     """The dictionary of each side, read or counted, and the writer, which knows already what it has counted."""
-    from fairseq.data.binarize_corpus import CorpusWriter
-    from fairseq.data.binarize_lines import TextFormat, looks_encoded
+    from fairseq.data.preprocessing import CorpusWriter, TextFormat, looks_encoded
 
     args, sides = plan.args, plan.sides()
     text = TextFormat(bpe_settings(args), args.jsonlines)
@@ -213,10 +211,10 @@ def _dictionary_functions(
 
 def _plugin_task(name: str | None) -> Any:
     """The class of a task that is neither built in (they all use plain dictionaries) nor the original's default."""
-    from fairseq import scope
+    from fairseq import refusals
     from fairseq.registry import TASKS
 
-    if name is None or name in scope.TASKS:
+    if name is None or name in refusals.TASKS:
         return None
     if name in TASKS and name not in TASKS.registered():
         return None  # built in: no need to import torch

@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq.cli import threads
-from fairseq.cli.bpe_options import add_bpe_options, bpe_settings, find_dictionary
-from fairseq.cli.common import byte_progress, run_command
-from fairseq.data.downstream.formats import FORMATS
+from fairseq.cli import process
+from fairseq.cli.common import add_bpe_options, bpe_settings, byte_progress, find_dictionary, run_command
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
+from fairseq.finetune.reading import FORMATS
 from fairseq.registry import BPES
 
 if TYPE_CHECKING:
-    from fairseq.data.downstream.layout import Job, SplitSummary, Written
+    from fairseq.finetune.layout import Job, SplitSummary, Written
 
 PROGRAM = "fairseq-preprocess-task"
 _SHOWN_LABELS = 6
@@ -73,7 +72,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(threads.affinity(), threads.quota() or 1 << 10),
+        default=min(process.affinity(), process.quota() or 1 << 10),
         metavar="N",
         help="processes (%(default)s)",
     )
@@ -120,7 +119,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _suggest_glue(name: str) -> None:
     """Raise ConfigError when ``name`` is a task of GLUE, which has a longer name here."""
-    from fairseq.data.downstream.glue import find_task
+    from fairseq.finetune.glue_files import find_task
 
     try:
         task = find_task(name)
@@ -131,7 +130,7 @@ def _suggest_glue(name: str) -> None:
 
 def _glue_targets(args: argparse.Namespace, data_dir: Path, variant: str) -> list[tuple[str, Path]]:
     """(task, directory to make): one named task goes to ``--dest`` itself, several to folders in it."""
-    from fairseq.data.downstream.glue import TASKS, find_task, present
+    from fairseq.finetune.glue_files import TASKS, find_task, present
 
     if variant.lower() not in ("", "all"):
         return [(find_task(variant).name, Path(args.dest))]
@@ -155,7 +154,7 @@ def _check_dest(dest: Path, overwrite: bool) -> None:
 def _job(args: argparse.Namespace, name: str) -> Job:
     """What all targets share; data and destination are set for each."""
     from fairseq.data.dictionary import Dictionary
-    from fairseq.data.downstream.layout import Job
+    from fairseq.finetune.layout import Job
 
     config: Any = FORMATS.config_class(name)
     return Job(

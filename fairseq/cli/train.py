@@ -17,8 +17,8 @@ def main(cfg: FairseqConfig | argparse.Namespace) -> float | None:
     """Train as ``cfg`` says (a configuration, or the flags that ``fairseq-train`` parsed)."""
     prepare_to_compute()
     # Imported here so that --help and mistakes on the command line do not wait for torch.
+    from fairseq.dataclass.build import convert_namespace_to_omegaconf
     from fairseq.dataclass.user_module import import_user_module
-    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.distributed.utils import call_main
     from fairseq.logging.setup import configure_logging
     from fairseq.training.run import train

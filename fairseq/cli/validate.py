@@ -18,8 +18,8 @@ def main(
 ) -> dict[str, dict[str, Any]]:
     """Statistics of each validation subset; ``override_args`` holds the options that were typed."""
     prepare_to_compute()
+    from fairseq.dataclass.build import convert_namespace_to_omegaconf
     from fairseq.dataclass.user_module import import_user_module
-    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
     from fairseq.distributed.utils import call_main
     from fairseq.logging.setup import configure_logging
     from fairseq.training.evaluate import evaluate

@@ -7,10 +7,10 @@ from fairseq.lazy import exporter
 __getattr__, __dir__, __all__ = exporter(
     __name__,
     {
-        "CRITERION_REGISTRY": "registration",
+        "CRITERION_REGISTRY": "fairseq_criterion",
         "FairseqCriterion": "fairseq_criterion",
         "LegacyFairseqCriterion": "fairseq_criterion",
-        "build_criterion": "registration",
-        "register_criterion": "registration",
+        "build_criterion": "fairseq_criterion",
+        "register_criterion": "fairseq_criterion",
     },
 )

@@ -1,4 +1,7 @@
-"""The settings of the criterions. Nothing here imports torch."""
+"""The settings of the criterions. Nothing here imports torch.
+
+Settings of the criterions on tokens (free of torch).
+"""
 
 from __future__ import annotations
 
@@ -37,3 +40,13 @@ class SentenceRankingConfig(FairseqDataclass):
     ranking_head_name: str = option("sentence_classification_head", "name of the ranking head")
     save_predictions: str | None = option(None, "file for the predictions: id, predicted choice and label a line")
     num_classes: int = follow("task.num_classes", -1)
+
+
+@dataclass(kw_only=True)
+class QuestionAnsweringCriterionConfig(FairseqDataclass):
+    """``question_answering`` has no settings of its own; the task's say what is answered."""
+
+
+@dataclass(kw_only=True)
+class TokenClassificationCriterionConfig(FairseqDataclass):
+    """``token_classification`` has no settings of its own."""

@@ -1,17 +1,25 @@
-"""The base classes of losses, under their old import path."""
+"""The base classes of losses, under their old import path.
+
+Registering and building criterions.
+
+What criterions have in common whose scores are those of a whole set, not means over batches.
+"""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import logging
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from fairseq.dataclass.flags import gen_parser_from_dataclass
+from fairseq.errors import ConfigError
 from fairseq.logging import metrics
+from fairseq.registry import CRITERIONS, RegistryView
 
 logger = logging.getLogger(__name__)
 
@@ -90,3 +98,56 @@ class LegacyFairseqCriterion(FairseqCriterion):
     @classmethod
     def build_criterion(cls, args: Any, task: Any) -> FairseqCriterion:
         return cls(args, task)
+
+
+C = TypeVar("C")
+
+CRITERION_REGISTRY = RegistryView(CRITERIONS)
+
+
+def register_criterion(name: str, dataclass: type | None = None) -> Callable[[C], C]:
+    """Class decorator: the criterion becomes available as ``name``, with the settings of ``dataclass``."""
+    return CRITERIONS.register(name, dataclass=dataclass, base=FairseqCriterion)
+
+
+def build_criterion(cfg: Any, task: Any) -> FairseqCriterion:
+    """The criterion that ``cfg`` names: a node with ``_name``, a Namespace with ``criterion``, or the name itself.
+
+    Raises ConfigError when there is no such criterion, OutOfScopeError when this project has none.
+    """
+    name = cfg if isinstance(cfg, str) else getattr(cfg, "_name", None) or getattr(cfg, "criterion", None)
+    if not name:
+        raise ConfigError(f"no criterion is given; known: {', '.join(CRITERIONS.names())}")
+    return CRITERIONS.get(name).build_criterion(cfg, task)
+
+
+class CollectingCriterion(FairseqCriterion):
+    """In evaluation the task's predictions are collected batch by batch, and scored once the set is complete."""
+
+    @staticmethod
+    def logging_output(
+        loss: Tensor, sample_size: int, sample: dict[str, Any], collected: tuple[str, Any, Any] | None = None
+    ) -> dict[str, Any]:
+        """The output of a batch. ``collected``: a name, the batch's predictions, and the function that scores them all."""
+        output = {
+            "loss": loss.detach(),
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": sample_size,
+        }
+        return output if collected is None else {**output, "_collected": collected}
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:  # type: ignore[override]
+        """Log the loss in bits (per window, per word, ...) and, on whole validation sets, the task's scores."""
+        loss = sum(output.get("loss", 0) for output in logging_outputs)
+        sample_size = sum(output.get("sample_size", 0) for output in logging_outputs)
+        metrics.log_scalar("loss", loss / max(1, sample_size) / math.log(2), sample_size, round=3)
+        for output in logging_outputs:
+            if "_collected" in output:
+                metrics.log_collected(*output["_collected"])
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """No: in evaluation they hold predictions."""
+        return False

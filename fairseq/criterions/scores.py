@@ -2,17 +2,30 @@
 
 Both libraries are imported only when something is scored: training does not wait for them. A score that is undefined (the
 correlation of constant predictions, for example) is 0, so that a collapsed model never counts as the best.
+
+Exact match and F1 by the rules of SQuAD's official scripts (evaluate-v1.1.py and evaluate-v2.0.py).
+
+Scores lie in [0, 1]. The two scripts agree on questions whose answers have words; where an answer is nothing but articles
+and punctuation they differ: 1.1 finds no common word (F1 0), 2.0 takes it for "no answer".
+
+Scores of token classification: accuracy, and precision, recall and F1 of whole entities by ``seqeval``.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
+import re
+import string
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+
+from fairseq.errors import ConfigError
 
 DECIMALS = 1
 
@@ -82,3 +95,78 @@ def _correlation(measure: Callable[[Any, Any], Any], predictions: np.ndarray, ta
 
 def _percent(values: dict[str, Any]) -> dict[str, float]:
     return {name: round(100.0 * float(value), DECIMALS) for name, value in values.items()}
+
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = frozenset(string.punctuation)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation, the articles a, an, the, and surplus whitespace; in this order."""
+    text = "".join(char for char in text.lower() if char not in _PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def exact_match(prediction: str, answer: str) -> float:
+    """1 when both are the same after normalisation."""
+    return float(normalize_answer(prediction) == normalize_answer(answer))
+
+
+def squad_f1(prediction: str, answer: str, no_answer: bool = False) -> float:
+    """F1 of the bags of normalised words; with ``no_answer`` (2.0) two answers without words agree."""
+    found, wanted = normalize_answer(prediction).split(), normalize_answer(answer).split()
+    if no_answer and not (found and wanted):
+        return float(found == wanted)
+    common = sum((Counter(found) & Counter(wanted)).values())
+    return 2 * common / (len(found) + len(wanted)) if common else 0.0
+
+
+def squad_score(prediction: str, answers: Sequence[str], no_answer: bool = False) -> tuple[float, float]:
+    """(exact match, F1) of ``prediction`` against the best of several ``answers``.
+
+    With ``no_answer`` (SQuAD 2.0), answers without words do not count, and a question without any other is right when
+    the prediction has none either. Without, a question needs an answer.
+    """
+    if no_answer:
+        answers = [answer for answer in answers if normalize_answer(answer)] or [""]
+    if not answers:
+        return 0.0, 0.0
+    return (
+        max(exact_match(prediction, answer) for answer in answers),
+        max(squad_f1(prediction, answer, no_answer) for answer in answers),
+    )
+
+
+def load_seqeval() -> Any:
+    """``seqeval.metrics``. Raises ConfigError, saying what to install, when it is not there."""
+    try:
+        return importlib.import_module("seqeval.metrics")
+    except ImportError as error:
+        raise ConfigError(
+            f"entity scores need seqeval ({error}): pip install 'seqeval>=1.2.2', or choose another "
+            "metric with --no-entity-scores"
+        ) from None
+
+
+def tag_accuracy(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
+    """Share of the words whose label is right, x100."""
+    pairs = [
+        pair for target, found in zip(targets, predictions, strict=True) for pair in zip(target, found, strict=True)
+    ]
+    return 100.0 * sum(target == found for target, found in pairs) / max(1, len(pairs))
+
+
+def entity_scores(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, float]:
+    """``precision``, ``recall`` and ``f1`` (x100) of entities, micro-averaged, in the lenient reading of conlleval.
+
+    Arguments are one list of labels (``B-PER``, ``I-PER``, ``O``, ...) a sentence.
+    """
+    metrics = load_seqeval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # labels without a prefix, divisions by zero: 0 is the answer
+        values = {
+            "precision": metrics.precision_score(targets, predictions),
+            "recall": metrics.recall_score(targets, predictions),
+            "f1": metrics.f1_score(targets, predictions),
+        }
+    return {name: 100.0 * float(value) for name, value in values.items()}

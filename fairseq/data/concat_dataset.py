@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data.dataloader import default_collate
 
-from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.datasets import FairseqDataset
 
 
 class ConcatDataset(FairseqDataset):

@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any
 
-from fairseq.data.chunks import find_offsets, read_blocks
-from fairseq.data.text import post_process, tokenize_line
+from fairseq.data.text import find_offsets, post_process, read_blocks, tokenize_line
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.file_io import PathManager
 

@@ -1,27 +1,29 @@
 """Memory-mapped corpora as data sets, and the choice of a reader or writer by name.
 
-Items are 1-D int64 tensors of token ids (T). The file format itself is in `fairseq.data.mmap_index`.
+Items are 1-D int64 tensors of token ids (T). The file format itself is in `fairseq.data.index_formats`.
+
+Opening the data of a split: `load_indexed_dataset`, with numbered parts, and small file-name helpers.
+
+Collating, filtering and batching helpers, and the check for forgotten validation files (old path of all of them).
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from fairseq.data.concat_dataset import ConcatDataset
+from fairseq.data.datasets import FairseqDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.legacy_index import (
-    Corpus,
-    IndexedCachedDataset,
-    IndexedDataset,
-    IndexedDatasetBuilder,
-    IndexedRawTextDataset,
-)
-from fairseq.data.mmap_index import (
+from fairseq.data.index_formats import (
     DTYPES,
     TokenWriter,
     best_fitting_int_dtype,
@@ -30,26 +32,15 @@ from fairseq.data.mmap_index import (
     map_tokens,
     read_index,
 )
+from fairseq.data.legacy_index import (
+    Corpus,
+    IndexedCachedDataset,
+    IndexedDataset,
+    IndexedDatasetBuilder,
+    IndexedRawTextDataset,
+)
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
 from fairseq.file_io import PathManager
-
-__all__ = [
-    "IndexedCachedDataset",
-    "IndexedDataset",
-    "IndexedDatasetBuilder",
-    "IndexedRawTextDataset",
-    "MMapIndexedDataset",
-    "MMapIndexedDatasetBuilder",
-    "best_fitting_int_dtype",
-    "data_file_path",
-    "dataset_exists",
-    "dtypes",
-    "get_available_dataset_impl",
-    "index_file_path",
-    "infer_dataset_impl",
-    "make_builder",
-    "make_dataset",
-]
 
 dtypes = DTYPES
 _IMPLS = ["raw", "lazy", "cached", "mmap"]
@@ -202,3 +193,76 @@ def make_builder(
     if impl == "raw":
         raise ConfigError("--dataset-impl raw is a copy of the text and has no builder")
     return IndexedDatasetBuilder(out_file)
+
+
+# The name under which the original logs, so that its lines keep their looks.
+logger = logging.getLogger("fairseq.data.data_utils")
+
+
+def infer_language_pair(path: str) -> tuple[str | None, str | None]:
+    """(source, target) from the first file called like ``split.src-tgt.lang`` in the directory ``path``."""
+    for filename in sorted(os.listdir(path)):
+        parts = filename.split(".")
+        if len(parts) >= 3 and len(parts[1].split("-")) == 2:
+            source, target = parts[1].split("-")
+            return source, target
+    return None, None
+
+
+def load_indexed_dataset(
+    path: str,
+    dictionary: Dictionary | None = None,
+    dataset_impl: str | None = None,
+    combine: bool = False,
+    default: str = "cached",
+) -> FairseqDataset | None:
+    """The data set at the path prefix ``path``; with ``combine`` also ``path1``, ``path2``, ... in one.
+
+    ``dictionary`` is needed by plain text only. The kind is ``dataset_impl``, or read off the files, or ``default``.
+    Returns None when there is nothing at ``path``. Raises DataError for damaged files.
+    """
+    parts: list[FairseqDataset] = []
+    for k in itertools.count():
+        path_k = path + (str(k) if k > 0 else "")
+        impl = dataset_impl or infer_dataset_impl(path_k) or default
+        part = make_dataset(path_k, impl=impl, fix_lua_indexing=True, dictionary=dictionary)
+        if part is None:
+            break
+        logger.info("loaded %s examples from: %s", f"{len(part):,}", path_k)
+        parts.append(part)
+        if not combine:
+            break
+    if len(parts) <= 1:
+        return parts[0] if parts else None
+    return ConcatDataset(parts)
+
+
+def split_paths(paths: str, separator: str = os.pathsep) -> list[str]:
+    """Data directories in ``paths``: separated by ``:``, or by ``|`` when a ``://`` address is among them."""
+    return paths.split("|") if "://" in paths else paths.split(separator)
+
+
+def _extra_valid_roots(directories: Iterable[str]) -> set[str]:
+    """Names like ``valid1`` of which a data directory holds files (the original's pattern, literally)."""
+    names = (name for directory in directories if os.path.isdir(directory) for name in os.listdir(directory))
+    return {os.path.splitext(name)[0] for name in names if re.match(r"valid*[0-9].*", name)}
+
+
+def raise_if_valid_subsets_unintentionally_ignored(train_cfg: Any) -> None:
+    """Raise ConfigError when the data directories hold ``valid1``, ... that ``valid_subset`` does not name.
+
+    ``train_cfg`` has sections ``dataset`` and ``task``. ``ignore_unused_valid_subsets``, ``combine_valid_subsets``,
+    ``disable_validation`` or a task without data say that it is meant.
+    """
+    dataset = train_cfg.dataset
+    if dataset.disable_validation or dataset.ignore_unused_valid_subsets or dataset.combine_valid_subsets:
+        return
+    data = getattr(train_cfg.task, "data", None)
+    if not data:
+        return
+    ignored = _extra_valid_roots(split_paths(data)) - set(dataset.valid_subset.split(","))
+    if ignored:
+        raise ConfigError(
+            f"valid paths {sorted(ignored)} were found in {data} but will be ignored: combine them with --combine-val, "
+            "name them in --valid-subset, or pass --ignore-unused-valid-subsets"
+        )

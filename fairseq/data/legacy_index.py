@@ -1,6 +1,6 @@
 """The older corpus formats: TNTIDX (``lazy``/``cached``, a Lua heritage) and plain text (``raw``).
 
-The layout of TNTIDX is in `fairseq.data.tnt_index`; its values are ids **plus one**, which ``fix_lua_indexing`` undoes.
+The layout of TNTIDX is in `fairseq.data.index_formats`; its values are ids **plus one**, which ``fix_lua_indexing`` undoes.
 """
 
 from __future__ import annotations
@@ -13,10 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fairseq.data.datasets import FairseqDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.mmap_index import DTYPES, data_file_path, index_file_path, map_tokens
-from fairseq.data.tnt_index import HEADER, MAGIC, write_tnt_index
+from fairseq.data.index_formats import (
+    DTYPES,
+    TNT_HEADER,
+    TNT_MAGIC,
+    data_file_path,
+    index_file_path,
+    map_tokens,
+    write_tnt_index,
+)
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.file_io import PathManager
 
@@ -50,7 +57,7 @@ class IndexedDataset(Corpus):
         if not (os.path.isfile(index_path) and os.path.isfile(bin_path)):
             raise DataNotFoundError(f"data set not found: {index_path} and {bin_path} must both exist")
         code, count, total = _read_header(index_path)
-        longs = np.memmap(index_path, mode="r", dtype=np.uint8)[HEADER.size :].view("<i8")
+        longs = np.memmap(index_path, mode="r", dtype=np.uint8)[TNT_HEADER.size :].view("<i8")
         self.dtype = np.dtype(DTYPES[code]).newbyteorder("<")
         self.dim_offsets, self.data_offsets = longs[: count + 1], longs[count + 1 : 2 * count + 2]
         self.sizes = longs[2 * count + 2 :]
@@ -108,11 +115,11 @@ class IndexedCachedDataset(IndexedDataset):
 def _read_header(path: str) -> tuple[int, int, int]:
     """(dtype code, number of items, length of the sizes) of a TNTIDX index whose length fits them."""
     file_size = os.path.getsize(path)
-    if file_size < HEADER.size:
+    if file_size < TNT_HEADER.size:
         raise DataError(f"{path} is truncated: {file_size} bytes, shorter than its header; preprocess the data again")
     with open(path, "rb") as handle:
-        magic, version, code, itemsize, count, total = HEADER.unpack(handle.read(HEADER.size))
-    if magic != MAGIC:
+        magic, version, code, itemsize, count, total = TNT_HEADER.unpack(handle.read(TNT_HEADER.size))
+    if magic != TNT_MAGIC:
         raise DataError(
             f"{path} is not a TNTIDX index (it starts with {magic!r}); choose its kind with --dataset-impl or preprocess"
             " the data again"
@@ -122,7 +129,7 @@ def _read_header(path: str) -> tuple[int, int, int]:
             f"{path} has version {version}, token type code {code} and token size {itemsize}, which is no known"
             " combination; preprocess the data again"
         )
-    expected = HEADER.size + 8 * (2 * (count + 1) + total)
+    expected = TNT_HEADER.size + 8 * (2 * (count + 1) + total)
     if file_size != expected:
         state = "truncated" if file_size < expected else "inconsistent"
         raise DataError(f"{path} is {state}: {file_size} bytes instead of {expected}; preprocess the data again")

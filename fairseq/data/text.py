@@ -1,8 +1,20 @@
-"""Small text rules shared by the dictionary, the encoders and the commands: tokenizing a line, undoing sub-words."""
+r"""Small text rules shared by the dictionary, the encoders and the commands: tokenizing a line, undoing sub-words.
+
+Cutting a text file at line ends, so that several processes can each read their own part.
+
+Lines end as in Python's universal newlines: ``\n``, ``\r\n`` or a lone ``\r``. Everything works on bytes: a line end
+is one byte in UTF-8 and never part of another character, so no position can fall inside a character.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import BinaryIO
+
+from fairseq.errors import DataError, DataNotFoundError
 
 SPACE_NORMALIZER = re.compile(r"\s+")
 
@@ -28,3 +40,104 @@ def post_process(sentence: str, symbol: str | None) -> str:
         marker = "@@ " if symbol == "subword_nmt" else symbol
         return (sentence + " ").replace(marker, "").rstrip()
     raise NotImplementedError(f"unknown post-processing {symbol!r}; known: {', '.join([*_JOINERS, 'silence', '@@ '])}")
+
+
+BLOCK_BYTES = 1 << 20
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+def find_offsets(filename: str | os.PathLike[str], num_chunks: int) -> list[int]:
+    """``num_chunks + 1`` byte offsets, each at a line start or the end of the file.
+
+    Inner offset ``i`` is the end of the line that holds byte ``i * (size // num_chunks)``; several may coincide.
+    """
+    try:
+        size = os.path.getsize(filename)
+    except FileNotFoundError:
+        raise DataNotFoundError(f"text file not found: {filename}") from None
+    step = size // num_chunks
+    with open(filename, "rb") as handle:
+        inner = [_end_of_line(handle, step * i, size) for i in range(1, num_chunks)]
+    return [0, *inner, size]
+
+
+def _end_of_line(handle: BinaryIO, position: int, size: int) -> int:
+    handle.seek(position)
+    while position < size:
+        block = handle.read(BLOCK_BYTES)
+        if block.endswith(b"\r"):
+            block += handle.read(1)
+        found = _LINE_END.search(block)
+        if found:
+            return position + found.end()
+        position += len(block)
+    return size
+
+
+def read_blocks(
+    filename: str | os.PathLike[str],
+    start: int = 0,
+    stop: int | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[list[str]]:
+    """Lists of lines (without their ends) of the bytes ``[start, stop)``, about a megabyte at a time.
+
+    ``start`` and ``stop`` must be offsets from `find_offsets`. A last line without line end counts; an empty rest
+    after the last line end does not. ``on_bytes`` is told the number of bytes behind each list when the next is asked
+    for. Raises DataError for bytes that are not UTF-8.
+    """
+    stop = os.path.getsize(filename) if stop is None else stop
+    carry = b""
+    with open(filename, "rb") as handle:
+        handle.seek(start)
+        position = start
+        while position < stop:
+            block = handle.read(min(BLOCK_BYTES, stop - position))
+            if not block:
+                break
+            position += len(block)
+            block = carry + block
+            if position < stop:
+                # Keep the unfinished last line, and a final "\r" whose "\n" may come with the next block.
+                cut = max(block.rfind(b"\n"), block.rfind(b"\r", 0, len(block) - 1)) + 1
+                block, carry = block[:cut], block[cut:]
+            lines = _decode(block, filename, position - len(block) - len(carry) * (position < stop))
+            if lines:
+                yield lines
+            if on_bytes is not None:
+                on_bytes(len(block))
+
+
+def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list[str]:
+    try:
+        text = block.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{filename} is not UTF-8 text: byte {offset + error.start} is {block[error.start]:#04x};"
+            " convert the file (for example with iconv) and run again"
+        ) from None
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
+
+
+class Chunker:
+    """Context manager over the lines (each with a ``\\n`` at its end) of one chunk, see `read_blocks`.
+
+    ``end_offset`` of 0 or less reads to the end of the file, as in the original.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], start_offset: int, end_offset: int) -> None:
+        self.path, self.start_offset, self.end_offset = path, start_offset, end_offset
+
+    def __enter__(self) -> Iterator[str]:
+        blocks = read_blocks(self.path, self.start_offset, self.end_offset if self.end_offset > 0 else None)
+        return (line + "\n" for lines in blocks for line in lines)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.data.fairseq_dataset import FairseqDataset
+from fairseq.data.datasets import FairseqDataset
 from fairseq.errors import ConfigError, DataError
 from fairseq.ops.blocks import complete_blocks
 

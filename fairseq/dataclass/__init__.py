@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = exporter(
         "option": "base",
         "II": "base",
         "MISSING": "base",
-        "ChoiceEnum": "constants",
+        "ChoiceEnum": "fairseq.compat.plugins",
         "FairseqConfig": "configs",
     },
 )

@@ -1,37 +1,259 @@
-"""The configuration tree: fixed sections, and one node per pluggable component chosen by its ``_name``."""
+"""The fixed sections of the configuration except ``distributed_training``: field names, defaults and flags of the original.
+
+Key order is the order in which checkpoints store them. "updates" are optimizer steps, "batches" micro-batches.
+
+The section ``distributed_training``: field names, defaults and flags of the original.
+
+The configuration tree: fixed sections, and one node per pluggable component chosen by its ``_name``.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from fairseq.dataclass.base import II, MISSING, FairseqDataclass, option
-from fairseq.dataclass.distributed_section import DistributedTrainingConfig
-from fairseq.dataclass.sections import (
-    CheckpointConfig,
-    CommonConfig,
-    CommonEvalConfig,
-    DatasetConfig,
-    EMAConfig,
-    OptimizationConfig,
-)
 from fairseq.errors import OutOfScopeError
-from fairseq.scope import HERE
+from fairseq.refusals import HERE
 
-__all__ = [
-    "II",
-    "MISSING",
-    "SECTIONS",
-    "CheckpointConfig",
-    "CommonConfig",
-    "CommonEvalConfig",
-    "DatasetConfig",
-    "DistributedTrainingConfig",
-    "EMAConfig",
-    "FairseqConfig",
-    "FairseqDataclass",
-    "OptimizationConfig",
-]
+LOG_FORMATS = ("json", "none", "simple", "tqdm")
+DATASET_IMPLS = ("raw", "lazy", "cached", "mmap", "fasta", "huffman")
+
+
+@dataclass(kw_only=True)
+class CommonConfig(FairseqDataclass):
+    """Logging, seed, device and precision."""
+
+    no_progress_bar: bool = option(False, "print plain lines instead of a progress bar")
+    log_interval: int = option(100, "log training statistics every so many updates")
+    log_format: str | None = option(
+        None, "form of the statistics lines (default: tqdm on a terminal)", choices=LOG_FORMATS
+    )
+    log_file: str | None = option(None, "also write the log to this file")
+    aim_repo: str | None = option(None, "out of scope: Aim repository")
+    aim_run_hash: str | None = option(None, "out of scope: Aim run")
+    tensorboard_logdir: str | None = option(None, "write tensorboard event files into this directory")
+    wandb_project: str | None = option(None, "log to this Weights & Biases project")
+    azureml_logging: bool | None = option(False, "out of scope: log to AzureML")
+    seed: int = option(1, "seed of initialisation, data order, masks and dropout")
+    cpu: bool = option(False, "use the CPU even if a GPU is there")
+    tpu: bool = option(False, "out of scope: use TPUs")
+    bf16: bool = option(False, "train in bfloat16 with a float32 master copy of the parameters")
+    memory_efficient_bf16: bool = option(False, "bfloat16 with less memory; implies bf16")
+    fp16: bool = option(False, "train in float16 with loss scaling (needs a GPU; without one float32 is used)")
+    memory_efficient_fp16: bool = option(False, "float16 with less memory; implies fp16")
+    fp16_no_flatten_grads: bool = option(False, "keep float16 gradients per tensor instead of one flat buffer")
+    fp16_init_scale: int = option(2**7, "first loss scale in float16")
+    fp16_scale_window: int | None = option(None, "updates without overflow before the loss scale doubles")
+    fp16_scale_tolerance: float = option(0.0, "fraction of overflowing updates tolerated before the scale is lowered")
+    on_cpu_convert_precision: bool = option(False, "accepted without effect: samples are converted on the device")
+    min_loss_scale: float = option(1e-4, "stop when the loss scale falls to this value")
+    threshold_loss_scale: float | None = option(None, "never lower the loss scale below this value")
+    amp: bool = option(False, "automatic mixed precision (torch.autocast); excludes fp16")
+    amp_batch_retries: int = option(2, "tries of one batch after an overflow under amp")
+    amp_init_scale: int = option(2**7, "first loss scale under amp")
+    amp_scale_window: int | None = option(None, "updates without overflow before the amp loss scale doubles")
+    user_dir: str | None = option(None, "directory of a Python module with own tasks, models, criterions, ...")
+    empty_cache_freq: int = option(0, "empty the GPU memory cache every so many updates (0: never)")
+    all_gather_list_size: int = option(16384, "accepted without effect")
+    model_parallel_size: int = option(1, "out of scope: GPUs that share one model")
+    quantization_config_path: str | None = option(None, "out of scope: quantisation settings")
+    profile: bool = option(
+        False, "write a trace of a few early updates for TensorBoard or Perfetto; its place is logged"
+    )
+    compile: bool = option(
+        False,
+        "compile the model with torch.compile: the first updates take minutes; losses differ by rounding",
+        new=True,
+    )
+    reset_logging: bool = option(False, "replace the log handlers that hydra installed by fairseq's own")
+    suppress_crashes: bool = option(False, "log exceptions of fairseq-hydra-train instead of raising them, for sweeps")
+    use_plasma_view: bool = option(False, "accepted without effect: data are memory mapped")
+    plasma_path: str | None = option("/tmp/plasma", "accepted without effect")
+
+
+@dataclass(kw_only=True)
+class CommonEvalConfig(FairseqDataclass):
+    """Evaluation of a stored model."""
+
+    path: str | None = option(None, "checkpoint to evaluate")
+    post_process: str | None = option(
+        None, "accepted without effect: served generation", alias="--remove-bpe", const="subword_nmt"
+    )
+    quiet: bool = option(False, "accepted without effect")
+    model_overrides: str = option("{}", "Python dictionary of settings that replace those stored in the checkpoint")
+    results_path: str | None = option(None, "accepted without effect")
+
+
+@dataclass(kw_only=True)
+class DatasetConfig(FairseqDataclass):
+    """Batches, subsets and the validation schedule."""
+
+    num_workers: int = option(1, "worker processes that load data (0: in the main process)")
+    skip_invalid_size_inputs_valid_test: bool = option(False, "skip too long validation samples instead of stopping")
+    max_tokens: int | None = option(None, "most tokens in a batch, padding included")
+    batch_size: int | None = option(None, "most sentences in a batch", alias="--max-sentences")
+    required_batch_size_multiple: int = option(8, "batch sizes are multiples of this where possible")
+    required_seq_len_multiple: int = option(
+        1, "accepted without effect, as in the original: sequences are padded to the longest"
+    )
+    dataset_impl: str | None = option(
+        None, "accepted without effect: the storage format is read off the files", choices=DATASET_IMPLS
+    )
+    data_buffer_size: int | None = option(10, "batches that are preloaded")
+    train_subset: str = option("train", "name of the training split")
+    valid_subset: str = option("valid", "comma-separated names of the validation splits")
+    combine_valid_subsets: bool | None = option(
+        None, "validate on valid, valid1, ... joined to one set", alias="--combine-val"
+    )
+    ignore_unused_valid_subsets: bool | None = option(False, "do not stop when unlisted valid subsets exist")
+    validate_interval: int = option(1, "validate every so many epochs")
+    validate_interval_updates: int = option(0, "validate every so many updates (0: never)")
+    validate_after_updates: int = option(0, "do not validate before this many updates")
+    fixed_validation_seed: int | None = option(None, "seed of validation masks, the same in every epoch")
+    disable_validation: bool = option(False, "never validate")
+    max_tokens_valid: int | None = option(II("dataset.max_tokens"), "most tokens in a validation batch")
+    batch_size_valid: int | None = option(
+        II("dataset.batch_size"), "most sentences in a validation batch", alias="--max-sentences-valid"
+    )
+    max_valid_steps: int | None = option(None, "validate on at most so many batches", alias="--nval")
+    exact_valid_steps: bool = option(
+        False, "stop after max-valid-steps batches; the original evaluates one more", new=True
+    )
+    curriculum: int = option(0, "do not shuffle batches in the first so many epochs")
+    gen_subset: str = option("test", "accepted without effect: served generation")
+    num_shards: int = option(1, "accepted without effect: served generation")
+    shard_id: int = option(0, "accepted without effect: served generation")
+    grouped_shuffling: bool = option(False, "shuffle groups of batches, one batch per worker, together")
+    update_epoch_batch_itr: bool = option(II("dataset.grouped_shuffling"), "rebuild the batch iterator every epoch")
+    update_ordered_indices_seed: bool = option(
+        False, "accepted without effect: the order of masked-LM samples is fixed"
+    )
+
+
+@dataclass(kw_only=True)
+class OptimizationConfig(FairseqDataclass):
+    """Length of training, learning rate and gradient handling."""
+
+    max_epoch: int = option(0, "stop after this many epochs (0: no limit)")
+    max_update: int = option(0, "stop after this many updates (0: no limit)")
+    stop_time_hours: float = option(0.0, "stop after this many hours of training, earlier runs included (0: no limit)")
+    clip_norm: float = option(0.0, "clip the gradient to this norm (0: do not)")
+    sentence_avg: bool = option(False, "accepted without effect on masked_lm, whose loss is per predicted token")
+    update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
+    lr: list[float] = option([0.25], "learning rate; a list gives one value per epoch for schedules that use it")
+    stop_min_lr: float = option(-1.0, "stop when the learning rate falls to this value (-1: never)")
+    use_bmuf: bool = option(False, "out of scope: block-wise model updates")
+    skip_remainder_batch: bool = option(False, "drop the incomplete group of batches at the end of an epoch")
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig(FairseqDataclass):
+    """Which checkpoints are read, written and kept."""
+
+    save_dir: str = option("checkpoints", "directory of the checkpoints")
+    restore_file: str = option(
+        "checkpoint_last.pt",
+        "checkpoint to continue from; the default looks in save_dir, a missing other file is an error",
+    )
+    continue_once: str | None = option(None, "continue from this file unless save_dir already has a last checkpoint")
+    finetune_from_model: str | None = option(None, "start from the weights of this checkpoint, nothing else of it")
+    reset_dataloader: bool = option(False, "do not restore the position in the data")
+    reset_lr_scheduler: bool = option(False, "do not restore the learning-rate schedule")
+    reset_meters: bool = option(False, "do not restore statistics")
+    reset_optimizer: bool = option(False, "do not restore the optimizer, and count updates from 0")
+    optimizer_overrides: str = option("{}", "Python dictionary of optimizer settings that replace the stored ones")
+    save_interval: int = option(1, "save every so many epochs")
+    save_interval_updates: int = option(0, "save (and validate) every so many updates (0: never)")
+    keep_interval_updates: int = option(-1, "keep the last so many of the checkpoints saved by updates (-1: all)")
+    keep_interval_updates_pattern: int = option(
+        -1, "additionally keep those whose update is a multiple of this (-1: none)"
+    )
+    keep_last_epochs: int = option(-1, "keep the last so many epoch checkpoints (-1: all)")
+    keep_best_checkpoints: int = option(-1, "keep so many best checkpoints (-1: only checkpoint_best)")
+    no_save: bool = option(False, "write no checkpoints")
+    no_epoch_checkpoints: bool = option(False, "write only the last and best checkpoints")
+    no_last_checkpoints: bool = option(False, "do not write checkpoint_last")
+    no_save_optimizer_state: bool = option(False, "leave the optimizer state out of checkpoints")
+    best_checkpoint_metric: str = option("loss", "validation statistic that decides which checkpoint is best")
+    maximize_best_checkpoint_metric: bool = option(False, "the larger that statistic the better")
+    patience: int = option(-1, "stop after so many validations without improvement (-1: never)")
+    checkpoint_suffix: str = option("", "text added to the checkpoint file names")
+    checkpoint_shard_count: int = option(1, "files that hold one sharded checkpoint")
+    load_checkpoint_on_all_dp_ranks: bool = option(False, "read the checkpoint on every worker instead of broadcasting")
+    write_checkpoints_asynchronously: bool = option(
+        False, "write checkpoints in a background thread", alias="--save-async"
+    )
+    model_parallel_size: int = option(II("common.model_parallel_size"), "")
+
+
+@dataclass(kw_only=True)
+class EMAConfig(FairseqDataclass):
+    """Exponential moving average of the parameters."""
+
+    store_ema: bool = option(False, "keep an exponential moving average of the parameters and store it")
+    ema_decay: float = option(0.9999, "weight of the old average in each step")
+    ema_start_update: int = option(0, "copy the parameters until this many updates")
+    ema_seed_model: str | None = option(None, "checkpoint to start the average from")
+    ema_update_freq: int = option(1, "update the average every so many updates")
+    ema_fp32: bool = option(False, "keep the average in float32 even if the model is not")
+
+
+DDP_BACKENDS = ("c10d", "fully_sharded", "legacy_ddp", "no_c10d", "pytorch_ddp", "slowmo")
+PIPELINE = "out of scope: pipeline parallelism"
+SLOWMO = "out of scope: slow momentum"
+
+
+def _local_rank() -> int:
+    value = os.environ.get("LOCAL_RANK", "0")
+    return int(value) if value.isdigit() else 0
+
+
+@dataclass(kw_only=True)
+class DistributedTrainingConfig(FairseqDataclass):
+    """Processes, their rendezvous and how gradients and parameters are spread over them."""
+
+    distributed_world_size: int = option(1, "processes that train together")
+    distributed_num_procs: int | None = option(0, "processes to start on this machine (set by the launcher)")
+    distributed_rank: int | None = option(0, "rank of this process")
+    distributed_backend: str = option("nccl", "communication library")
+    distributed_init_method: str | None = option(None, "address of the rendezvous, for example tcp://host:port")
+    distributed_port: int = option(-1, "port of the rendezvous (-1: not needed)")
+    device_id: int = option(_local_rank, "GPU of this process (default: LOCAL_RANK)", alias="--local_rank")
+    distributed_no_spawn: bool = option(False, "start no processes even if there are several GPUs")
+    ddp_backend: str = option("pytorch_ddp", "how gradients are averaged", choices=DDP_BACKENDS)
+    ddp_comm_hook: str = option("none", "compression of gradients on the wire", choices=("none", "fp16"))
+    bucket_cap_mb: int = option(25, "megabytes of one gradient bucket")
+    fix_batches_to_gpus: bool = option(False, "shuffle batches within a worker only, so that each keeps its data")
+    find_unused_parameters: bool = option(False, "look for parameters without gradient in every update")
+    gradient_as_bucket_view: bool = option(False, "let gradients be views of the buckets, to save memory")
+    fast_stat_sync: bool = option(False, "accepted without effect (deprecated)")
+    heartbeat_timeout: int = option(-1, "kill the job after so many seconds without progress (-1: never)")
+    broadcast_buffers: bool = option(False, "copy buffers from rank 0 at every update")
+    slowmo_momentum: float | None = option(None, SLOWMO)
+    slowmo_base_algorithm: str = option("localsgd", SLOWMO)
+    localsgd_frequency: int = option(3, SLOWMO)
+    nprocs_per_node: int = option(1, "processes per machine")
+    pipeline_model_parallel: bool = option(False, PIPELINE)
+    pipeline_balance: str | None = option(None, PIPELINE)
+    pipeline_devices: str | None = option(None, PIPELINE)
+    pipeline_chunks: int | None = option(0, PIPELINE)
+    pipeline_encoder_balance: str | None = option(None, PIPELINE)
+    pipeline_encoder_devices: str | None = option(None, PIPELINE)
+    pipeline_decoder_balance: str | None = option(None, PIPELINE)
+    pipeline_decoder_devices: str | None = option(None, PIPELINE)
+    pipeline_checkpoint: str = option("never", PIPELINE, choices=("always", "never", "except_last"))
+    zero_sharding: str = option("none", "shard the optimizer state over the workers", choices=("none", "os"))
+    fp16: bool = option(II("common.fp16"), "")
+    memory_efficient_fp16: bool = option(II("common.memory_efficient_fp16"), "")
+    tpu: bool = option(II("common.tpu"), "")
+    no_reshard_after_forward: bool = option(False, "keep full parameters between forward and backward (FSDP)")
+    fp32_reduce_scatter: bool = option(False, "reduce gradients in float32 (FSDP)")
+    cpu_offload: bool = option(False, "keep parameters and optimizer state on the CPU (FSDP)")
+    use_sharded_state: bool = option(False, "write one checkpoint file per worker (FSDP)")
+    not_fsdp_flatten_parameters: bool = option(False, "do not flatten parameters (FSDP)")
+
 
 _ABSENT = ("GenerationConfig", "EvalLMConfig", "InteractiveConfig", "FairseqBMUFConfig")
 

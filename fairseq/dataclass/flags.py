@@ -8,8 +8,7 @@ import typing
 from enum import Enum
 from typing import Any, NoReturn
 
-from fairseq.dataclass.base import MISSING, FieldSpec, field_specs, is_interpolation
-from fairseq.dataclass.values import coerce
+from fairseq.dataclass.base import MISSING, FieldSpec, coerce, field_specs, is_interpolation
 from fairseq.errors import ConfigError
 from fairseq.registry import nearest
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fairseq.errors import OutOfScopeError
-from fairseq.scope import HERE
+from fairseq.refusals import HERE
 
 # Sections that are stored with their defaults only, so that the original can read our checkpoints.
 STORED_SECTIONS: dict[str, dict[str, Any]] = {

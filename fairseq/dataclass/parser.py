@@ -14,15 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fairseq.dataclass import legacy
-from fairseq.dataclass.base import MISSING, field_specs
-from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.base import GROUPS, MISSING, field_specs, model_config_class
+from fairseq.dataclass.configs import DATASET_IMPLS, SECTIONS
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
-from fairseq.dataclass.names import GROUPS, model_config_class
-from fairseq.dataclass.sections import DATASET_IMPLS
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, FairseqError, OutOfScopeError
+from fairseq.refusals import HERE
 from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, MODELS, TASKS
-from fairseq.scope import HERE
 
 # Old defaults that are out of scope: accepted as long as nothing is built from them.
 OLD_CRITERION = "cross_entropy"

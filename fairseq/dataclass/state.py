@@ -11,11 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq.dataclass import legacy
-from fairseq.dataclass.base import field_specs
-from fairseq.dataclass.build import ORDER, build_config
+from fairseq.dataclass.base import GROUPS, component_config_class, field_specs
+from fairseq.dataclass.build import ORDER, build_config, nest, upgrade_args
 from fairseq.dataclass.configs import SECTIONS
-from fairseq.dataclass.names import GROUPS, component_config_class
-from fairseq.dataclass.namespace import nest, upgrade_args
 from fairseq.errors import FairseqError
 
 logger = logging.getLogger(__name__)

@@ -1,16 +1,108 @@
-"""Loading a model by directory or published name, with its task and BPE (``from_pretrained``)."""
+"""From a model's name, address or path to a local directory: download, cache, unpack.
+
+Loading a model by directory or published name, with its task and BPE (``from_pretrained``).
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fairseq.data.cached_path import cache_directory, url_to_filename
 from fairseq.dataclass.user_module import import_user_module
-from fairseq.models.archives import is_address, model_directory
+from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.models.loading import load_model_ensemble_and_task
+
+TIMEOUT_SECONDS = 20
+
+
+def is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://", "s3://"))
+
+
+def model_directory(name_or_path: str, shown_as: str, files: str) -> Path:
+    """The local directory of ``name_or_path`` (directory, archive or address).
+
+    ``shown_as`` is what the user typed and ``files`` what is looked for, for the error: DataNotFoundError when
+    nothing is there or the address cannot be reached.
+    """
+    if is_address(name_or_path):
+        return _fetched(name_or_path, shown_as, files)
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file() and tarfile.is_tarfile(path):
+        target = cache_directory() / url_to_filename(str(path.resolve()))
+        if not target.is_dir() or target.stat().st_mtime < path.stat().st_mtime:
+            shutil.rmtree(target, ignore_errors=True)
+            unpack(path, target)
+        return target
+    if path.is_file():
+        raise DataNotFoundError(f"{shown_as!r} is a file, not a directory or archive with {files}; name its directory")
+    raise DataNotFoundError(
+        f"{shown_as!r} is neither a directory with {files} nor a published model; check the spelling of the path or name"
+    )
+
+
+def _fetched(address: str, shown_as: str, files: str) -> Path:
+    """The unpacked archive at ``address``, from the cache if it is there (whatever its version), else downloaded.
+
+    The cache names are those of the original, sha256(address) with an optional sha256(ETag) after a dot, so that a
+    cache it filled is used; unlike it, a filled cache works offline.
+    """
+    cache = cache_directory()
+    key = url_to_filename(address)
+    for found in sorted(cache.glob(f"{key}*")):
+        if found.suffix not in (".json", ".lock", ".part") and found.is_dir():
+            return found
+        if found.is_file() and tarfile.is_tarfile(found):
+            unpacked = found.with_name(f"{found.name}.unpacked")
+            unpack(found, unpacked)
+            return unpacked
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / key
+    with tempfile.NamedTemporaryFile(dir=cache, suffix=".part") as part:
+        try:
+            with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as response:
+                shutil.copyfileobj(response, part)
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise DataNotFoundError(
+                f"cannot download {shown_as!r} from {address} ({reason}); without a network put {files} from that archive "
+                f"into the directory {target} (or into any directory, and give its path instead of the name)"
+            ) from None
+        part.flush()
+        unpack(Path(part.name), target)
+    (cache / f"{key}.json").write_text(json.dumps({"url": address, "etag": None}), encoding="utf-8")
+    return target
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Extract ``archive`` into ``target``; a single top directory in it becomes ``target`` itself.
+
+    Members that point outside, links out of the tree and devices are refused by tar's ``data`` filter.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
+        content = Path(directory) / "content"
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(content, filter="data")
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise CheckpointError(f"cannot unpack the archive {archive}: {error}") from None
+        inside = list(content.iterdir())
+        top = inside[0] if len(inside) == 1 and inside[0].is_dir() else content
+        os.replace(top, target)  # at once: a killed process leaves no half-filled directory behind
+
 
 # Files of a model directory that set an option of the BPE.
 BPE_FILES = {

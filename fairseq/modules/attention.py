@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
 from fairseq.modules.attention_backends import attend, check_backend
-from fairseq.modules.context import EncoderContext
-from fairseq.modules.linear import Linear
+from fairseq.modules.encoder import EncoderContext
+from fairseq.modules.feed_forward import Linear
 from fairseq.registry import TOKEN_MIXERS
 
 

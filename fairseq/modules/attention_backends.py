@@ -28,8 +28,8 @@ from torch import Tensor
 
 from fairseq.errors import ConfigError
 from fairseq.modules.attention_bias import ALiBi
-from fairseq.modules.context import EncoderContext
 from fairseq.modules.dropout import dropout as drop
+from fairseq.modules.encoder import EncoderContext
 from fairseq.ops import library
 from fairseq.ops.alibi_attention import alibi_attention
 from fairseq.ops.packed_attention import packed_attention

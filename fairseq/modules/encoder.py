@@ -1,4 +1,12 @@
-"""The encoder: embeddings, positions, a stack of layers, an optional last norm.
+"""What the layers of one forward pass share besides the hidden states.
+
+Legend: B batch, T tokens, H heads, C channels, N real tokens, R of them that are read.
+
+One encoder layer: a token mixer and a channel mixer, each with a residual connection and a norm.
+
+Legend: B batch, T tokens, C channels.
+
+The encoder: embeddings, positions, a stack of layers, an optional last norm.
 
 Legend: B batch, T tokens, C channels, H heads, L layers, N real tokens.
 """
@@ -7,20 +15,117 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fairseq.modules.attention_bias import AttentionBias
-from fairseq.modules.context import EncoderContext
-from fairseq.modules.declared import declares
-from fairseq.modules.dropout import dropout
-from fairseq.modules.embeddings import mask_out, position_ids_from_padding
-from fairseq.modules.encoder_layer import EncoderLayer
-from fairseq.modules.packing import Packing, read_rows, scatter_rows
+from fairseq.modules.dropout import dropout, dropout_add, dropout_add_norm
+from fairseq.modules.packing import Packing, declares, read_rows, scatter_rows
+from fairseq.modules.positions import mask_out, position_ids_from_padding
+
+
+@dataclass
+class EncoderContext:
+    """Made once per pass by the encoder and handed to every layer; grows fields instead of layers growing arguments.
+
+    ``padding`` is (B, T), True = padding, or None when the batch holds none (attention is quicker without a mask).
+    ``attention_bias`` is added to the attention scores of every sequence, or None. With ``packing`` the hidden states
+    are (1, N, C), the real tokens of one sequence after the other, and there is no ``padding``; only layers whose token
+    mixer has ``packs = True`` meet it. ``read`` is for the last layer only: the rows, of hidden states seen as (B T, C),
+    that anything reads. The layer then gives those, (1, R, C).
+    """
+
+    padding: Tensor | None = None
+    attention_bias: AttentionBias | None = None
+    packing: Packing | None = None
+    read: Tensor | None = None
+    _dense_bias: Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, padding: Tensor | None, attention_bias: AttentionBias | None = None) -> EncoderContext:
+        """A context that keeps ``padding`` only if something in it is True.
+
+        Looking costs one transfer from the device a pass; under ``torch.compile`` it would break the graph, so there
+        the mask is kept as it is.
+        """
+        if padding is not None and not torch.compiler.is_compiling() and padding.device.type != "meta":
+            padding = padding if bool(padding.any()) else None
+        return cls(padding, attention_bias)
+
+    def select(self, x: Tensor) -> Tensor:
+        """The rows of ``x`` (B, T, C) that are read, (1, R, C); all of it, as it is, before the last layer."""
+        return x if self.read is None else x.flatten(0, 1).index_select(0, self.read).unsqueeze(0)
+
+    def key_mask(self) -> Tensor | None:
+        """(B, 1, 1, T), True = may be attended to, as ``scaled_dot_product_attention`` wants it."""
+        return None if self.padding is None else ~self.padding[:, None, None, :]
+
+    def dense_bias(self, scores: Tensor) -> Tensor | None:
+        """The bias (1 or H, T, T) for ``scores`` (B, H, T, T) or anything of their dtype, device and last size but one.
+
+        It is made once a pass, for the longest sequence, and only if a layer asks: not every backend needs it.
+        """
+        if self.attention_bias is None:
+            return None
+        tokens = scores.size(-2)
+        if self._dense_bias is None:
+            longest = tokens if self.packing is None else max(self.packing.lengths)
+            self._dense_bias = self.attention_bias.dense(longest, scores.device, scores.dtype)
+        return self._dense_bias[:, :tokens, :tokens]
+
+
+L = TypeVar("L", bound=nn.Module)
+
+
+class EncoderLayer(nn.Module):
+    """x + mix(x), twice, normalised after each sum (post-norm) or before each mixer (pre-norm).
+
+    ``token_mixer(x, context)`` and ``channel_mixer(x)`` map (B, T, C) to (B, T, C). Of a last layer's hidden states
+    sometimes only some are read (`EncoderContext.read`); what follows the mixing is then done for these.
+
+    Checkpoints name the parts of the standard feed-forward block ``fc1`` and ``fc2`` of the layer itself: the children of
+    a channel mixer with ``hoisted = True`` are registered here under their own names and the mixer only refers to them;
+    any other mixer is the child ``channel_mixer``.
+    """
+
+    def __init__(
+        self, dim: int, token_mixer: nn.Module, channel_mixer: nn.Module, *, pre_norm: bool, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.dropout = dropout
+        self.self_attn = token_mixer
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        if getattr(channel_mixer, "hoisted", False):
+            object.__setattr__(self, "channel_mixer", channel_mixer)
+            for name, child in channel_mixer.named_children():
+                self.add_module(name, child)
+        else:
+            self.channel_mixer = channel_mixer
+        self.final_layer_norm = nn.LayerNorm(dim)
+
+    def train(self: L, mode: bool = True) -> L:
+        """As usual, reaching a hoisted channel mixer too."""
+        self.__dict__.get("channel_mixer", self).training = mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
+        p, training = self.dropout, self.training
+        # A mixer that does not say so has never heard of rows that are not read, nor may what it calls hear of them.
+        selects = context.read is None or declares(self.self_attn, "selects", "forward")
+        mixed = self.self_attn(
+            self.self_attn_layer_norm(x) if self.pre_norm else x, context if selects else replace(context, read=None)
+        )
+        x, mixed = context.select(x), mixed if selects else context.select(mixed)
+        if self.pre_norm:
+            x = dropout_add(mixed, x, p, training)
+            return dropout_add(self.channel_mixer(self.final_layer_norm(x)), x, p, training)
+        x = dropout_add_norm(mixed, x, self.self_attn_layer_norm, p, training)
+        return dropout_add_norm(self.channel_mixer(x), x, self.final_layer_norm, p, training)
 
 
 class EncoderOutput(NamedTuple):

@@ -6,6 +6,8 @@ begin and end.
 
 Legend: B batch, T tokens of the longest sequence, C channels, N real tokens of the batch, n those of one sequence,
 R rows that are read.
+
+What a part of a model says of itself, as far as it can be trusted.
 """
 
 from __future__ import annotations
@@ -83,3 +85,16 @@ def _looks_at(mask: Tensor) -> bool:
     if torch.compiler.is_compiling() or mask.device.type != "cpu" or not mask.numel():
         return False
     return os.environ.get("FAIRSEQ_NATIVE") != "0"
+
+
+def declares(part: object, name: str, *methods: str) -> bool:
+    """Whether the class attribute ``name`` of ``part`` is true of its ``methods``.
+
+    It has to stand in the very class that defines the method: a subclass that defines it again, without saying so, knows
+    nothing of what its parent can do.
+    """
+    for method in methods:
+        owner = next(kind for kind in type(part).__mro__ if method in vars(kind))
+        if method in vars(part) or not vars(owner).get(name, False):
+            return False
+    return True

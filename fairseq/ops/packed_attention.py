@@ -14,10 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.ops import (
-    alibi_attention,  # noqa: F401  (declares the operators that the twins call)
-    library,
-)
+from fairseq.ops import library
 
 
 def packed_attention(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fairseq.ops import library
 from fairseq.ops.adam import adam_with_mirrors_
-from fairseq.optim.grad_norm import Factor
+from fairseq.optim.fairseq_optimizer import Factor
 
 #: Values handled at a time on the CPU. A multiple of the kernel's vector width, so that where pieces are cut never
 #: changes a result; small enough that weight, moments and gradient of a piece fit a core's cache.

@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.optim.build import build_optimizer
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer
-from fairseq.optim.wrapped_optimizer import WrappedOptimizer
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, WrappedOptimizer, build_optimizer
 
 
 class LossScale:

@@ -1,23 +1,91 @@
-"""What every optimizer offers to the trainer, and the legacy base for user code.
+"""The total L2 norm of a list of gradients, and clipping by it.
+
+What every optimizer offers to the trainer, and the legacy base for user code.
 
 A fairseq optimizer wraps a ``torch.optim.Optimizer``. The trainer calls, in this order: ``zero_grad``, ``backward``
 (once per micro-batch), ``multiply_grads``, ``clip_grad_norm``, ``step``.
+
+Register optimizers by decorator and build the chosen one.
+
+Base of the optimizers that stand around another one for the sake of a low precision.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from fairseq.errors import ConfigError
-from fairseq.optim.grad_norm import clip
+from fairseq.ops import library
+from fairseq.ops.adam import block_norms
 from fairseq.optim.state_layout import fit_state
+from fairseq.registry import OPTIMIZERS, RegistryView
+from fairseq.tree import HALF
+
+#: Values summed into one partial norm. A fixed width makes the result independent of the number of threads, lets the
+#: threads share one large tensor, and keeps float32 sums short (the vocabulary has tens of millions of entries).
+BLOCK = 2048
+
+Factor = float | Tensor
+"""What gradients are multiplied by. Reading a number from a GPU would wait for all that it has still to do."""
+
+
+def total_norm(grads: Sequence[Tensor]) -> Tensor:
+    """L2 norm over all values of all ``grads``, accumulated in float32; 0-dim float32 on the gradients' device."""
+    if not grads:
+        return torch.zeros((), dtype=torch.float32)
+    if grads[0].device.type != "cpu":
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(grads), 2, dtype=torch.float32)))
+    if library.compiled_for("block_norms", "cpu") and all(g.dtype in HALF and g.is_contiguous() for g in grads):
+        return torch.linalg.vector_norm(block_norms(grads, BLOCK))
+    partial: list[Tensor] = []
+    buffer: Tensor | None = None
+    for grad in grads:
+        flat = grad.detach().reshape(-1)
+        if flat.dtype == torch.float32:
+            partial += _block_norms(flat)
+            continue
+        # Converting in cache and summing there is several times faster than a reduction over bfloat16.
+        buffer = torch.empty(128 * BLOCK) if buffer is None else buffer
+        for piece in flat.split(buffer.numel()):
+            partial += _block_norms(buffer[: piece.numel()].copy_(piece))
+    return torch.linalg.vector_norm(torch.cat(partial)) if partial else torch.zeros(())
+
+
+def _block_norms(flat: Tensor) -> list[Tensor]:
+    """Norms of consecutive blocks of a float32 vector, in one or two tensors."""
+    full = flat.numel() // BLOCK * BLOCK
+    norms = [torch.linalg.vector_norm(flat[:full].view(-1, BLOCK), dim=1)] if full else []
+    return norms + ([torch.linalg.vector_norm(flat[full:]).view(1)] if full < flat.numel() else [])
+
+
+def as_factor(number: float | Tensor) -> Factor:
+    """``number`` as a factor on gradients: a float, but a tensor that is on another device stays there, unread."""
+    return number if torch.is_tensor(number) and number.device.type != "cpu" else float(number)
+
+
+def clip_coefficient(norm: Tensor, max_norm: float) -> Factor:
+    """``min(1, max_norm / (norm + 1e-6))``; NaN for a NaN norm. Reading it from another device is left to the caller."""
+    return as_factor((max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+def clip(
+    grads: Sequence[Tensor], max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Scale ``grads`` in place to a total norm of at most ``max_norm`` (0: leave them); returns the norm before."""
+    norm = total_norm(grads)
+    if aggregate_norm_fn is not None:
+        norm = aggregate_norm_fn(norm)
+    if max_norm > 0 and grads:
+        torch._foreach_mul_(list(grads), clip_coefficient(norm, max_norm))
+    return norm
+
 
 Mirrors = Mapping[Tensor, Sequence[Parameter]]
 
@@ -201,3 +269,68 @@ class LegacyFairseqOptimizer(FairseqOptimizer):
     def __init__(self, args: Any) -> None:
         super().__init__(args)
         self.args = args
+
+
+C = TypeVar("C")
+
+OPTIMIZER_REGISTRY = RegistryView(OPTIMIZERS)
+
+
+def register_optimizer(name: str, dataclass: type | None = None) -> Callable[[C], C]:
+    """Class decorator: make a :class:`FairseqOptimizer` available as ``--optimizer name``."""
+    return OPTIMIZERS.register(name, dataclass=dataclass, base=FairseqOptimizer)
+
+
+def build_optimizer(cfg: Any, params: Iterable[Any], **kwargs: Any) -> FairseqOptimizer:
+    """Build the optimizer that ``cfg`` names.
+
+    ``cfg``: the ``optimizer`` node (its ``_name`` chooses), an old flat Namespace (``cfg.optimizer`` chooses), or a
+    name. ``params``: parameters, ``(name, parameter)`` pairs, or old-style dictionaries of parameters; those that need
+    no gradient are left out. Raises ConfigError when nothing is chosen or nothing is to be trained.
+    """
+    name = cfg if isinstance(cfg, str) else getattr(cfg, "_name", None) or getattr(cfg, "optimizer", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"no optimizer was chosen; give --optimizer (known: {', '.join(OPTIMIZERS.names())})")
+    cls = OPTIMIZERS.get(name)
+    config_class: Any = OPTIMIZERS.config_class(name)
+    if config_class is not None and isinstance(cfg, str):
+        cfg = config_class()
+    elif config_class is not None and isinstance(cfg, argparse.Namespace):
+        cfg = config_class.from_namespace(cfg)
+    given = [item for p in params for item in (p.values() if isinstance(p, dict) else (p,))]
+    pairs = [item if isinstance(item, tuple) else ("", item) for item in given]
+    pairs = [(key, param) for key, param in pairs if param.requires_grad]
+    if not pairs:
+        raise ConfigError("the model has no parameter to train")
+    builder = getattr(cls, "build_optimizer", cls)
+    return builder(cfg, pairs if cls.needs_names else [param for _, param in pairs], **kwargs)
+
+
+class WrappedOptimizer(FairseqOptimizer):
+    """``fp32_optimizer`` is what does the updates; its options, rate and groups are this one's."""
+
+    def __init__(self, cfg: Any, fp32_optimizer: FairseqOptimizer) -> None:
+        super().__init__(cfg)
+        self.fp32_optimizer = fp32_optimizer
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.fp32_optimizer.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        self.fp32_optimizer.optimizer = optimizer
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        return self.fp32_optimizer.optimizer_config
+
+    @property
+    def supports_flat_params(self) -> bool:
+        return self.fp32_optimizer.supports_flat_params
+
+    def get_lr(self) -> float:
+        return self.fp32_optimizer.get_lr()
+
+    def set_lr(self, lr: float) -> None:
+        self.fp32_optimizer.set_lr(lr)

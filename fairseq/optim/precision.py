@@ -22,8 +22,7 @@ from torch.nn import Parameter
 
 from fairseq.errors import ConfigError
 from fairseq.optim.amp_optimizer import AMPOptimizer
-from fairseq.optim.build import build_optimizer
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, build_optimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
 from fairseq.tree import HALF, map_tensors
 

@@ -7,10 +7,10 @@ __getattr__, __dir__, __all__ = exporter(
     {
         "FairseqTask": "fairseq_task",
         "LegacyFairseqTask": "fairseq_task",
-        "TASK_DATACLASS_REGISTRY": "registration",
-        "TASK_REGISTRY": "registration",
-        "get_task": "registration",
-        "register_task": "registration",
-        "setup_task": "registration",
+        "TASK_DATACLASS_REGISTRY": "fairseq_task",
+        "TASK_REGISTRY": "fairseq_task",
+        "get_task": "fairseq_task",
+        "register_task": "fairseq_task",
+        "setup_task": "fairseq_task",
     },
 )

@@ -1,4 +1,7 @@
-"""`FairseqTask`: base of all tasks: dictionaries, data sets and batches, one training or validation step."""
+"""`FairseqTask`: base of all tasks: dictionaries, data sets and batches, one training or validation step.
+
+Registering tasks and setting them up from their configuration.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,22 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from fairseq import criterions, models
 from fairseq.data import encoders
-from fairseq.data.data_utils import split_paths
+from fairseq.data.batching import filter_by_size
+from fairseq.data.datasets import FairseqDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.epoch_batch_iterator import EpochBatchIterator
-from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.sizing import filter_by_size
+from fairseq.data.indexed_dataset import split_paths
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.text import tokenize_line
-from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.errors import DataError, OutOfScopeError
+from fairseq.dataclass.flags import gen_parser_from_dataclass
+from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from fairseq.logging import metrics
+from fairseq.registry import TASKS, RegistryView
 from fairseq.rng import numpy_seed
 
 logger = logging.getLogger(__name__)
@@ -320,3 +324,40 @@ class LegacyFairseqTask(FairseqTask):
 
     def has_sharded_data(self, split: str) -> bool:
         return len(split_paths(getattr(self.args, "data", "") or "")) > 1
+
+
+C = TypeVar("C")
+
+TASK_REGISTRY = RegistryView(TASKS)
+TASK_DATACLASS_REGISTRY = RegistryView(TASKS, TASKS.config_class)
+
+
+def register_task(name: str, dataclass: type | None = None) -> Callable[[C], C]:
+    """Class decorator: the task becomes available as ``--task name``, with ``dataclass`` for its settings."""
+    return TASKS.register(name, dataclass=dataclass, base=FairseqTask)
+
+
+def get_task(name: str) -> type[FairseqTask]:
+    """The task class called ``name``."""
+    return TASKS.get(name)
+
+
+def setup_task(cfg: Any, bpe: Any = None, **kwargs: Any) -> FairseqTask:
+    """The task that ``cfg`` describes: a configuration node, a dataclass instance or a (flat) argparse.Namespace.
+
+    ``bpe`` is the run's encoder section (whole-word masking needs it); further arguments go to the task's own
+    ``setup_task``. Raises ConfigError for an unknown task and OutOfScopeError for one that this project leaves out.
+    """
+    name = getattr(cfg, "task", None)
+    if not isinstance(name, str):
+        name = getattr(cfg, "_name", None)
+    if not name:
+        raise ConfigError(f"the task section names no task; known: {', '.join(TASKS.names())}")
+    cls = TASKS.get(name)
+    config = TASKS.config_class(name)
+    if isinstance(cfg, argparse.Namespace) and config is not None and hasattr(config, "from_namespace"):
+        cfg = config.from_namespace(cfg)
+    task = cls.setup_task(cfg, **kwargs)
+    # Set afterwards, because a plugin's setup_task may hand its arguments on to a constructor that does not know it.
+    task.bpe_config = bpe
+    return task

@@ -13,23 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from fairseq.data.attributes import IdDataset, NumelDataset, NumSamplesDataset
-from fairseq.data.data_utils import load_indexed_dataset, split_paths
+from fairseq.data.datasets import FairseqDataset, NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.encoders.utils import get_whole_word_mask
-from fairseq.data.fairseq_dataset import FairseqDataset
-from fairseq.data.mask_tokens_dataset import MaskTokensDataset
-from fairseq.data.nested_dictionary_dataset import NestedDictionaryDataset
-from fairseq.data.pad_dataset import RightPadDataset
-from fairseq.data.selection import SortDataset
-from fairseq.data.shorten_dataset import maybe_shorten_dataset
+from fairseq.data.indexed_dataset import load_indexed_dataset, split_paths
+from fairseq.data.masking import MaskTokensDataset, get_whole_word_mask
+from fairseq.data.sampling import SortDataset
 from fairseq.data.token_block_dataset import TokenBlockDataset
-from fairseq.data.token_edits import PrependTokenDataset
+from fairseq.data.wrappers import (
+    IdDataset,
+    NumelDataset,
+    NumSamplesDataset,
+    PrependTokenDataset,
+    RightPadDataset,
+    maybe_shorten_dataset,
+)
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from fairseq.rng import legacy_permutation
 from fairseq.tasks.configs import MaskedLMConfig
-from fairseq.tasks.fairseq_task import FairseqTask
-from fairseq.tasks.registration import register_task
+from fairseq.tasks.fairseq_task import FairseqTask, register_task
 
 __all__ = ["MaskedLMConfig", "MaskedLMTask"]
 

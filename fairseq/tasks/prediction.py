@@ -2,13 +2,22 @@
 
 Examples are joined as the checkpoint's task joined them in training, cut to the model's length, batched by length, and
 answered in their own order. Legend: B batch, T tokens, K classes, values or choices.
+
+Writing a file of predictions, whole or not at all.
+
+Labels of words on disk: columns, as ``conlleval`` reads them.
+
+Answers on disk, in the form that SQuAD's official scripts read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +25,12 @@ import torch
 from torch import Tensor
 
 from fairseq.data.concat_dataset import ConcatSentencesDataset
-from fairseq.data.list_dataset import ListDataset
-from fairseq.data.sentence_pairs import check_not_empty, check_same_length, load_sentences, require_sentences
-from fairseq.data.token_edits import PrependTokenDataset
+from fairseq.data.wrappers import ListDataset, PrependTokenDataset
 from fairseq.errors import ConfigError, DataError
-from fairseq.tasks.sentence_prediction import SentencePredictionTask
-from fairseq.tasks.sentence_ranking import SentenceRankingTask
-from fairseq.tasks.sentence_task import MASK
+from fairseq.finetune.sentences import check_not_empty, check_same_length, load_sentences, require_sentences
+from fairseq.finetune.spans import Decision, SpanSource, answer_text, best_answers
+from fairseq.tasks.choices import SentenceRankingTask
+from fairseq.tasks.sentence_task import MASK, SentencePredictionTask
 
 CLASSES, SETS, VALUES, CHOICES = "classes", "sets", "values", "choices"
 
@@ -200,3 +208,54 @@ def _outputs(head: Any, name: str) -> int:
     if projection is None or not hasattr(head, "dense"):
         raise ConfigError(f"the head {name} works on single tokens; only heads of whole sentences are supported here")
     return int(projection.out_features)
+
+
+def write_text(path: str, text: str) -> None:
+    """Write ``text`` to ``path``, whose directory is made if need be. Raises DataError when that is not possible."""
+    place = Path(path)
+    beside = place.with_name(place.name + ".partial")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(beside, place)
+    except OSError as error:
+        raise DataError(f"cannot write the predictions to {path}: {error.strerror or error}") from None
+
+
+def write_labels(
+    path: str,
+    words: Sequence[Sequence[str]],
+    targets: Sequence[Sequence[str]] | None,
+    predictions: Sequence[Sequence[str]],
+) -> None:
+    """Write ``word target prediction`` a line (without ``targets``: ``word prediction``), an empty line after a sentence."""
+    columns = [words, predictions] if targets is None else [words, targets, predictions]
+    blocks = (
+        "".join(" ".join(row) + "\n" for row in zip(*sentence, strict=True)) for sentence in zip(*columns, strict=True)
+    )
+    write_text(path, "".join(block + "\n" for block in blocks))
+
+
+def write_answers(path: str, source: SpanSource, decisions: Mapping[int, Decision], allow_no_answer: bool) -> None:
+    """Write ``{question id: answer}`` to ``path``, and beside it ``FILE.nbest.json`` with the best spans.
+
+    With ``allow_no_answer`` also ``FILE.null_odds.json``: by how much (in logits) no answer leads, for the
+    ``--na-prob-file`` of evaluate-v2.0.py.
+    """
+    ids = {number: source.records[number].id for number in decisions}
+    contents: dict[str, dict[str, Any]] = {
+        path: {ids[number]: answer_text(source, number, decision) for number, decision in decisions.items()},
+        _beside(path, "nbest"): {
+            ids[number]: [answer._asdict() for answer in best_answers(source, number, decision, allow_no_answer)]
+            for number, decision in decisions.items()
+        },
+    }
+    if allow_no_answer:
+        contents[_beside(path, "null_odds")] = {ids[number]: found.margin for number, found in decisions.items()}
+    for name, content in contents.items():
+        write_text(name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def _beside(path: str, what: str) -> str:
+    place = Path(path)
+    return str(place.with_name(f"{place.stem if place.suffix == '.json' else place.name}.{what}.json"))

@@ -1,7 +1,7 @@
 """The task ``question_answering``: answers that are spans of a context, as in SQuAD 1.1 and 2.0.
 
-Files: see `fairseq.data.downstream.squad_layout`. A context too long for the model is read in overlapping windows; a batch
-is described at `fairseq.data.span_dataset.SpanDataset.collater`.
+Files: see `fairseq.finetune.squad`. A context too long for the model is read in overlapping windows; a batch
+is described at `fairseq.finetune.spans.SpanDataset.collater`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,27 @@ from typing import Any
 
 from torch import Tensor
 
-from fairseq.criterions import squad_scores
+from fairseq.criterions import scores as squad_scores
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.downstream.squad_json import read_squad
-from fairseq.data.downstream.squad_layout import SquadSplit
-from fairseq.data.sentence_pairs import highest_id
-from fairseq.data.span_answers import Rules, answer_text, decide_all
-from fairseq.data.span_dataset import LooseQuestions, Record, SpanDataset, SpanSource, WindowSizes
-from fairseq.data.span_search import Decision
 from fairseq.errors import ConfigError, DataError
-from fairseq.models.roberta.answering import candidates
-from fairseq.tasks.registration import register_task
+from fairseq.finetune.sentences import highest_id
+from fairseq.finetune.spans import (
+    Decision,
+    LooseQuestions,
+    Record,
+    Rules,
+    SpanDataset,
+    SpanSource,
+    WindowSizes,
+    answer_text,
+    decide_all,
+)
+from fairseq.finetune.squad import SquadSplit, read_squad
+from fairseq.models.roberta.inference import candidates
+from fairseq.tasks.configs import QuestionAnsweringConfig
+from fairseq.tasks.fairseq_task import register_task
+from fairseq.tasks.prediction import write_answers
 from fairseq.tasks.sentence_task import SentenceTask
-from fairseq.tasks.span_predictions import write_answers
-from fairseq.tasks.token_configs import QuestionAnsweringConfig
 
 __all__ = ["QuestionAnsweringConfig", "QuestionAnsweringTask"]
 
@@ -142,7 +149,7 @@ class QuestionAnsweringTask(SentenceTask):
             if record.answers or self.cfg.allow_no_answer:
                 prediction = answer_text(source, question, decision)
                 pairs.append(
-                    squad_scores.score(prediction, [text for text, _ in record.answers], self.cfg.allow_no_answer)
+                    squad_scores.squad_score(prediction, [text for text, _ in record.answers], self.cfg.allow_no_answer)
                 )
         if not pairs:
             return {}

@@ -1,7 +1,7 @@
 """The task ``token_classification``: a label for every word, as in named-entity recognition.
 
-Files: see `fairseq.data.downstream.conll_layout`. A batch is described at
-`fairseq.data.token_labels_dataset.TokenLabelsDataset.collater`.
+Files: see `fairseq.finetune.conll`. A batch is described at
+`fairseq.finetune.words.TokenLabelsDataset.collater`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.criterions.entity_scores import accuracy, entity_scores, load_seqeval
+from fairseq.criterions.scores import entity_scores, load_seqeval, tag_accuracy
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.downstream.conll_columns import read_columns
-from fairseq.data.downstream.conll_layout import ConllSplit
-from fairseq.data.sentence_pairs import highest_id, load_dictionary
-from fairseq.data.token_labels_dataset import TokenLabelsDataset, word_labels
 from fairseq.errors import ConfigError, DataError
-from fairseq.models.roberta.tagging import labels, tags
-from fairseq.tasks.label_predictions import write_labels
-from fairseq.tasks.registration import register_task
+from fairseq.finetune.conll import ConllSplit, read_columns
+from fairseq.finetune.sentences import highest_id, load_dictionary
+from fairseq.finetune.words import TokenLabelsDataset, word_labels
+from fairseq.models.roberta.inference import labels, tags
+from fairseq.tasks.configs import TokenClassificationConfig
+from fairseq.tasks.fairseq_task import register_task
+from fairseq.tasks.prediction import write_labels
 from fairseq.tasks.sentence_task import SentenceTask
-from fairseq.tasks.token_configs import TokenClassificationConfig
 
 __all__ = ["TokenClassificationConfig", "TokenClassificationTask"]
 
@@ -133,7 +132,7 @@ class TokenClassificationTask(SentenceTask):
         return sentences, targets, predictions
 
     def scores(self, targets: Labels, predictions: Labels) -> dict[str, float]:
-        values = {"accuracy": accuracy(targets, predictions)}
+        values = {"accuracy": tag_accuracy(targets, predictions)}
         if self.cfg.entity_scores:
             values.update(entity_scores(targets, predictions))
         return {name: round(value, 2) for name, value in values.items()}

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fairseq.dataclass.values import literal_dict
+from fairseq.dataclass.base import literal_dict
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
 from fairseq.models.loading import load_model_ensemble_and_task
 from fairseq.optim import precision
-from fairseq.training.batches import batch_iterator, progress_of, seed_run, subset_names
-from fairseq.training.limits import resolve_max_positions
+from fairseq.training.batches import batch_iterator, progress_of, resolve_max_positions, seed_run, subset_names
 from fairseq.tree import map_tensors
 
 if TYPE_CHECKING:

@@ -1,26 +1,154 @@
-"""The epoch loop: iterate, log, validate, save, stop."""
+"""The numbers that are printed beside the meters: wall time, update count, the best validation value.
+
+One validation pass over every subset.
+
+A trace of a few updates (``--profile``), for TensorBoard's profiler page, Perfetto or ``chrome://tracing``.
+
+The epoch loop: iterate, log, validate, save, stop.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
 from fairseq.dataclass.state import config_to_state
 from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
+from fairseq.registry import nearest
 from fairseq.training.batches import progress_of, subset_names
-from fairseq.training.profiling import NOTHING, Stepping, traced_updates
-from fairseq.training.stats import training_stats
-from fairseq.training.validation import validate
 
 if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.training.trainer import Trainer
 
+
+def training_stats(stats: dict[str, Any]) -> dict[str, Any]:
+    """``stats`` with ``wall``, the seconds since the run started, last."""
+    stats["wall"] = round(metrics.get_meter("default", "wall").elapsed_time, 0)
+    return stats
+
+
+def validation_stats(
+    stats: dict[str, Any], num_updates: int, metric: str, best: float | None, maximize: bool
+) -> dict[str, Any]:
+    """``stats`` with ``num_updates`` and, once there is a ``best`` value so far, the best including this one."""
+    stats["num_updates"] = num_updates
+    if best is not None and metric in stats:
+        stats[f"best_{metric}"] = (max if maximize else min)(best, float(stats[metric]))
+    return stats
+
+
 logger = logging.getLogger(TRAIN_LOGGER)
+
+
+def validate(cfg: FairseqConfig, trainer: Trainer, epoch: int, subsets: list[str]) -> list[float]:
+    """The value of ``best_checkpoint_metric`` on each of ``subsets``; the first one drives best, schedule and patience.
+
+    Order and masks are those of epoch 1 every time, so that values are comparable over a run.
+    """
+    if cfg.dataset.fixed_validation_seed is not None:
+        torch.manual_seed(cfg.dataset.fixed_validation_seed)
+    trainer.begin_valid_epoch(epoch)
+    values = []
+    for position, subset in enumerate(subsets):
+        logger.info('begin validation on "%s" subset', subset)
+        stats = _validate_subset(cfg, trainer, epoch, subset, track_best=position == 0)
+        values.append(_metric(stats, cfg.checkpoint.best_checkpoint_metric))
+    return values
+
+
+def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: str, track_best: bool) -> dict[str, Any]:
+    batches = trainer.get_valid_iterator(subset).next_epoch_itr(shuffle=False, set_dataset_epoch=False)
+    progress = progress_of(cfg, batches, epoch, f"valid on '{subset}' subset", trainer.run_name)
+    most = cfg.dataset.max_valid_steps
+    if most is not None and not cfg.dataset.exact_valid_steps:
+        most += 1  # as the original evaluates, so that validation values stay comparable
+    # A new root, so that nothing of the pass leaks into the training meters.
+    with metrics.aggregate(new_root=True, collect=True) as meters:
+        for i, sample in enumerate(progress):
+            if most is not None and i >= most:
+                break
+            trainer.valid_step(sample)
+    stats = validation_stats(
+        meters.get_smoothed_values(),
+        trainer.get_num_updates(),
+        cfg.checkpoint.best_checkpoint_metric,
+        trainer.store.best if track_best else None,
+        cfg.checkpoint.maximize_best_checkpoint_metric,
+    )
+    progress.print(stats, tag=subset, step=trainer.get_num_updates())
+    return stats
+
+
+def _metric(stats: dict[str, Any], name: str) -> float:
+    if name not in stats:
+        known = [key for key in stats if not key.startswith("best_")]
+        raise ConfigError(
+            f"--best-checkpoint-metric {name!r} is not among the validation statistics{nearest(name, known) or '.'} "
+            f"Known: {', '.join(known)}"
+        )
+    return float(stats[name])
+
+
+SKIPPED = 4
+"""Updates before the trace: libraries load, memory grows, the learning rate leaves zero."""
+WARM_UP = 1
+"""Updates during which the profiler runs and its records are thrown away."""
+RECORDED = 3
+
+
+class Stepping(Protocol):
+    """Is told when an update is over."""
+
+    def step(self) -> None: ...
+
+
+class _Nothing:
+    def step(self) -> None:
+        pass
+
+
+NOTHING = _Nothing()
+
+
+@contextmanager
+def traced_updates(cfg: FairseqConfig, cuda: bool) -> Iterator[Stepping]:
+    """Call ``step`` after every update; with ``common.profile`` a few of them are recorded and the file is logged.
+
+    The trace is written below ``tensorboard_logdir`` if that is set, otherwise below ``save_dir``, in ``profile``.
+    """
+    if not cfg.common.profile:
+        yield NOTHING
+        return
+    directory = Path(cfg.common.tensorboard_logdir or cfg.checkpoint.save_dir) / "profile"
+    write = tensorboard_trace_handler(str(directory))
+
+    def ready(finished: profile) -> None:
+        write(finished)
+        logger.info("profile: a trace of %d updates is in %s (tensorboard, or ui.perfetto.dev)", RECORDED, directory)
+        order = "self_device_time_total" if cuda else "self_cpu_time_total"
+        logger.info("profile:\n%s", finished.key_averages().table(sort_by=order, row_limit=20))
+
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    plan = schedule(skip_first=SKIPPED, wait=0, warmup=WARM_UP, active=RECORDED, repeat=1)
+    needed = SKIPPED + WARM_UP + RECORDED
+    logger.info("profile: recording updates %d to %d of this run", needed - RECORDED + 1, needed)
+    with profile(activities=activities, schedule=plan, on_trace_ready=ready, record_shapes=True) as recorder:
+        yield recorder
+    if recorder.step_num < needed:
+        logger.warning(
+            "profile: there is no trace: the run ended after %d updates, and %d are needed", recorder.step_num, needed
+        )
 
 
 def train_epochs(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> float | None:

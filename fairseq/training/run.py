@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from fairseq.data import data_utils
+from fairseq.data import indexed_dataset
 from fairseq.dataclass.state import config_to_state
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
@@ -15,7 +15,7 @@ from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.tasks import setup_task
 from fairseq.training.batches import seed_run, subset_names
 from fairseq.training.loop import train_epochs
-from fairseq.training.restore import load_checkpoint
+from fairseq.training.run_state import load_checkpoint
 from fairseq.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def describe(task: FairseqTask, model: nn.Module, criterion: nn.Module) -> None:
 
 def load_validation_data(cfg: FairseqConfig, task: FairseqTask) -> None:
     """Load every validation subset before training, so that a missing one is noticed now."""
-    data_utils.raise_if_valid_subsets_unintentionally_ignored(cfg)
+    indexed_dataset.raise_if_valid_subsets_unintentionally_ignored(cfg)
     if cfg.dataset.disable_validation:
         return
     if cfg.dataset.combine_valid_subsets:

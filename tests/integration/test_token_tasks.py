@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fairseq.criterions.squad_scores import score
+from fairseq.criterions.scores import squad_score
 from tests.common import error_sentence, run_command
 from tests.runs import train, valid
 from tests.token_sets import BPE_FLAGS, squad, tiny_gpt2_dictionary, write_conll, write_squad
@@ -59,7 +59,7 @@ def test_squad_is_learned_from_windows(tmp_path: Path) -> None:
     # The files say the same: scored by hand, answered again by fairseq-predict and by fairseq-validate.
     answers = json.loads((tmp_path / "found.valid.json").read_text())
     asked = [qa for entry in squad(32, 1, no_answer=True)["data"][0]["paragraphs"] for qa in entry["qas"]]
-    values = [score(answers[qa["id"]], [a["text"] for a in qa["answers"]], no_answer=True) for qa in asked]
+    values = [squad_score(answers[qa["id"]], [a["text"] for a in qa["answers"]], no_answer=True) for qa in asked]
     assert 100 * sum(em for em, _ in values) / len(values) == pytest.approx(float(scores["valid_em"]), abs=0.01)
     assert 100 * sum(f1 for _, f1 in values) / len(values) == pytest.approx(float(scores["valid_f1"]), abs=0.01)
     best = json.loads((tmp_path / "found.valid.nbest.json").read_text())

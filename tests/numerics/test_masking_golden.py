@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.attributes import ListDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.mask_tokens_dataset import MaskTokensDataset
-from fairseq.data.masking import MaskingOptions, choose_units
+from fairseq.data.masking import MaskingOptions, MaskTokensDataset, choose_units
+from fairseq.data.wrappers import ListDataset
 from fairseq.rng import legacy_generator
 
 MASK, PAD = 44, 1

@@ -10,7 +10,7 @@ from fairseq.ops import library
 from fairseq.ops.adam import adam_with_mirrors_, adam_with_mirrors_twin, block_norms, block_norms_twin
 from fairseq.optim import adam_update
 from fairseq.optim.adam_update import Rates, Segment, update
-from fairseq.optim.grad_norm import total_norm
+from fairseq.optim.fairseq_optimizer import total_norm
 
 SHAPES = [(3,), (), (0,), (130, 17), (1 << 15,), (3, (1 << 15) + 7), (2048,), (5, 1, 2049)]
 HALVES = [torch.bfloat16, torch.float16]

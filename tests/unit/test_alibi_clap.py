@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from fairseq.data.dictionary import Dictionary
+from fairseq.dataclass.build import convert_namespace_to_omegaconf
 from fairseq.dataclass.parser import get_training_parser, parse_args_and_arch
 from fairseq.dataclass.state import config_from_state
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.errors import CheckpointError, ConfigError, DataError
 from fairseq.models import build_model
 from fairseq.models.roberta import RobertaHubInterface
-from fairseq.modules.clap_head import ClapHead
+from fairseq.modules.lm_head import ClapHead
 from fairseq.tasks.configs import MaskedLMConfig
 from fairseq.tasks.masked_lm import MaskedLMTask
 from tests.unit.roberta import SIZES, Task, small_model, some_tokens, without_dropout

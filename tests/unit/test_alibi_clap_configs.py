@@ -10,7 +10,7 @@ import torch
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.build import build_config
-from fairseq.dataclass.compose import Primary, find_primary, read_primary
+from fairseq.dataclass.hydra_yaml import Primary, find_primary, read_primary
 from fairseq.tasks.masked_lm import MaskedLMTask
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

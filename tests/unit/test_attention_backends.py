@@ -9,7 +9,7 @@ from fairseq.errors import ConfigError
 from fairseq.modules import attention_backends as backends
 from fairseq.modules.attention_backends import BACKENDS, attend, attend_eager, choose, works_like_eager
 from fairseq.modules.attention_bias import ALiBi
-from fairseq.modules.context import EncoderContext
+from fairseq.modules.encoder import EncoderContext
 from fairseq.ops import library
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 7, 5), (3, 4, 33, 8), (2, 12, 18, 16)]

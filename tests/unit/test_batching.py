@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data import data_utils, data_utils_fast
-from fairseq.data.attributes import ListDataset
-from fairseq.data.batches import Batches, OrderedBatches
-from fairseq.data.selection import ResamplingDataset, SortDataset, SubsampleDataset
+from fairseq.compat import data as data_utils_fast
+from fairseq.data.batching import (
+    Batches,
+    OrderedBatches,
+    batch_by_size,
+    collate_tokens,
+    filter_by_size,
+    filter_by_size_dynamic,
+    lengths_to_mask,
+    lengths_to_padding_mask,
+)
+from fairseq.data.sampling import ResamplingDataset, SortDataset, SubsampleDataset
+from fairseq.data.wrappers import ListDataset
 from fairseq.errors import ConfigError, DataError
 from fairseq.rng import legacy_permutation
 
@@ -16,7 +25,7 @@ TOKENS = [3, 3, 4, 5, 5, 6, 7, 9, 9, 10]
 
 def lengths(tokens, **limits):
     indices = np.arange(len(tokens)) + 100
-    batches = data_utils.batch_by_size(indices, lambda i: tokens[i - 100], **limits)
+    batches = batch_by_size(indices, lambda i: tokens[i - 100], **limits)
     assert [i for batch in batches for i in batch] == indices.tolist()
     return [len(batch) for batch in batches]
 
@@ -104,31 +113,31 @@ def test_filtering_by_array_and_one_by_one_agree():
 )
 def test_sizes_of_several_parts(size, limit, expected):
     data = ListDataset([0], sizes=[size])
-    kept, _ = data_utils.filter_by_size_dynamic(np.array([0]), data.size, limit)
+    kept, _ = filter_by_size_dynamic(np.array([0]), data.size, limit)
     assert bool(len(kept)) is expected
 
 
 def test_too_long_items_can_be_an_error():
     data = ListDataset(list(range(4)), sizes=np.array([5, 7, 3, 9]))
     with pytest.raises(DataError, match=r"#1 is invalid \(=7\) since max_positions=6.*--skip-invalid-size"):
-        data_utils.filter_by_size(np.arange(4), data, 6, raise_exception=True)
+        filter_by_size(np.arange(4), data, 6, raise_exception=True)
 
 
 def test_collating():
     rows = [torch.tensor([5, 6, 7]), torch.tensor([8])]
-    assert data_utils.collate_tokens(rows, 1).tolist() == [[5, 6, 7], [8, 1, 1]]
-    assert data_utils.collate_tokens(rows, 1, left_pad=True).tolist() == [[5, 6, 7], [1, 1, 8]]
-    assert data_utils.collate_tokens(rows, 1, pad_to_length=4, pad_to_multiple=3).shape == (2, 6)
-    assert data_utils.collate_tokens(rows, 1, pad_to_bsz=3)[2].tolist() == [1, 1, 1]
-    rotated = data_utils.collate_tokens(rows, 1, move_eos_to_beginning=True)
+    assert collate_tokens(rows, 1).tolist() == [[5, 6, 7], [8, 1, 1]]
+    assert collate_tokens(rows, 1, left_pad=True).tolist() == [[5, 6, 7], [1, 1, 8]]
+    assert collate_tokens(rows, 1, pad_to_length=4, pad_to_multiple=3).shape == (2, 6)
+    assert collate_tokens(rows, 1, pad_to_bsz=3)[2].tolist() == [1, 1, 1]
+    rotated = collate_tokens(rows, 1, move_eos_to_beginning=True)
     assert rotated.tolist() == [[7, 5, 6], [8, 1, 1]]
-    assert data_utils.collate_tokens(rows, 1, eos_idx=2, move_eos_to_beginning=True).tolist() == [[2, 5, 6], [2, 1, 1]]
+    assert collate_tokens(rows, 1, eos_idx=2, move_eos_to_beginning=True).tolist() == [[2, 5, 6], [2, 1, 1]]
 
 
 def test_padding_masks():
-    mask = data_utils.lengths_to_padding_mask(torch.tensor([2, 3, 0]))
+    mask = lengths_to_padding_mask(torch.tensor([2, 3, 0]))
     assert mask.tolist() == [[False, False, True], [False, False, False], [True, True, True]]
-    assert torch.equal(data_utils.lengths_to_mask(torch.tensor([2, 3, 0])), ~mask)
+    assert torch.equal(lengths_to_mask(torch.tensor([2, 3, 0])), ~mask)
 
 
 def test_resampling_is_a_function_of_seed_and_epoch():

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from fairseq.binarizer import BinarizeSummary, FileBinarizer, LegacyBinarizer, VocabularyDatasetBinarizer
-from fairseq.data.storage import load_indexed_dataset
+from fairseq.compat.data import BinarizeSummary, FileBinarizer, LegacyBinarizer, VocabularyDatasetBinarizer
+from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.file_io import PathManager
 from tests.common import tiny_dictionary
 

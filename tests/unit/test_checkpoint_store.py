@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairseq.checkpoint import atomic, naming
+from fairseq.checkpoint import atomic
+from fairseq.checkpoint import store as naming
 from fairseq.checkpoint.atomic import atomic_save
-from fairseq.checkpoint.background import BackgroundWriter
 from fairseq.checkpoint.safe_load import load
-from fairseq.checkpoint.store import CheckpointStore
+from fairseq.checkpoint.store import BackgroundWriter, CheckpointStore
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.errors import CheckpointError
 

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from fairseq.data import chunks
-from fairseq.data.chunks import Chunker, find_offsets, read_blocks
+from fairseq.data import text as chunks
+from fairseq.data.text import Chunker, find_offsets, read_blocks
 from fairseq.errors import DataError, DataNotFoundError
 
 

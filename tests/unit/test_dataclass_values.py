@@ -10,9 +10,7 @@ from typing import Any, Optional
 import pytest
 
 from fairseq.dataclass import II, MISSING, ChoiceEnum, FairseqDataclass, option
-from fairseq.dataclass.base import field_specs
-from fairseq.dataclass.utils import eval_str_list
-from fairseq.dataclass.values import coerce, convert
+from fairseq.dataclass.base import coerce, convert, eval_str_list, field_specs
 from fairseq.errors import ConfigError
 
 

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from fairseq.errors import DataError, DataNotFoundError
+from fairseq.tasks.choices import MultipleChoiceTask, SentenceRankingTask
 from fairseq.tasks.configs import MultipleChoiceConfig, SentenceRankingConfig
-from fairseq.tasks.multiple_choice import MultipleChoiceTask
-from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from tests.downstream import preprocess, texts, write
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fairseq.data.downstream.glue import TASKS, find_task, present
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
+from fairseq.finetune.glue_files import TASKS, find_task, present
 from tests.downstream import preprocess, row, symbols, texts, write
 
 HEADER = row("index", "sentence1", "sentence2", "label")

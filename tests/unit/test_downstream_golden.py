@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.cli import preprocess_task
-from fairseq.data import binarize_corpus, chunks
+from fairseq.data import preprocessing, text
 from tests.common import ROOT
 
 PROCESSED = ROOT / "tests/data/glue_processed"
@@ -32,8 +32,8 @@ STS_B = """
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Many workers get something to do even on small files, and blocks end in the middle of them."""
-    monkeypatch.setattr(binarize_corpus, "_PART_BYTES", 1)
-    monkeypatch.setattr(chunks, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(preprocessing, "_PART_BYTES", 1)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 1000)
 
 
 def digests(directory: Path) -> dict[str, str]:

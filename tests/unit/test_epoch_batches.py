@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.attributes import ListDataset
-from fairseq.data.base_wrapper_dataset import BaseWrapperDataset
+from fairseq.data.datasets import BaseWrapperDataset
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
-from fairseq.data.mask_tokens_dataset import MaskTokensDataset
+from fairseq.data.masking import MaskTokensDataset
+from fairseq.data.wrappers import ListDataset
 from fairseq.errors import CheckpointError, DataError
 from fairseq.rng import numpy_seed
 from tests.common import tiny_dictionary

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq.data.downstream.glue import TASKS
-from fairseq.data.storage import load_indexed_dataset
+from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, DataNotFoundError
-from fairseq.finetuning import start
-from fairseq.finetuning.datasets import Preparation
-from fairseq.finetuning.start import Start
+from fairseq.finetune.glue_files import TASKS
+from fairseq.glue import data as start
+from fairseq.glue.data import Preparation, Start
 from tests.common import tiny_dictionary
 from tests.tiny_glue import tiny_glue
 
@@ -51,30 +50,30 @@ def test_relative_paths_of_the_training_are_looked_for_above_the_checkpoint(
     (tmp_path / "bpe").mkdir()
     for name in files.values():
         (tmp_path / name).write_text("{}", encoding="utf-8")
-    found = start.load(file.parent, None, None, {})  # the directory stands for the best checkpoint in it
+    found = start.load_start(file.parent, None, None, {})  # the directory stands for the best checkpoint in it
     assert found.path == file and found.dictionary == tmp_path / "data-bin" / "dict.txt"
     assert found.bpe is not None and found.bpe["bpe_merges"] == str(tmp_path / "bpe" / "merges.txt")
     assert (found.parameters, found.symbols, found.max_positions, found.has_table) == (180, 45, 64, False)
     assert found.model["arch"] == "roberta" and found.model["encoder_layers"] == 2
-    given = start.load(file, None, None, {"bpe_vocab": "other.json"}).bpe
+    given = start.load_start(file, None, None, {"bpe_vocab": "other.json"}).bpe
     assert given is not None and given["bpe_vocab"] == "other.json" and given["_name"] == "hf_byte_bpe"
-    assert start.load(file, None, "none", {}).bpe is None
+    assert start.load_start(file, None, "none", {}).bpe is None
 
 
 def test_a_dictionary_beside_the_checkpoint_comes_first(tmp_path: Path):
     save_dictionary(tmp_path / "data-bin")
     beside = save_dictionary(tmp_path / "model")
-    assert start.load(checkpoint(tmp_path / "model" / "model.pt"), None, "none", {}).dictionary == beside
+    assert start.load_start(checkpoint(tmp_path / "model" / "model.pt"), None, "none", {}).dictionary == beside
 
 
 def test_what_the_checkpoint_does_not_know(tmp_path: Path):
     file = checkpoint(tmp_path / "a" / "model.pt")
     with pytest.raises(DataNotFoundError, match=r"no dict.txt beside .* nor in data-bin; give it with --dict"):
-        start.load(file, None, "none", {})
+        start.load_start(file, None, "none", {})
     with pytest.raises(ConfigError, match="give --bpe"):
-        start.load(file, str(save_dictionary(tmp_path)), None, {})
+        start.load_start(file, str(save_dictionary(tmp_path)), None, {})
     with pytest.raises(CheckpointError, match="does not exist"):
-        start.load(tmp_path / "b.pt", None, None, {})
+        start.load_start(tmp_path / "b.pt", None, None, {})
 
 
 def begin(tmp_path: Path, symbols: int | None = 45) -> Start:

@@ -9,11 +9,11 @@ import pytest
 
 from fairseq.dataclass.parser import get_training_parser, parse_args_and_arch
 from fairseq.errors import ConfigError, DataNotFoundError
-from fairseq.finetuning import datasets, machine, plan
-from fairseq.finetuning.datasets import TaskData
-from fairseq.finetuning.plan import Limits
-from fairseq.finetuning.recipe import Recipe
-from fairseq.finetuning.start import Start, _model_options
+from fairseq.glue import data as datasets
+from fairseq.glue import files, plan
+from fairseq.glue.data import Start, TaskData, _model_options
+from fairseq.glue.plan import Limits
+from fairseq.glue.recipe import Recipe
 from tests.tiny_glue import tiny_glue
 
 ALL: dict[str, Any] = {
@@ -150,11 +150,11 @@ def test_which_tasks_run(tmp_path: Path):
 
 def test_machine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert machine.plan_machine(2, 8, 1000, cpu=True) == machine.Machine(2, 4)
-    assert machine.plan_machine(None, 1, 1000, cpu=True).jobs == 1
-    assert machine.plan_machine(None, 64, 10**13, cpu=True).jobs == 1  # no memory for two
-    assert machine.Machine(4, 2, ("0", "3")).environment(1)["CUDA_VISIBLE_DEVICES"] == "3"
-    assert machine.Machine(1, 2).environment(0)["OMP_NUM_THREADS"] == "2"
+    assert files.plan_machine(2, 8, 1000, cpu=True) == files.Machine(2, 4)
+    assert files.plan_machine(None, 1, 1000, cpu=True).jobs == 1
+    assert files.plan_machine(None, 64, 10**13, cpu=True).jobs == 1  # no memory for two
+    assert files.Machine(4, 2, ("0", "3")).environment(1)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert files.Machine(1, 2).environment(0)["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert machine.plan_machine(1, 8, 1000, cpu=True).threads == 1
-    assert machine.Machine(1, 2).environment(0) == {}
+    assert files.plan_machine(1, 8, 1000, cpu=True).threads == 1
+    assert files.Machine(1, 2).environment(0) == {}

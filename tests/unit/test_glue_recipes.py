@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fairseq.data.downstream.glue import TASKS
 from fairseq.errors import ConfigError, DataNotFoundError
-from fairseq.finetuning import recipe
+from fairseq.finetune.glue_files import TASKS
+from fairseq.glue import recipe
 
 EVERY = [name for name, task in TASKS.items() if task.trains]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fairseq.errors import ConfigError, TrainingError
-from fairseq.finetuning import picture, results, scores, table
-from fairseq.finetuning.baseline import constant_score, standard_error
-from fairseq.finetuning.datasets import TaskData
-from fairseq.finetuning.plan import Run
-from fairseq.finetuning.recipe import Recipe
-from fairseq.finetuning.results import Result, Validation
+from fairseq.glue import report, scores
+from fairseq.glue import scores as results
+from fairseq.glue.data import TaskData
+from fairseq.glue.plan import Run
+from fairseq.glue.recipe import Recipe
+from fairseq.glue.scores import Result, Validation, constant_score, standard_error
 
 BEST = Recipe("mine", "A recipe.")
 LAST = Recipe("mine", select="last")
@@ -72,14 +72,14 @@ def test_collapsed_runs_are_marked():
     assert line.median == pytest.approx(55.35)
     (line,) = scores.lines(mine[:1], [], data("RTE", labels), BEST)
     assert line.collapsed
-    text = table.render(_report({"RTE": data("RTE", labels)}, mine))
+    text = report.render(_report({"RTE": data("RTE", labels)}, mine))
     assert "⚠ 1 collapsed" in text and "| 52.7 | 1 of 2 |" in text and "≈ chance" in text
-    assert "⚠ collapsed" in table.render(_report({"RTE": data("RTE", labels)}, mine[:1]))
+    assert "⚠ collapsed" in report.render(_report({"RTE": data("RTE", labels)}, mine[:1]))
 
 
 def _report(tasks: dict[str, TaskData], mine: list[Result], recipe: Recipe = BEST, failed: dict | None = None):
     planned = [item.run for item in mine] + list(failed or {})
-    return table.Report(
+    return report.Report(
         "fairseq-glue ...", "model.pt", 5, recipe, planned, tasks, {item.run: item for item in mine}, failed or {}
     )
 
@@ -92,7 +92,7 @@ def test_the_best_setting_of_a_grid_counts():
     ]
     assert scores.best_point(mine, "best") == low
     assert scores.best_run(mine, "best").run.seed == 3
-    text = table.render(_report({"CoLA": data("CoLA", {"0": 5, "1": 5})}, mine))
+    text = report.render(_report({"CoLA": data("CoLA", {"0": 5, "1": 5})}, mine))
     assert "- CoLA: lr=1e-5 11.0, lr=1e-4 2.0" in text and "| **11.0** | 10.0 to 12.0 |" in text
 
 
@@ -103,25 +103,25 @@ def test_means_over_tasks_and_over_columns():
     assert [line.label for line in found if line.main] == ["MNLI-m", "MNLI-mm", "RTE"]
     assert scores.average(found, BEST) == pytest.approx((80.5 + 61) / 2)
     assert scores.average(found, Recipe("x", average="columns")) == pytest.approx((80 + 81 + 61) / 3)
-    text = table.render(_report(tasks, mine))
+    text = report.render(_report(tasks, mine))
     assert "only 2 of GLUE's 8 tasks" in text and "**70.8**" in text
 
 
 def test_failures_are_in_the_table():
     failed = {run("RTE", 2, "accuracy"): "fairseq-train: error: no room"}
-    text = table.render(
+    text = report.render(
         _report({"RTE": data("RTE", {"a": 1, "b": 1}, 100)}, [result("RTE", 1, "accuracy", [90.0])], failed=failed)
     )
     assert "✗ 1 failed" in text and "- RTE seed 2: fairseq-train: error: no room" in text
     assert "1 of 2 runs are done" in text
-    only = table.render(_report({"RTE": data("RTE", {"a": 1, "b": 1})}, [], failed=failed))
+    only = report.render(_report({"RTE": data("RTE", {"a": 1, "b": 1})}, [], failed=failed))
     assert "no room" in only
 
 
 def test_picture(tmp_path: Path):
     mine = [result("STS-B", seed, "pearson_and_spearman", [value]) for seed, value in ((1, -3.0), (2, 20.0))]
     lines = scores.lines(mine, [], data("STS-B", {}, 100), LAST)
-    picture.draw(lines, "title", tmp_path / "table.png")
+    report.draw(lines, "title", tmp_path / "table.png")
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -152,21 +152,21 @@ def test_logs(tmp_path: Path):
 
 def test_results_are_found_again_but_not_those_of_other_settings(tmp_path: Path):
     one = result("RTE", 1, "accuracy", [50.0, 60.0])
-    assert results.find(tmp_path, one.run) is None
-    results.write(tmp_path, one)
-    found = results.find(tmp_path, one.run)
+    assert results.find_result(tmp_path, one.run) is None
+    results.write_result(tmp_path, one)
+    found = results.find_result(tmp_path, one.run)
     assert found is not None and found.curve == one.curve
     other = Run(**{**vars(one.run), "options": {**one.run.options, "lr": "2"}})
     with pytest.raises(ConfigError, match=r"made with other settings \(--lr: there 1, now 2\)"):
-        results.find(tmp_path, other)
+        results.find_result(tmp_path, other)
     other = Run(**{**vars(one.run), "sources": {"data": "b"}})
     with pytest.raises(ConfigError, match="data: there a, now b"):
-        results.find(tmp_path, other)
+        results.find_result(tmp_path, other)
     (tmp_path / "result.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match="damaged"):
-        results.find(tmp_path, one.run)
+        results.find_result(tmp_path, one.run)
 
 
 def test_records():
-    line = results.record(result("RTE", 1, "accuracy", [50.0, 60.0]), "best")
+    line = results.result_record(result("RTE", 1, "accuracy", [50.0, 60.0]), "best")
     assert json.dumps(line) and (line["score"], line["epoch"], line["updates"]) == (60.0, 2, 10)

@@ -12,11 +12,11 @@ import torch
 
 from fairseq.cli import bpe_encode
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.encoders import gpt2_bpe_utils, gpt2_twin
-from fairseq.data.encoders.build import build_bpe
+from fairseq.data.encoders import gpt2_bpe, gpt2_twin
+from fairseq.data.encoders.base import build_bpe
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.data.encoders.gpt2_bpe import get_encoder
-from fairseq.data.encoders.utils import get_whole_word_mask
+from fairseq.data.masking import get_whole_word_mask
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from tests.common import ROOT
 
@@ -77,8 +77,8 @@ def test_equals_the_twin_on_random_text(bpe):
 
 
 def test_full_tables_are_emptied(monkeypatch):
-    monkeypatch.setattr(gpt2_bpe_utils, "CACHE_ENTRIES", 3)
-    monkeypatch.setattr(gpt2_bpe_utils, "CACHE_LENGTH", 4)
+    monkeypatch.setattr(gpt2_bpe, "CACHE_ENTRIES", 3)
+    monkeypatch.setattr(gpt2_bpe, "CACHE_LENGTH", 4)
     encoder = get_encoder(CONFIG.gpt2_encoder_json, CONFIG.gpt2_vocab_bpe)
     for text in NASTY:
         assert encoder.encode(text) == twin(encoder, text)
@@ -103,7 +103,7 @@ def test_pieces(text, pieces):
 
 
 def test_byte_alphabet():
-    alphabet = gpt2_bpe_utils.bytes_to_unicode()
+    alphabet = gpt2_bpe.bytes_to_unicode()
     assert len(set(alphabet.values())) == 256
     expected = {32: 0x120, 9: 0x109, 10: 0x10A, 127: 0x121, 160: 0x142, 173: 0x143, 65: 65, 255: 255, 0: 256}
     assert {byte: ord(alphabet[byte]) for byte in expected} == expected
@@ -128,7 +128,7 @@ def test_surrogates_and_missing_bytes(bpe, tmp_path):
     with pytest.raises(DataError, match="surrogate"):
         bpe.encode("a\ud800b")
     small = {piece: idx for piece, idx in bpe.bpe.encoder.items() if piece != "q"}
-    encoder = gpt2_bpe_utils.Encoder(small, [pair for pair in bpe.bpe.bpe_merges if "q" not in "".join(pair)])
+    encoder = gpt2_bpe.Encoder(small, [pair for pair in bpe.bpe.bpe_merges if "q" not in "".join(pair)])
     assert encoder.encode("a") == bpe.bpe.encode("a")
     with pytest.raises(DataError, match="0x71"):
         encoder.encode("a quick")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fairseq.compat.models import BPEHubInterface
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import CheckpointError, ConfigError, DataError, DataNotFoundError, OutOfScopeError
-from fairseq.hub_utils import BPEHubInterface
-from fairseq.models import archives
+from fairseq.models import hub as archives
 from fairseq.models.hub import load_pretrained
 from fairseq.models.loading import load_model_ensemble_and_task
 from fairseq.models.roberta import GottbertModel, RobertaModel, XLMRModel

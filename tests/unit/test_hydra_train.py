@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from fairseq.cli import hydra_train
-from fairseq.dataclass.compose import Primary, normalise_overrides
+from fairseq.dataclass.build import convert_namespace_to_omegaconf
+from fairseq.dataclass.hydra_yaml import Primary, normalise_overrides
 from fairseq.dataclass.parser import get_training_parser, parse_args_and_arch
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.errors import ConfigError, FairseqError
 from tests.common import ROOT
 

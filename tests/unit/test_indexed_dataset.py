@@ -13,10 +13,14 @@ import torch
 
 from fairseq.data import indexed_dataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
+from fairseq.data.index_formats import read_index, write_index
+from fairseq.data.indexed_dataset import (
+    MMapIndexedDataset,
+    MMapIndexedDatasetBuilder,
+    infer_language_pair,
+    load_indexed_dataset,
+)
 from fairseq.data.legacy_index import IndexedDataset
-from fairseq.data.mmap_index import read_index, write_index
-from fairseq.data.storage import infer_language_pair, load_indexed_dataset
 from fairseq.errors import DataError, DataNotFoundError, OutOfScopeError
 
 ITEMS = [[4, 5, 2], [2], [70, 2]]

@@ -5,14 +5,9 @@ import threading
 
 import pytest
 
-from fairseq.data.attributes import ListDataset
-from fairseq.data.iterators import (
-    BufferedIterator,
-    CountingIterator,
-    EpochBatchIterator,
-    GroupedIterator,
-    ShardedIterator,
-)
+from fairseq.data.iterators import CountingIterator, EpochBatchIterator, GroupedIterator, ShardedIterator
+from fairseq.data.loading import BufferedIterator
+from fairseq.data.wrappers import ListDataset
 
 
 def check_counting(reference, iterator):

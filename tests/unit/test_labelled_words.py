@@ -9,19 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq.criterions.entity_scores import accuracy, entity_scores
+from fairseq.criterions.scores import entity_scores, tag_accuracy
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.downstream.conll import write
-from fairseq.data.downstream.conll_columns import read_columns
-from fairseq.data.downstream.conll_layout import ConllSplit
-from fairseq.data.downstream.layout import Job
-from fairseq.data.downstream.token_configs import ConllConfig
 from fairseq.data.encoders import build_bpe
 from fairseq.data.encoders.configs import GPT2BPEConfig
-from fairseq.data.token_labels_dataset import IGNORED, LooseSentences, TokenLabelsDataset, split_words, word_labels
-from fairseq.data.word_pieces import word_pieces
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
-from fairseq.tasks.label_predictions import write_labels
+from fairseq.finetune.conll import ConllSplit, read_columns, write
+from fairseq.finetune.layout import Job
+from fairseq.finetune.reading import ConllConfig
+from fairseq.finetune.words import IGNORED, LooseSentences, TokenLabelsDataset, split_words, word_labels, word_pieces
+from fairseq.tasks.prediction import write_labels
 from tests.token_sets import TINY_BPE, tiny_gpt2_dictionary, write_conll
 
 SETTINGS = GPT2BPEConfig(
@@ -172,7 +169,7 @@ def test_words_in_memory(dictionary: Dictionary) -> None:
 def test_scores_are_seqevals() -> None:
     targets = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-MISC"]]
     predictions = [["B-PER", "I-PER", "O", "B-PER"], ["O", "O"]]
-    assert accuracy(targets, predictions) == pytest.approx(100 * 4 / 6)
+    assert tag_accuracy(targets, predictions) == pytest.approx(100 * 4 / 6)
     # Entities: 3 wanted, 2 found, 1 right.
     expected = {"precision": 50.0, "recall": 100 / 3, "f1": 40.0}
     assert entity_scores(targets, predictions) == pytest.approx(expected)

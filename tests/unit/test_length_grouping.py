@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.length_grouping import GroupByLengthDataset
-from fairseq.data.list_dataset import ListDataset
+from fairseq.data.sampling import GroupByLengthDataset
+from fairseq.data.wrappers import ListDataset
 from fairseq.errors import ConfigError
 from fairseq.tasks.configs import SentencePredictionConfig
 from fairseq.tasks.fairseq_task import FairseqTask
-from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from fairseq.tasks.sentence_task import SentencePredictionTask
 from tests.unit.sentences import every_batch, write_split
 
 

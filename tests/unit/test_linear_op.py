@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fairseq.errors import ConfigError
-from fairseq.modules.linear import Linear
+from fairseq.modules.feed_forward import Linear
 from fairseq.ops import linear as module
 from fairseq.ops.linear import float32_library, linear
 from tests.common import assert_as_accurate_as

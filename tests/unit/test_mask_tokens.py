@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.attributes import ListDataset
-from fairseq.data.mask_tokens_dataset import MaskTokensDataset
-from fairseq.data.masking import TokenSampler
+from fairseq.data.masking import MaskTokensDataset, TokenSampler
+from fairseq.data.wrappers import ListDataset
 from fairseq.errors import ConfigError, DataError
 from tests.common import tiny_dictionary
 

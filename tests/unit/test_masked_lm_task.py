@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.data.dictionary import Dictionary
+from fairseq.data.indexed_dataset import raise_if_valid_subsets_unintentionally_ignored
 from fairseq.data.iterators import GroupedIterator
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
 from fairseq.tasks import TASK_REGISTRY, FairseqTask, LegacyFairseqTask, setup_task

@@ -7,7 +7,7 @@ import torch
 
 from fairseq.errors import ConfigError
 from fairseq.modules.attention import MultiheadSelfAttention
-from fairseq.modules.context import EncoderContext
+from fairseq.modules.encoder import EncoderContext
 
 
 @pytest.mark.parametrize("backend", ["auto", "eager", "sdpa", "fused"])

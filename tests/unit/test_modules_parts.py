@@ -10,18 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fairseq.compat.models import LayerNorm
 from fairseq.errors import ConfigError, DataError
-from fairseq.modules.activations import ACTIVATIONS, get_activation_fn
 from fairseq.modules.attention import MultiheadSelfAttention
-from fairseq.modules.context import EncoderContext
 from fairseq.modules.dropout import dropout, dropout_add, dropout_add_norm, rounded
-from fairseq.modules.embeddings import TokenEmbedding, position_ids_from_padding
-from fairseq.modules.encoder_layer import EncoderLayer
-from fairseq.modules.feed_forward import FeedForward
+from fairseq.modules.encoder import EncoderContext, EncoderLayer
+from fairseq.modules.feed_forward import ACTIVATIONS, FeedForward, get_activation_fn
 from fairseq.modules.initialization import init_bert_params
-from fairseq.modules.layer_norm import LayerNorm
-from fairseq.modules.positional_embedding import PositionalEmbedding
-from fairseq.modules.sinusoidal_positional_embedding import sinusoidal_table
+from fairseq.modules.positions import PositionalEmbedding, TokenEmbedding, position_ids_from_padding, sinusoidal_table
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1.0])

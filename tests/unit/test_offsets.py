@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fairseq.data.encoders import build_bpe
+from fairseq.data.encoders.base import encode_with_offsets, locate
 from fairseq.data.encoders.configs import (
     BertBPEConfig,
     GPT2BPEConfig,
@@ -15,8 +16,7 @@ from fairseq.data.encoders.configs import (
     HuggingFaceTokenizerConfig,
     SentencepieceConfig,
 )
-from fairseq.data.encoders.offsets import encode_with_offsets, locate
-from fairseq.data.question_windows import pieces_of
+from fairseq.finetune.spans import pieces_of
 from tests.token_sets import TINY_BPE
 
 TEXTS = [

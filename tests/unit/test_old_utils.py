@@ -1,4 +1,4 @@
-"""The helpers at ``fairseq.utils`` behave as old plugins and tests expect."""
+"""The helpers at ``fairseq.compat.utils`` behave as old plugins and tests expect."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from fairseq import utils
+from fairseq.compat import utils
+from fairseq.dataclass.base import eval_str_list
 from fairseq.errors import ConfigError
+from fairseq.training.batches import resolve_max_positions
 
 
 def test_padding_changes_sides():
@@ -43,9 +45,9 @@ def test_clipping_returns_the_norm_before():
 
 
 def test_limits_are_combined():
-    assert utils.resolve_max_positions(None, (2000, 100, 2000), 12000) == (2000, 100, 2000)
-    assert utils.resolve_max_positions(None, None) is None
-    assert utils.resolve_max_positions(512, 514) == 512
+    assert resolve_max_positions(None, (2000, 100, 2000), 12000) == (2000, 100, 2000)
+    assert resolve_max_positions(None, None) is None
+    assert resolve_max_positions(512, 514) == 512
 
 
 def test_samples_keep_their_structure():
@@ -72,7 +74,7 @@ def test_seeds_come_back():
 
 
 def test_literals_are_read_not_run():
-    assert utils.eval_str_list("[1, 2]", int) == [1, 2] and utils.eval_str_list("0.1") == [0.1]
+    assert eval_str_list("[1, 2]", int) == [1, 2] and eval_str_list("0.1") == [0.1]
     assert utils.eval_str_dict("{'a': 1}") == {"a": 1} and utils.eval_bool(None, True) is True
     assert utils.eval_bool("False") is False
     with pytest.raises(ConfigError, match="Python literal"):

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from fairseq.errors import ConfigError
 from fairseq.optim import FairseqOptimizer, LegacyFairseqOptimizer, build_optimizer, register_optimizer
 from fairseq.optim.configs import AdamWConfig, SGDConfig
-from fairseq.optim.grad_norm import BLOCK, clip_coefficient, total_norm
+from fairseq.optim.fairseq_optimizer import BLOCK, clip_coefficient, total_norm
 
 
 def test_adamw_is_torchs_with_two_groups() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from fairseq.modules.attention import MultiheadSelfAttention
 from fairseq.modules.attention_bias import ALiBi
-from fairseq.modules.encoder_layer import EncoderLayer
+from fairseq.modules.encoder import EncoderLayer
 from fairseq.modules.packing import Packing
 from fairseq.ops.alibi_attention import alibi_attention
 from fairseq.ops.packed_attention import packed_attention

@@ -13,10 +13,17 @@ from typing import Any
 
 import pytest
 
-from fairseq import options
 from fairseq.dataclass import FairseqDataclass, option
+from fairseq.dataclass.build import convert_namespace_to_omegaconf
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.dataclass.parser import (
+    get_args,
+    get_generation_parser,
+    get_preprocessing_parser,
+    get_training_parser,
+    get_validation_parser,
+    parse_args_and_arch,
+)
 from fairseq.errors import ConfigError, OutOfScopeError
 from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, LR_SCHEDULERS, MODELS, OPTIMIZERS
 from tests.common import ROOT
@@ -39,7 +46,7 @@ def _registries_stay_clean() -> Iterator[None]:
 
 
 def parse(text: str, **kwargs: Any) -> Any:
-    return options.parse_args_and_arch(options.get_training_parser(), shlex.split(text), **kwargs)
+    return parse_args_and_arch(get_training_parser(), shlex.split(text), **kwargs)
 
 
 def config(text: str) -> Any:
@@ -167,31 +174,28 @@ def test_parse_known_and_modify_parser() -> None:
 
 
 def test_get_args_for_programs() -> None:
-    args = options.get_args("d", task="masked_lm", arch="roberta", criterion="masked_lm", max_tokens=5)
+    args = get_args("d", task="masked_lm", arch="roberta", criterion="masked_lm", max_tokens=5)
     assert args.data == "d" and args.max_tokens == 5 and args.tokens_per_sample == 1024
 
 
 def test_validation_keeps_only_what_was_typed() -> None:
     words = ["d", "--path", "c.pt", "--task", "masked_lm", "--max-tokens", "5"]
-    args = options.parse_args_and_arch(options.get_validation_parser(), words, suppress_defaults=True)
+    args = parse_args_and_arch(get_validation_parser(), words, suppress_defaults=True)
     assert vars(args) == {"data": "d", "path": "c.pt", "task": "masked_lm", "max_tokens": 5}
-    full = options.parse_args_and_arch(options.get_validation_parser(), ["d", "--path", "c.pt"])
+    full = parse_args_and_arch(get_validation_parser(), ["d", "--path", "c.pt"])
     assert full.data == "d" and full.model_overrides == "{}" and full.distributed_world_size == 1
-    assert (
-        options.parse_args_and_arch(options.get_validation_parser(), ["d", "--remove-bpe"]).post_process
-        == "subword_nmt"
-    )
+    assert parse_args_and_arch(get_validation_parser(), ["d", "--remove-bpe"]).post_process == "subword_nmt"
 
 
 def test_preprocessing_options() -> None:
     words = ["--only-source", "--trainpref", "t", "--bpe", "gpt2", "--gpt2-vocab-bpe", "v", "--workers", "3"]
-    args = options.parse_args_and_arch(options.get_preprocessing_parser(), words)
+    args = parse_args_and_arch(get_preprocessing_parser(), words)
     assert args.only_source and args.gpt2_vocab_bpe == "v" and args.padding_factor == 8 and args.nwordssrc == -1
 
 
 def test_generation_is_refused() -> None:
     with pytest.raises(OutOfScopeError):
-        options.get_generation_parser()
+        get_generation_parser()
 
 
 @dataclass(kw_only=True)

@@ -11,11 +11,10 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DataError
 from fairseq.models import build_model
 from fairseq.models.roberta import RobertaHubInterface
+from fairseq.tasks.choices import MultipleChoiceTask, SentenceRankingTask
 from fairseq.tasks.configs import MultipleChoiceConfig, SentencePredictionConfig, SentenceRankingConfig
-from fairseq.tasks.multiple_choice import MultipleChoiceTask
 from fairseq.tasks.prediction import Predictor
-from fairseq.tasks.sentence_prediction import SentencePredictionTask
-from fairseq.tasks.sentence_ranking import SentenceRankingTask
+from fairseq.tasks.sentence_task import SentencePredictionTask
 from tests.common import tiny_dictionary
 from tests.unit.roberta import SIZES
 

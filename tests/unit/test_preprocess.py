@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from fairseq.cli import preprocess
-from fairseq.data import binarize_corpus, chunks
+from fairseq.data import preprocessing
+from fairseq.data import text as chunks
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.storage import load_indexed_dataset
+from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.dataclass.parser import get_preprocessing_parser, parse_args_and_arch
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 from tests.common import ROOT
@@ -29,7 +30,7 @@ GPT2 = ("--bpe", "gpt2", "--gpt2-encoder-json", TINY / "encoder.json", "--gpt2-v
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Many workers get something to do even on small files, and blocks end in the middle of them."""
-    monkeypatch.setattr(binarize_corpus, "_PART_BYTES", 1)
+    monkeypatch.setattr(preprocessing, "_PART_BYTES", 1)
     monkeypatch.setattr(chunks, "BLOCK_BYTES", 1000)
 
 
@@ -212,7 +213,7 @@ def test_destination_that_cannot_be_written(tmp_path, ids, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(binarize_corpus, "write_index", full)
+    monkeypatch.setattr(preprocessing, "write_index", full)
     with pytest.raises(DataError, match="No space left"):
         run(tmp_path / "o", "--trainpref", ids, "--workers", 2)
     assert set(os.listdir(tmp_path / "o")) == {"preprocess.log"}

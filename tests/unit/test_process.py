@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq.cli import allocator, threads
+from fairseq.cli import process
 
 FAULTS = """
 import resource
@@ -51,13 +51,13 @@ def test_settings_of_the_user_stay(name: str, value: str, monkeypatch: pytest.Mo
     monkeypatch.delenv("FAIRSEQ_MALLOC", raising=False)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setenv(name, value)
-    assert "set by" in (allocator._left_alone() or "")
+    assert "set by" in (process._left_alone() or "")
 
 
 def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("FAIRSEQ_MALLOC", raising=False)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert allocator._left_alone() == "not glibc"
+    assert process._left_alone() == "not glibc"
 
 
 @pytest.mark.parametrize(
@@ -70,25 +70,25 @@ def test_share_of_a_control_group(tmp_path: Path, text: str, processors: int | N
     (tmp_path / "outer" / "cpu.max").write_text(text + "\n")
     own = tmp_path / "own"
     own.write_text("1:name=systemd:/elsewhere\n0::/outer/inner\n")
-    assert threads.quota(tmp_path, own) == processors
+    assert process.quota(tmp_path, own) == processors
 
 
 def test_share_by_the_first_version(tmp_path: Path):
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("250000\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert threads.quota(tmp_path, tmp_path / "missing") == 3
+    assert process.quota(tmp_path, tmp_path / "missing") == 3
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    assert threads.quota(tmp_path, tmp_path / "missing") is None
+    assert process.quota(tmp_path, tmp_path / "missing") is None
 
 
 def test_threads_follow_the_share_unless_the_user_says(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(threads, "quota", lambda: 2)
-    monkeypatch.setattr(threads, "affinity", lambda: 8)
+    monkeypatch.setattr(process, "quota", lambda: 2)
+    monkeypatch.setattr(process, "affinity", lambda: 8)
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    threads.limit()
+    process.limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == "5"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    threads.limit()
+    process.limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == "2"

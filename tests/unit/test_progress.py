@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fairseq.errors import ConfigError
+from fairseq.logging import progress
 from fairseq.logging import progress as progress_module
-from fairseq.logging import sinks
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 from fairseq.logging.progress import format_stat, progress_bar
 from fairseq.logging.setup import STATS_LOGGER, TRAIN_LOGGER, add_log_file, configure_logging, log_level
@@ -185,7 +185,7 @@ def test_tensorboard(tmp_path, records):
         for _ in bar:
             bar.log({"loss": 1.5, "avg": average, "t": torch.tensor(3.0), "s": "x"}, tag="train_inner", step=7)
         bar.print({"loss": 2.5, "num_updates": 9}, tag="valid")
-    sinks.close_writers()
+    progress.close_writers()
     assert len(list((tmp_path / "train_inner").iterdir())) == 1
     inner = EventAccumulator(str(tmp_path / "train_inner")).Reload()
     assert sorted(inner.Tags()["scalars"]) == ["avg", "loss", "t"]
@@ -196,7 +196,7 @@ def test_tensorboard(tmp_path, records):
 
 
 def test_missing_or_unsupported_sinks_warn_once(monkeypatch, caplog):
-    monkeypatch.setattr(sinks, "_warned", set())
+    monkeypatch.setattr(progress, "_warned", set())
     monkeypatch.setitem(sys.modules, "wandb", None)  # import fails
     for _ in range(2):
         bar = progress_bar([1], log_format="none", wandb_project="p", azureml_logging=True, aim_repo="r")

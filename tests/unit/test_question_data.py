@@ -11,15 +11,12 @@ import pytest
 import torch
 
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.downstream.layout import Job
-from fairseq.data.downstream.squad import write_squad, write_squad2
-from fairseq.data.downstream.squad_json import read_squad
-from fairseq.data.downstream.squad_layout import SquadSplit
 from fairseq.data.encoders import build_bpe
 from fairseq.data.encoders.configs import GPT2BPEConfig
-from fairseq.data.span_answers import Rules, answer_text, decide_all
-from fairseq.data.span_dataset import LooseQuestions, SpanDataset, WindowSizes
 from fairseq.errors import DataError, DataNotFoundError
+from fairseq.finetune.layout import Job
+from fairseq.finetune.spans import LooseQuestions, Rules, SpanDataset, WindowSizes, answer_text, decide_all
+from fairseq.finetune.squad import SquadSplit, read_squad, write_squad, write_squad2
 from tests.token_sets import TINY_BPE, squad, tiny_gpt2_dictionary
 
 SETTINGS = GPT2BPEConfig(

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from fairseq.modules.attention import MultiheadSelfAttention
-from fairseq.modules.classification_head import RobertaClassificationHead
-from fairseq.modules.encoder_layer import EncoderLayer
+from fairseq.modules.encoder import EncoderLayer
 from fairseq.modules.lm_head import RobertaLMHead
+from fairseq.modules.task_heads import RobertaClassificationHead
 from tests.unit.roberta import PAD, small_model, some_tokens, without_dropout
 
 ALIBI = {"encoder_alibi": True, "no_token_positional_embeddings": True}

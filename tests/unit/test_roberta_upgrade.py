@@ -9,8 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.models.loading import load_weights
-from fairseq.models.pruning import parse_layers, prune_layers
+from fairseq.models.loading import load_weights, parse_layers, prune_layers
 from tests.unit.roberta import small_model, some_tokens
 
 

@@ -11,14 +11,14 @@ import torch
 
 from fairseq.criterions import build_criterion
 from fairseq.criterions.configs import SentencePredictionConfig as CriterionConfig
-from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
+from fairseq.criterions.sentences import SentencePredictionCriterion
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from fairseq.logging import metrics
-from fairseq.modules.classification_head import pool
+from fairseq.modules.task_heads import pool
 from fairseq.rng import legacy_permutation
 from fairseq.tasks import setup_task
 from fairseq.tasks.configs import SentencePredictionConfig
-from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from fairseq.tasks.sentence_task import SentencePredictionTask
 from tests.common import tiny_dictionary
 from tests.unit.sentences import SIZES, every_batch, fit, write_lines, write_split
 

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.question_windows import own_spans, pieces_of, split_context, target_in
-from fairseq.data.span_answers import Rules, decide_all
-from fairseq.data.span_search import NO_ANSWER, Candidate, best_spans, decide
 from fairseq.errors import ConfigError, DataError
+from fairseq.finetune.spans import (
+    NO_ANSWER,
+    Candidate,
+    Rules,
+    best_spans,
+    decide,
+    decide_all,
+    own_spans,
+    pieces_of,
+    split_context,
+    target_in,
+)
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 2, 6, 7, 8, 13, 20, 21, 101])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fairseq.criterions.squad_scores import exact_match, f1, normalize_answer, score
+from fairseq.criterions.scores import exact_match, normalize_answer, squad_f1, squad_score
 
 # prediction, answers, exact match, F1; by the rules of 1.1.
 CASES = [
@@ -47,17 +47,17 @@ CASES_2 = [
 
 @pytest.mark.parametrize("prediction, answers, em, expected", CASES)
 def test_rules_of_1_1(prediction: str, answers: list[str], em: int, expected: float) -> None:
-    assert score(prediction, answers) == (em, pytest.approx(expected))
+    assert squad_score(prediction, answers) == (em, pytest.approx(expected))
 
 
 @pytest.mark.parametrize("prediction, answers, em, expected", CASES_2)
 def test_rules_of_2_0(prediction: str, answers: list[str], em: int, expected: float) -> None:
-    assert score(prediction, answers, no_answer=True) == (em, pytest.approx(expected))
+    assert squad_score(prediction, answers, no_answer=True) == (em, pytest.approx(expected))
 
 
 @pytest.mark.parametrize("prediction, answers, em, expected", [case for case in CASES if case[0] not in ("The", "")])
 def test_both_rules_agree_where_there_are_words(prediction: str, answers: list[str], em: int, expected: float) -> None:
-    assert score(prediction, answers, no_answer=True) == (em, pytest.approx(expected))
+    assert squad_score(prediction, answers, no_answer=True) == (em, pytest.approx(expected))
 
 
 def test_normalization_goes_in_the_official_order() -> None:
@@ -65,8 +65,8 @@ def test_normalization_goes_in_the_official_order() -> None:
     assert normalize_answer("  The cat, A. dog;  an-owl ") == "cat dog anowl"
     assert normalize_answer("THEATRE of the Absurd") == "theatre of absurd"
     assert exact_match("a the an", "") == 1
-    assert f1("a b c", "c b a") == 1
+    assert squad_f1("a b c", "c b a") == 1
 
 
 def test_a_question_without_known_answer_scores_nothing_by_1_1() -> None:
-    assert score("anything", []) == (0.0, 0.0)
+    assert squad_score("anything", []) == (0.0, 0.0)

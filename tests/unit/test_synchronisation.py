@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq.optim import adam_update, precision
-from fairseq.training.step import Accumulated, apply_gradient
+from fairseq.training.trainer import Accumulated, apply_gradient
 from tests.unit.test_precision import root
 
 

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.attributes import ListDataset
+from fairseq.compat.data import _get_block_to_dataset_index_fast, _get_slice_indices_fast
 from fairseq.data.concat_dataset import ConcatDataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
-from fairseq.data.shorten_dataset import TruncateDataset
 from fairseq.data.token_block_dataset import TokenBlockDataset
-from fairseq.data.token_block_utils_fast import _get_block_to_dataset_index_fast, _get_slice_indices_fast
+from fairseq.data.wrappers import ListDataset, TruncateDataset
 from fairseq.errors import ConfigError, DataError
 
 SIZES = [3, 4, 1, 2, 1, 5, 6, 1, 1, 9]

@@ -14,14 +14,14 @@ from torch import nn
 
 from fairseq.criterions import build_criterion
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.downstream.conll import write as write_columns
-from fairseq.data.downstream.layout import Job
-from fairseq.data.downstream.squad import write_squad2
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
+from fairseq.finetune.conll import write as write_columns
+from fairseq.finetune.layout import Job
+from fairseq.finetune.squad import write_squad2
 from fairseq.logging import metrics
 from fairseq.tasks import setup_task
-from fairseq.tasks.token_configs import QuestionAnsweringConfig, TokenClassificationConfig
+from fairseq.tasks.configs import QuestionAnsweringConfig, TokenClassificationConfig
 from tests.token_sets import TINY_BPE, squad, tiny_gpt2_dictionary, write_conll
 
 SETTINGS = GPT2BPEConfig(

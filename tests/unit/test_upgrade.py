@@ -12,16 +12,16 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from fairseq.checkpoint.average import average_checkpoints
 from fairseq.checkpoint.reader import (
+    average_checkpoints,
     load_checkpoint_to_cpu,
     load_ema_from_checkpoint,
     load_pretrained_component_from_model,
     read,
     save_ema_as_checkpoint,
     torch_persistent_save,
+    upgrade_state,
 )
-from fairseq.checkpoint.upgrade import upgrade_state
 from fairseq.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,19 +4,26 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.attributes import IdDataset, ListDataset, NumelDataset, NumSamplesDataset, RawLabelDataset
-from fairseq.data.base_wrapper_dataset import BaseWrapperDataset
+from fairseq.compat.data import LRUCacheDataset
 from fairseq.data.concat_dataset import ConcatDataset, ConcatSentencesDataset
-from fairseq.data.lru_cache_dataset import LRUCacheDataset
-from fairseq.data.nested_dictionary_dataset import NestedDictionaryDataset
-from fairseq.data.pad_dataset import LeftPadDataset, RightPadDataset, RightPaddingMaskDataset
-from fairseq.data.shorten_dataset import RandomCropDataset, TruncateDataset, maybe_shorten_dataset
-from fairseq.data.token_edits import (
+from fairseq.data.datasets import BaseWrapperDataset, NestedDictionaryDataset
+from fairseq.data.wrappers import (
     AppendTokenDataset,
+    IdDataset,
+    LeftPadDataset,
+    ListDataset,
+    NumelDataset,
+    NumSamplesDataset,
     OffsetTokensDataset,
     PrependTokenDataset,
+    RandomCropDataset,
+    RawLabelDataset,
+    RightPadDataset,
+    RightPaddingMaskDataset,
     RollDataset,
     StripTokenDataset,
+    TruncateDataset,
+    maybe_shorten_dataset,
 )
 from fairseq.errors import ConfigError
 

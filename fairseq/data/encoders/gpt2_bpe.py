@@ -1,18 +1,205 @@
-"""``--bpe gpt2``: GPT-2's byte-level BPE; its symbols are ids written in decimal."""
+"""The byte-level BPE of GPT-2, on the `tokenizers` library, with look-up tables in front of it.
+
+Text is cut into pieces (words with their leading space, numbers, punctuation, whitespace), each piece is written in
+an alphabet of 256 printable characters, one a byte, and the best-ranked adjacent pair is merged until none is left.
+
+A piece always begins at a space that a non-whitespace character follows, so a line may be cut at such spaces and each
+part looked up on its own: almost every part of real text has been seen before. The readable twin, which does neither,
+is `fairseq.data.encoders.gpt2_twin`; the two are tested against each other.
+
+``--bpe gpt2``: GPT-2's byte-level BPE; its symbols are ids written in decimal.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
+import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fairseq.data.encoders.base import LITERAL, Ids, required_file
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from fairseq.data.encoders.base import LITERAL, Ids, Span, byte_spans, required_file
 from fairseq.data.encoders.configs import GPT2BPEConfig
-from fairseq.data.encoders.gpt2_bpe_utils import Encoder, get_encoder
-from fairseq.data.encoders.offsets import Span, byte_spans
+from fairseq.data.index_formats import best_fitting_int_dtype
+from fairseq.errors import DataError, DataNotFoundError
 from fairseq.registry import BPES
 
-__all__ = ["GPT2BPE", "get_encoder"]
+CACHE_ENTRIES = 1 << 18  # of each table; a full table is emptied, so that memory stays flat
+CACHE_LENGTH = 64  # characters; longer parts (text without spaces) hardly repeat
+
+# Unicode White_Space; Python's own \s also holds U+001C to U+001F, which here are ordinary characters.
+WHITESPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+_CUT = re.compile(f" (?=[^{WHITESPACE}])")
+_ASCII_PIECES = re.compile(r"'(?:[stmd]|re|ve|ll)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", flags=re.ASCII)
+
+
+@functools.cache
+def bytes_to_unicode() -> dict[int, str]:
+    """Byte -> its character: printable Latin-1 bytes stand for themselves, the others for U+0100 onwards, in order."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte if byte in printable else 256 + others.index(byte)) for byte in range(256)}
+
+
+class _UnseenWhitespace(Exception):
+    """A part that begins with whitespace: the line was cut where no piece begins."""
+
+
+class _PieceTable(dict[str, bytes]):
+    """Piece or part -> its ids as bytes of the encoder's type."""
+
+    def __init__(self, tokenizer: Tokenizer, dtype: npt.DTypeLike) -> None:
+        super().__init__()
+        self._tokenizer, self._dtype = tokenizer, dtype
+
+    def __missing__(self, text: str) -> bytes:
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except (UnicodeEncodeError, TypeError):
+            raise DataError(f"text with an unpaired surrogate has no UTF-8 form: {text!r}") from None
+        return self._keep(text, np.array(ids, dtype=self._dtype).tobytes())
+
+    def _keep(self, text: str, value: bytes) -> bytes:
+        if len(text) <= CACHE_LENGTH:
+            if len(self) >= CACHE_ENTRIES:
+                self.clear()
+            self[text] = value
+        return value
+
+
+class _PartTable(_PieceTable):
+    """Part of a line between two cuts -> its ids; ``prefix`` (nothing or a space) stood before the part."""
+
+    def __init__(self, tokenizer: Tokenizer, dtype: npt.DTypeLike, pieces: _PieceTable, prefix: str) -> None:
+        super().__init__(tokenizer, dtype)
+        self._pieces, self._prefix = pieces, prefix
+
+    def __missing__(self, part: str) -> bytes:
+        if self._prefix and (not part or part[0] in WHITESPACE):
+            raise _UnseenWhitespace
+        text = self._prefix + part
+        if text.isascii():
+            value = b"".join(map(self._pieces.__getitem__, _ASCII_PIECES.findall(text)))
+        else:
+            value = self._pieces[text]
+        return self._keep(part, value)
+
+
+class Encoder:
+    """Encode and decode text; ids are those of ``encoder.json``.
+
+    Args:
+        encoder: piece -> id.
+        bpe_merges: pairs of pieces, best first.
+        errors: how `decode` treats bytes that are not UTF-8.
+    """
+
+    def __init__(self, encoder: dict[str, int], bpe_merges: Sequence[tuple[str, str]], errors: str = "replace") -> None:
+        self.encoder, self.errors = encoder, errors
+        self.decoder = {idx: piece for piece, idx in encoder.items()}
+        self.bpe_merges = list(bpe_merges)
+        self.byte_encoder = bytes_to_unicode()
+        self.byte_decoder = {char: byte for byte, char in self.byte_encoder.items()}
+        for left, right in self.bpe_merges:
+            if not (left in encoder and right in encoder and left + right in encoder):
+                raise DataError(
+                    f"the BPE merge {left!r} {right!r} makes or needs a piece that encoder.json does not list; the two"
+                    " files do not belong together"
+                )
+        self._tokenizer = Tokenizer(models.BPE(vocab=encoder, merges=self.bpe_merges))
+        self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._unknown = {byte for byte, char in self.byte_encoder.items() if char not in encoder}
+        self.dtype = np.dtype(best_fitting_int_dtype(max(self.decoder, default=0) + 1))
+        pieces = _PieceTable(self._tokenizer, self.dtype)
+        self._first = _PartTable(self._tokenizer, self.dtype, pieces, "")
+        self._later = _PartTable(self._tokenizer, self.dtype, pieces, " ")
+
+    @functools.cached_property
+    def bpe_ranks(self) -> dict[tuple[str, str], int]:
+        return {pair: rank for rank, pair in enumerate(self.bpe_merges)}
+
+    def encode_bytes(self, text: str) -> bytes:
+        """Ids of ``text`` as bytes of ``self.dtype``. Raises DataError for characters that have no ids."""
+        if self._unknown:
+            self._check_bytes(text)
+        first, *later = text.split(" ")
+        try:
+            return self._first[first] + b"".join(map(self._later.__getitem__, later))
+        except _UnseenWhitespace:
+            first, *later = _CUT.split(text)
+            return self._first[first] + b"".join(map(self._later.__getitem__, later))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``."""
+        return np.frombuffer(self.encode_bytes(text), dtype=self.dtype).tolist()
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """Ids of each text."""
+        return [self.encode(text) for text in texts]
+
+    def encode_lines(self, lines: Sequence[str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """(ids of all lines one after the other, number of ids of each line)."""
+        rows = list(map(self.encode_bytes, lines))
+        sizes = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)) // self.dtype.itemsize
+        return np.frombuffer(b"".join(rows), dtype=self.dtype), sizes
+
+    def decode(self, tokens: Iterable[int | str]) -> str:
+        """Text of ids; a str among them (``<mask>``) is taken literally. Raises DataError for an id beyond the table."""
+        parts = []
+        for token in tokens:
+            piece = token if isinstance(token, str) else self.decoder.get(token)
+            if piece is None:
+                raise DataError(f"{token} is no BPE id: encoder.json has {len(self.decoder)} pieces")
+            parts.append(piece)
+        data = bytearray(self.byte_decoder[char] for char in "".join(parts))
+        return data.decode("utf-8", errors=self.errors)
+
+    def _check_bytes(self, text: str) -> None:
+        # The library drops what it does not know; a lost character must not pass unnoticed.
+        missing = self._unknown.intersection(text.encode("utf-8", "surrogatepass"))
+        if missing:
+            raise DataError(f"encoder.json has no piece for the byte {min(missing):#04x} of the text {text[:40]!r}")
+
+
+def read_merges(path: str) -> list[tuple[str, str]]:
+    """The pairs of ``vocab.bpe``: a version line, then ``left right`` a line. Raises DataError for any other line."""
+    lines = _read(path).split("\n")
+    merges = []
+    for number, line in enumerate(lines[1:], 2):
+        parts = line.split(" ")
+        if len(parts) == 2 and all(parts):
+            merges.append((parts[0], parts[1]))
+        elif line.strip() or number < len(lines):
+            raise DataError(
+                f"{path}, line {number}: {line!r} is no merge; expected two pieces and a space between them"
+            )
+    return merges
+
+
+def get_encoder(encoder_json_path: str, vocab_bpe_path: str) -> Encoder:
+    """Read ``encoder.json`` and ``vocab.bpe``. Raises DataError naming the file that is malformed."""
+    try:
+        encoder = json.loads(_read(encoder_json_path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{encoder_json_path} is not JSON: {error}") from None
+    if not isinstance(encoder, dict) or not all(type(idx) is int for idx in encoder.values()):
+        raise DataError(f"{encoder_json_path} does not map pieces to integer ids")
+    return Encoder(encoder, read_merges(vocab_bpe_path))
+
+
+def _read(path: str | os.PathLike[str]) -> str:
+    try:
+        with open(path, encoding="utf-8", newline="\n") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        raise DataNotFoundError(f"BPE file not found: {path}") from None
+    except UnicodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}") from None
 
 
 @BPES.register("gpt2", dataclass=GPT2BPEConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from fairseq.data.encoders.gpt2_bpe_utils import WHITESPACE, bytes_to_unicode
+from fairseq.data.encoders.gpt2_bpe import WHITESPACE, bytes_to_unicode
 
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 

@@ -20,8 +20,8 @@ __getattr__, __dir__, __all__ = exporter(
         "roberta_large_architecture": "presets",
         "roberta_prenorm_architecture": "presets",
         "xlm_architecture": "presets",
-        "RobertaClassificationHead": "model",
-        "RobertaLMHead": "model",
-        "init_bert_params": "model",
+        "RobertaClassificationHead": "fairseq.modules.task_heads",
+        "RobertaLMHead": "fairseq.modules.lm_head",
+        "init_bert_params": "fairseq.modules.initialization",
     },
 )

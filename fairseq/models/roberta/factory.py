@@ -12,12 +12,11 @@ from torch import nn
 
 from fairseq.dataclass import legacy
 from fairseq.errors import ConfigError
-from fairseq.models.pruning import parse_layers
+from fairseq.models.loading import parse_layers
 from fairseq.models.roberta.config import ACTIVATIONS, ATTENTION_BACKENDS, POOLINGS, RobertaConfig
 from fairseq.modules.attention_bias import AttentionBias
-from fairseq.modules.embeddings import TokenEmbedding
-from fairseq.modules.encoder import Encoder, EncoderOptions
-from fairseq.modules.encoder_layer import EncoderLayer
+from fairseq.modules.encoder import Encoder, EncoderLayer, EncoderOptions
+from fairseq.modules.positions import TokenEmbedding
 from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, HEADS, POSITIONS, TOKEN_MIXERS, nearest
 
 PROBABILITIES = (

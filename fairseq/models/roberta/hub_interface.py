@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fairseq.data.collating import collate_tokens
+from fairseq.data.batching import collate_tokens
 from fairseq.data.encoders import build_bpe
-from fairseq.data.span_answers import Answer
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
-from fairseq.models.roberta import alignment_utils, answering, tagging
-from fairseq.scope import HERE
+from fairseq.finetune.spans import Answer
+from fairseq.models.roberta import alignment_utils, inference
+from fairseq.refusals import HERE
 
 MASK = "<mask>"
 FROM_CONFIGURATION = object()
@@ -149,14 +149,14 @@ class RobertaHubInterface(nn.Module):
         return torch.stack([row for _, row in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])])
 
     def answer(self, question: str, context: str, n_best: int | None = None) -> Answer | list[Answer]:
-        """The answer in ``context``, or a list of the ``n_best``; see `fairseq.models.roberta.answering.answers`."""
-        found = answering.answers(self, [(question, context)], n_best or 1)[0]
+        """The answer in ``context``, or a list of the ``n_best``; see `fairseq.models.roberta.inference.answers`."""
+        found = inference.answers(self, [(question, context)], n_best or 1)[0]
         return found[0] if n_best is None else found
 
     def tag(self, words: str | Sequence[str]) -> list[tuple[str, str]]:
         """(word, label) of the words of a sentence (a text is split at whitespace)."""
         words = words.split() if isinstance(words, str) else list(words)
-        return list(zip(words, tagging.tags(self, [words])[0], strict=True))
+        return list(zip(words, inference.tags(self, [words])[0], strict=True))
 
     def disambiguate_pronoun(self, sentence: str) -> bool:
         raise OutOfScopeError(f"disambiguate_pronoun needs the Winograd task, which is out of scope: {HERE}")

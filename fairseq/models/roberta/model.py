@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
-from fairseq.models.fairseq_encoder import FairseqEncoder
-from fairseq.models.fairseq_model import FairseqEncoderModel
+from fairseq.models.fairseq_model import FairseqEncoder, FairseqEncoderModel
 from fairseq.models.hub import load_pretrained
-from fairseq.models.pruning import parse_layers
+from fairseq.models.loading import parse_layers
 from fairseq.models.roberta import factory
 from fairseq.models.roberta.addresses import ROBERTA
 from fairseq.models.roberta.config import RobertaConfig
@@ -33,10 +32,10 @@ from fairseq.models.roberta.upgrade import (
     upgrade_heads,
     upgrade_version,
 )
-from fairseq.modules.classification_head import RobertaClassificationHead
-from fairseq.modules.declared import declares
 from fairseq.modules.initialization import init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead, takes_targets
+from fairseq.modules.packing import declares
+from fairseq.modules.task_heads import RobertaClassificationHead
 from fairseq.registry import BPES, MODELS
 
 logger = logging.getLogger(__name__)

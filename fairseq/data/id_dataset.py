@@ -1,5 +1,0 @@
-"""Old path, imported by plugins; see `fairseq.data.attributes`."""
-
-from fairseq.data.attributes import IdDataset
-
-__all__ = ["IdDataset"]

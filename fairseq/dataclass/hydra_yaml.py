@@ -1,0 +1,148 @@
+"""What hydra is given: the schema of defaults, the user's YAML file, and the overrides in a form hydra always accepts.
+
+Hydra composes plain values; keys and types are checked afterwards by :func:`fairseq.dataclass.build.build_config`, the
+same code as for flags. That is why every override of a setting becomes ``++key=value`` (set, whether or not the YAML
+file mentions it): a misspelt key is then reported with the nearest name instead of a message about structs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fairseq.dataclass.base import GROUPS, MISSING, field_specs
+from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.legacy import STORED_SECTIONS
+from fairseq.errors import ConfigError
+from fairseq.registry import nearest
+
+BUNDLED = Path(__file__).resolve().parent.parent / "config"
+DEFAULT_NAME = "config"
+_COMPONENTS = ("model", *GROUPS)
+_ROOTS = (*SECTIONS, *_COMPONENTS, *STORED_SECTIONS)
+_OVERRIDE = re.compile(r"(?P<mode>~|\+\+|\+)?(?P<key>[^=@]+?)(?P<package>@[^=]*)?(?:=(?P<value>.*))?", re.DOTALL)
+_NAMES = re.compile(r"[\w\-]+(,[\w\-]+)*")
+
+
+@dataclass
+class Primary:
+    """The user's YAML file, taken apart: ``content`` are settings, ``defaults`` and ``hydra`` are for hydra."""
+
+    path: Path
+    content: dict[str, Any] = field(default_factory=dict)
+    defaults: list[Any] = field(default_factory=list)
+    hydra: dict[str, Any] = field(default_factory=dict)
+
+
+def schema() -> dict[str, Any]:
+    """The defaults of the fixed sections, references to other settings still as ``${...}``."""
+    tree: dict[str, Any] = {}
+    for section, cls in SECTIONS.items():
+        tree[section] = {name: spec.default for name, spec in field_specs(cls).items() if name != "_name"}
+    return tree
+
+
+def find_primary(config_dir: str | None, config_name: str | None) -> Path:
+    """The YAML file called ``config_name`` in ``config_dir`` (without one: the bundled ``config.yaml``)."""
+    name = (config_name or DEFAULT_NAME).removesuffix(".yaml")
+    folder = Path(config_dir) if config_dir is not None else BUNDLED
+    if not folder.is_dir():
+        raise ConfigError(f"configuration directory {str(folder)!r} does not exist")
+    path = folder / f"{name}.yaml"
+    if not path.is_file() and config_name is None:
+        path = BUNDLED / f"{DEFAULT_NAME}.yaml"
+    if not path.is_file():
+        known = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
+        hint = nearest(name, known) or "."
+        raise ConfigError(f"no {name}.yaml in {str(folder)!r}{hint} There: {', '.join(known[:20]) or 'no YAML files'}")
+    return path
+
+
+def read_primary(path: Path, including: tuple[Path, ...] = ()) -> Primary:
+    """Read a YAML file and the files beside it that its ``defaults`` list names; groups in that list are left to hydra.
+
+    The ``# @package`` header means nothing here, because these files always stand for the root. The file's own settings
+    win over its defaults unless ``_self_`` in the list says otherwise.
+    """
+    if path in including:
+        raise ConfigError(f"{path} includes itself through its defaults list")
+    tree = _load(path)
+    defaults = list(tree.pop("defaults", None) or [])
+    primary = Primary(path=path, hydra=dict(tree.pop("hydra", None) or {}))
+    own = {key: _component(key, value, path, known_only=not defaults) for key, value in tree.items()}
+    for entry in defaults if "_self_" in defaults else [*defaults, "_self_"]:
+        if entry == "_self_":
+            primary.content = _merge(primary.content, own)
+        elif isinstance(entry, str) and (path.parent / f"{entry.removesuffix('.yaml')}.yaml").is_file():
+            included = read_primary(path.parent / f"{entry.removesuffix('.yaml')}.yaml", (*including, path))
+            primary.content = _merge(primary.content, included.content)
+            primary.hydra = _merge(included.hydra, primary.hydra)
+            primary.defaults += included.defaults
+        else:
+            primary.defaults.append(entry)
+    return primary
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold groups of settings (key: value), but holds {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def _component(key: str, value: Any, path: Path, known_only: bool) -> Any:
+    """The value of a top-level ``key``; a component given by its name alone becomes ``{_name: ...}``."""
+    if known_only and key not in _ROOTS and key not in ("_name", "job_logging_cfg"):
+        raise ConfigError(f"unknown configuration section {key!r} in {path}{nearest(key, list(_ROOTS))}")
+    if key in SECTIONS and value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"{key} in {path} must be a group of settings (key: value), but is {value!r}")
+    return {"_name": value} if key in _COMPONENTS and isinstance(value, str) and value != MISSING else value
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(above)), resolve=False)
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
+
+
+def normalise_overrides(overrides: Iterable[str], primary: Primary) -> list[str]:
+    """The overrides as hydra is to see them; choices of a component (``optimizer=sgd``) replace it in ``primary``."""
+    return [_normalise(text, primary) for text in overrides]
+
+
+def _normalise(text: str, primary: Primary) -> str:
+    match = _OVERRIDE.fullmatch(text)
+    if match is None or match["package"] or "/" in match["key"] or match["key"].split(".")[0] == "hydra":
+        return text
+    mode, key, value = match["mode"] or "", match["key"], match["value"]
+    if value is None:
+        if mode == "~":
+            return text
+        raise ConfigError(f"override {text!r} has no value: write {key}=value")
+    root = key.split(".")[0]
+    if root not in _ROOTS:
+        if primary.defaults or (primary.path.parent / root).is_dir():
+            return text  # the user's own config group
+        raise ConfigError(f"unknown configuration section {root!r} in override {text!r}{nearest(root, list(_ROOTS))}")
+    if mode == "~":
+        return text
+    if key in _COMPONENTS and _NAMES.fullmatch(value) and value.lower() not in ("null", "none"):
+        if (primary.path.parent / key).is_dir():
+            return text
+        node = primary.content.get(key)
+        if "," not in value and (not isinstance(node, Mapping) or node.get("_name") != value):
+            primary.content[key] = {"_name": value}
+        return f"++{key}._name={value}"
+    if value.startswith("("):
+        value = '"' + value.replace('"', '\\"') + '"'  # hydra's grammar has no tuples
+    return f"++{key}={value}"

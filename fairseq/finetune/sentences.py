@@ -1,0 +1,282 @@
+"""Sentences for fine-tuning: reading ``DATA/input0``, ``DATA/input1``, ..., joining and shortening them, their order.
+
+Every line of a preprocessed input ends with ``</s>``. With the usual tokens ``<s>`` and ``</s>`` a pair becomes
+``<s> a </s> </s> b </s>``.
+
+The labels of sentence tasks, read and checked before training starts: every mistake names its file and line.
+
+Legend: B batch, N examples, K classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.data.concat_dataset import ConcatDataset
+from fairseq.data.dictionary import Dictionary
+from fairseq.data.indexed_dataset import load_indexed_dataset
+from fairseq.data.sampling import SortDataset
+from fairseq.data.wrappers import NumelDataset, OffsetTokensDataset, RawLabelDataset, RightPadDataset, StripTokenDataset
+from fairseq.errors import DataError, DataNotFoundError
+from fairseq.rng import legacy_permutation
+
+logger = logging.getLogger(__name__)
+
+_CHECKED_TOKENS = 1 << 22  # tokens checked at a time
+
+
+def load_dictionary(path: str, mask: str | None) -> Dictionary:
+    """The dictionary at ``path`` with the symbol ``mask`` added. Raises DataNotFoundError."""
+    if not os.path.isfile(path):
+        raise DataNotFoundError(
+            f"dictionary not found: {path}; sentence tasks read DATA/input0, DATA/input1, ... and DATA/label, each as "
+            "fairseq-preprocess writes it (with its dict.txt)"
+        )
+    dictionary = Dictionary.load(path)
+    if mask is not None:
+        dictionary.add_symbol(mask)
+    return dictionary
+
+
+def load_sentences(data: str, name: str, split: str, dictionary: Dictionary, combine: bool = False) -> Any:
+    """The lines of ``DATA/name/split``, ids checked against ``dictionary``; None when there are no such files.
+
+    With ``combine``, ``split1``, ``split2``, ... follow. Raises DataError naming file and line.
+    """
+    path = os.path.join(data, name, split)
+    lines = load_indexed_dataset(path, dictionary, combine=combine)
+    if lines is None:
+        return None
+    if len(lines) == 0:
+        raise DataError(f"{path} holds no lines; preprocess a text that is not empty")
+    highest = highest_id(lines)
+    if highest >= len(dictionary):
+        raise DataError(
+            f"{path} holds the id {highest}, but its dictionary has only {len(dictionary)} symbols: it was preprocessed with "
+            "another dict.txt"
+        )
+    return lines
+
+
+def require_sentences(data: str, name: str, split: str, dictionary: Dictionary, combine: bool = False) -> Any:
+    """As `load_sentences`, but raises DataNotFoundError when there are no such files."""
+    lines = load_sentences(data, name, split, dictionary, combine)
+    if lines is None:
+        path = os.path.join(data, name, split)
+        raise DataNotFoundError(
+            f"Dataset not found: {split} ({path}); the directory {os.path.join(data, name)} must hold {split}.bin and "
+            f"{split}.idx as fairseq-preprocess writes them"
+        )
+    return lines
+
+
+def highest_id(lines: Any) -> int:
+    """The highest token id of a corpus, read in pieces."""
+    if not getattr(lines, "is_contiguous", False):
+        return max((int(lines[i].max()) for i in range(len(lines)) if len(lines[i])), default=-1)
+    total = int(np.asarray(lines.sizes).sum(dtype=np.int64))
+    pieces = (
+        lines.read_tokens(start, min(start + _CHECKED_TOKENS, total)) for start in range(0, total, _CHECKED_TOKENS)
+    )
+    return max((int(piece.max()) for piece in pieces), default=-1)
+
+
+def place(path: str, lines: Any, index: int) -> str:
+    """``path: line N`` (from 1) of item ``index``, in the numbered part that it comes from if several are combined."""
+    part = 0
+    if isinstance(lines, ConcatDataset):
+        while index >= lines.cumulative_sizes[part]:
+            part += 1
+        index -= lines.cumulative_sizes[part - 1] if part else 0
+    return f"{path}{part or ''}: line {index + 1}"
+
+
+def check_same_length(data: str, split: str, inputs: dict[str, Any]) -> None:
+    """Raise DataError when the inputs (name -> lines) of a split have not the same number of lines."""
+    (first, lines), *others = inputs.items()
+    for name, other in others:
+        if len(other) != len(lines):
+            raise DataError(
+                f"{os.path.join(data, name, split)} has {len(other)} lines, but {os.path.join(data, first, split)} has "
+                f"{len(lines)}: line k of every input belongs to example k"
+            )
+
+
+def check_not_empty(data: str, split: str, inputs: dict[str, Any]) -> None:
+    """Raise DataError for an example without any text; an empty sentence beside others (QQP has some) is a warning."""
+    empty = {name: np.asarray(lines.sizes) <= 1 for name, lines in inputs.items()}  # </s> alone
+    nowhere = np.logical_and.reduce(list(empty.values()))
+    for name, is_empty in empty.items():
+        path = os.path.join(data, name, split)
+        if nowhere.any():
+            where = place(path, inputs[name], int(nowhere.argmax()))
+            raise DataError(
+                f"{where} is empty, and so the example has no text; remove it from every input and the labels"
+            )
+        if is_empty.any():
+            where = place(path, inputs[name], int(is_empty.argmax()))
+            logger.warning("%s is empty (%d such lines)", where, int(is_empty.sum()))
+
+
+def model_input(tokens: Any, dictionary: Dictionary) -> dict[str, Any]:
+    """What the model reads of the examples: ``src_tokens`` (B, T), right-padded, and ``src_lengths`` (B)."""
+    return {
+        "src_tokens": RightPadDataset(tokens, pad_idx=dictionary.pad()),
+        "src_lengths": NumelDataset(tokens, reduce=False),
+    }
+
+
+def in_random_order(dataset: Any, seed: int, no_shuffle: bool) -> Any:
+    """``dataset`` in an order drawn from ``seed``, the same for every split and epoch, and not by length."""
+    return dataset if no_shuffle else SortDataset(dataset, sort_order=[legacy_permutation(len(dataset), seed)])
+
+
+class MultiHotDataset(RawLabelDataset):
+    """Lists of class indices; a batch is float32 (B, K) with ones at them."""
+
+    def __init__(self, labels: list[list[int]], num_classes: int) -> None:
+        super().__init__(labels)
+        self.num_classes = num_classes
+
+    def collater(self, samples: list[Any]) -> Tensor:
+        rows = torch.zeros(len(samples), self.num_classes)
+        for row, classes in zip(rows, samples, strict=True):
+            row[classes] = 1.0
+        return rows
+
+
+def class_labels(
+    data: str,
+    split: str,
+    dictionary: Dictionary,
+    num_classes: int,
+    inputs: int,
+    combine: bool = False,
+    multi_label: bool = False,
+) -> Any:
+    """Class indices of ``DATA/label/split``: batches int64 (B, 1), or with ``multi_label`` multi-hot float32 (B, K).
+
+    The class index is the row of the label in ``label/dict.txt``. None when the split has no labels (test sets).
+    """
+    labels = load_sentences(data, "label", split, dictionary, combine)
+    if labels is None:
+        return None
+    path = os.path.join(data, "label", split)
+    _check_count(path, len(labels), inputs)
+    rows = _rows(labels, dictionary.eos())
+    if not multi_label:
+        _check_single(rows, labels, path)
+    first = dictionary.nspecial
+    for index in _foreign_rows(rows, first, first + num_classes):
+        symbol = next(int(symbol) for symbol in rows[index] if not first <= symbol < first + num_classes)
+        raise DataError(f"{place(path, labels, index)}: {_foreign(symbol, dictionary, num_classes, data)}")
+    if multi_label:
+        return MultiHotDataset([[int(symbol) - first for symbol in row] for row in rows], num_classes)
+    return OffsetTokensDataset(StripTokenDataset(labels, id_to_strip=dictionary.eos()), offset=-first)
+
+
+def _rows(labels: Any, eos: int) -> Any:
+    """The label ids of every line without ``</s>``: a list of lists, or at once (N, 1) when every line has one label."""
+    if getattr(labels, "is_contiguous", False) and bool((np.asarray(labels.sizes) == 2).all()):
+        pairs = labels.read_tokens(0, 2 * len(labels)).reshape(-1, 2).astype(np.int64)
+        if bool((pairs[:, 1] == eos).all()):
+            return pairs[:, :1]
+    return [[symbol for symbol in labels[i].tolist() if symbol != eos] for i in range(len(labels))]
+
+
+def _check_single(rows: Any, labels: Any, path: str) -> None:
+    for index, row in enumerate([] if isinstance(rows, np.ndarray) else rows):
+        if len(row) != 1:
+            advice = "; for several labels a line set task.multi_label=true (--multi-label)" if row else ""
+            raise DataError(f"{place(path, labels, index)} must hold one label, but holds {len(row)}{advice}")
+
+
+def _foreign_rows(rows: Any, low: int, high: int) -> list[int]:
+    """Indices of the rows with an id outside [low, high)."""
+    if isinstance(rows, np.ndarray):
+        return np.flatnonzero((rows[:, 0] < low) | (rows[:, 0] >= high)).tolist()
+    return [index for index, row in enumerate(rows) if any(not low <= symbol < high for symbol in row)]
+
+
+def _foreign(symbol: int, dictionary: Dictionary, num_classes: int, data: str) -> str:
+    known = ", ".join(dictionary.symbols[dictionary.nspecial : dictionary.nspecial + num_classes])
+    file = os.path.join(data, "label", "dict.txt")
+    if symbol < dictionary.nspecial:
+        return f"the label is not in the dictionary {file} (known: {known}); preprocess the labels with one that has it"
+    return (
+        f"the label {dictionary[symbol]!r} is number {symbol - dictionary.nspecial + 1} in {file}, but num_classes is "
+        f"{num_classes} (known: {known}); set --num-classes to the number of labels"
+    )
+
+
+def regression_targets(data: str, split: str, num_classes: int, inputs: int, combine: bool = False) -> Any:
+    """The numbers of ``DATA/label/split.label``, ``num_classes`` a line: batches float32 (B, K). None without a file."""
+    if not os.path.isfile(_label_path(data, split)):
+        return None
+    targets: list[list[float]] = []
+    for path, number, line in _label_lines(data, split, combine):
+        values = line.split()
+        if len(values) != num_classes:
+            raise DataError(
+                f"{path}: line {number} must hold {num_classes} number(s) (num_classes), but is {line!r}, which has "
+                f"{len(values)}"
+            )
+        targets.append([_number(value, path, number) for value in values])
+    _check_count(_label_path(data, split), len(targets), inputs)
+    return RawLabelDataset(targets)
+
+
+def choice_labels(data: str, split: str, num_classes: int, inputs: int, combine: bool = False) -> Any:
+    """The number of the right choice, from 0, on every line of ``DATA/label/split.label``: batches int64 (B)."""
+    if not os.path.isfile(_label_path(data, split)):
+        return None
+    labels: list[int] = []
+    for path, number, line in _label_lines(data, split, combine):
+        if not line.isdigit() or int(line) >= num_classes:
+            raise DataError(
+                f"{path}: line {number} must be the number of a choice, 0 to {num_classes - 1}, but is {line!r}"
+            )
+        labels.append(int(line))
+    _check_count(_label_path(data, split), len(labels), inputs)
+    return RawLabelDataset(labels)
+
+
+def _number(text: str, path: str, line: int) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise DataError(f"{path}: line {line}: the regression label {text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise DataError(f"{path}: line {line}: the regression label {text!r} is not finite")
+    return value
+
+
+def _label_path(data: str, split: str) -> str:
+    return os.path.join(data, "label", f"{split}.label")
+
+
+def _label_lines(data: str, split: str, combine: bool) -> Any:
+    """(path, line number from 1, stripped line) of the split's label file and, with ``combine``, its numbered parts."""
+    part = 0
+    while os.path.isfile(path := _label_path(data, f"{split}{part or ''}")):
+        with open(path, encoding="utf-8") as handle:
+            for number, line in enumerate(handle, start=1):
+                yield path, number, line.strip()
+        part += 1
+        if not combine:
+            return
+
+
+def _check_count(path: str, labels: int, inputs: int) -> None:
+    if labels != inputs:
+        kind = "fewer" if labels < inputs else "more"
+        raise DataError(
+            f"{path} has {labels} labels, {kind} than the {inputs} lines of input0: line k labels example k"
+        )

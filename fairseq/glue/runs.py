@@ -1,0 +1,195 @@
+"""Doing the runs of a plan: several at a time, going on where an earlier command stopped.
+
+A run has the directory ``DIR/runs/RTE/seed1``: ``command.txt``, ``log.txt``, ``checkpoints`` while it runs, ``result.json``
+when it is done and ``model.pt`` when its model is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fairseq.errors import TrainingError
+from fairseq.glue import scores
+from fairseq.glue.files import Machine, write_json, write_text
+from fairseq.glue.plan import Plan, Run, command_line
+from fairseq.glue.scores import Result
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+MODEL = "model.pt"
+_GRACE = 10.0  # seconds that children have to end by themselves
+
+
+@dataclass
+class Execution:
+    """The state of a command: ``results`` of finished runs, ``failures`` run -> last line of its log.
+
+    ``keep(run)`` says whether the model of a finished run is needed (asked again after each run). With ``resumable``
+    checkpoints hold the optimizer's state, and an interrupted run goes on from its last one; otherwise it starts anew.
+    """
+
+    out: Path
+    plan: Plan
+    checkpoint: Path
+    data: dict[str, Path]
+    machine: Machine
+    select: str
+    keep: Callable[[Run, Execution], bool]
+    report: Callable[[Execution, Run], None]
+    resumable: bool = False
+    extra: tuple[str, ...] = ()  # further options that do not bear on results
+    lock: int | None = None
+    results: dict[Run, Result] = field(default_factory=dict)
+    failures: dict[Run, str] = field(default_factory=dict)
+
+    def directory(self, run: Run) -> Path:
+        return self.out / "runs" / run.name
+
+    def model(self, run: Run) -> Path:
+        """Where the model of a finished run is, if it was kept."""
+        return self.directory(run) / MODEL
+
+    def collect(self) -> None:
+        """Take up what earlier commands finished. Raises ConfigError when something was made with other settings."""
+        for run in self.plan.runs:
+            result = scores.find_result(self.directory(run), run)
+            if result is not None:
+                self.results[run] = result
+
+    def remaining(self) -> list[Run]:
+        """What is to do: the runs without a result, and those that they start from if their models are gone."""
+        return self.with_sources([run for run in self.plan.runs if run not in self.results])
+
+    def with_sources(self, runs: Sequence[Run]) -> list[Run]:
+        """``runs`` and those that they start from, unless their models are there; in the order of the plan."""
+        todo = set(runs) | {run.after for run in runs if run.after is not None and not self.model(run.after).is_file()}
+        return [run for run in self.plan.runs if run in todo]
+
+    def run_all(self, runs: Sequence[Run]) -> None:
+        """Do ``runs``. A failed one is noted and the others go on; KeyboardInterrupt ends all children first."""
+        waiting = list(runs)
+        for run in waiting:
+            self.results.pop(run, None)
+        running: dict[Run, _Child] = {}
+        slots = list(range(self.machine.jobs))
+        try:
+            while waiting or running:
+                for run in [run for run in waiting if self._ready(run)][: len(slots)]:
+                    waiting.remove(run)
+                    if run.after in self.failures:
+                        self.failures[run] = f"not run, because {run.after.title} failed"
+                        self.report(self, run)
+                        continue
+                    running[run] = self._start(run, slots.pop(0))
+                for run, child in list(running.items()):
+                    if child.process.poll() is not None:
+                        del running[run]
+                        slots.append(child.slot)
+                        self._finish(run, child)
+                        self.report(self, run)
+                time.sleep(0.05)
+        finally:
+            _end(list(running.values()))
+
+    def _ready(self, run: Run) -> bool:
+        return run.after is None or run.after in self.results or run.after in self.failures
+
+    def _start(self, run: Run, slot: int) -> _Child:
+        where = self.directory(run)
+        settings = where / "settings.json"
+        goes_on = self.resumable and _read(settings) == json.loads(json.dumps(run.settings()))
+        if not goes_on:
+            shutil.rmtree(where, ignore_errors=True)
+        where.mkdir(parents=True, exist_ok=True)
+        write_json(settings, run.settings())
+        begin = self.model(run.after) if run.after is not None else self.checkpoint
+        line = [*command_line(run, self.data[run.task], begin, self._saving(run)), *self.extra]
+        write_text(where / "command.txt", shlex.join(["fairseq-train", *line]) + "\n")
+        with (where / "log.txt").open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fairseq.glue.child", *line],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(slot),
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends its children
+                pass_fds=() if self.lock is None else (self.lock,),
+            )
+        return _Child(process, slot, time.monotonic())
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        found = {**os.environ, **self.machine.environment(slot)}
+        if (PACKAGE_ROOT / "pyproject.toml").is_file():  # a checkout that may not be installed
+            found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+        return found
+
+    def _saving(self, run: Run) -> dict[str, Any]:
+        """Which checkpoints a run writes: none, unless its model may be needed or it is to be resumable."""
+        options: dict[str, Any] = {"save_dir": self.directory(run) / "checkpoints"}
+        wanted = self.keep(run, self)
+        if not wanted and not self.resumable:
+            return {**options, "no_save": True}
+        options |= {"no_epoch_checkpoints": True, "no_save_optimizer_state": not self.resumable}
+        options["no_last_checkpoints"] = self.select == "best" and not self.resumable
+        if run.options.get("validate_interval_updates") and self.select == "best":
+            options |= {"save_interval_updates": run.options["validate_interval_updates"], "keep_interval_updates": 1}
+        return options
+
+    def _finish(self, run: Run, child: _Child) -> None:
+        assert child.process.stdin is not None
+        child.process.stdin.close()
+        where = self.directory(run)
+        log = where / "log.txt"
+        if child.process.returncode:
+            self.failures[run] = scores.last_error(log)
+            return
+        try:
+            curve = scores.read_curve(run, log)
+        except TrainingError as error:
+            self.failures[run] = str(error)
+            return
+        written = where / "checkpoints" / f"checkpoint_{self.select}.pt"
+        if written.is_file() and self.keep(run, self):
+            os.replace(written, where / MODEL)
+        shutil.rmtree(where / "checkpoints", ignore_errors=True)
+        self.results[run] = Result(run, curve, time.monotonic() - child.started)
+        scores.write_result(where, self.results[run])
+        for other in self.results:
+            if not self.keep(other, self):
+                self.model(other).unlink(missing_ok=True)
+
+
+@dataclass
+class _Child:
+    process: subprocess.Popen[bytes]
+    slot: int
+    started: float
+
+
+def _read(path: Path) -> Any:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return None
+
+
+def _end(children: list[_Child]) -> None:
+    """End the children: politely, then by force."""
+    for child in children:
+        child.process.terminate()
+    end = time.monotonic() + _GRACE
+    for child in children:
+        try:
+            child.process.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()

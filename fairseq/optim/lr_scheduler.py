@@ -1,0 +1,330 @@
+"""Learning-rate schedules.
+
+What every learning-rate schedule offers to the trainer, and the legacy base for user code.
+
+The trainer calls ``step_begin_epoch`` and then ``step_update`` when an epoch begins, ``step_update(n)`` after update
+``n`` (it returns the rate of update ``n + 1``), and ``step`` with the validation loss when an epoch ends.
+
+Register learning-rate schedules by decorator and build the chosen one.
+
+One learning rate per epoch (``--lr-scheduler fixed``).
+
+Linear warm-up, then polynomial decay (``--lr-scheduler polynomial_decay``).
+
+Linear warm-up, then cosine annealing with warm restarts (``--lr-scheduler cosine``).
+
+Linear warm-up, then decay with the inverse square root (``--lr-scheduler inverse_sqrt``).
+
+Warm-up, hold, exponential decay (``--lr-scheduler tri_stage``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fairseq.dataclass.base import literal
+from fairseq.errors import ConfigError
+from fairseq.optim.configs import (
+    CosineLRScheduleConfig,
+    FixedLRScheduleConfig,
+    InverseSquareRootLRScheduleConfig,
+    PolynomialDecayLRScheduleConfig,
+    TriStageLRScheduleConfig,
+)
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, rates
+from fairseq.registry import LR_SCHEDULERS, RegistryView
+
+__path__: list[str] = []  # the original had a package here: old modules below it are found through fairseq.compat
+
+
+def single_rate(cfg: Any, schedule: str) -> float:
+    """The configured rate, for schedules that take only one."""
+    values = rates(cfg)
+    if len(values) > 1:
+        raise ConfigError(
+            f"the {schedule} schedule takes one learning rate, but lr is {values}; "
+            "rates per epoch need --lr-scheduler=fixed"
+        )
+    return values[0]
+
+
+class FairseqLRScheduler:
+    """Base class; subclasses compute the rate in :meth:`step_update` and set it with ``self.optimizer.set_lr``."""
+
+    def __init__(self, cfg: Any, optimizer: Any) -> None:
+        if optimizer is not None and not isinstance(optimizer, FairseqOptimizer):
+            raise ValueError(f"optimizer must be a FairseqOptimizer, but is {type(optimizer).__name__}")
+        self.cfg = cfg
+        self.optimizer: Any = optimizer
+        self.best: float | None = None
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
+        """Add options; only user code without a dataclass overrides this."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def step_begin_epoch(self, epoch: int) -> Any:
+        """Set the rate for the beginning of ``epoch`` (from 1)."""
+
+    def step(self, epoch: int, val_loss: float | None = None) -> Any:
+        """Note the validation loss at the end of ``epoch``."""
+        if val_loss is not None:
+            self.best = val_loss if self.best is None else min(self.best, val_loss)
+
+    def step_update(self, num_updates: int) -> float:
+        """Set and return the rate for the update after ``num_updates`` completed ones."""
+        return self.optimizer.get_lr()
+
+    def _set(self, lr: float) -> float:
+        self.optimizer.set_lr(lr)
+        return self.optimizer.get_lr()
+
+
+class LegacyFairseqLRScheduler(FairseqLRScheduler):
+    """Base of old user code that keeps its options in ``self.args``."""
+
+    def __init__(self, args: Any, optimizer: Any) -> None:
+        super().__init__(args, optimizer)
+        self.args = args
+
+
+C = TypeVar("C")
+
+LR_SCHEDULER_REGISTRY = RegistryView(LR_SCHEDULERS)
+
+
+def register_lr_scheduler(name: str, dataclass: type | None = None) -> Callable[[C], C]:
+    """Class decorator: make a :class:`FairseqLRScheduler` available as ``--lr-scheduler name``."""
+    return LR_SCHEDULERS.register(name, dataclass=dataclass, base=FairseqLRScheduler)
+
+
+def build_lr_scheduler(cfg: Any, optimizer: Any) -> FairseqLRScheduler:
+    """Build the schedule that ``cfg`` names: the ``lr_scheduler`` node, or an old flat Namespace."""
+    name = getattr(cfg, "_name", None) or getattr(cfg, "lr_scheduler", None)
+    if not isinstance(name, str):
+        known = ", ".join(LR_SCHEDULERS.names())
+        raise ConfigError(f"no learning-rate schedule was chosen; give --lr-scheduler (known: {known})")
+    cls = LR_SCHEDULERS.get(name)
+    config_class: Any = LR_SCHEDULERS.config_class(name)
+    if config_class is not None and isinstance(cfg, argparse.Namespace):
+        cfg = config_class.from_namespace(cfg)
+    return getattr(cls, "build_lr_scheduler", cls)(cfg, optimizer)
+
+
+@register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)
+class FixedLRSchedule(FairseqLRScheduler):
+    """With w = warmup_updates and n completed updates: base(epoch) * (n + 1) / w while n < w, then base(epoch).
+
+    base(epoch) is the epoch's entry of lr (the last one repeats); from force_anneal on, the last entry times
+    lr_shrink ^ (epoch + 1 - force_anneal).
+    """
+
+    def __init__(self, cfg: Any, optimizer: Any) -> None:
+        super().__init__(cfg, optimizer)
+        self.lr = rates(cfg)[0]
+        self.warmup_factor = 1.0 / cfg.warmup_updates if cfg.warmup_updates > 0 else 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lr": self.lr}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lr = state_dict.get("lr", self.lr)
+
+    def get_next_lr(self, epoch: int) -> float:
+        values = rates(self.cfg)
+        if self.cfg.force_anneal is None or epoch < self.cfg.force_anneal:
+            return values[min(epoch - 1, len(values) - 1)]
+        return values[-1] * self.cfg.lr_shrink ** (epoch + 1 - self.cfg.force_anneal)
+
+    def step_begin_epoch(self, epoch: int) -> float:
+        self.lr = self.get_next_lr(epoch)
+        return self._set(self.warmup_factor * self.lr)
+
+    def step_update(self, num_updates: int) -> float:
+        if num_updates < self.cfg.warmup_updates:
+            self.warmup_factor = (num_updates + 1) / self.cfg.warmup_updates
+            return self._set(self.warmup_factor * self.lr)
+        return self._set(self.lr)
+
+
+@register_lr_scheduler("polynomial_decay", dataclass=PolynomialDecayLRScheduleConfig)
+class PolynomialDecayLRSchedule(FairseqLRScheduler):
+    """With w = warmup_updates, N = total_num_update and n completed updates.
+
+    n <= w: lr * n / w, so the very first update has rate 0; n >= N: end_learning_rate; between:
+    (lr - end) * (1 - (n - w) / (N - w)) ^ power + end.
+
+    With several rates, epoch e uses entry e counted from 0 (one later than ``fixed``), as the original does.
+    """
+
+    def __init__(self, cfg: Any, optimizer: Any) -> None:
+        super().__init__(cfg, optimizer)
+        if not (cfg.total_num_update or 0) > 0:
+            raise ConfigError(
+                f"total_num_update is {cfg.total_num_update}, but polynomial_decay needs a positive number of updates; "
+                "set it, or set max_update"
+            )
+        self.lr = rates(cfg)[0]
+        self.warmup_factor = 1.0 / cfg.warmup_updates if cfg.warmup_updates > 0 else 1.0
+        self.end_learning_rate = cfg.end_learning_rate
+        self.total_num_update = cfg.total_num_update
+        self.power = cfg.power
+        self._set(self.warmup_factor * self.lr)
+
+    def get_next_lr(self, epoch: int) -> float:
+        values = rates(self.cfg)
+        if self.cfg.force_anneal is None or epoch < self.cfg.force_anneal:
+            return values[min(epoch, len(values) - 1)]
+        return self.optimizer.get_lr()
+
+    def step_begin_epoch(self, epoch: int) -> float:
+        self.lr = self.get_next_lr(epoch)
+        return self._set(self.warmup_factor * self.lr)
+
+    def step_update(self, num_updates: int) -> float:
+        warmup = self.cfg.warmup_updates
+        if warmup > 0 and num_updates <= warmup:
+            self.warmup_factor = num_updates / warmup
+            return self._set(self.warmup_factor * self.lr)
+        if num_updates >= self.total_num_update:
+            return self._set(self.end_learning_rate)
+        remaining = 1 - (num_updates - warmup) / (self.total_num_update - warmup)
+        return self._set((self.lr - self.end_learning_rate) * remaining**self.power + self.end_learning_rate)
+
+
+@register_lr_scheduler("cosine", dataclass=CosineLRScheduleConfig)
+class CosineLRSchedule(FairseqLRScheduler):
+    """Loshchilov and Hutter, SGDR (2017). With w = warmup_updates and n completed updates.
+
+    n < w: from warmup_init_lr (default: min_lr) straight to lr. Then period i of length T, of which t updates are
+    over: lo + (hi - lo) / 2 * (1 + cos(pi * t / T)), where lo and hi are min_lr and lr times lr_shrink ^ i. Each period
+    is t_mult times as long as the one before.
+    """
+
+    def __init__(self, cfg: Any, optimizer: Any) -> None:
+        super().__init__(cfg, optimizer)
+        self.max_lr = single_rate(cfg, "cosine")
+        if self.max_lr <= cfg.min_lr:
+            raise ConfigError(f"lr ({self.max_lr}) must be greater than min_lr ({cfg.min_lr}) for the cosine schedule")
+        if cfg.t_mult < 1:
+            raise ConfigError(f"t_mult must be at least 1, but is {cfg.t_mult}")
+        self.warmup_updates = cfg.warmup_updates
+        self.warmup_init_lr = cfg.min_lr if cfg.warmup_init_lr < 0 else cfg.warmup_init_lr
+        self.period = cfg.lr_period_updates
+        if self.period <= 0:
+            if cfg.max_update <= cfg.warmup_updates:
+                raise ConfigError(
+                    f"max_update ({cfg.max_update}) must be greater than warmup_updates ({cfg.warmup_updates}) for the "
+                    "cosine schedule; set it, or set lr_period_updates"
+                )
+            self.period = cfg.max_update - cfg.warmup_updates
+        self.lr_step = (self.max_lr - self.warmup_init_lr) / self.warmup_updates if self.warmup_updates > 0 else 1.0
+        self.lr = self.warmup_init_lr
+        self._set(self.lr)
+
+    def step_update(self, num_updates: int) -> float:
+        if num_updates < self.warmup_updates:
+            self.lr = self.warmup_init_lr + num_updates * self.lr_step
+            return self._set(self.lr)
+        i, t, length = self._position(num_updates - self.warmup_updates)
+        shrink = self.cfg.lr_shrink**i
+        low, high = self.cfg.min_lr * shrink, self.max_lr * shrink
+        self.lr = low + 0.5 * (high - low) * (1 + math.cos(math.pi * t / length))
+        return self._set(self.lr)
+
+    def _position(self, updates: int) -> tuple[int, float, float]:
+        """(number of the period, updates into it, its length) after ``updates`` updates of annealing."""
+        t_mult = self.cfg.t_mult
+        if t_mult == 1:
+            i = math.floor(updates / self.period)
+            return i, updates - self.period * i, self.period
+        i = math.floor(math.log(1 - updates / self.period * (1 - t_mult), t_mult))
+        return i, updates - (1 - t_mult**i) / (1 - t_mult) * self.period, t_mult**i * self.period
+
+
+@register_lr_scheduler("inverse_sqrt", dataclass=InverseSquareRootLRScheduleConfig)
+class InverseSquareRootSchedule(FairseqLRScheduler):
+    """Vaswani et al. (2017), section 5.3. With w = warmup_updates and n completed updates.
+
+    n < w: from warmup_init_lr (default 0) straight to lr; then lr * sqrt(w) / sqrt(n).
+    """
+
+    def __init__(self, cfg: Any, optimizer: Any) -> None:
+        super().__init__(cfg, optimizer)
+        peak = single_rate(cfg, "inverse_sqrt")
+        if cfg.warmup_updates <= 0:
+            raise ConfigError(
+                f"warmup_updates must be positive for the inverse_sqrt schedule, but is {cfg.warmup_updates}"
+            )
+        self.warmup_init_lr = 0.0 if cfg.warmup_init_lr < 0 else cfg.warmup_init_lr
+        self.lr_step = (peak - self.warmup_init_lr) / cfg.warmup_updates
+        self.decay_factor = peak * cfg.warmup_updates**0.5
+        self.lr = self.warmup_init_lr
+        self._set(self.lr)
+
+    def step_update(self, num_updates: int) -> float:
+        if num_updates < self.cfg.warmup_updates:
+            self.lr = self.warmup_init_lr + num_updates * self.lr_step
+        else:
+            self.lr = self.decay_factor * num_updates**-0.5
+        return self._set(self.lr)
+
+
+@register_lr_scheduler("tri_stage", dataclass=TriStageLRScheduleConfig)
+class TriStageLRSchedule(FairseqLRScheduler):
+    """Park et al., SpecAugment (2019). With n completed updates and stages of W, H and D updates.
+
+    n < W: from init_lr_scale * lr straight to lr; n < W + H: lr; n <= W + H + D, k updates into the decay:
+    lr * final_lr_scale ^ (k / D); afterwards final_lr_scale * lr.
+    """
+
+    def __init__(self, cfg: Any, optimizer: Any) -> None:
+        super().__init__(cfg, optimizer)
+        self.peak_lr = single_rate(cfg, "tri_stage")
+        self.init_lr = cfg.init_lr_scale * self.peak_lr
+        self.final_lr = cfg.final_lr_scale * self.peak_lr
+        if cfg.final_lr_scale <= 0:
+            raise ConfigError(f"final_lr_scale must be positive, but is {cfg.final_lr_scale}")
+        self.warmup_steps, self.hold_steps, self.decay_steps = _stages(cfg)
+        if self.decay_steps <= 0:
+            raise ConfigError(f"decay_steps must be positive for the tri_stage schedule, but is {self.decay_steps}")
+        self.warmup_rate = (self.peak_lr - self.init_lr) / self.warmup_steps if self.warmup_steps else 0.0
+        self.decay_factor = -math.log(cfg.final_lr_scale) / self.decay_steps
+        self.lr = self.init_lr
+        self._set(self.lr)
+
+    def step_update(self, num_updates: int) -> float:
+        decayed = num_updates - self.warmup_steps - self.hold_steps
+        if num_updates < self.warmup_steps:
+            self.lr = self.init_lr + self.warmup_rate * num_updates
+        elif decayed < 0:
+            self.lr = self.peak_lr
+        elif decayed <= self.decay_steps:
+            self.lr = self.peak_lr * math.exp(-self.decay_factor * decayed)
+        else:
+            self.lr = self.final_lr
+        return self._set(self.lr)
+
+
+def _stages(cfg: Any) -> tuple[int, int, int]:
+    """The lengths of the three stages in updates."""
+    ratio = cfg.phase_ratio
+    if ratio is None:
+        return cfg.warmup_steps, cfg.hold_steps, cfg.decay_steps
+    try:
+        first, second, third = map(float, literal(ratio, "phase_ratio") if isinstance(ratio, str) else ratio)
+    except (TypeError, ValueError):
+        raise ConfigError(f"phase_ratio must be three numbers such as (0.1, 0.4, 0.5), but is {ratio!r}") from None
+    if not math.isclose(first + second + third, 1.0, abs_tol=1e-9):
+        raise ConfigError(f"the three parts of phase_ratio must sum to 1, but are {first}, {second}, {third}")
+    if not cfg.max_update > 0:
+        raise ConfigError(f"phase_ratio needs a positive max_update, but it is {cfg.max_update}")
+    return int(cfg.max_update * first), int(cfg.max_update * second), int(cfg.max_update * third)

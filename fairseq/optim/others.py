@@ -1,0 +1,53 @@
+"""Stochastic gradient descent (``--optimizer sgd``).
+
+Adagrad (``--optimizer adagrad``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from fairseq.optim.configs import AdagradConfig, SGDConfig
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, first_lr, register_optimizer
+
+
+@register_optimizer("sgd", dataclass=SGDConfig)
+class SGD(FairseqOptimizer):
+    """torch's SGD with momentum and L2 weight decay; the class name is stored in checkpoints."""
+
+    def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
+        super().__init__(cfg)
+        self._optimizer = torch.optim.SGD(params, **self.optimizer_config)
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        return {
+            "lr": first_lr(self.cfg),
+            "momentum": getattr(self.cfg, "momentum", 0.0),
+            "weight_decay": getattr(self.cfg, "weight_decay", 0.0),
+        }
+
+    @property
+    def supports_flat_params(self) -> bool:
+        return True
+
+
+@register_optimizer("adagrad", dataclass=AdagradConfig)
+class Adagrad(FairseqOptimizer):
+    """torch's Adagrad with L2 weight decay; the class name is stored in checkpoints."""
+
+    def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
+        super().__init__(cfg)
+        self._optimizer = torch.optim.Adagrad(params, **self.optimizer_config)
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        return {"lr": first_lr(self.cfg), "weight_decay": getattr(self.cfg, "weight_decay", 0.0)}
+
+    @property
+    def supports_flat_params(self) -> bool:
+        # As in the original: its state is created at construction, one entry per parameter.
+        return False
