@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.criterions.entity_scores import accuracy, entity_scores, load_seqeval
+from fairseq.criterions.entity_scores import accuracy, entity_scores
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.downstream.conll_columns import read_columns
 from fairseq.data.downstream.conll_layout import ConllSplit
@@ -65,8 +65,6 @@ class TokenClassificationTask(SentenceTask):
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> Any:
         """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
-        if self.cfg.entity_scores:
-            load_seqeval()  # a missing package shows before hours of training, not after
         source = ConllSplit(self.cfg.data, split, self.label_dictionary)
         if highest_id(source.sentences) >= len(self.dictionary):
             raise DataError(
