@@ -2,7 +2,10 @@
 #   make quickstart    train and query a small model on the text in examples/quickstart
 #   make test          lint, types and tests (minutes, offline once set up)
 #   make test-slow     the tests marked slow
-# PYTHON=python3.12 chooses the interpreter. TORCH=... replaces the pinned torch by any pip requirement:
+#   make fresh         make test as on a new machine: a copy of this tree, a new environment, no cache of pip
+#   make dist          the source package and the wheel, in dist
+#   make lock          renew constraints.txt, the exact versions that all of the above install
+# PYTHON=python3.12 chooses the interpreter. TORCH=... replaces the locked torch by any pip requirement:
 # a version (TORCH=torch==2.12.1) or a file (TORCH=/path/to/torch.whl).
 
 PYTHON ?= python3
@@ -11,33 +14,52 @@ VENV ?= .venv
 JOBS ?= 2
 
 BIN := $(VENV)/bin
+LOG := $(VENV)/setup.log
 SOURCES := $(wildcard fairseq/csrc/*/*.cpp fairseq/csrc/*/*.cu fairseq/csrc/*/*.h)
 # One thread per process: the tests already run on all cores side by side.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: setup test test-slow check quickstart clean
+# The locked versions without torch, which TORCH may replace, and without what torch pins itself.
+LOCK := $(VENV)/constraints.txt
+PIP := $(BIN)/python -m pip --no-input
+# Nothing is built from source but this project and antlr4-python3-runtime (for hydra), which has no wheel.
+WHEELS := --only-binary=:all: --no-binary=antlr4-python3-runtime --no-build-isolation
+HELP_PIP := Is the package index reachable (pip config list), and is there room on the disk?
+HELP_TORCH := TORCH=... takes another version or a wheel file.
+HELP_VENV := Python 3.10 to 3.13 with venv is needed (Debian: apt install python3-venv); PYTHON=... chooses another.
+
+.PHONY: setup test test-slow check quickstart fresh dist lock clean
 .DELETE_ON_ERROR:
+
+# $(call step,what is done,command,what to do when it fails): one line of progress, everything else into the log.
+define step
+	@echo "setup: $(1)"
+	@{ $(2); } >> $(LOG) 2>&1 || { tail -n 15 $(LOG); \
+		echo "setup: failed: $(1)"; echo "setup: $(3) All of the output is in $(LOG)."; exit 1; }
+endef
 
 setup: $(VENV)/installed
 
-$(VENV)/created:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel
-	touch $@
+$(VENV)/tools: constraints.txt
+	@mkdir -p $(VENV)
+	$(call step,a new environment in $(VENV),$(PYTHON) -m venv $(VENV),$(HELP_VENV))
+	@grep -vE '^(torch|triton|nvidia-|cuda-)' constraints.txt > $(LOCK)
+	$(call step,pip and setuptools,$(PIP) install -c $(LOCK) pip setuptools wheel,$(HELP_PIP))
+	@touch $@
 
 # Changes when another torch is asked for, and only then.
-$(VENV)/wanted-torch: $(VENV)/created FORCE
+$(VENV)/wanted-torch: $(VENV)/tools FORCE
 	@echo "$(TORCH)" | cmp -s - $@ || echo "$(TORCH)" > $@
 
 $(VENV)/torch: $(VENV)/wanted-torch
-	$(BIN)/python -m pip install "$(TORCH)"
-	touch $@
+	$(call step,$(TORCH) (a large download),$(PIP) install -c $(LOCK) $(WHEELS) "$(TORCH)",$(HELP_TORCH) $(HELP_PIP))
+	@touch $@
 
 $(VENV)/installed: $(VENV)/torch setup.py pyproject.toml constraints.txt $(SOURCES)
-	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --no-build-isolation --use-pep517 -c $(VENV)/constraints.txt -e ".[test]"
-	$(BIN)/fairseq-info
-	touch $@
+	$(call step,this project and what it needs; compiles the operators (a minute or two),\
+		$(PIP) install -c $(LOCK) $(WHEELS) -e ".[test]",$(HELP_PIP))
+	$(call step,fairseq-info,$(BIN)/fairseq-info,The installed package does not start.)
+	@touch $@
 
 FORCE:
 
@@ -55,5 +77,24 @@ test-slow: setup
 quickstart: setup
 	$(BIN)/python examples/quickstart/run.py
 
+# The files that git knows or would add, as they are now: nothing that an earlier build or run left behind.
+fresh:
+	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
+	git ls-files -coz --exclude-standard | tar --null -T - --ignore-failed-read -cf - | tar -C "$$directory" -xf - && \
+	cd "$$directory" && git init -q && git add -A && PIP_NO_CACHE_DIR=1 $(MAKE) test VENV=.venv
+
+dist: setup
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+# One file for every supported Python and system. uv resolves; what installs is pip.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet uv
+	echo "$(TORCH)" > $(VENV)-lock/torch.txt
+	printf 'pip\nsetuptools>=77\nwheel\n' > $(VENV)-lock/tools.in
+	$(VENV)-lock/bin/uv pip compile --universal --upgrade --no-python-downloads --python-version 3.10 --extra test \
+		--no-annotate --custom-compile-command "make lock" --constraints $(VENV)-lock/torch.txt \
+		--output-file constraints.txt pyproject.toml $(VENV)-lock/tools.in
+
 clean:
-	rm -rf $(VENV) build *.egg-info fairseq/ops/*.so
+	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info fairseq/ops/*.so

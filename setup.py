@@ -40,7 +40,10 @@ def torch_extensions() -> tuple[list[Extension], type[build_ext]]:
         import torch
         from torch.utils import cpp_extension
     except ImportError as error:
-        warn(f"tensor operators are not built: torch cannot be imported here ({error}); use --no-build-isolation")
+        warn(
+            f"the operators on tensors are left out: torch cannot be imported in the environment of this build ({error}). "
+            'To have them: pip install torch "setuptools>=77" wheel, then pip install --no-build-isolation .'
+        )
         return [], build_ext
     # torch chooses the language standard that its headers need. Loops are vectorised once per instruction set, by
     # attributes in the sources: what is built here also runs on an older processor.

@@ -124,7 +124,7 @@ def run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     parser = get_args_parser()
     parser.prog = "fairseq-hydra-train"
     parser.error = _usage_error  # type: ignore[method-assign, assignment]
-    args = parser.parse_args(list(words))
+    args = parser.parse_intermixed_args(list(words))  # settings may follow options such as --multirun
     primary = read_primary(find_primary(args.config_dir or args.config_path, args.config_name))
     overrides = normalise_overrides(args.overrides, primary)
     store = ConfigStore.instance()

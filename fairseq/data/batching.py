@@ -140,8 +140,9 @@ def filter_by_size(
     if raise_exception and len(ignored):
         worst = int(ignored[0])
         raise DataError(
-            f"Size of sample #{worst} is invalid (={dataset.size(worst)}) since max_positions={max_positions}, "
-            "skip this example with --skip-invalid-size-inputs-valid-test"
+            f"Size of sample #{worst} is invalid (={dataset.size(worst)}) since max_positions={max_positions}, skip this "
+            f"example with --skip-invalid-size-inputs-valid-test ({len(ignored)} of {len(indices)} validation samples are "
+            "too long; a corpus of long lines can be cut into blocks across lines with --sample-break-mode none)"
         )
     return kept, ignored
 

@@ -63,7 +63,7 @@ class TensorboardSink:
     """Scalars to ``<logdir>/<tag>``."""
 
     def __init__(self, logdir: str) -> None:
-        self.logdir = logdir
+        self.logdir = os.path.abspath(logdir)  # jobs of one process (--multirun) each have a working directory
 
     def write(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
         writer = self._writer(tag or "")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 _HERE = Path(__file__).parent
-_HINT = "pip install -e . --no-build-isolation"
+_HINT = "pip install --no-build-isolation . in an environment that has torch, setuptools and wheel"
 
 
 def define(schema: str, twin: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -37,6 +37,11 @@ def why_unavailable() -> str | None:
     return _load()
 
 
+def missing() -> bool:
+    """True when there are no compiled operators although nobody switched them off."""
+    return not load() and os.environ.get("FAIRSEQ_NATIVE") != "0"
+
+
 @torch.compiler.assume_constant_result
 def compiled_for(operator: str, device: str) -> bool:
     """Whether ``fairseq::<operator>`` has a compiled kernel for ``device`` (``"cpu"``, ``"cuda"``)."""
@@ -49,7 +54,7 @@ def _load() -> str | None:
         return "FAIRSEQ_NATIVE=0 is set in the environment"
     files = sorted(_HERE.glob("_torch*.so"))
     if not files:
-        return f"they were not built; install with torch and a C++ compiler at hand: {_HINT}"
+        return f"they were not built (torch or a C++ compiler was missing at build time); install again: {_HINT}"
     try:
         torch.ops.load_library(str(files[-1]))
     except (OSError, RuntimeError) as error:  # built for another torch, or from other sources

@@ -175,5 +175,5 @@ class TokenClassificationConfig(TokenTaskConfig):
 
     head_name: str = option("token_classification_head", "name of the head")
     entity_scores: bool = option(
-        True, "report precision, recall and F1 of whole entities (B-PER, I-PER, O); needs seqeval", action="boolean"
+        True, "report precision, recall and F1 of whole entities (B-PER, I-PER, O)", action="boolean"
     )

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq.criterions.scores import entity_scores, load_seqeval, tag_accuracy
+from fairseq.criterions.entity_scores import accuracy, entity_scores
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DataError
 from fairseq.finetune.conll import ConllSplit, read_columns
@@ -64,8 +64,6 @@ class TokenClassificationTask(SentenceTask):
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> Any:
         """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
-        if self.cfg.entity_scores:
-            load_seqeval()  # a missing package shows before hours of training, not after
         source = ConllSplit(self.cfg.data, split, self.label_dictionary)
         if highest_id(source.sentences) >= len(self.dictionary):
             raise DataError(
@@ -132,7 +130,7 @@ class TokenClassificationTask(SentenceTask):
         return sentences, targets, predictions
 
     def scores(self, targets: Labels, predictions: Labels) -> dict[str, float]:
-        values = {"accuracy": tag_accuracy(targets, predictions)}
+        values = {"accuracy": accuracy(targets, predictions)}
         if self.cfg.entity_scores:
             values.update(entity_scores(targets, predictions))
         return {name: round(value, 2) for name, value in values.items()}

@@ -12,6 +12,7 @@ from fairseq.dataclass.state import config_to_state
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
+from fairseq.ops import library
 from fairseq.tasks import setup_task
 from fairseq.training.batches import seed_run, subset_names
 from fairseq.training.loop import train_epochs
@@ -41,6 +42,10 @@ def train(cfg: FairseqConfig) -> float | None:
     trainer = Trainer(cfg, task, model, criterion)
     trainer.store.verify_directory()
     logger.info("training on %s in %s precision", trainer.device, trainer.precision)
+    if library.missing():  # pip shows no output of a build that succeeded, so the reader may not know
+        logger.warning(
+            "training is slower than it could be, compiled operators are missing: %s", library.why_unavailable()
+        )
     logger.info(
         "max tokens per device = %s and max sentences per device = %s", cfg.dataset.max_tokens, cfg.dataset.batch_size
     )

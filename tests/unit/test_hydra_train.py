@@ -90,6 +90,11 @@ def test_multirun(tmp_path: Path) -> None:
     assert Path(jobs[0][1]).parents[2] == tmp_path / "multirun"
 
 
+def test_settings_may_follow_options() -> None:
+    jobs = compose("task.data=/d common.seed=1,2 --multirun common.log_interval=7")
+    assert [(cfg.common.seed, cfg.common.log_interval) for cfg, _ in jobs] == [(1, 7), (2, 7)]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

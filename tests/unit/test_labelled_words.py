@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fairseq.criterions.scores import entity_scores, tag_accuracy
+from fairseq.criterions.entity_scores import accuracy, entity_scores
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders import build_bpe
 from fairseq.data.encoders.configs import GPT2BPEConfig
@@ -166,21 +166,28 @@ def test_words_in_memory(dictionary: Dictionary) -> None:
     assert (batch["target"] == IGNORED).all() and batch["words"].sum() == 3
 
 
-def test_scores_are_seqevals() -> None:
+def test_entity_scores_of_a_small_case() -> None:
     targets = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-MISC"]]
     predictions = [["B-PER", "I-PER", "O", "B-PER"], ["O", "O"]]
-    assert tag_accuracy(targets, predictions) == pytest.approx(100 * 4 / 6)
+    assert accuracy(targets, predictions) == pytest.approx(100 * 4 / 6)
     # Entities: 3 wanted, 2 found, 1 right.
     expected = {"precision": 50.0, "recall": 100 / 3, "f1": 40.0}
     assert entity_scores(targets, predictions) == pytest.approx(expected)
     assert entity_scores([["O"]], [["O"]]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
-def test_missing_seqeval_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "seqeval", None)
-    monkeypatch.setitem(sys.modules, "seqeval.metrics", None)
-    with pytest.raises(ConfigError, match="entity scores need seqeval .*pip install .*--no-entity-scores"):
-        entity_scores([["O"]], [["O"]])
+ENTITY_CASES = json.loads((Path(__file__).parents[1] / "data" / "entity_scores.json").read_text())
+
+
+@pytest.mark.parametrize("scheme", ["IOB1", "IOB2", "IOBES", "broken"])
+def test_entity_scores_equal_those_of_seqeval(scheme: str) -> None:
+    """The golden file holds 50 random cases per scheme with precision, recall and F1 of seqeval 1.2.2."""
+    cases = [case for case in ENTITY_CASES if case["scheme"] == scheme]
+    assert len(cases) == 50
+    for case in cases:
+        targets, predictions = ([line.split() for line in case[key]] for key in ("targets", "predictions"))
+        found = entity_scores(targets, predictions)
+        assert list(found.values()) == pytest.approx([100 * score for score in case["scores"]], abs=1e-9), case
 
 
 def test_predicted_columns(tmp_path: Path) -> None:

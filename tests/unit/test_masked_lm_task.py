@@ -210,7 +210,9 @@ def test_too_long_samples(data, caplog):
     task = make(data, sample_break_mode="eos")
     task.load_dataset("train")
     dataset = task.dataset("train")
-    with pytest.raises(DataError, match=r"Size of sample #\d+ is invalid \(=\d+\) since max_positions=5, skip this"):
+    with pytest.raises(
+        DataError, match=r"Size of sample #\d+ is invalid \(=\d+\) since max_positions=5, skip this example"
+    ):
         batches(task, max_positions=5)
     with caplog.at_level("WARNING"):
         kept = batches(task, max_positions=5, ignore_invalid_inputs=True)

@@ -195,6 +195,17 @@ def test_tensorboard(tmp_path, records):
     assert len(records) == 4
 
 
+def test_tensorboard_of_jobs_in_directories_of_their_own(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    for job in ("0", "1"):  # as hydra --multirun does in one process
+        (tmp_path / job).mkdir()
+        monkeypatch.chdir(tmp_path / job)
+        bar = progress_bar([1], log_format="json", tensorboard_logdir="logs")
+        bar.print({"loss": 2.5, "num_updates": 9}, tag="valid")
+    progress.close_writers()
+    assert all(len(list((tmp_path / job / "logs" / "valid").iterdir())) == 1 for job in ("0", "1"))
+
+
 def test_missing_or_unsupported_sinks_warn_once(monkeypatch, caplog):
     monkeypatch.setattr(progress, "_warned", set())
     monkeypatch.setitem(sys.modules, "wandb", None)  # import fails
