@@ -1,11 +1,8 @@
-"""Old checkpoint layouts brought to today's, step by step in the order in which the format changed.
+"""Checkpoints as the rest of the program reads them: loaded safely, brought to today's layout, averaged on request.
 
-A file of today passes one look at its keys. The options of old files (``args``) are upgraded by
-`fairseq.dataclass.state.config_from_state`, the parameter names by the model.
-
-Checkpoints as the rest of the program reads them: loaded safely, upgraded, with a typed configuration.
-
-The mean of the weights of several checkpoints.
+Old layouts are upgraded step by step in the order in which the format changed; a file of today passes one look at its
+keys. The options of old files (``args``) are upgraded by `fairseq.dataclass.state.config_from_state`, the parameter
+names by the model.
 """
 
 from __future__ import annotations

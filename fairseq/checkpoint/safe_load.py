@@ -1,15 +1,13 @@
 """Read a checkpoint file without executing anything from it.
 
-The file is read by ``torch.load(weights_only=True)``, whose unpickler knows only tensors and plain containers. On top of
-those come the few names of `fairseq.checkpoint.records`, each mapped to an inert record and translated to plain data by
-our own code afterwards; the names are allowed only during the call. Anything else is refused with a sentence that names
-the class. There is no fallback.
+The file is read by ``torch.load(weights_only=True)``, whose unpickler knows only tensors and plain containers. On top
+of those come the few names of `fairseq.checkpoint.records`, each mapped to an inert record and translated to plain
+data by our own code afterwards; the names are allowed only during the call. Anything else is refused with a sentence
+that names the class. There is no fallback.
 
-References between the settings of a stored configuration, resolved without omegaconf's resolvers.
-
-Configurations of 2020 hold strings such as ``${common.seed}``. Given to omegaconf, a string like ``${name:argument}`` would
-call whatever resolver this process has registered under that name; a file must not be able to. So plain references are
-looked up here, and every other expression is refused.
+Configurations of 2020 hold references such as ``${common.seed}``. Given to omegaconf, a string like
+``${name:argument}`` would call whatever resolver this process has registered under that name; a file must not be able
+to. So plain references are looked up here, and every other expression is refused.
 """
 
 from __future__ import annotations

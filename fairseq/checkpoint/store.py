@@ -1,16 +1,11 @@
-"""Names of checkpoint files, and how they are found again.
+"""The directory of a run: which files a save writes, under which names and in which order, and which ones go.
 
-Which old checkpoints are deleted after a save.
+The first applicable name is written, the others are copies of it, ``checkpoint_last.pt`` is last: whoever finds it
+finds the rest. Every file appears at once and in full (`fairseq.checkpoint.atomic`).
 
-The rules are the original's, with two repairs: what was just written, and what a symbolic link named best or last points to,
-is never deleted; and as many files as asked for are kept when one of those is not among the first.
-
-One thread that writes checkpoints while training goes on.
-
-The directory of a run: which files a save writes, in which order, and which ones go afterwards.
-
-The first applicable name is written, the others are copies of it, ``checkpoint_last.pt`` is last: whoever finds it finds the
-rest. Every file appears at once and in full (`fairseq.checkpoint.atomic`).
+Which old files go follows the original's rules, with two repairs: what was just written, and what a symbolic link
+named best or last points to, is never deleted; and as many files as asked for are kept when one of those is not among
+the first.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""What every command shares: how it ends. A user's mistake is one line and exit status 2, Ctrl-C is status 130.
+"""What the commands share: how they end, the options of encoders, and loading the model that ``--path`` names.
 
-What commands share that turn text into pieces: the flags of every encoder, and the encoder's settings from them.
-
-Loading the model of a command line: a checkpoint file, a directory with one, or a published name.
+A user's mistake is one line and exit status 2, Ctrl-C is status 130.
 """
 
 from __future__ import annotations

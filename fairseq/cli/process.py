@@ -1,20 +1,16 @@
-"""How the C library hands out memory to a command that computes: blocks are kept and used again.
+"""The start of every command that runs a model: how this process gets memory, and how many threads it uses.
 
-Training frees and takes the same hundreds of megabytes at every update. By default glibc gives large blocks back to the
-system at once, so that each update faults (and zeroes) all of its pages again. Here freed memory stays with the process,
-and the heap is set up for huge pages beforehand, where the system leaves that choice to programs. The process holds
-its peak until it ends, and the peak itself is a little higher (freed blocks of other sizes stay in between).
+Memory: training frees and takes the same hundreds of megabytes at every update. By default glibc gives large blocks
+back to the system at once, so that each update faults (and zeroes) all of its pages again. Here freed memory stays
+with the process, and the heap is set up for huge pages beforehand, where the system leaves that choice to programs.
+The process holds its peak until it ends, and the peak itself is a little higher (freed blocks of other sizes stay in
+between). Only glibc knows these settings; elsewhere, and with ``FAIRSEQ_MALLOC=default`` or settings of the user's
+own (``MALLOC_...``, ``GLIBC_TUNABLES``, ``LD_PRELOAD``), everything stays as it is. Results never depend on it.
 
-Only glibc knows these settings; elsewhere, and with ``FAIRSEQ_MALLOC=default`` or settings of the user's own
-(``MALLOC_...``, ``GLIBC_TUNABLES``, ``LD_PRELOAD``), everything stays as it is. Results never depend on it.
-
-How many threads an operator may use: as many as there are processors that this process may really run on.
-
-torch counts the cores of the machine, or those of the process's affinity. A container's share of processor time
-(cgroup ``cpu.max``) it does not see: with 64 threads on a share of 4 processors, 60 of them wait at every barrier.
-``OMP_NUM_THREADS`` in the environment, if set, is what the user wants. Data workers have one thread each (torch does that).
-
-The start of every command that runs a model.
+Threads: as many as there are processors that this process may really run on. torch counts the cores of the machine,
+or those of the process's affinity. A container's fraction of processor time (cgroup ``cpu.max``) it does not see:
+with 64 threads on 4 processors, 60 of them wait at every barrier. ``OMP_NUM_THREADS`` in the environment, if set, is
+what the user wants. Data workers have one thread each (torch does that).
 """
 
 from __future__ import annotations
@@ -46,7 +42,7 @@ def describe_allocator() -> str:
 
 def tune_allocator() -> None:
     """Keep freed memory from now on, unless the environment says otherwise; harmless when called again."""
-    global _state
+    global _allocator_state
     reason = _left_alone()
     if reason is not None:
         _allocator_state = f"the default of the C library ({reason})"

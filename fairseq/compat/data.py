@@ -1,12 +1,7 @@
-"""Binarizers for programs of one's own, line by line through `Dictionary.encode_line`.
+"""Old names of the data side: binarizer classes, the batching and block operators, `LRUCacheDataset`.
 
-``fairseq-preprocess`` itself uses the array path of `fairseq.data.preprocessing`, which writes the same files.
-
-Old names of the batching operator (the compiled one lives in `fairseq.ops.batching`).
-
-Old names of the block operators (the compiled one lives in `fairseq.ops.blocks`).
-
-`LRUCacheDataset`: keeps the last few items read.
+The binarizers go line by line through `Dictionary.encode_line`, for programs of one's own; ``fairseq-preprocess``
+uses the array path of `fairseq.data.preprocessing`, which writes the same files. The operators are in `fairseq.ops`.
 """
 
 from __future__ import annotations
@@ -25,6 +20,7 @@ import numpy as np
 import torch
 
 from fairseq.data.batching import batch_by_size
+from fairseq.data.cached_path import cache_directory
 from fairseq.data.datasets import BaseWrapperDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.index_formats import data_file_path, index_file_path
@@ -32,6 +28,8 @@ from fairseq.data.indexed_dataset import make_builder
 from fairseq.data.text import Chunker, find_offsets, tokenize_line
 from fairseq.data.token_block_dataset import locate
 from fairseq.ops.blocks import complete_blocks
+
+PYTORCH_FAIRSEQ_CACHE = str(cache_directory())
 
 logger = logging.getLogger("fairseq.binarizer")
 

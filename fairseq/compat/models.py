@@ -1,8 +1,6 @@
-"""Stand-ins for the sequence-to-sequence base classes: importable and derivable, refused when one is made.
+"""Old names of the model side: sequence-to-sequence base classes, torch-hub modules, `LayerNorm`.
 
-Old import path: loading by name, and the encoders as torch-hub modules.
-
-Layer normalisation over the channels.
+The sequence-to-sequence classes can be imported and derived from, and are refused when one is made.
 """
 
 from __future__ import annotations

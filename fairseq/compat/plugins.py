@@ -1,6 +1,6 @@
-"""Names that a setting may take, as enums for plugins that annotate fields with them (old import path and names).
+"""What plugins use to declare themselves: names that a setting may take as enums, and the decorator of scorers.
 
-Old path of the scorer registry. There are no built-in scorers: they judge generated text, which is out of scope.
+There are no built-in scorers: they judge generated text, which is out of scope.
 """
 
 from __future__ import annotations

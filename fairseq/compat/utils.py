@@ -1,9 +1,7 @@
-"""Helpers at their old path, for plugins and tests; nothing inside ``fairseq`` imports this module.
+"""Helpers at their old paths ``fairseq.utils`` and ``fairseq.checkpoint_utils``, for plugins and tests.
 
-What belongs to a floor of its own is re-exported from there; the rest are small functions on samples and tensors.
-B batch, T tokens.
-
-Old path of reading and writing checkpoints.
+What belongs to a floor of its own is re-exported from there; the rest are small functions on samples and tensors. B
+batch, T tokens.
 """
 
 from __future__ import annotations
@@ -18,13 +16,73 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq.checkpoint.reader import (
+    load_checkpoint_to_cpu,
+    load_ema_from_checkpoint,
+    load_pretrained_component_from_model,
+    save_ema_as_checkpoint,
+    torch_persistent_save,
+)
+from fairseq.checkpoint.store import checkpoint_paths, verify_checkpoint_directory
 from fairseq.criterions.masked_lm import perplexity
-from fairseq.dataclass.base import literal
-from fairseq.modules.feed_forward import ACTIVATIONS
+from fairseq.data.indexed_dataset import split_paths
+from fairseq.dataclass.base import eval_str_list, literal
+from fairseq.dataclass.user_module import import_user_module
+from fairseq.models.loading import load_model_ensemble, load_model_ensemble_and_task
+from fairseq.models.loading import prune_layers as prune_state_dict
+from fairseq.modules.feed_forward import ACTIVATIONS, get_activation_fn
 from fairseq.modules.positions import position_ids_from_padding
 from fairseq.optim.fairseq_optimizer import clip, total_norm
 from fairseq.training import run_state
+from fairseq.training.batches import resolve_max_positions
+from fairseq.training.run_state import load_checkpoint
 from fairseq.tree import HALF, map_tensors
+
+__all__ = [
+    "apply_to_sample",
+    "checkpoint_paths",
+    "clip_grad_norm_",
+    "convert_padding_direction",
+    "csv_str_list",
+    "deprecation_warning",
+    "eval_bool",
+    "eval_str_dict",
+    "eval_str_list",
+    "fill_with_neg_inf",
+    "get_activation_fn",
+    "get_available_activation_fns",
+    "get_perplexity",
+    "get_rng_state",
+    "has_parameters",
+    "import_user_module",
+    "item",
+    "load_checkpoint",
+    "load_checkpoint_to_cpu",
+    "load_ema_from_checkpoint",
+    "load_model_ensemble",
+    "load_model_ensemble_and_task",
+    "load_pretrained_component_from_model",
+    "log_softmax",
+    "make_positions",
+    "model_eval",
+    "move_to_cpu",
+    "move_to_cuda",
+    "multi_tensor_total_norm",
+    "prune_state_dict",
+    "resolve_max_positions",
+    "safe_getattr",
+    "safe_hasattr",
+    "save_checkpoint",
+    "save_ema_as_checkpoint",
+    "set_rng_state",
+    "set_torch_seed",
+    "softmax",
+    "split_paths",
+    "strip_eos",
+    "strip_pad",
+    "torch_persistent_save",
+    "verify_checkpoint_directory",
+]
 
 
 def apply_to_sample(f: Callable[[Tensor], Any], sample: Any) -> Any:

@@ -1,7 +1,4 @@
-"""The settings of the criterions. Nothing here imports torch.
-
-Settings of the criterions on tokens (free of torch).
-"""
+"""The settings of the criterions. Nothing here imports torch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The base classes of losses, under their old import path.
+"""The base classes of losses, under their old import path; registering and building them.
 
-Registering and building criterions.
-
-What criterions have in common whose scores are those of a whole set, not means over batches.
+`CollectingCriterion` is for losses whose scores are those of a whole set, not means over batches.
 """
 
 from __future__ import annotations

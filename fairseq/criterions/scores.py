@@ -1,13 +1,12 @@
-"""Scores of a whole set of predictions, times 100, from scikit-learn and SciPy.
+"""Scores of a whole set of predictions.
 
-Both libraries are imported only when something is scored: training does not wait for them. A score that is undefined (the
-correlation of constant predictions, for example) is 0, so that a collapsed model never counts as the best.
+Of classes and numbers, times 100, from scikit-learn and SciPy. Both libraries are imported only when something is
+scored: training does not wait for them. A score that is undefined (the correlation of constant predictions, for
+example) is 0, so that a collapsed model never counts as the best.
 
-Exact match and F1 by the rules of SQuAD's official scripts (evaluate-v1.1.py and evaluate-v2.0.py).
-
-Scores lie in [0, 1]. The two scripts agree on questions whose answers have words; where an answer is nothing but articles
-and punctuation they differ: 1.1 finds no common word (F1 0), 2.0 takes it for "no answer".
-
+Of answers, in [0, 1]: exact match and F1 by the rules of SQuAD's official scripts (evaluate-v1.1.py and
+evaluate-v2.0.py). The two scripts agree on questions whose answers have words; where an answer is nothing but
+articles and punctuation they differ: 1.1 finds no common word (F1 0), 2.0 takes it for "no answer".
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
-"""The loss of classification and regression on sentences.
+"""The losses on whole sentences: classification, regression, and choosing among candidates.
 
-Legend: B batch, K classes (or values a sentence).
-
-The loss of choosing among candidates (ranking, multiple choice).
-
-Legend: B batch, T tokens, K candidates.
+Legend: B batch, T tokens, K classes, candidates, or values per sentence.
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
-"""The loss of extractive question answering.
+"""The losses on tokens: extractive question answering, and labelling words.
 
-Legend: B windows, T tokens.
-
-The loss of labelling words.
-
-Legend: B batch, T tokens, K classes, N words of the batch.
+Legend: B windows or sentences, T tokens, K classes, N words of the batch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""Lists of batches that cost two numbers a batch: host memory stays flat however many sentences there are.
+"""From the sizes of items to padded batches: which items fit, how they are cut into batches, how they are collated.
 
-Which items fit, and how they are cut into batches, by their sizes alone.
-
-Sequences of different lengths as one padded tensor, and masks of their padding (B sequences, T tokens).
+`Batches` costs two numbers per batch: host memory stays flat however many sentences there are. B sequences, T tokens.
 """
 
 from __future__ import annotations

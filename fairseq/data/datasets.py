@@ -1,8 +1,8 @@
-"""`FairseqDataset`: what every data set offers to batching, filtering and the iterators.
+"""The base classes of datasets.
 
-`BaseWrapperDataset`: a data set that hands everything on to the one it wraps; the base of all wrappers.
-
-`NestedDictionaryDataset`: several data sets read side by side; a batch is a nested dictionary.
+`FairseqDataset` is what every dataset offers to batching, filtering and the iterators; `BaseWrapperDataset` hands
+everything on to the dataset that it wraps; `NestedDictionaryDataset` reads several datasets side by side, and its
+batch is a nested dictionary.
 """
 
 from __future__ import annotations

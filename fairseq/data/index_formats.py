@@ -1,12 +1,12 @@
-r"""The memory-mapped corpus format without torch: writing ``.bin``/``.idx``, checking and mapping them.
+r"""The corpus formats without torch: writing ``.bin``/``.idx``, checking and mapping them.
 
-``.bin`` holds the items' tokens one after the other. ``.idx`` (little-endian): magic ``MMIDIDX\0\0``, uint64 version 1,
-uint8 dtype code, uint64 N, int32[N] sizes in tokens, int64[N] byte offsets into ``.bin``.
+``.bin`` holds the items' tokens one after the other. ``.idx`` is little-endian:
 
-The TNTIDX index (``--dataset-impl lazy`` and ``cached``), without torch.
-
-``.idx`` (little-endian): magic ``TNTIDX\0\0``; uint64: version 1, dtype code, element size, N items, S sizes; int64[N + 1]
-positions in the sizes; int64[N + 1] positions in ``.bin`` (elements); int64[S] sizes (S = N for 1-D items).
+* memory-mapped (``--dataset-impl mmap``): magic ``MMIDIDX\0\0``, uint64 version 1, uint8 dtype code, uint64 N,
+  int32[N] sizes in tokens, int64[N] byte offsets into ``.bin``;
+* TNTIDX (``lazy`` and ``cached``), written only: magic ``TNTIDX\0\0``; uint64: version 1, dtype code, element size, N
+  items, S sizes; int64[N + 1] positions in the sizes; int64[N + 1] positions in ``.bin`` (elements); int64[S] sizes
+  (S = N for 1-D items).
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
-"""Memory-mapped corpora as data sets, and the choice of a reader or writer by name.
+"""Memory-mapped corpora as datasets, the choice of a reader or writer by name, and opening the data of a split.
 
 Items are 1-D int64 tensors of token ids (T). The file format itself is in `fairseq.data.index_formats`.
-
-Opening the data of a split: `load_indexed_dataset`, with numbered parts, and small file-name helpers.
-
-Collating, filtering and batching helpers, and the check for forgotten validation files (old path of all of them).
 """
 
 from __future__ import annotations

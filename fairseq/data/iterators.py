@@ -1,8 +1,7 @@
-"""Iterators that know their length and position: counted, grouped, sharded.
+"""Iterators over batches: those that know their length and position (counted, grouped, sharded), and the epochs.
 
-`EpochBatchIterator`: the batches of one epoch after the other, shuffled, sharded over ranks, resumable.
-
-The order of an epoch is a pure function of (seed, epoch), so a run continues at any batch without reading those before.
+`EpochBatchIterator` gives the batches of one epoch after the other, shuffled, sharded over ranks, resumable. The
+order of an epoch is a pure function of (seed, epoch), so a run continues at any batch without reading those before.
 """
 
 from __future__ import annotations

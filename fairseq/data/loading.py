@@ -1,7 +1,4 @@
-"""`BatchLoader`: collated batches in a given order, read by this process or by workers.
-
-`BufferedIterator`: a background thread that keeps a few batches ready.
-"""
+"""Batches in a given order, collated by this process or by workers, and a background thread that keeps a few ready."""
 
 from __future__ import annotations
 

@@ -4,9 +4,7 @@ Pure functions over one sequence (T tokens; U units, which are the T tokens or, 
 vocabulary), drawing from a given legacy NumPy stream. The *order of the draws* is the contract: it reproduces the
 masks of fairseq 0.12 bit for bit, so no call may be moved, added or skipped. No Python loop runs over tokens.
 
-`MaskTokensDataset`: masked sequences and their targets, a pure function of (seed, epoch, index).
-
-Whole-word masking: which symbols of a dictionary begin a word.
+`MaskTokensDataset` gives masked sequences and their targets, a pure function of (seed, epoch, index).
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Lines of text to arrays of symbol ids: the inner loop of preprocessing, without torch.
+"""Text files to corpora on several processes, without torch: what ``fairseq-preprocess`` does with each file.
 
-Two kinds of `SymbolSource`: words looked up in a dictionary, and raw text through a sub-word encoder. Either gives
-*local* ids with the string of each, so that a table maps a whole block of text to dictionary ids at once.
+Two kinds of `SymbolSource` stand for the lines: words looked up in a dictionary, and raw text through a subword
+encoder. Either gives *local* ids with the string of each, so that a table maps a whole block of text to dictionary
+ids at once.
 
-Text files to corpora on several processes, without torch: what ``fairseq-preprocess`` does with each file.
-
-Every worker takes one byte range and writes one part; parts are then joined in order, so the result does not depend on
-the number of workers. Memory stays flat: text, ids, sizes and positions all pass through in pieces. When the symbols
-of raw text have yet to be counted, the first pass spools local ids to disk and the second maps them through a table.
+Every worker takes one byte range and writes one part; parts are then joined in order, so the result does not depend
+on the number of workers. Memory stays flat: text, ids, sizes and positions all pass through in pieces. When the
+symbols of raw text have yet to be counted, the first pass spools local ids to disk and the second maps them through a
+table.
 """
 
 from __future__ import annotations

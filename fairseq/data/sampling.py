@@ -1,7 +1,4 @@
-"""Which items, and in what order: sorting, sub-sampling, drawing with replacement.
-
-Batches of sentences of similar length, so that little of them is padding.
-"""
+"""Which items, and in what order: sorting, subsampling, drawing with replacement, batches of similar lengths."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-r"""Small text rules shared by the dictionary, the encoders and the commands: tokenizing a line, undoing sub-words.
+r"""Small text rules (tokenizing a line, undoing subwords), and cutting a text file for several processes.
 
-Cutting a text file at line ends, so that several processes can each read their own part.
-
-Lines end as in Python's universal newlines: ``\n``, ``\r\n`` or a lone ``\r``. Everything works on bytes: a line end
-is one byte in UTF-8 and never part of another character, so no position can fall inside a character.
+Lines end as in Python's universal newlines: ``\n``, ``\r\n`` or a lone ``\r``. Cutting works on bytes: a line end is
+one byte in UTF-8 and never part of another character, so no position can fall inside a character.
 """
 
 from __future__ import annotations

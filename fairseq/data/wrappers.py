@@ -1,11 +1,4 @@
-"""Wrappers that change each item's tokens a little: one more or fewer at an end, an offset, a rotation.
-
-Data sets of plain facts beside the tokens: indices, lengths, counts, labels, lists.
-
-Collating by padding: items of different lengths become one tensor (B, T).
-
-Items cut to a maximal length, at their end or by a random window.
-"""
+"""Small wrappers of datasets: tokens edited, facts beside the tokens, padding, shortening."""
 
 from __future__ import annotations
 

@@ -25,14 +25,15 @@ Metadata keys (all optional):
 ``new``             True for a key that the original does not know: stored only when it differs from its default
 ==================  ====================================================================================================
 
+Values from flags, YAML files and stored configurations go through one function into the type that their field is annotated
+with, so that ``--lr 0.005``, ``lr: [0.005]`` and ``optimization.lr=0.005`` mean the same. Strings are read as Python literals
+where the field is not a string; nothing is ever evaluated.
+
+Values from flags, YAML files and stored configurations go through one function into the type that their field is annotated
+with, so that ``--lr 0.005``, ``lr: [0.005]`` and ``optimization.lr=0.005`` mean the same. Strings are read as Python literals
+where the field is not a string; nothing is ever evaluated.
+
 This module imports neither torch nor omegaconf, so that ``--help`` stays instant.
-
-Which registry belongs to which group of the configuration, and the configuration class behind a component's name.
-
-Turn a value from a flag, a YAML file or a stored configuration into the type that its field is annotated with.
-
-One function for every entrance, so that ``--lr 0.005``, ``lr: [0.005]`` and ``optimization.lr=0.005`` mean the same.
-Strings are read as Python literals where the field is not a string; nothing is ever evaluated.
 """
 
 from __future__ import annotations

@@ -1,14 +1,11 @@
 """From the settings somebody gave to the complete, typed, resolved configuration of a run.
 
 Every entrance (flags, YAML, stored checkpoints, Python) ends here, so the same settings give the same configuration:
-defaults filled in, keys checked against the dataclasses, ``${...}`` resolved, values converted to their types.
+defaults filled in, keys checked against the dataclasses, ``${...}`` resolved, values converted to their types. `nest`
+goes between the flat Namespace of a command line (today's, or one stored in 2019) and the nested configuration.
 
 The result is an omegaconf ``DictConfig`` locked against unknown keys, except ``model``: that node holds only the keys
 that were given, and the architecture function fills in the rest.
-
-Between the flat Namespace of a command line (today's, or one stored in 2019) and the nested configuration.
-
-The public functions of the old ``fairseq.dataclass.build``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""The fixed sections of the configuration except ``distributed_training``: field names, defaults and flags of the original.
+"""The configuration tree: fixed sections (the original's fields, defaults and flags), one node per component.
 
-Key order is the order in which checkpoints store them. "updates" are optimizer steps, "batches" micro-batches.
-
-The section ``distributed_training``: field names, defaults and flags of the original.
-
-The configuration tree: fixed sections, and one node per pluggable component chosen by its ``_name``.
+Key order is the order in which checkpoints store them. "updates" are optimizer steps, "batches" micro-batches. The
+node of a component is chosen by its ``_name``.
 """
 
 from __future__ import annotations

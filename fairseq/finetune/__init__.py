@@ -1,1 +1,1 @@
-"""Data sets of downstream tasks: their own files in, the layout of fine-tuning out."""
+"""Downstream tasks: their own files in, the layout of fine-tuning out, and the datasets that read it."""

@@ -1,20 +1,15 @@
-"""What data sets of multiple choice have in common: ``input0`` is the context, ``input1`` ... are the candidates.
+"""Datasets of multiple choice: ``input0`` is the context, ``input1`` ... are the candidates.
 
-RACE (Lai et al., 2017): ``{train,dev,test}/{middle,high}/*.txt``, each file one article with its questions as JSON.
-
-Written for the task ``sentence_ranking``: the article is ``input0``, the question with each of the four options is
-``input1`` ... ``input4``. Test sets: ``test`` is the middle schools', ``test1`` the high schools'. Articles come sorted by
-level (middle first) and number, where the original took them in the order of the file system.
-
-SWAG (Zellers et al., 2018): CSV files with a sentence, the beginning of the next, and four ways to go on.
-
-Written for the task ``multiple_choice`` with the context first: ``input0`` is the sentence (``sent1``), ``input1`` ...
-``input4`` are the beginning (``sent2``) with each ending.
-
-CommonsenseQA (Talmor et al., 2019): JSON lines with a question, its choices and the letter of the right one.
-
-Written for the task ``multiple_choice`` with the context first: ``input0`` is ``Q: question``, ``input1`` ... are
-``A: choice``, the wording of RoBERTa's recipe. (The old task ``commonsense_qa`` reads the JSON lines themselves.)
+* RACE (Lai et al., 2017): ``{train,dev,test}/{middle,high}/*.txt``, each file one article with its questions as JSON.
+  For the task ``sentence_ranking``: the article is ``input0``, the question with each of the four options is
+  ``input1`` ... ``input4``. Test sets: ``test`` is the middle schools', ``test1`` the high schools'. Articles come
+  sorted by level (middle first) and number, where the original took them in the order of the file system.
+* SWAG (Zellers et al., 2018): CSV files with a sentence, the beginning of the next, and four ways to go on. For the
+  task ``multiple_choice`` with the context first: ``input0`` is the sentence (``sent1``), ``input1`` ... ``input4``
+  are the beginning (``sent2``) with each ending.
+* CommonsenseQA (Talmor et al., 2019): JSON lines with a question, its choices and the letter of the right one. For
+  the task ``multiple_choice`` with the context first: ``input0`` is ``Q: question``, ``input1`` ... are
+  ``A: choice``, the wording of RoBERTa's recipe. (The old task ``commonsense_qa`` reads the JSON lines themselves.)
 """
 
 from __future__ import annotations

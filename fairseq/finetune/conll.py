@@ -1,15 +1,11 @@
-"""The binarised form of CoNLL columns, written by `fairseq.finetune.conll`, read by ``token_classification``.
+"""``--task conll``: CoNLL columns (a word per line with its labels, empty lines between sentences), binarised.
 
-For every split, in ``DEST/``:
+``token_classification`` reads what is written here. For every split, in ``DEST/``:
 
 * ``input0/dict.txt``, ``input0/{split}.bin`` and ``.idx``: pieces of every sentence, without special symbols;
 * ``input0/{split}.words.bin`` and ``.idx``: int32, the number of pieces of every word of the sentence;
-* ``input0/{split}.jsonl``: the words of every sentence, one list a line;
-* ``label/dict.txt``, ``label/{split}.bin`` and ``.idx``: one label a word, without an end symbol.
-
-Reading CoNLL columns: a word a line with its labels, an empty line after every sentence.
-
-``fairseq-preprocess-task --task conll``: CoNLL columns in, the layout of `conll_layout` out.
+* ``input0/{split}.jsonl``: the words of every sentence, one list per line;
+* ``label/dict.txt``, ``label/{split}.bin`` and ``.idx``: one label per word, without an end symbol.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
-"""``--task plain``: one text or label a line, in files called after the split and the column.
+"""Files with a text or label per line (``--task plain``), GLUE's TSV files (``--task glue/RTE``, Wang et al. 2018).
 
-``{split}.raw.input0`` (raw text) or ``{split}.input0`` (symbols of the dictionary, as GPT-2 ids), the same with ``input1``
-and so on, and ``{split}.label``; the splits are called train, dev or valid, and test. GLUE scripts of the original leave
-such files in their folder ``processed``.
+Plain files: ``{split}.raw.input0`` (raw text) or ``{split}.input0`` (symbols of the dictionary, as GPT-2 ids), the
+same with ``input1`` and so on, and ``{split}.label``; the splits are called train, dev or valid, and test. GLUE
+scripts of the original leave such files in their folder ``processed``.
 
-GLUE's own TSV files (Wang et al., 2018): ``--task glue/RTE``, and the table of its tasks.
-
-Quotes are ordinary characters in these files. Columns, headers and splits are those that the original's script cuts,
-beside WNLI and the diagnostic set (AX), which it leaves out.
+GLUE: quotes are ordinary characters in these files. Columns, headers and splits are those that the original's script
+cuts, beside WNLI and the diagnostic set (AX), which it leaves out.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""Do the texts, the encoder and the dictionary belong together? Judged by the first lines of a file.
+"""Writing the layout that the fine-tuning tasks read: ``input0``, ``input1``, ... and ``label``.
 
-Writing the layout that the fine-tuning tasks read: ``input0``, ``input1``, ... and ``label``.
-
-A format (`fairseq.finetune.reading`) reads the files of a data set and gives `Split` objects; `write` makes of them
+A format (`fairseq.finetune.reading`) reads the files of a dataset and gives `Split` objects; `write` makes of them
 
 * ``input{k}/dict.txt``, ``input{k}/{split}.bin`` and ``.idx``: text k of every example, encoded and binarised by the
   code of ``fairseq-preprocess``;
 * ``label/``: classes as a dictionary sorted by their frequency in training, with ``{split}.bin`` and ``.idx``, or,
   for numbers, ``{split}.label`` as text.
 
-The bytes are those of the original's scripts, for any number of workers.
+The bytes are those of the original's scripts, for any number of workers. `Sample` judges by the first lines of a file
+whether texts, encoder and dictionary belong together.
 """
 
 from __future__ import annotations

@@ -1,20 +1,13 @@
-"""Reading the files of downstream data sets: lines with their numbers, JSON, numbers; every mistake names its place.
+"""Reading the files of downstream datasets (mistakes name their place), and the table of formats. Free of torch.
 
-Files of one JSON value a line, beside binarised data.
-
-The table of data formats that ``fairseq-preprocess-task`` reads.
-
-A format is a function ``write(job: Job) -> Written`` (see `fairseq.finetune.layout`) that registers itself::
+A format of ``fairseq-preprocess-task`` is a function ``write(job: Job) -> Written`` (see `fairseq.finetune.layout`)
+that registers itself::
 
     @FORMATS.register("race")
-    def write(job: Job) -> Written: ...
+    def write_race(job: Job) -> Written: ...
 
 ``Builtin`` may name a dataclass of options of its own (the decorator names it too); they become flags, and
 ``job.options`` is its instance.
-
-Options of single data formats (torch-free).
-
-Options of the formats with a label a word (torch-free).
 """
 
 from __future__ import annotations

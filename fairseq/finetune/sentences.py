@@ -1,9 +1,7 @@
-"""Sentences for fine-tuning: reading ``DATA/input0``, ``DATA/input1``, ..., joining and shortening them, their order.
+"""Sentences and their labels for fine-tuning: reading ``DATA/input0``, ..., joining, shortening and ordering them.
 
-Every line of a preprocessed input ends with ``</s>``. With the usual tokens ``<s>`` and ``</s>`` a pair becomes
-``<s> a </s> </s> b </s>``.
-
-The labels of sentence tasks, read and checked before training starts: every mistake names its file and line.
+Every line of a preprocessed input ends with ``</s>``. With the usual tokens ``<s>`` and ``</s>`` a pair becomes ``<s>
+a </s> </s> b </s>``. Labels are read and checked before training starts: every mistake names its file and line.
 
 Legend: B batch, N examples, K classes.
 """

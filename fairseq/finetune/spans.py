@@ -1,21 +1,14 @@
-"""From logits of beginning and end to answers: the best spans of a window, then the best answer of a question.
+"""Questions about long contexts as windows that a model can take, and the way back from its logits to answers as text.
 
-Legend: B windows, T tokens, N candidates, L longest answer in tokens.
+A window is ``<s> question </s> </s> part of the context </s>``. Windows of one question overlap, so that an answer
+cut by one edge is whole in another; what stands in several windows is judged where it has the most context on both
+sides. BERT's run_squad applies this rule to the first token of an answer alone, and so never finds an answer that the
+best window of its first token cuts; here it is applied to the whole span.
 
-Long contexts in windows that a model can take, for extractive question answering.
+From logits of beginning and end come the best spans of a window, from those of all windows the best answer of a
+question.
 
-A window is ``<s> question </s> </s> part of the context </s>``. Windows of one question overlap, so that an answer cut
-by one edge is whole in another; what stands in several windows is judged where it has the most context on both sides.
-BERT's run_squad applies this rule to the first token of an answer alone, and so never finds an answer that the best window
-of its first token cuts; here it is applied to the whole span.
-
-Legend: C pieces of the context (of a window), W windows, L lengths.
-
-Questions about contexts as windows for a model, and the way back from its logits to characters.
-
-Legend: B windows, T tokens, C pieces of a context, N candidates.
-
-From the candidates of windows to answers as text.
+Legend: B or W windows, T tokens, C pieces of the context (of a window), N candidates, L longest answer in tokens.
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
-"""Reading SQuAD's JSON, versions 1.1 and 2.0.
+"""``--task squad`` and ``squad2``: SQuAD's JSON, versions 1.1 and 2.0, and its binarised form.
 
-The binarised form of SQuAD on disk, written by `fairseq.finetune.squad`, read by ``question_answering``.
-
-For every split, in ``DEST/``:
+``question_answering`` reads what is written here. For every split, in ``DEST/``:
 
 * ``input0/dict.txt``, ``input0/{split}.bin`` and ``.idx``: pieces of every question, without special symbols;
 * ``input1/dict.txt``, ``input1/{split}.bin`` and ``.idx``: pieces of every paragraph (context), once, likewise;
-* ``input1/{split}.offsets.bin`` and ``.idx``: int32, for every piece of a context the characters [start, stop) that it
-  stands for, start and stop in turn;
-* ``input1/{split}.jsonl``: the text of every context, one JSON string a line;
-* ``label/{split}.jsonl``: one object a question: ``id``, ``context`` (number of its paragraph, from 0) and ``answers``, a
-  list of ``[text, first character]``; an empty one: there is no answer, or it is not known.
-
-``fairseq-preprocess-task --task squad`` and ``squad2``: SQuAD's JSON in, the layout of `squad_layout` out.
+* ``input1/{split}.offsets.bin`` and ``.idx``: int32, for every piece of a context the characters [start, stop) that
+  it stands for, start and stop in turn;
+* ``input1/{split}.jsonl``: the text of every context, one JSON string per line;
+* ``label/{split}.jsonl``: one object per question: ``id``, ``context`` (number of its paragraph, from 0) and
+  ``answers``, a list of ``[text, first character]``; an empty one: there is no answer, or it is not known.
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-"""The pieces of a sentence that comes as words: which pieces belong to which word.
-
-What data sets have in common whose items are inputs cut from a source, one special symbol at each end or more.
-
-Legend: B batch, T tokens.
-
-Sentences with a label for every word, as inputs whose words are labelled at their first piece.
+"""Sentences that come as words with a label each: inputs whose words are labelled at their first piece.
 
 Legend: B batch, T tokens, W words of a sentence, N words of a batch, K classes.
 """

@@ -1,9 +1,8 @@
-"""Predictions for GLUE's test sets, in the files that its site takes: ``CoLA.tsv``, ``MNLI-m.tsv``, ...
+"""A whole ``fairseq-glue`` command: checkpoint, data, plan, runs, table, picture, predictions.
 
-Every file has the header ``index<TAB>prediction`` and a line a row, from index 0; classes by their names, STS-B as a
-number from 0 to 5 with three decimals.
-
-A whole ``fairseq-glue`` command: checkpoint, data, plan, runs, table, picture, predictions.
+Predictions for GLUE's test sets are the files that its site takes: ``CoLA.tsv``, ``MNLI-m.tsv``, ... with the header
+``index<TAB>prediction`` and a line per row, from index 0; classes by their names, STS-B as a number from 0 to 5 with
+three decimals.
 """
 
 from __future__ import annotations

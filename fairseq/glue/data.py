@@ -1,7 +1,6 @@
-"""The pretrained checkpoint that fine-tuning starts from: its architecture as options, its dictionary and its BPE.
+"""What fine-tuning starts from: the pretrained checkpoint, and the data of each task in the layout of its runs.
 
-The data of each task: raw GLUE files to the layout of the fine-tuning tasks, once for all runs.
-
+Of the checkpoint: its architecture as options, its dictionary and its BPE. Data are made once for all runs:
 ``DIR/data/RTE`` holds what `fairseq.finetune` writes, and ``data.json``: what it was made from, rows, labels.
 """
 

@@ -1,6 +1,7 @@
-"""Small files of results: they appear at once, so that a kill at any moment leaves a whole one or none.
+"""Small files of results, and the machine they are made on.
 
-How many runs fit on this machine at a time, and the share of it that each gets.
+Files appear at once, so that a kill at any moment leaves a whole one or none. `Machine` says how many runs fit on
+this machine at a time, and the share of it that each gets.
 """
 
 from __future__ import annotations

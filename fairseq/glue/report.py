@@ -1,7 +1,4 @@
-"""``table.md`` and ``results.jsonl``: every score beside the best constant answer, honest about what was cut.
-
-``table.png``: a bar a task with the spread over the seeds, each beside the best constant answer.
-"""
+"""``table.md``, ``results.jsonl``, ``table.png``: every score beside the best constant answer, cuts included."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""What the best answer that ignores the text scores: the floor that every result has to leave.
+"""From the logs of runs to the lines of the table: results, medians, baselines, which setting of a grid counts.
 
-All values are in hundredths, as the criterions report them.
-
-The result of a run: its validation curve, read from the log of fairseq-train, and the file it is kept in.
-
-From runs to the lines of the table: which setting of a grid counts, medians, baselines, collapsed runs.
+The result of a run is its validation curve, read from the log of fairseq-train, and the file it is kept in. The
+baseline is what the best answer that ignores the text scores: the floor that every result has to leave. All values
+are in hundredths, as the criterions report them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Where statistics go besides the log: tensorboard and wandb, both imported only when asked for.
+"""Progress lines: json, simple, tqdm or none, exactly as the original printed them, because scripts parse them.
 
-A missing package is one warning, not the end of a training run.
+A stats line is one log record whose logger name is the tag (``train_inner``, ``train``, ``valid``, ...) and whose
+message is the line alone. Numbers are printed as ``{:g}`` strings (six significant digits); whole numbers from a
+million on are printed exactly, where the original lost digits.
 
-Progress lines: json, simple, tqdm or none, exactly as the original printed them, because scripts parse them.
-
-A stats line is one log record whose logger name is the tag (``train_inner``, ``train``, ``valid``, ...) and whose message
-is the line alone. Numbers are printed as ``{:g}`` strings (six significant digits); whole numbers from a million on are
-printed exactly, where the original lost digits.
+Statistics also go to tensorboard and wandb, both imported only when asked for; a missing package is one warning, not
+the end of a training run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""The base class of encoders, under its old import path.
-
-The base classes of models, under their old import path.
+"""The base classes of models and encoders, under their old import path.
 
 Legend: B batch, T tokens, V vocabulary.
 """

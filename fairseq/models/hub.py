@@ -1,7 +1,4 @@
-"""From a model's name, address or path to a local directory: download, cache, unpack.
-
-Loading a model by directory or published name, with its task and BPE (``from_pretrained``).
-"""
+"""Loading a model by name, address or directory, with its task and BPE: download, cache, unpack."""
 
 from __future__ import annotations
 

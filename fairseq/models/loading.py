@@ -1,6 +1,6 @@
 """Checkpoints to models: the task is set up and the model built as the stored configuration says.
 
-Keeping some layers of a deeper checkpoint (``encoder_layers_to_keep``).
+A deeper checkpoint may give only some of its layers (``encoder_layers_to_keep``).
 """
 
 from __future__ import annotations

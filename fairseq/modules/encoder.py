@@ -1,14 +1,9 @@
-"""What the layers of one forward pass share besides the hidden states.
+"""The encoder: embeddings, positions, a stack of layers, an optional last norm.
 
-Legend: B batch, T tokens, H heads, C channels, N real tokens, R of them that are read.
+A layer is a token mixer and a channel mixer, each with a residual connection and a norm. `EncoderContext` is what the
+layers of one forward pass share besides the hidden states.
 
-One encoder layer: a token mixer and a channel mixer, each with a residual connection and a norm.
-
-Legend: B batch, T tokens, C channels.
-
-The encoder: embeddings, positions, a stack of layers, an optional last norm.
-
-Legend: B batch, T tokens, C channels, H heads, L layers, N real tokens.
+Legend: B batch, T tokens, H heads, C channels, L layers, N real tokens, R of them that are read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Activation functions by the names of the configuration.
-
-Linear maps as parts of models.
-
-The feed-forward channel mixer.
+"""The feed-forward channel mixer, with its activation functions (by the names of the configuration) and linear maps.
 
 Legend: B batch, T tokens, C channels, F inner width.
 """

@@ -1,8 +1,4 @@
-"""The masked-LM head of RoBERTa.
-
-Legend: B batch, T tokens, C channels, N projected tokens, V vocabulary.
-
-The contrastive head of CLAP, the contrastive language and attention pretraining of the ALiBi fork.
+"""The masked-LM heads: RoBERTa's, and CLAP's (contrastive language and attention pretraining, of the ALiBi fork).
 
 Legend: B batch, T tokens, C channels, N projected tokens, V vocabulary.
 """

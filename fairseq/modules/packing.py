@@ -2,12 +2,10 @@
 
 Norms, linear maps, dropout and channel mixers work row by row, so they give the same on (1, N, C) rows of real tokens
 as on (B, T, C), without the work on padding. Only what looks from one token to another needs to know where sequences
-begin and end.
+begin and end. `declares` asks a part of a model what it can do, as far as its word can be trusted.
 
-Legend: B batch, T tokens of the longest sequence, C channels, N real tokens of the batch, n those of one sequence,
-R rows that are read.
-
-What a part of a model says of itself, as far as it can be trusted.
+Legend: B batch, T tokens of the longest sequence, C channels, N real tokens of the batch, n those of one sequence, R
+rows that are read.
 """
 
 from __future__ import annotations

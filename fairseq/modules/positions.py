@@ -1,16 +1,6 @@
-"""Learned positions.
+"""Token and position embeddings: learned and sinusoidal positions, and how positions count padding.
 
-Legend: B batch, T tokens, C channels, P longest input.
-
-Sinusoidal positions.
-
-Legend: B batch, T tokens, C channels.
-
-Token embeddings.
-
-Legend: B batch, T tokens, C channels, V vocabulary.
-
-Choice of a position embedding by the old name.
+Legend: B batch, T tokens, C channels, P longest input, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,14 +1,6 @@
-"""The head for sentence-level tasks, and how features of tokens become those of a sentence.
+"""The heads of fine-tuning: for whole sentences, for answers that are spans of the input, for labels of tokens.
 
 Legend: B batch, T tokens, C channels, I inner width, K classes.
-
-The head for answers that are spans of the input.
-
-Legend: B batch, T tokens, C channels.
-
-The head that labels every token.
-
-Legend: B batch, T tokens, C channels, K classes.
 """
 
 from __future__ import annotations

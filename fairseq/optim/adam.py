@@ -1,9 +1,7 @@
-"""Adam as fairseq defines it (``--optimizer adam``).
+"""Adam as fairseq defines it (``--optimizer adam``), and AdamW as published (``adamw``, not in the original).
 
-Differences from the published AdamW: epsilon is added to the square root of the *uncorrected* second moment, and the
-decoupled weight decay hits every parameter, biases and layer norms included.
-
-AdamW as published (``--optimizer adamw``); not in the original fairseq.
+Differences of the former from the latter: epsilon is added to the square root of the *uncorrected* second moment, and
+the decoupled weight decay hits every parameter, biases and layer norms included.
 """
 
 from __future__ import annotations

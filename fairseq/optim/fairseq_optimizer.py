@@ -1,13 +1,8 @@
-"""The total L2 norm of a list of gradients, and clipping by it.
-
-What every optimizer offers to the trainer, and the legacy base for user code.
+"""What every optimizer offers to the trainer, registering and building them, and clipping by the norm of all gradients.
 
 A fairseq optimizer wraps a ``torch.optim.Optimizer``. The trainer calls, in this order: ``zero_grad``, ``backward``
-(once per micro-batch), ``multiply_grads``, ``clip_grad_norm``, ``step``.
-
-Register optimizers by decorator and build the chosen one.
-
-Base of the optimizers that stand around another one for the sake of a low precision.
+(once per micro-batch), ``multiply_grads``, ``clip_grad_norm``, ``step``. `WrappedOptimizer` is the base of those that
+stand around another one for the sake of a low precision.
 """
 
 from __future__ import annotations

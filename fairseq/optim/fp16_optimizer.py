@@ -1,13 +1,11 @@
-"""The loss scale of float16 training.
-
-Float16 gradients underflow, so the loss is multiplied by a scale before backward and the gradients are divided by it.
-The scale doubles after a window of good updates and halves when a gradient overflows; that update is skipped.
-
-Training in float16 or bfloat16: the model holds rounded weights, the optimizer float32 ones ("masters").
+"""Training in float16 or bfloat16: the model holds rounded weights, the optimizer float32 ones ("masters").
 
 Gradients stay in the model's type; they are converted inside the update. What they are to be multiplied by (loss
 scale, sample size, clipping) is collected in one factor that the update applies. Classes and file keep the original's
 names, which are stored in checkpoints and imported by tests.
+
+Float16 gradients underflow, so the loss is multiplied by a scale before backward and the gradients are divided by it.
+The scale doubles after a window of good updates and halves when a gradient overflows; that update is skipped.
 """
 
 from __future__ import annotations

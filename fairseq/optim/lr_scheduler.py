@@ -1,21 +1,15 @@
-"""Learning-rate schedules.
-
-What every learning-rate schedule offers to the trainer, and the legacy base for user code.
+"""Learning-rate schedules: what they offer to the trainer, registering and building them, the built-in ones.
 
 The trainer calls ``step_begin_epoch`` and then ``step_update`` when an epoch begins, ``step_update(n)`` after update
 ``n`` (it returns the rate of update ``n + 1``), and ``step`` with the validation loss when an epoch ends.
 
-Register learning-rate schedules by decorator and build the chosen one.
-
-One learning rate per epoch (``--lr-scheduler fixed``).
-
-Linear warm-up, then polynomial decay (``--lr-scheduler polynomial_decay``).
-
-Linear warm-up, then cosine annealing with warm restarts (``--lr-scheduler cosine``).
-
-Linear warm-up, then decay with the inverse square root (``--lr-scheduler inverse_sqrt``).
-
-Warm-up, hold, exponential decay (``--lr-scheduler tri_stage``).
+====================  ==================================================================
+``fixed``             one learning rate per epoch
+``polynomial_decay``  linear warm-up, then polynomial decay
+``cosine``            linear warm-up, then cosine annealing with warm restarts
+``inverse_sqrt``      linear warm-up, then decay with the inverse square root
+``tri_stage``         warm-up, hold, exponential decay
+====================  ==================================================================
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Stochastic gradient descent (``--optimizer sgd``).
-
-Adagrad (``--optimizer adagrad``).
-"""
+"""Optimizers that are torch's own: stochastic gradient descent (``--optimizer sgd``) and Adagrad (``adagrad``)."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
-"""The task ``sentence_ranking``: which of K candidates goes with a context (RACE).
+"""The tasks of multiple choice: ``sentence_ranking``, ``multiple_choice`` and ``commonsense_qa``.
 
-Files: ``DATA/input0`` (contexts, with ``dict.txt``), ``DATA/input1`` ... ``DATA/inputK`` (candidates),
-``DATA/label/{split}.label`` (the right one, from 0, a line). Candidate k of an example is the sequence
-``[init_token] candidate [separator_token] context``: the candidate first, so that shortening cuts the context.
+``sentence_ranking`` (RACE): ``DATA/input0`` (contexts, with ``dict.txt``), ``DATA/input1`` ... ``DATA/inputK``
+(candidates), ``DATA/label/{split}.label`` (the right one, from 0, one per line). Candidate k of an example is the
+sequence ``[init_token] candidate [separator_token] context``: the candidate first, so that shortening cuts the
+context.
 
-A batch: ``{"id" (B), "net_input1" ... "net_inputK": {"src_tokens" (B, T), "src_lengths" (B)}, "target" (B), "nsentences",
-"ntokens" (of the first candidate)}``. B batch, T tokens, K candidates.
-
-The tasks ``multiple_choice`` and ``commonsense_qa``: which of K answers is right.
-
-Two layouts: that of ``sentence_ranking`` (RACE, SWAG), or CommonsenseQA's own ``DATA/{split}.jsonl`` beside
+``multiple_choice`` (RACE, SWAG) has the same layout; ``commonsense_qa`` has its own, ``DATA/{split}.jsonl`` beside
 ``DATA/dict.txt``, whose texts are encoded with the run's ``--bpe``: ``[init_token] Q: question </s> A: answer </s>``.
+
+A batch: ``{"id" (B), "net_input1" ... "net_inputK": {"src_tokens" (B, T), "src_lengths" (B)}, "target" (B),
+"nsentences", "ntokens" (of the first candidate)}``. B batch, T tokens, K candidates.
 """
 
 from __future__ import annotations

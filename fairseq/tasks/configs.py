@@ -1,7 +1,4 @@
-"""Settings of the built-in tasks (free of torch).
-
-Settings of the tasks on tokens: question answering and token classification (free of torch).
-"""
+"""Settings of the built-in tasks (free of torch)."""
 
 from __future__ import annotations
 

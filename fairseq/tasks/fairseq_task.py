@@ -1,7 +1,4 @@
-"""`FairseqTask`: base of all tasks: dictionaries, data sets and batches, one training or validation step.
-
-Registering tasks and setting them up from their configuration.
-"""
+"""`FairseqTask`, base of all tasks (dictionaries, datasets, batches, one step), and the registry of tasks."""
 
 from __future__ import annotations
 

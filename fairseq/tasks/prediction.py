@@ -1,13 +1,8 @@
-"""Predictions of fine-tuned models for raw texts and for binarised splits: classes, sets of classes, numbers, choices.
+"""Predictions of fine-tuned models for raw texts and for binarised splits, and the files they are written to.
 
-Examples are joined as the checkpoint's task joined them in training, cut to the model's length, batched by length, and
-answered in their own order. Legend: B batch, T tokens, K classes, values or choices.
-
-Writing a file of predictions, whole or not at all.
-
-Labels of words on disk: columns, as ``conlleval`` reads them.
-
-Answers on disk, in the form that SQuAD's official scripts read.
+Examples are joined as the checkpoint's task joined them in training, cut to the model's length, batched by length,
+and answered in their own order. A file is written whole or not at all: labels of words in columns, as ``conlleval``
+reads them, answers as SQuAD's official scripts read them. Legend: B batch, T tokens, K classes, values or choices.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""`SentenceTask`: what classification, ranking and multiple choice have in common.
+"""`SentenceTask`, what the tasks on sentences have in common, and the task ``sentence_prediction``.
 
-The task ``sentence_prediction``: a label, several labels or numbers for a sentence or a pair of sentences.
-
-Files: ``DATA/input0`` (and ``DATA/input1``) with ``dict.txt`` and the splits, ``DATA/label`` likewise for classes, or
+The latter: a label, several labels or numbers for a sentence or a pair of sentences. Files: ``DATA/input0`` (and
+``DATA/input1``) with ``dict.txt`` and the splits, ``DATA/label`` likewise for classes, or
 ``DATA/label/{split}.label`` with numbers for regression. An example is ``[init_token] a [separator_token] b``.
 
-A batch: ``{"id" (B), "net_input": {"src_tokens" (B, T), "src_lengths" (B)}, "nsentences", "ntokens", "target"}``; target is
-int64 (B, 1) class indices, float32 (B, K) numbers, or float32 (B, K) zeros and ones for several labels. B batch, T tokens,
-K classes.
+A batch: ``{"id" (B), "net_input": {"src_tokens" (B, T), "src_lengths" (B)}, "nsentences", "ntokens", "target"}``;
+target is int64 (B, 1) class indices, float32 (B, K) numbers, or float32 (B, K) zeros and ones for several labels. B
+batch, T tokens, K classes.
 """
 
 from __future__ import annotations

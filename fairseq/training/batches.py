@@ -1,7 +1,4 @@
-"""The batches of a subset as the configuration asks for them, and the progress lines over them.
-
-The longest sample that task, model and batch size allow together.
-"""
+"""The batches of a subset as the configuration asks for them, their longest sample, the progress over them."""
 
 from __future__ import annotations
 

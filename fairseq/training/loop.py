@@ -1,10 +1,7 @@
-"""The numbers that are printed beside the meters: wall time, update count, the best validation value.
+"""The epoch loop: iterate, log, validate, save, stop.
 
-One validation pass over every subset.
-
-A trace of a few updates (``--profile``), for TensorBoard's profiler page, Perfetto or ``chrome://tracing``.
-
-The epoch loop: iterate, log, validate, save, stop.
+With it: one validation pass over every subset, the numbers that are printed beside the meters, and a trace of a few
+updates (``--profile``), for TensorBoard's profiler page, Perfetto or ``chrome://tracing``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What a checkpoint takes from a trainer, and what a trainer takes back from it.
-
-Which checkpoint a run starts from, and what it takes over from it.
-"""
+"""What a checkpoint takes from a trainer, what a trainer takes back from it, and which checkpoint a run starts from."""
 
 from __future__ import annotations
 

@@ -1,13 +1,8 @@
-"""One optimizer update: accumulate the gradient of several micro-batches, normalise, clip, step.
+"""The trainer owns model, optimizer, schedule and meters of a run, and does one update or one evaluation at a time.
 
-The gradient of an update is the sum of the losses' gradients over its micro-batches, divided by the sum of their
-sample sizes (masked tokens), so that the split into micro-batches does not matter.
-
-``--compile``: torch.compile for the layers of the encoder.
-
-The trainer owns model, optimizer, schedule and meters of a run, and does one update or one evaluation at a time.
-
-What an update consists of is in ``step.py``; when to validate, save and stop is in ``loop.py``.
+One update: accumulate the gradient of several micro-batches, normalise, clip, step. The gradient of an update is the
+sum of the losses' gradients over its micro-batches, divided by the sum of their sample sizes (masked tokens), so that
+the split into micro-batches does not matter. When to validate, save and stop is in `fairseq.training.loop`.
 """
 
 from __future__ import annotations

@@ -194,9 +194,8 @@ def test_crash_file(tmp_path, caplog):
 
 KILLS = r"""
 import os, random, signal, sys, time, torch
-from fairseq.checkpoint import naming
 from fairseq.checkpoint.safe_load import load
-from fairseq.checkpoint.store import CheckpointStore
+from fairseq.checkpoint.store import CheckpointStore, checkpoint_paths, last_name, update_pattern
 from fairseq.dataclass.configs import CheckpointConfig
 
 torch.set_num_threads(1)  # the writers are forked
@@ -227,11 +226,11 @@ for _ in range(15):
     os.kill(writer, signal.SIGKILL)
     os.waitpid(writer, 0)
     reported = [int(line) for line in pipe if line.endswith("\n")]
-    last = load(os.path.join(cfg.save_dir, naming.last_name()))
+    last = load(os.path.join(cfg.save_dir, last_name()))
     n = last["extra_state"]["n"]
     assert n >= max([done + 1, *reported]), (n, done, reported)  # what was reported as saved is there
     assert torch.equal(last["model"]["w"], torch.full((200_000,), float(n)))
-    for path in naming.checkpoint_paths(cfg.save_dir, naming.update_pattern()):
+    for path in checkpoint_paths(cfg.save_dir, update_pattern()):
         load(path)
     done = n
 print("survived", done)

@@ -57,7 +57,7 @@ def run(*words):
 
 
 def test_tasks_that_answer_files_of_their_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(predict, "load", lambda args, beside=None: argparse.Namespace(task=OwnFiles()))
+    monkeypatch.setattr(predict, "load_hub", lambda args, beside=None: argparse.Namespace(task=OwnFiles()))
     questions = tmp_path / "questions.json"
     questions.write_text("{}")
     run("--input", questions, "--batch-size", 5)

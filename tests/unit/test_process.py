@@ -14,15 +14,15 @@ from fairseq.cli import process
 
 FAULTS = """
 import resource
-from fairseq.cli import allocator
-allocator.tune()
+from fairseq.cli import process
+process.tune_allocator()
 import numpy
 def step(): return [numpy.ones(3_000_000) for _ in range(4)]
 step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3): step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(allocator.describe())
+print(process.describe_allocator())
 """
 
 

@@ -1,19 +1,14 @@
-"""What encoders share: their settings' files, and the numeric interface that preprocessing uses.
-
-`SymbolSource` turns lines into *local* ids at array speed: ``symbols[local_id]`` is the string that stands in a
-dictionary, so a corpus is mapped to dictionary ids by one table look-up.
-
-Build a sub-word encoder or tokenizer from its settings, and register new ones.
+"""What encoders share: building one from its settings, ids at array speed, the places of pieces in a text.
 
 An encoder has ``encode(str) -> str`` (symbols joined by spaces), ``decode(str) -> str`` and, for whole-word masking,
 ``is_beginning_of_word(symbol) -> bool``.
 
-Where the pieces of an encoder stand in the text, so that spans of pieces can be turned into spans of characters.
+`SymbolSource` turns lines into *local* ids at array speed: ``symbols[local_id]`` is the string that stands in a
+dictionary, so a corpus is mapped to dictionary ids by one table look-up.
 
-An encoder may offer ``encode_with_offsets(text) -> (symbols, spans)``: the symbols of its ``encode`` and, for each, the
-characters [start, stop) it was made from. For any other encoder the decoded pieces are looked for one after the other.
-
-``--tokenizer space``: squeeze whitespace.
+An encoder may offer ``encode_with_offsets(text) -> (symbols, spans)``: the symbols of its ``encode`` and, for each,
+the characters [start, stop) it was made from, so that spans of pieces can be turned into spans of characters. For any
+other encoder the decoded pieces are looked for one after the other.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""The byte-level BPE of GPT-2, on the `tokenizers` library, with look-up tables in front of it.
+"""``--bpe gpt2``: GPT-2's byte-level BPE, on the `tokenizers` library, with look-up tables in front of it.
 
 Text is cut into pieces (words with their leading space, numbers, punctuation, whitespace), each piece is written in
-an alphabet of 256 printable characters, one a byte, and the best-ranked adjacent pair is merged until none is left.
+an alphabet of 256 printable characters, one per byte, and the best-ranked adjacent pair is merged until none is left.
+The symbols of the encoder are the ids of the pieces, written in decimal.
 
 A piece always begins at a space that a non-whitespace character follows, so a line may be cut at such spaces and each
 part looked up on its own: almost every part of real text has been seen before. The readable twin, which does neither,
 is `fairseq.data.encoders.gpt2_twin`; the two are tested against each other.
-
-``--bpe gpt2``: GPT-2's byte-level BPE; its symbols are ids written in decimal.
 """
 
 from __future__ import annotations

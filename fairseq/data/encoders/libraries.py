@@ -1,7 +1,4 @@
-"""Encoders read by Hugging Face's ``tokenizers``: ``bert``, ``hf_byte_bpe`` and ``hf_tokenizer``.
-
-``--bpe sentencepiece``: the symbols are the pieces, U+2581 standing for a space.
-"""
+"""Encoders that libraries read: ``bert``, ``hf_byte_bpe``, ``hf_tokenizer`` (tokenizers) and ``sentencepiece``."""
 
 from __future__ import annotations
 

@@ -1,12 +1,6 @@
-"""A head of a loaded RoBERTa run over a data set, in batches of like length.
+"""Heads of a loaded RoBERTa run over data, in batches of like length: ``roberta.answer(...)``, ``roberta.tag(words)``.
 
-Questions answered by a loaded RoBERTa with a span head: ``roberta.answer(question, context)``.
-
-Legend: N candidates.
-
-Words labelled by a loaded RoBERTa with a token head: ``roberta.tag(words)``.
-
-Legend: N words.
+Legend: N candidates or words.
 """
 
 from __future__ import annotations
