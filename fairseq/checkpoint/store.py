@@ -26,6 +26,8 @@ from fairseq.checkpoint.schema import portable
 from fairseq.errors import CheckpointError
 from fairseq.rng import legacy_generator
 
+logger = logging.getLogger(__name__)
+
 
 def last_name(suffix: str = "") -> str:
     return f"checkpoint_last{suffix}.pt"
@@ -91,9 +93,6 @@ def checkpoint_paths(path: str, pattern: str = r"checkpoint(\d+)\.pt", keep_matc
             entries.append((float(match.group(1)) if match.groups() else float(i), name))
     entries.sort(reverse=True)
     return [(os.path.join(path, name), number) if keep_match else os.path.join(path, name) for number, name in entries]
-
-
-logger = logging.getLogger(__name__)
 
 
 def prune(cfg: Any, suffix: str, end_of_epoch: bool, written: Iterable[str]) -> None:

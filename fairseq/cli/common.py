@@ -119,7 +119,7 @@ CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """``--path`` and what else `load` reads, beside the files of the encoders."""
+    """``--path`` and what else `load_hub` reads, beside the files of the encoders."""
     parser.add_argument(
         "--path", required=True, help="checkpoint file, directory with one, or the name of a published model"
     )

@@ -38,6 +38,9 @@ from fairseq.data.legacy_index import (
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
 from fairseq.file_io import PathManager
 
+# The name under which the original logs, so that its lines keep their looks.
+logger = logging.getLogger("fairseq.data.data_utils")
+
 dtypes = DTYPES
 _IMPLS = ["raw", "lazy", "cached", "mmap"]
 _REFUSED_IMPLS = ("fasta", "huffman")
@@ -189,10 +192,6 @@ def make_builder(
     if impl == "raw":
         raise ConfigError("--dataset-impl raw is a copy of the text and has no builder")
     return IndexedDatasetBuilder(out_file)
-
-
-# The name under which the original logs, so that its lines keep their looks.
-logger = logging.getLogger("fairseq.data.data_utils")
 
 
 def infer_language_pair(path: str) -> tuple[str | None, str | None]:

@@ -15,6 +15,8 @@ import torch.utils.data
 
 from fairseq.errors import FairseqError
 
+logger = logging.getLogger("fairseq.data.iterators")
+
 
 class _EpochDataset(torch.utils.data.Dataset):
     """What workers that outlive an epoch hold: every request names the epoch it belongs to.
@@ -143,8 +145,6 @@ def _without_traceback(error: FairseqError) -> FairseqError | None:
     last_line = message.strip().rsplit("\n", 1)[-1]
     return type(error)(last_line.split(": ", 1)[-1])
 
-
-logger = logging.getLogger("fairseq.data.iterators")
 
 _END = object()
 _WARM_UP_SECONDS = 5 * 60

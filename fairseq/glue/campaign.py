@@ -18,15 +18,12 @@ from typing import Any
 import torch
 
 from fairseq.errors import ConfigError, TrainingError
-from fairseq.finetune import glue_files
-from fairseq.finetune.glue_files import STS_B_SCALE, TASKS, GlueTask
-from fairseq.glue import data as start
+from fairseq.finetune.glue_files import STS_B_SCALE, TASKS, GlueTask, task_directory
 from fairseq.glue import plan, recipe
-from fairseq.glue import report as picture
-from fairseq.glue import report as table
-from fairseq.glue.data import Preparation, TaskData, choose
+from fairseq.glue.data import Preparation, Start, TaskData, choose, load_start
 from fairseq.glue.files import claimed, plan_machine, write_text
 from fairseq.glue.plan import Limits, Run
+from fairseq.glue.report import Report, draw, write_table
 from fairseq.glue.runs import Execution
 from fairseq.glue.scores import METRICS, best_point, best_run, by_task, constant_score
 from fairseq.models.loading import load_model_ensemble_and_task
@@ -53,8 +50,8 @@ def predict(model: Path, task: GlueTask, data: Path, out: Path) -> list[Path]:
 
 def diagnostic_data(preparation: Any, mnli: Path) -> Path | None:
     """The diagnostic set (AX), which the model of MNLI answers, in the layout of MNLI; None when it is not there."""
-    task = glue_files.TASKS["AX"]
-    if glue_files.task_directory(preparation.data_dir, task) is None:
+    task = TASKS["AX"]
+    if task_directory(preparation.data_dir, task) is None:
         return None
     data = preparation.find(task) or preparation.make(task)
     shutil.copytree(mnli / "label", data.path / "label", dirs_exist_ok=True)
@@ -122,7 +119,7 @@ def run(request: Request) -> None:
     tasks, missing = choose(request.tasks, request.data_dir)
     names = [task.name for task in tasks]
     chosen = recipe.load(request.recipe, list(_trainable()))
-    begin = start.load_start(request.checkpoint, request.dictionary, request.bpe, dict(request.bpe_options))
+    begin = load_start(request.checkpoint, request.dictionary, request.bpe, dict(request.bpe_options))
     # Mistakes in recipe and options come to light before anything is preprocessed.
     plan.make(chosen, begin, [TaskData.unknown(name) for name in names], 1, request.given, request.limits)
     if missing:
@@ -172,7 +169,7 @@ class Campaign:
         self,
         request: Request,
         chosen: recipe.Recipe,
-        begin: start.Start,
+        begin: Start,
         data: dict[str, TaskData],
         made: plan.Plan,
         missing: Sequence[str],
@@ -240,7 +237,7 @@ class Campaign:
                 f"{place}: {METRICS[run.metric]} {result.score(self.recipe.select):.1f} (constant answer {baseline:.1f}"
                 f"{collapsed}) in {_duration(result.seconds)}; {self._outlook()}"
             )
-        table.write_table(self._table(), self.request.out)
+        write_table(self._table(), self.request.out)
 
     def _outlook(self) -> str:
         if not self.left:
@@ -272,7 +269,7 @@ class Campaign:
 
     # -- what comes out ---------------------------------------------------------------------------------------------
 
-    def _table(self) -> table.Report:
+    def _table(self) -> Report:
         notes = list(self.plan.notes)
         if self.request.train_examples is not None:
             notes.append(
@@ -285,7 +282,7 @@ class Campaign:
                 notes.append(f"Training was cut short by {flag} {value:,}; the schedule was shortened with it.")
         if self.missing:
             notes.append(f"Not run, because the data is not there: {'; '.join(self.missing)}.")
-        return table.Report(
+        return Report(
             self.request.command,
             self.begin.path.name,
             self.begin.parameters,
@@ -321,11 +318,11 @@ class Campaign:
     def finish(self) -> None:
         """Table and picture; models of settings that lost go. Raises TrainingError if a run failed."""
         report = self._table()
-        text = table.write_table(report, self.request.out)
+        text = write_table(report, self.request.out)
         print(f"\n{text}")
         if self.execution.results:
             title = f"{self.begin.path.name}, recipe {self.recipe.name}: median and range over the seeds"
-            picture.draw(report.lines(), title, self.request.out / "table.png")
+            draw(report.lines(), title, self.request.out / "table.png")
             self._drop_losers()
             _say(f"written to {self.request.out}: table.md, table.png, results.jsonl")
         if self.execution.failures:

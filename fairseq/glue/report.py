@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fairseq.glue import scores as records
 from fairseq.glue.data import TaskData
 from fairseq.glue.files import write_text
 from fairseq.glue.plan import Run
 from fairseq.glue.recipe import Recipe
-from fairseq.glue.scores import METRICS, Line, Result, average, grid_medians, lines
+from fairseq.glue.scores import METRICS, Line, Result, average, by_task, grid_medians, lines, result_record
 
 GLUE_SIZE = 8  # tasks of the benchmark's mean, WNLI aside
 
@@ -38,7 +37,7 @@ class Report:
         return sorted(self.results.values(), key=lambda r: (tasks.index(r.run.task), place[r.run]))
 
     def lines(self) -> list[Line]:
-        grouped = records.by_task(self.ordered())
+        grouped = by_task(self.ordered())
         failed = [run for run in self.planned if run in self.failures]
         return [
             line
@@ -49,10 +48,7 @@ class Report:
 
 def write_table(report: Report, out: Path) -> str:
     """Write both files; returns the table."""
-    rows = [
-        json.dumps(records.result_record(result, report.recipe.select), ensure_ascii=False)
-        for result in report.ordered()
-    ]
+    rows = [json.dumps(result_record(result, report.recipe.select), ensure_ascii=False) for result in report.ordered()]
     write_text(out / "results.jsonl", "".join(f"{row}\n" for row in rows))
     text = render(report)
     write_text(out / "table.md", text)
@@ -71,7 +67,7 @@ def render(report: Report) -> str:
     if report.failures:
         failed = [f"- {run.title}: {report.failures[run]}" for run in report.planned if run in report.failures]
         parts.append("Runs that failed:\n\n" + "\n".join(failed))
-    grid = grid_medians(records.by_task(report.ordered()), report.recipe.select)
+    grid = grid_medians(by_task(report.ordered()), report.recipe.select)
     if grid:
         parts.append(
             "Medians over the seeds, setting by setting:\n\n" + "\n".join(_grid(*item) for item in grid.items())

@@ -23,6 +23,8 @@ from fairseq.optim.state_layout import fit_state
 from fairseq.registry import OPTIMIZERS, RegistryView
 from fairseq.tree import HALF
 
+C = TypeVar("C")
+
 #: Values summed into one partial norm. A fixed width makes the result independent of the number of threads, lets the
 #: threads share one large tensor, and keeps float32 sums short (the vocabulary has tens of millions of entries).
 BLOCK = 2048
@@ -265,8 +267,6 @@ class LegacyFairseqOptimizer(FairseqOptimizer):
         super().__init__(args)
         self.args = args
 
-
-C = TypeVar("C")
 
 OPTIMIZER_REGISTRY = RegistryView(OPTIMIZERS)
 

@@ -31,6 +31,8 @@ from fairseq.optim.configs import (
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, rates
 from fairseq.registry import LR_SCHEDULERS, RegistryView
 
+C = TypeVar("C")
+
 __path__: list[str] = []  # the original had a package here: old modules below it are found through fairseq.compat
 
 
@@ -89,8 +91,6 @@ class LegacyFairseqLRScheduler(FairseqLRScheduler):
         super().__init__(args, optimizer)
         self.args = args
 
-
-C = TypeVar("C")
 
 LR_SCHEDULER_REGISTRY = RegistryView(LR_SCHEDULERS)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fairseq.criterions import scores as squad_scores
+from fairseq.criterions.scores import squad_score
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DataError
 from fairseq.finetune.sentences import highest_id
@@ -148,9 +148,7 @@ class QuestionAnsweringTask(SentenceTask):
             record = source.records[question]
             if record.answers or self.cfg.allow_no_answer:
                 prediction = answer_text(source, question, decision)
-                pairs.append(
-                    squad_scores.squad_score(prediction, [text for text, _ in record.answers], self.cfg.allow_no_answer)
-                )
+                pairs.append(squad_score(prediction, [text for text, _ in record.answers], self.cfg.allow_no_answer))
         if not pairs:
             return {}
         em, f1 = (100.0 * sum(column) / len(pairs) for column in zip(*pairs, strict=True))

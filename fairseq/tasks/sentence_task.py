@@ -46,7 +46,8 @@ from fairseq.finetune.sentences import (
 from fairseq.tasks.configs import SentencePredictionConfig
 from fairseq.tasks.fairseq_task import FairseqTask, register_task
 
-logger = logging.getLogger(__name__)
+# The name under which the original logs, so that its lines keep their looks.
+logger = logging.getLogger("fairseq.tasks.sentence_prediction")
 
 MASK = "<mask>"
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.training.trainer import Trainer
 
+logger = logging.getLogger(TRAIN_LOGGER)
+
 
 def training_stats(stats: dict[str, Any]) -> dict[str, Any]:
     """``stats`` with ``wall``, the seconds since the run started, last."""
@@ -43,9 +45,6 @@ def validation_stats(
     if best is not None and metric in stats:
         stats[f"best_{metric}"] = (max if maximize else min)(best, float(stats[metric]))
     return stats
-
-
-logger = logging.getLogger(TRAIN_LOGGER)
 
 
 def validate(cfg: FairseqConfig, trainer: Trainer, epoch: int, subsets: list[str]) -> list[float]:

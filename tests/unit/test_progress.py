@@ -11,7 +11,6 @@ import torch
 
 from fairseq.errors import ConfigError
 from fairseq.logging import progress
-from fairseq.logging import progress as progress_module
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 from fairseq.logging.progress import format_stat, progress_bar
 from fairseq.logging.setup import STATS_LOGGER, TRAIN_LOGGER, add_log_file, configure_logging, log_level
@@ -27,12 +26,12 @@ def records():
             seen.append(record)
 
     handler = Keep()
-    level = progress_module.logger.level
-    progress_module.logger.addHandler(handler)
-    progress_module.logger.setLevel(logging.INFO)
+    level = progress.logger.level
+    progress.logger.addHandler(handler)
+    progress.logger.setLevel(logging.INFO)
     yield seen
-    progress_module.logger.removeHandler(handler)
-    progress_module.logger.setLevel(level)
+    progress.logger.removeHandler(handler)
+    progress.logger.setLevel(level)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_json_lines(records):
     assert [r.name for r in records] == ["train_inner", "train_inner", "valid"]
     assert records[0].getMessage() == '{"epoch": 1, "update": 0.039, "loss": "10.9907", "num_updates": "2"}'
     assert records[2].getMessage() == '{"epoch": 1, "valid_loss": "10.5", "valid_wps": "0"}'
-    assert progress_module.logger.name == STATS_LOGGER
+    assert progress.logger.name == STATS_LOGGER
 
 
 def test_json_update_counts_from_the_position_of_a_resumed_iterator(records):
@@ -129,10 +128,10 @@ def test_none_prints_nothing(records):
 
 
 def test_tqdm_needs_a_terminal(monkeypatch, records):
-    assert type(progress_bar([1], log_format="tqdm")) is progress_module.SimpleProgressBar
+    assert type(progress_bar([1], log_format="tqdm")) is progress.SimpleProgressBar
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     bar = progress_bar([1, 2], default_log_format="tqdm", epoch=2)
-    assert type(bar) is progress_module.TqdmProgressBar
+    assert type(bar) is progress.TqdmProgressBar
     for _ in bar:
         bar.log({"a": 1234567}, tag="train_inner", step=1)
     bar.print({"a": 1}, tag="train")
