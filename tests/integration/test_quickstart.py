@@ -42,39 +42,64 @@ def quickstart(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_cut_short_then_continued_then_shown(tmp_path: Path):
     """Three runs in one directory: time is up after an update; the next one does the others; the last finds all done."""
     home = tmp_path / "run"
-    cut = quickstart("--out", home, "--minutes", "0.001")
+    cut = quickstart("--out", home, "--max-update", 6, "--minutes", 0.001)
     assert cut.returncode == 0, cut.stdout[-3000:] + cut.stderr[-3000:]
     for made in ("data-bin/train.bin", "checkpoints/checkpoint_best.pt", "tensorboard/train_inner", "log.txt"):
         assert (home / made).exists(), made
-    assert "shortened from 900 to 20 updates" in cut.stdout
-    assert_meaningless(cut.stdout, "CUT SHORT: time was up after 1 of 20 updates")
+    assert_meaningless(cut.stdout, "CUT SHORT: time was up after 1 of 6 updates")
     assert "too few points for a picture" in cut.stdout and not (home / "loss.png").exists()
     assert "train_inner" not in cut.stdout and "train_inner" in (home / "log.txt").read_text()
 
     continued = quickstart("--out", home, "--minutes", "10")
     assert continued.returncode == 0, continued.stdout[-3000:] + continued.stderr[-3000:]
     assert "going on" in continued.stdout and "fairseq-preprocess" not in continued.stdout
-    assert "  update 20 of 20" in continued.stdout and "(epoch 1 @ 1 updates)" in (home / "log.txt").read_text()
-    assert_meaningless(continued.stdout, "SHORTENED: 20 updates in place of 900")
+    assert "  update 6 of 6" in continued.stdout and "(epoch 1 @ 1 updates)" in (home / "log.txt").read_text()
+    assert_meaningless(continued.stdout)
     assert (home / "loss.png").exists()
 
     shown = quickstart("--out", home)
     assert "fairseq-train" not in shown.stdout and "--restart" in shown.stdout and "Once upon a" in shown.stdout
-    assert_meaningless(shown.stdout, "SHORTENED")
+    assert_meaningless(shown.stdout)
     assert table(shown.stdout) == table(continued.stdout)
-    other = quickstart("--out", home, "--max-update", "3")
+    other = quickstart("--out", home, "--max-update", 3)
     assert other.returncode == 1 and "--restart" in other.stderr
+
+
+@pytest.mark.parametrize(("speed", "updates"), [(5.0, 900), (2.0, 648), (0.05, 20)])
+def test_length_follows_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys, speed: float, updates: int
+):
+    monkeypatch.syspath_prepend(str(QUICKSTART))
+    import training
+    from directory import RunDirectory
+
+    home = RunDirectory(tmp_path / "run")
+    monkeypatch.setattr(training, "updates_a_second", lambda home: speed)
+    training.plan(home, 900, minutes=6)
+    assert home.state["updates"] == updates
+    said = capsys.readouterr().out
+    assert f"{speed:.2g} updates a second" in said
+    assert (f"shortened from 900 to {updates} updates" in said) == (updates < 900)
+    assert ("too few" in said) == (updates == 20)
+    schedule = list(map(str, training.arguments(home, updates, {})))
+    assert schedule[schedule.index("--total-num-update") + 1] == str(updates)
+    assert schedule[schedule.index("--warmup-updates") + 1] == str(updates * 80 // 900)
+    home.note(done=updates)
+    assert training.caveat(home).startswith(f"SHORTENED: {updates} updates in place of 900") == (updates < 900)
 
 
 def table(text: str) -> list[tuple[str, str, str]]:
     return re.findall(r"^  (unigram model|this model \(\d+ updates\)) +([\d.]+) +([\d.]+)%$", text, flags=re.MULTILINE)
 
 
-def assert_meaningless(text: str, warning: str) -> None:
-    """The table says that the model is no good, and the warning stands before the answers and after the table."""
+def assert_meaningless(text: str, warning: str | None = None) -> None:
+    """The table says that the model is no good; a warning stands before the answers and after the table, or nowhere."""
     (_, unigram, _), (_, ours, _) = table(text)
     assert 100 < float(unigram) < 4000 and float(ours) > float(unigram)
     assert "NOT BETTER than the unigram model" in text
+    if warning is None:
+        assert "CUT SHORT" not in text and "SHORTENED" not in text
+        return
     assert text.index(warning) < text.index("Once upon a") < text.index("Held-out masks") < text.rindex(warning)
 
 
