@@ -55,7 +55,8 @@ def plan(home: RunDirectory, wanted: int, minutes: float) -> None:
         print("\ntiming a few updates ...", flush=True)
         speed = updates_a_second(home)
         # A tenth of the time is for validation and checkpoints.
-        updates = min(wanted, max(TRIAL_UPDATES, round(0.9 * speed * minutes * 60)))
+        updates = max(TRIAL_UPDATES, round(0.9 * speed * minutes * 60))
+        updates = wanted if updates > 0.9 * wanted else updates  # nearly all of them: not worth a warning
         takes = duration(updates / speed / 0.9)
         if updates == wanted:
             says = f"{updates} updates take about {takes}"
