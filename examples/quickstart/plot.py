@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 COLOURS = {"train_inner": ("#9ecae1", "training"), "valid": ("#d62728", "validation")}
+FEWEST_POINTS = 5
 
 
-def plot_losses(logs: Path, picture: Path) -> Path:
-    """Write ``picture`` (PNG) from the subdirectories ``train_inner`` and ``valid`` of ``logs``; returns it."""
+def plot_losses(logs: Path, picture: Path, title: str) -> bool:
+    """Write ``picture`` (PNG) from the subdirectories ``train_inner`` and ``valid`` of ``logs``.
+
+    A curve needs a few points: returns False, and draws nothing, when there are fewer.
+    """
+    curves = {name: read_losses(logs / name) for name in COLOURS}
+    if len(curves["train_inner"][0]) < FEWEST_POINTS:
+        return False
     import matplotlib
 
     matplotlib.use("Agg")
@@ -16,14 +23,14 @@ def plot_losses(logs: Path, picture: Path) -> Path:
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for name, (colour, label) in COLOURS.items():
-        steps, losses = read_losses(logs / name)
+        steps, losses = curves[name]
         axes.plot(steps, losses, color=colour, label=label, marker="o" if name == "valid" else None, markersize=3)
-    axes.set(xlabel="update", ylabel="loss (bits per masked piece)", title="fairseq quickstart")
+    axes.set(xlabel="update", ylabel="loss (bits per masked piece)", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)
-    return picture
+    return True
 
 
 def read_losses(directory: Path) -> tuple[list[int], list[float]]:
