@@ -6,7 +6,9 @@ import importlib
 
 import pytest
 
+from fairseq.compat.aliases import ALIASES
 from fairseq.errors import OutOfScopeError
+from tests.architecture import source
 
 KEPT = {
     "fairseq.data": (
@@ -105,6 +107,18 @@ def test_kept(module: str):
     found = importlib.import_module(module)
     missing = [name for name in KEPT[module].split() if not hasattr(found, name)]
     assert not missing, f"{module} lacks {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("old", ALIASES)
+def test_every_alias_is_served(old: str):
+    assert old not in source.module_names(), "a file of that name hides the alias"
+    found, home = importlib.import_module(old), ALIASES[old]
+    if isinstance(home, str):
+        assert found is importlib.import_module(home)
+    else:
+        assert all(hasattr(found, name) for name in home)
+    package, _, name = old.rpartition(".")
+    assert getattr(importlib.import_module(package), name) is found
 
 
 @pytest.mark.parametrize("package", [name for name in KEPT if name.count(".") == 1 and KEPT[name]])
