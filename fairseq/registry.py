@@ -122,6 +122,20 @@ class Registry(Generic[T]):
         )
 
 
+class SlotRegistry(Registry[T]):
+    """The variants of one slot of the encoder. A variant's options are keys of the flat model section beside all others,
+    so their names must begin with the variant's.
+    """
+
+    def register(self, name: str, *, dataclass: type | None = None, base: type | None = None) -> Callable[[C], C]:
+        for key in getattr(dataclass, "__dataclass_fields__", ()):
+            if not key.startswith((f"{name}_", "_")):
+                raise ConfigError(
+                    f"option {key!r} of {self.kind} {name!r} must be called {name}_{key}: all options share one section"
+                )
+        return super().register(name, dataclass=dataclass, base=base)
+
+
 class RegistryView(Mapping[str, Any]):
     """A registry as the read-only dictionary that old plugins look into; built-ins are imported when looked up."""
 
@@ -260,24 +274,26 @@ BPES: Registry[Any] = Registry(
 TOKENIZERS: Registry[Any] = Registry("tokenizer", {"space": Builtin(f"{_ENCODERS}.base")})
 SCORERS: Registry[Any] = Registry("scorer")
 
-# Encoder slots: the variants are under fairseq/modules.
-POSITIONS: Registry[Any] = Registry(
+# Slots of the encoder: the variants are under fairseq/modules.
+POSITIONS: Registry[Any] = SlotRegistry(
     "position embedding",
     {
-        "learned": Builtin("fairseq.modules.positions"),
-        "sinusoidal": Builtin("fairseq.modules.positions"),
+        "learned": Builtin("fairseq.modules.positions", "fairseq.modules.configs:LearnedPositionsConfig"),
+        "sinusoidal": Builtin("fairseq.modules.positions", "fairseq.modules.configs:SinusoidalPositionsConfig"),
+        "none": Builtin("fairseq.modules.positions"),
     },
 )
-ATTENTION_BIASES: Registry[Any] = Registry("attention bias", {"alibi": Builtin("fairseq.modules.attention_bias")})
-TOKEN_MIXERS: Registry[Any] = Registry("token mixer", {"self_attention": Builtin("fairseq.modules.attention")})
-CHANNEL_MIXERS: Registry[Any] = Registry("channel mixer", {"feed_forward": Builtin("fairseq.modules.feed_forward")})
+ATTENTION_BIASES: Registry[Any] = SlotRegistry(
+    "attention bias", dict.fromkeys(("alibi", "alibi_asymmetrical", "none"), Builtin("fairseq.modules.attention_bias"))
+)
+TOKEN_MIXERS: Registry[Any] = SlotRegistry("token mixer", {"self_attention": Builtin("fairseq.modules.attention")})
+CHANNEL_MIXERS: Registry[Any] = SlotRegistry(
+    "channel mixer", dict.fromkeys(("feed_forward", "none"), Builtin("fairseq.modules.feed_forward"))
+)
+LM_HEADS: Registry[Any] = SlotRegistry(
+    "LM head", dict.fromkeys(("roberta", "clap"), Builtin("fairseq.modules.lm_head"))
+)
+# Heads on features, which tasks add to a model.
 HEADS: Registry[Any] = Registry(
-    "head",
-    {
-        "roberta": Builtin("fairseq.modules.lm_head"),
-        "clap": Builtin("fairseq.modules.lm_head"),
-        "classification": Builtin("fairseq.modules.task_heads"),
-        "span": Builtin("fairseq.modules.task_heads"),
-        "token": Builtin("fairseq.modules.task_heads"),
-    },
+    "head", dict.fromkeys(("classification", "span", "token"), Builtin("fairseq.modules.task_heads"))
 )

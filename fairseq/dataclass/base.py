@@ -23,6 +23,7 @@ Metadata keys (all optional):
                     ``"boolean"`` (the pair ``--x`` / ``--no-x``). Default: ``store_true`` for False; for True
                     ``"boolean"`` in models and ``store_false``, as in the original, elsewhere
 ``new``             True for a key that the original does not know: stored only when it differs from its default
+``slot``            the registry whose variants the setting names: see ``fairseq.dataclass.slots``
 ==================  ====================================================================================================
 
 Values from flags, YAML files and stored configurations go through one function into the type that their field is annotated
@@ -94,6 +95,7 @@ def option(
     flag: str | None = None,
     action: str | None = None,
     new: bool = False,
+    slot: Registry[Any] | None = None,
 ) -> Any:
     """A dataclass field with its description; the arguments are the metadata keys of the module docstring."""
     metadata: dict[str, Any] = {"help": help}
@@ -101,6 +103,8 @@ def option(
         metadata["choices"] = tuple(choices)
     if new:
         metadata["new"] = True
+    if slot is not None:
+        metadata |= {"slot": slot, "new": True}
     for key, value in (("alias", alias), ("const", const), ("flag", flag), ("action", action)):
         if value is not None:
             metadata[f"argparse_{key}"] = value
@@ -166,6 +170,11 @@ class FieldSpec:
         """The attribute of a parsed Namespace that holds it."""
         flag = self.metadata.get("argparse_flag")
         return flag.lstrip("-").replace("-", "_") if flag else self.name
+
+    @property
+    def slot(self) -> Registry[Any] | None:
+        """The registry whose variants this setting chooses from, for a slot."""
+        return self.metadata.get("slot")
 
     @property
     def is_new(self) -> bool:

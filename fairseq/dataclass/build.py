@@ -31,6 +31,7 @@ from fairseq.dataclass.base import (
     model_config_class,
 )
 from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.slots import model_specs, not_chosen
 from fairseq.dataclass.legacy import OUT_OF_SCOPE
 from fairseq.errors import ConfigError
 from fairseq.registry import ARCHITECTURES, MODELS, nearest
@@ -66,6 +67,7 @@ class _Builder:
         self.stored = stored
         self.dropped: list[str] = []
         self.specs: dict[str, dict[str, FieldSpec]] = {}
+        self.model_class: type | None = None
         self.opaque: dict[str, argparse.Namespace] = {}
 
     def build(self, given: Mapping[str, Any]) -> DictConfig:
@@ -131,11 +133,12 @@ class _Builder:
         name = values["_name"]
         if self.stored and name not in ARCHITECTURES and name not in MODELS:
             return values
-        cls = model_config_class(name)
-        if cls is None:
+        self.model_class = model_config_class(name)
+        specs = model_specs(name, values)
+        if specs is None:
             return self._free("model", node, values)
-        self.specs["model"] = field_specs(cls)
-        return self._merge("model", self.specs["model"], values, fill=False)
+        self.specs["model"] = specs
+        return self._merge("model", specs, values, fill=False)
 
     def _free(self, group: str, node: Any, values: dict[str, Any]) -> dict[str, Any]:
         """A component without a dataclass takes any keys; one from the command line stays the flat Namespace."""
@@ -169,7 +172,10 @@ class _Builder:
         if self.stored:
             self.dropped.append(path)
             return
-        hint = nearest(path.rpartition(".")[2], [name for name in known if name != "_name"])
+        section, _, key = path.rpartition(".")
+        hint = nearest(key, [name for name in known if name != "_name"])
+        if section == "model":
+            hint = not_chosen(self.model_class, key) or hint
         raise ConfigError(f"unknown {kind} {path!r}{hint}")
 
     def _check_scope(self, section: str, key: str, value: Any) -> Any:
@@ -284,27 +290,27 @@ def nest(args: argparse.Namespace, *, stored: bool = False) -> dict[str, Any]:
         if name is None or (group == "scoring" and name == "bleu"):
             continue  # the original's parser always chose a scorer, for generation only
         if isinstance(name, str):
-            known = name in registry or not stored
-            tree[group] = _component(args, name, registry.config_class(name) if known else None, stored)
+            cls = registry.config_class(name) if name in registry or not stored else None
+            tree[group] = _component(args, name, None if cls is None else field_specs(cls), stored)
         else:
             tree[group] = name
     arch = getattr(args, "arch", None)
     if arch is not None:
         unknown = stored and arch not in ARCHITECTURES and arch not in MODELS
-        tree["model"] = _model(args, arch, None if unknown else model_config_class(arch), stored)
+        tree["model"] = _model(args, arch, None if unknown else model_specs(arch, vars(args)), stored)
     return tree
 
 
-def _component(args: argparse.Namespace, name: str, cls: type | None, stored: bool) -> Any:
-    if cls is None:
+def _component(args: argparse.Namespace, name: str, specs: dict[str, FieldSpec] | None, stored: bool) -> Any:
+    if specs is None:
         flat = {**vars(args), "_name": name}
         return flat if stored else argparse.Namespace(**flat)
-    return {"_name": name, **_taken(args, field_specs(cls), stored)}
+    return {"_name": name, **_taken(args, specs, stored)}
 
 
-def _model(args: argparse.Namespace, arch: str, cls: type | None, stored: bool) -> Any:
-    node = _component(args, arch, cls, stored)
-    if cls is None:
+def _model(args: argparse.Namespace, arch: str, specs: dict[str, FieldSpec] | None, stored: bool) -> Any:
+    node = _component(args, arch, specs, stored)
+    if specs is None:
         return node
     node = {key: value for key, value in node.items() if value is not None}
     for key in OUT_OF_SCOPE["model"]:
@@ -312,7 +318,7 @@ def _model(args: argparse.Namespace, arch: str, cls: type | None, stored: bool) 
             node.setdefault(key, getattr(args, key))
     # The original handed the model the whole Namespace, where its position table followed the length of the samples.
     length = getattr(args, "tokens_per_sample", None)
-    if "max_positions" in field_specs(cls) and "max_positions" not in node and length is not None:
+    if "max_positions" in specs and "max_positions" not in node and length is not None:
         node["max_positions"] = length
     return node
 

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from fairseq.dataclass.base import MISSING, FieldSpec, coerce, field_specs, is_interpolation
+from fairseq.dataclass.slots import not_chosen
 from fairseq.errors import ConfigError
 from fairseq.registry import nearest
 
@@ -20,6 +21,7 @@ class FairseqParser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self.stage = ""
+        self.model_class: type | None = None
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -28,7 +30,9 @@ class FairseqParser(argparse.ArgumentParser):
         parsed, extra = self.parse_known_args(args, namespace)
         for word in extra:
             if word.startswith("-"):
-                self.error(f"unknown option {word.partition('=')[0]}{self._nearest(word.partition('=')[0])}")
+                flag = word.partition("=")[0]
+                hint = not_chosen(self.model_class, flag.lstrip("-").replace("-", "_"))
+                self.error(f"unknown option {flag}{hint or self._nearest(flag)}")
         if extra:
             self.error(f"unexpected argument {extra[0]!r}")
         return parsed
@@ -185,6 +189,8 @@ def _reader(spec: FieldSpec) -> Any:
 
 
 def _metavar(spec: FieldSpec, kind: Any) -> str:
+    if spec.slot is not None:
+        return "NAME"
     if spec.choices is not None:
         return "{" + ",".join(str(choice) for choice in spec.choices) + "}"
     return {int: "N", float: "X", list: "X,..", tuple: "X,.."}.get(kind, "TEXT")
@@ -194,6 +200,8 @@ def _help(spec: FieldSpec, default: Any, delete_default: bool) -> str:
     text = spec.help or ""
     if text.startswith(_HIDDEN):
         return argparse.SUPPRESS
+    if spec.slot is not None:
+        text += f": {', '.join(spec.slot.names())}"
     if not (delete_default or default is None or default is False or default in ("", MISSING)):
         text += f" [{'as ' + default[2:-1] if is_interpolation(default) else default}]"
     return text.replace("%", "%%")

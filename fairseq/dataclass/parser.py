@@ -17,6 +17,7 @@ from fairseq.dataclass import legacy
 from fairseq.dataclass.base import GROUPS, MISSING, field_specs, model_config_class
 from fairseq.dataclass.configs import DATASET_IMPLS, SECTIONS
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
+from fairseq.dataclass.slots import chosen_variants, slots_of
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, FairseqError, OutOfScopeError
 from fairseq.refusals import HERE
@@ -199,8 +200,7 @@ def parse_args_and_arch(
         if modify_parser is not None:
             modify_parser(parser)
         wants_help = "-h" in words or "--help" in words
-        chosen, _ = parser.parse_known_args([word for word in words if word not in ("-h", "--help")])
-        _add_component_flags(parser, chosen, wants_help)
+        _add_component_flags(parser, [word for word in words if word not in ("-h", "--help")], wants_help)
         if modify_parser is not None:
             modify_parser(parser)
         if suppress_defaults:
@@ -219,7 +219,9 @@ def _import_user_dir(words: Sequence[str]) -> None:
     import_user_module(first.parse_known_args(words)[0])
 
 
-def _add_component_flags(parser: argparse.ArgumentParser, chosen: argparse.Namespace, wants_help: bool) -> None:
+def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], wants_help: bool) -> None:
+    """The flags of the components that ``words`` (without --help) choose."""
+    chosen, _ = parser.parse_known_args(words)
     stage = getattr(parser, "stage", "")
     names = {group: getattr(chosen, group, None) for group in (*GROUPS, "arch")}
     _refuse_old_defaults(names, stage, wants_help)
@@ -227,6 +229,7 @@ def _add_component_flags(parser: argparse.ArgumentParser, chosen: argparse.Names
         names["scoring"] = None  # the original's default, for generation only
     if names["arch"] is not None:
         _add_model(parser, names["arch"])
+        _add_variants(parser, names["arch"], words)
     if stage == "validate" and names["task"] is None:
         parser.add_argument("data", help="directory of the binarised data")
     for group, registry in GROUPS.items():
@@ -266,6 +269,21 @@ def _add_model(parser: argparse.ArgumentParser, arch: str) -> None:
                 group.add_argument(flag, action="store_true", **kwargs)
             else:
                 group.add_argument(flag, type=type(default) if default is not None else str, **kwargs)
+
+
+def _add_variants(parser: argparse.ArgumentParser, arch: str, words: list[str]) -> None:
+    """The flags of the variants that ``words`` or the architecture put into the slots of the model."""
+    cls = model_config_class(arch)
+    if cls is None or not slots_of(cls):
+        return
+    if isinstance(parser, FairseqParser):
+        parser.model_class = cls
+    given, _ = parser.parse_known_args(words)
+    for slot, name in chosen_variants(arch, vars(given)).items():
+        registry = slots_of(cls)[slot]
+        options = registry.config_class(name)
+        if options is not None:
+            gen_parser_from_dataclass(parser.add_argument_group(f"{registry.kind}: {name}"), options, True)
 
 
 def _add_component(

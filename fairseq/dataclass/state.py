@@ -14,6 +14,7 @@ from fairseq.dataclass import legacy
 from fairseq.dataclass.base import GROUPS, component_config_class, field_specs
 from fairseq.dataclass.build import ORDER, build_config, nest, upgrade_args
 from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.slots import model_specs
 from fairseq.errors import FairseqError
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def _container(node: Any) -> Any:
 def _without_new_defaults(section: str, node: Any) -> Any:
     if not isinstance(node, dict):
         return node
-    specs = _specs(section, node.get("_name"))
+    specs = _specs(section, node)
     return {
         key: value
         for key, value in node.items()
@@ -59,12 +60,16 @@ def _without_new_defaults(section: str, node: Any) -> Any:
     }
 
 
-def _specs(section: str, name: Any) -> dict[str, Any]:
+def _specs(section: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The known settings of a stored section or component; none for one that is not known."""
+    name = node.get("_name")
     if section in SECTIONS:
         return field_specs(SECTIONS[section])
     if not isinstance(name, str) or (section != "model" and section not in GROUPS):
         return {}
     try:
+        if section == "model":
+            return model_specs(name, node) or {}
         cls = component_config_class(section, name)
     except FairseqError:
         return {}
@@ -99,7 +104,7 @@ def _read_tree(stored: Any) -> dict[str, Any]:
 
 def _known_only(section: str, node: dict[str, Any]) -> dict[str, Any]:
     """Of a flat Namespace that stands for one component, what belongs to it (when its settings are known)."""
-    specs = _specs(section, node.get("_name"))
+    specs = _specs(section, node)
     if not specs:
         return node
     scope = legacy.OUT_OF_SCOPE.get(section, {})
@@ -125,7 +130,7 @@ def override(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
             node = {}
         elif not isinstance(node, dict):
             continue
-        specs = _specs(section, node.get("_name"))
+        specs = _specs(section, node)
         # By the names of the flags: mask_prob is the task's, the model's is model_mask_prob.
         keys = {specs[key].dest if key in specs else key: key for key in ({*node, *specs} - {"_name"})}
         taken = {key: value for key, value in rest.items() if key in keys}

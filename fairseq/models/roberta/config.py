@@ -7,9 +7,11 @@ parts, ``fairseq.models.roberta.presets`` holds the named architectures as diffe
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from typing import Any
 
 from fairseq.dataclass.base import FairseqDataclass, option
+from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, LM_HEADS, POSITIONS, TOKEN_MIXERS
 
 ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused")
 POOLINGS = ("first", "mean", "masked_mean")
@@ -56,6 +58,16 @@ class RobertaConfig(FairseqDataclass):
     no_token_positional_embeddings: bool = option(False, "no position embedding")
     no_scale_embedding: bool = option(True, "do not multiply the token embeddings by the root of the encoder width")
     adaptive_input: bool = option(False, "not supported: adaptive input embeddings")
+
+    # Slots: each names a registered variant, whose own options then join this section. The settings that follow are the
+    # older spelling of the variants that the original has, which is what files of these keep.
+    token_mixer: str | None = option(None, "how tokens see each other [self_attention]", slot=TOKEN_MIXERS)
+    channel_mixer: str | None = option(None, "what is done token by token [feed_forward]", slot=CHANNEL_MIXERS)
+    positions: str | None = option(None, "position embedding [learned]", slot=POSITIONS)
+    attention_bias: str | None = option(None, "what is added to attention scores [none]", slot=ATTENTION_BIASES)
+    lm_head: str | None = option(None, "masked-LM head [roberta]", slot=LM_HEADS)
+    layer_norm_eps: float = option(1e-5, "epsilon of the layer norms", new=True)
+    type_vocab_size: int = option(0, "number of token types (segments) with an embedding; 0: none", new=True)
 
     # Variants: ALiBi, contrastive (CLAP) head, zero masking
     encoder_alibi: bool = option(False, "attention with linear biases (ALiBi); needs no_token_positional_embeddings")
@@ -114,3 +126,45 @@ class RobertaConfig(FairseqDataclass):
         """Read the fields from ``node`` (DictConfig, Namespace or RobertaConfig); what it lacks keeps its default."""
         values = {f.name: getattr(node, f.name, None) for f in fields(cls)}
         return cls(**{name: value for name, value in values.items() if value is not None})
+
+    @classmethod
+    def variants_of(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Slot -> variant, by the slot's own key in ``values`` or by the older settings."""
+        return {slot: values.get(slot) or _by_old_settings(slot, values) for slot in OLD_SETTINGS}
+
+
+# Slot -> variant -> the older settings that mean it; the first one whose settings all hold is the chosen one.
+OLD_SETTINGS: dict[str, dict[str, dict[str, bool]]] = {
+    "token_mixer": {"self_attention": {}},
+    "channel_mixer": {"feed_forward": {}},
+    "positions": {
+        "none": {"no_token_positional_embeddings": True},
+        "learned": {"no_token_positional_embeddings": False, "encoder_learned_pos": True},
+        "sinusoidal": {"no_token_positional_embeddings": False, "encoder_learned_pos": False},
+    },
+    "attention_bias": {
+        "none": {"encoder_alibi": False},
+        "alibi_asymmetrical": {"encoder_alibi": True, "encoder_alibi_asymmetrical": True},
+        "alibi": {"encoder_alibi": True, "encoder_alibi_asymmetrical": False},
+    },
+    "lm_head": {"roberta": {"contrastive_pretraining": False}, "clap": {"contrastive_pretraining": True}},
+}
+
+
+def _by_old_settings(slot: str, values: Mapping[str, Any]) -> str:
+    defaults = RobertaConfig()
+
+    def holds(settings: Mapping[str, bool]) -> bool:
+        given = {key: values.get(key) for key in settings}
+        return all(bool(getattr(defaults, key) if given[key] is None else given[key]) is settings[key] for key in settings)
+
+    return next(variant for variant, settings in OLD_SETTINGS[slot].items() if holds(settings))
+
+
+def in_old_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with slots that hold one of the original's variants spelt as the original does."""
+    values = dict(values)
+    for slot, variants in OLD_SETTINGS.items():
+        if values.get(slot) in variants:
+            values |= variants[values.pop(slot)]
+    return values

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq.models.architectures import register_model_architecture
-from fairseq.models.roberta.config import RobertaConfig
+from fairseq.models.roberta.config import OLD_SETTINGS, RobertaConfig, in_old_settings
 from fairseq.registry import ARCHITECTURES
 
 # The keys every filled node has, in the order old files have them (max_source_positions is placed after the fifth).
@@ -95,7 +95,8 @@ def fill(args: Any, differences: Mapping[str, Any]) -> None:
     """Give ``args`` every key it lacks: first ``differences``, then the defaults of ``RobertaConfig``."""
     defaults = RobertaConfig()
     with _unlocked(args):
-        for name, value in differences.items():
+        _use_old_settings(args)
+        for name, value in in_old_settings(differences).items():
             _fill_one(args, name, value)
         for name in FILLED:
             if name == "max_source_positions":
@@ -103,6 +104,17 @@ def fill(args: Any, differences: Mapping[str, Any]) -> None:
                 args.max_source_positions = getattr(args, "max_positions", None) or DEFAULT_MAX_POSITIONS
             else:
                 _fill_one(args, name, getattr(defaults, name))
+
+
+def _use_old_settings(args: Any) -> None:
+    """Spell slots that hold a variant of the original as the original does: files of these stay readable there."""
+    given = {slot: getattr(args, slot, None) for slot in OLD_SETTINGS}
+    spelt = in_old_settings({slot: variant for slot, variant in given.items() if variant is not None})
+    for slot in OLD_SETTINGS:
+        if hasattr(args, slot) and slot not in spelt:
+            delattr(args, slot)
+    for name, value in spelt.items():
+        setattr(args, name, value)
 
 
 def _fill_one(args: Any, name: str, value: Any) -> None:

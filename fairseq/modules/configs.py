@@ -1,0 +1,26 @@
+"""Options of the encoder's variants that are not old keys of the model; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fairseq.dataclass.base import FairseqDataclass, option
+
+_OFFSET = "row of the table that the first position has; default: padding index + 1, which leaves unused rows before it"
+_BY_COLUMN = "count positions by column, padding included, instead of along the tokens"
+
+
+@dataclass(kw_only=True)
+class LearnedPositionsConfig(FairseqDataclass):
+    """How learned positions are counted."""
+
+    learned_offset: int | None = option(None, _OFFSET)
+    learned_by_column: bool = option(False, _BY_COLUMN)
+
+
+@dataclass(kw_only=True)
+class SinusoidalPositionsConfig(FairseqDataclass):
+    """How sinusoidal positions are counted."""
+
+    sinusoidal_offset: int | None = option(None, _OFFSET)
+    sinusoidal_by_column: bool = option(False, _BY_COLUMN)
