@@ -15,6 +15,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from omegaconf import OmegaConf
+
 from fairseq.dataclass.base import FieldSpec, convert, field_specs, is_interpolation, model_config_class
 from fairseq.registry import ARCHITECTURES, Registry
 
@@ -83,6 +85,8 @@ def read_options(registry: Registry[Any], name: str, node: Any) -> Variant:
     options = {}
     for key, spec in variant_specs(registry, name).items():
         value = getattr(node, key, None)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value)
         value = spec.default if value is None else convert(spec, value, f"model.{key}")
         options[key.removeprefix(f"{name}_")] = value
     return Variant(name, options)

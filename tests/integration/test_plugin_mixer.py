@@ -11,7 +11,9 @@ from tests.runs import DATA, ROOT, run, train, train_inner
 
 PLUGIN = ROOT / "tests" / "data" / "plugin_mixer"
 CHOICE = "--token-mixer window --channel-mixer gated --window-reach 3 --gated-power 1".split()
-MODEL = "--arch roberta --encoder-layers 2 --encoder-embed-dim 16 --encoder-attention-heads 2 --max-positions 64".split()
+MODEL = (
+    "--arch roberta --encoder-layers 2 --encoder-embed-dim 16 --encoder-attention-heads 2 --max-positions 64".split()
+)
 FLAGS = (
     f"--cpu --user-dir {PLUGIN} --task masked_lm --criterion masked_lm --tokens-per-sample 64 "
     "--sample-break-mode complete --optimizer adam --lr 0.01 --batch-size 8 --max-update 5 --log-format json "
@@ -25,7 +27,11 @@ def test_trained_by_flags_and_loaded_again(tmp_path: Path) -> None:
     assert float(rows["5"]["loss"]) < float(rows["1"]["loss"])
     path = tmp_path / "checkpoints" / "checkpoint_last.pt"
     stored = torch.load(path, weights_only=False)
-    own = {key: value for key, value in stored["cfg"]["model"].items() if key.startswith(("window", "gated", "token_", "ch"))}
+    own = {
+        key: value
+        for key, value in stored["cfg"]["model"].items()
+        if key.startswith(("window", "gated", "token_", "ch"))
+    }
     wanted = {"token_mixer": "window", "channel_mixer": "gated", "window_reach": 3, "gated_power": 1}
     assert {key: own[key] for key in wanted} == wanted
     assert not {"window_gated", "gated_width"} & own.keys(), "what is at its default is not stored"

@@ -23,7 +23,7 @@ from fairseq.registry import TOKEN_MIXERS
 @dataclass(kw_only=True)
 class MeanConfig(FairseqDataclass):
     mean_scale: float = option(1.0, "factor")
-    mean_names: list[str] = option([], "names")
+    mean_sizes: list[int] = option([], "sizes")
 
 
 @pytest.fixture
@@ -67,16 +67,16 @@ def test_presets_choose_what_their_names_say() -> None:
 def test_options_of_a_chosen_variant_join_the_model_section(mean: None) -> None:
     assert "mean_scale" not in (model_specs("roberta", {}) or {})
     assert "mean_scale" in (model_specs("roberta", {"token_mixer": "mean"}) or {})
-    cfg = build_config({"model": {"_name": "roberta", "token_mixer": "mean", "mean_scale": "2", "mean_names": "['a']"}})
-    assert cfg.model.mean_scale == 2.0 and list(cfg.model.mean_names) == ["a"]
+    cfg = build_config({"model": {"_name": "roberta", "token_mixer": "mean", "mean_scale": "2", "mean_sizes": "[2]"}})
+    assert cfg.model.mean_scale == 2.0 and list(cfg.model.mean_sizes) == [2]
     variant = read_options(TOKEN_MIXERS, "mean", cfg.model)
     assert variant == ("mean", {"scale": 2.0, "names": ["a"]})
-    assert read_options(TOKEN_MIXERS, "mean", argparse.Namespace()).options == {"scale": 1.0, "names": []}
+    assert read_options(TOKEN_MIXERS, "mean", argparse.Namespace()).options == {"scale": 1.0, "sizes": []}
 
 
 def test_only_what_differs_from_its_default_is_stored(mean: None) -> None:
-    stored = model_section(token_mixer="mean", mean_scale=1.0, mean_names=["x"], layer_norm_eps=1e-5)
-    assert stored["token_mixer"] == "mean" and stored["mean_names"] == ["x"]
+    stored = model_section(token_mixer="mean", mean_scale=1.0, mean_sizes=[3], layer_norm_eps=1e-5)
+    assert stored["token_mixer"] == "mean" and stored["mean_sizes"] == [3]
     assert not {"mean_scale", "layer_norm_eps", "type_vocab_size", "channel_mixer"} & stored.keys()
     again = config_from_state({"model": stored, "task": {"_name": "masked_lm", "data": "d"}}, {"mean_scale": 3})
     assert again.model.mean_scale == 3.0 and again.model.token_mixer == "mean"
@@ -90,7 +90,9 @@ def test_mistakes_are_named(mean: None) -> None:
         given(token_mixer="meen")
     with pytest.raises(ConfigError, match=r"unknown key 'model.mean_scal'; did you mean 'mean_scale'"):
         given(token_mixer="mean", mean_scal=1)
-    with pytest.raises(ConfigError, match=r"model.mean_scale': it is an option of token mixer 'mean', .*token_mixer=mean"):
+    with pytest.raises(
+        ConfigError, match=r"model.mean_scale': it is an option of token mixer 'mean', .*token_mixer=mean"
+    ):
         given(mean_scale=1)
     with pytest.raises(ConfigError, match="model.mean_scale must be a number"):
         given(token_mixer="mean", mean_scale="wide")

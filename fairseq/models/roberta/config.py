@@ -156,7 +156,9 @@ def _by_old_settings(slot: str, values: Mapping[str, Any]) -> str:
 
     def holds(settings: Mapping[str, bool]) -> bool:
         given = {key: values.get(key) for key in settings}
-        return all(bool(getattr(defaults, key) if given[key] is None else given[key]) is settings[key] for key in settings)
+        return all(
+            bool(getattr(defaults, key) if given[key] is None else given[key]) is settings[key] for key in settings
+        )
 
     return next(variant for variant, settings in OLD_SETTINGS[slot].items() if holds(settings))
 
