@@ -31,8 +31,8 @@ from fairseq.dataclass.base import (
     model_config_class,
 )
 from fairseq.dataclass.configs import SECTIONS
-from fairseq.dataclass.slots import model_specs, not_chosen
 from fairseq.dataclass.legacy import OUT_OF_SCOPE
+from fairseq.dataclass.slots import model_specs, not_chosen
 from fairseq.errors import ConfigError
 from fairseq.registry import ARCHITECTURES, MODELS, nearest
 

@@ -70,7 +70,7 @@ def test_options_of_a_chosen_variant_join_the_model_section(mean: None) -> None:
     cfg = build_config({"model": {"_name": "roberta", "token_mixer": "mean", "mean_scale": "2", "mean_sizes": "[2]"}})
     assert cfg.model.mean_scale == 2.0 and list(cfg.model.mean_sizes) == [2]
     variant = read_options(TOKEN_MIXERS, "mean", cfg.model)
-    assert variant == ("mean", {"scale": 2.0, "names": ["a"]})
+    assert variant == ("mean", {"scale": 2.0, "sizes": [2]})
     assert read_options(TOKEN_MIXERS, "mean", argparse.Namespace()).options == {"scale": 1.0, "sizes": []}
 
 

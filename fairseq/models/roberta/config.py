@@ -6,11 +6,12 @@ parts, ``fairseq.models.roberta.presets`` holds the named architectures as diffe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from fairseq.dataclass.base import FairseqDataclass, option
+from fairseq.dataclass.slots import Variant
 from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, LM_HEADS, POSITIONS, TOKEN_MIXERS
 
 ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused")
@@ -121,6 +122,9 @@ class RobertaConfig(FairseqDataclass):
     encoder_xformers_att_config: str | None = option(None, "not supported: xFormers")
     export: bool = option(False, "ignored: kept because old files carry it")
 
+    def __post_init__(self) -> None:
+        self.variants: dict[str, Variant] = {}  # slot -> chosen variant; filled by ``factory.configuration``
+
     @classmethod
     def from_node(cls, node: Any) -> RobertaConfig:
         """Read the fields from ``node`` (DictConfig, Namespace or RobertaConfig); what it lacks keeps its default."""
@@ -149,6 +153,10 @@ OLD_SETTINGS: dict[str, dict[str, dict[str, bool]]] = {
     },
     "lm_head": {"roberta": {"contrastive_pretraining": False}, "clap": {"contrastive_pretraining": True}},
 }
+
+
+# Variant -> option -> the older setting that stands for it.
+OLD_OPTIONS: dict[str, dict[str, str]] = {"clap": {"initial_beta": "initial_beta", "normalize": "l2norm_embedding"}}
 
 
 def _by_old_settings(slot: str, values: Mapping[str, Any]) -> str:

@@ -1,23 +1,26 @@
 """From a ``RobertaConfig`` to parts: the one place that reads the configuration of an encoder.
 
-Every function makes one part from the numbers it needs. The order in which ``RobertaEncoder`` calls them is the order
-in which the original drew random numbers, so that a seed gives the original's weights.
+Every function makes one part from the numbers it needs; a slot is filled by whatever is registered under the chosen
+name. The order in which ``RobertaEncoder`` calls them is the order in which the original drew random numbers, so that a
+seed gives the original's weights.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import nn
 
 from fairseq.dataclass import legacy
+from fairseq.dataclass.slots import Variant, read_options, settled, slots_of
 from fairseq.errors import ConfigError
 from fairseq.models.loading import parse_layers
-from fairseq.models.roberta.config import ACTIVATIONS, ATTENTION_BACKENDS, POOLINGS, RobertaConfig
-from fairseq.modules.attention_bias import AttentionBias
+from fairseq.models.roberta.config import ACTIVATIONS, ATTENTION_BACKENDS, OLD_OPTIONS, POOLINGS, RobertaConfig
 from fairseq.modules.encoder import Encoder, EncoderLayer, EncoderOptions
 from fairseq.modules.positions import TokenEmbedding
-from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, HEADS, POSITIONS, TOKEN_MIXERS, nearest
+from fairseq.modules.slots import EncoderShape
+from fairseq.registry import HEADS, nearest
 
 PROBABILITIES = (
     "dropout",
@@ -37,9 +40,17 @@ def configuration(args: Any) -> RobertaConfig:
         legacy.check_value("model", name, getattr(config, name))
     if config.encoder_layers_to_keep:
         config.encoder_layers = len(parse_layers(config.encoder_layers_to_keep))
+    config.variants = {slot: _variant(config, slot, name, args) for slot, name in settled(type(config), vars(config)).items()}
     check_sizes(config)
     check_variants(config)
     return config
+
+
+def _variant(config: RobertaConfig, slot: str, name: str, args: Any) -> Variant:
+    """The variant ``name`` with its options: its own, or the older settings that stand for them."""
+    old = {option: getattr(config, key) for option, key in OLD_OPTIONS.get(name, {}).items()}
+    own = read_options(slots_of(type(config))[slot], name, args)
+    return Variant(name, {**own.options, **old})
 
 
 def check_sizes(config: RobertaConfig) -> None:
@@ -47,13 +58,10 @@ def check_sizes(config: RobertaConfig) -> None:
     for name in ("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"):
         if getattr(config, name) < 1:
             raise ConfigError(f"model.{name} must be at least 1, but is {getattr(config, name)} instead")
+    if config.type_vocab_size < 0 or config.layer_norm_eps <= 0:
+        raise ConfigError("model.type_vocab_size must not be negative, and model.layer_norm_eps must be above 0")
     if config.encoder_layers < 0:
         raise ConfigError(f"model.encoder_layers must not be negative, but is {config.encoder_layers}")
-    if config.encoder_embed_dim % config.encoder_attention_heads:
-        raise ConfigError(
-            f"model.encoder_embed_dim must be a multiple of model.encoder_attention_heads, but {config.encoder_embed_dim} "
-            f"is not one of {config.encoder_attention_heads}"
-        )
     for name in PROBABILITIES:
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"model.{name} must lie between 0 and 1, but is {getattr(config, name)} instead")
@@ -85,6 +93,37 @@ def check_variants(config: RobertaConfig) -> None:
         )
 
 
+def fill(config: RobertaConfig, slot: str, *args: Any, **parts: Any) -> Any:
+    """What the chosen variant of ``slot`` makes of ``args``, ``parts`` and its own options."""
+    name, options = config.variants[slot]
+    variant = slots_of(type(config))[slot].get(name)
+    for part in parts:
+        if part not in inspect.signature(variant).parameters:
+            raise ConfigError(
+                f"model.{slot}={name} takes no {part.replace('_', ' ')}, but model.{part} is {config.variants[part].name!r}: "
+                "choose one of the two"
+            )
+    return variant(*args, **parts, **options)
+
+
+def encoder_shape(config: RobertaConfig, padding_idx: int) -> EncoderShape:
+    assert config.max_source_positions is not None
+    return EncoderShape(
+        dim=config.encoder_embed_dim,
+        heads=config.encoder_attention_heads,
+        ffn_dim=config.encoder_ffn_embed_dim,
+        layers=config.encoder_layers,
+        max_positions=config.max_source_positions,
+        padding_idx=padding_idx,
+        activation=config.activation_fn,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        activation_dropout=config.activation_dropout or config.relu_dropout,
+        attention_backend=config.attention_backend,
+        norm_eps=config.layer_norm_eps,
+    )
+
+
 def build_token_embedding(config: RobertaConfig, vocab: int, padding_idx: int) -> TokenEmbedding:
     # With either variant the original made the table without a padding row: that row is random and trained.
     without_padding = config.contrastive_pretraining or config.zero_masking
@@ -97,63 +136,44 @@ def build_token_embedding(config: RobertaConfig, vocab: int, padding_idx: int) -
     )
 
 
-def build_positions(config: RobertaConfig, padding_idx: int) -> nn.Module | None:
-    """Learned or sinusoidal positions, or None. The table has rows for 0 ... padding_idx and one a position."""
-    if config.no_token_positional_embeddings:
-        return None
-    assert config.max_source_positions is not None
-    variant = POSITIONS.get("learned" if config.encoder_learned_pos else "sinusoidal")
-    return variant(config.max_source_positions + padding_idx + 1, config.encoder_embed_dim, padding_idx)
-
-
-def build_attention_bias(config: RobertaConfig) -> AttentionBias | None:
-    if not config.encoder_alibi:
-        return None
-    return ATTENTION_BIASES.get("alibi")(config.encoder_attention_heads, asymmetrical=config.encoder_alibi_asymmetrical)
-
-
-def build_layer(config: RobertaConfig) -> EncoderLayer:
-    dim = config.encoder_embed_dim
-    token_mixer = TOKEN_MIXERS.get("self_attention")(
-        dim, config.encoder_attention_heads, dropout=config.attention_dropout, backend=config.attention_backend
-    )
-    channel_mixer = CHANNEL_MIXERS.get("feed_forward")(
-        dim,
-        config.encoder_ffn_embed_dim,
-        activation=config.activation_fn,
-        activation_dropout=config.activation_dropout or config.relu_dropout,
-    )
+def build_layer(config: RobertaConfig, shape: EncoderShape) -> EncoderLayer:
+    bias = fill(config, "attention_bias", shape)
+    token_mixer = fill(config, "token_mixer", shape, **({} if bias is None else {"attention_bias": bias}))
+    channel_mixer = fill(config, "channel_mixer", shape)
     return EncoderLayer(
-        dim, token_mixer, channel_mixer, pre_norm=config.encoder_normalize_before, dropout=config.dropout
+        token_mixer,
+        channel_mixer,
+        nn.LayerNorm(shape.dim, shape.norm_eps),
+        None if channel_mixer is None else nn.LayerNorm(shape.dim, shape.norm_eps),
+        pre_norm=config.encoder_normalize_before,
+        dropout=config.dropout,
     )
 
 
 def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: int) -> Encoder:
     """The whole stack over ``embed_tokens``."""
-    dim = config.encoder_embed_dim
+    shape = encoder_shape(config, padding_idx)
     return Encoder(
         embed_tokens,
-        build_positions(config, padding_idx),
-        nn.LayerNorm(dim) if config.layernorm_embedding else None,
-        [build_layer(config) for _ in range(config.encoder_layers)],
-        nn.LayerNorm(dim) if config.encoder_normalize_before else None,
+        fill(config, "positions", shape),
+        nn.LayerNorm(shape.dim, shape.norm_eps) if config.layernorm_embedding else None,
+        [build_layer(config, shape) for _ in range(config.encoder_layers)],
+        nn.LayerNorm(shape.dim, shape.norm_eps) if config.encoder_normalize_before else None,
         EncoderOptions(
             padding_idx=padding_idx,
-            embed_scale=1.0 if config.no_scale_embedding else dim**0.5,
+            embed_scale=1.0 if config.no_scale_embedding else shape.dim**0.5,
             dropout=config.dropout,
             layerdrop=config.encoder_layerdrop,
             recompute=config.checkpoint_activations or config.offload_activations,
             offload=config.offload_activations,
         ),
-        build_attention_bias(config),
+        embed_token_types=nn.Embedding(config.type_vocab_size, shape.dim) if config.type_vocab_size else None,
     )
 
 
-def build_lm_head(config: RobertaConfig, vocab: int, embeddings: nn.Parameter | None) -> nn.Module:
-    """The masked-LM head, on the token ``embeddings``, or (never the CLAP head) on weights of its own for None."""
-    if config.contrastive_pretraining:
-        return HEADS.get("clap")(embeddings, initial_beta=config.initial_beta, normalize=config.l2norm_embedding)
-    return HEADS.get("roberta")(config.encoder_embed_dim, vocab, config.activation_fn, embeddings)
+def build_lm_head(config: RobertaConfig, vocab: int, padding_idx: int, embeddings: nn.Parameter | None) -> nn.Module:
+    """The masked-LM head, on the token ``embeddings``, or on weights of its own for None."""
+    return fill(config, "lm_head", encoder_shape(config, padding_idx), vocab, embeddings)
 
 
 def build_classification_head(config: RobertaConfig, num_classes: int, inner_dim: int | None) -> nn.Module:
