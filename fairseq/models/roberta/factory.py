@@ -40,7 +40,9 @@ def configuration(args: Any) -> RobertaConfig:
         legacy.check_value("model", name, getattr(config, name))
     if config.encoder_layers_to_keep:
         config.encoder_layers = len(parse_layers(config.encoder_layers_to_keep))
-    config.variants = {slot: _variant(config, slot, name, args) for slot, name in settled(type(config), vars(config)).items()}
+    config.variants = {
+        slot: _variant(config, slot, name, args) for slot, name in settled(type(config), vars(config)).items()
+    }
     check_sizes(config)
     check_variants(config)
     return config
