@@ -15,9 +15,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
-
-from fairseq.dataclass.base import FieldSpec, convert, field_specs, is_interpolation, model_config_class
+from fairseq.dataclass.base import FieldSpec, field_specs, is_interpolation, model_config_class
 from fairseq.registry import ARCHITECTURES, Registry
 
 
@@ -78,18 +76,6 @@ def settled(cls: type, values: Mapping[str, Any]) -> dict[str, str]:
     read = getattr(cls, "variants_of", None)
     found = read(values) if read is not None else {slot: values.get(slot) for slot in slots_of(cls)}
     return {slot: name for slot, name in found.items() if isinstance(name, str) and not is_interpolation(name)}
-
-
-def read_options(registry: Registry[Any], name: str, node: Any) -> Variant:
-    """The variant ``name`` with its options as ``node`` (DictConfig, Namespace, dataclass) has them, else by default."""
-    options = {}
-    for key, spec in variant_specs(registry, name).items():
-        value = getattr(node, key, None)
-        if OmegaConf.is_config(value):
-            value = OmegaConf.to_container(value)
-        value = spec.default if value is None else convert(spec, value, f"model.{key}")
-        options[key.removeprefix(f"{name}_")] = value
-    return Variant(name, options)
 
 
 def not_chosen(cls: type | None, key: str) -> str:

@@ -12,10 +12,11 @@ import pytest
 from fairseq.dataclass import FairseqDataclass, option
 from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.build import build_config
-from fairseq.dataclass.slots import chosen_variants, model_specs, read_options, slots_of
+from fairseq.dataclass.slots import chosen_variants, model_specs, slots_of
 from fairseq.dataclass.state import config_from_state, config_to_state
 from fairseq.errors import ConfigError
 from fairseq.models.roberta.config import OLD_SETTINGS, RobertaConfig
+from fairseq.models.roberta.factory import configuration
 from fairseq.models.roberta.presets import PRESETS, base_architecture
 from fairseq.registry import TOKEN_MIXERS
 
@@ -69,9 +70,9 @@ def test_options_of_a_chosen_variant_join_the_model_section(mean: None) -> None:
     assert "mean_scale" in (model_specs("roberta", {"token_mixer": "mean"}) or {})
     cfg = build_config({"model": {"_name": "roberta", "token_mixer": "mean", "mean_scale": "2", "mean_sizes": "[2]"}})
     assert cfg.model.mean_scale == 2.0 and list(cfg.model.mean_sizes) == [2]
-    variant = read_options(TOKEN_MIXERS, "mean", cfg.model)
-    assert variant == ("mean", {"scale": 2.0, "sizes": [2]})
-    assert read_options(TOKEN_MIXERS, "mean", argparse.Namespace()).options == {"scale": 1.0, "sizes": []}
+    assert configuration(cfg.model).variants["token_mixer"] == ("mean", {"scale": 2.0, "sizes": [2]})
+    plain = configuration(argparse.Namespace(token_mixer="mean", mean_scale="3"))
+    assert plain.variants["token_mixer"].options == {"scale": 3.0, "sizes": []}
 
 
 def test_only_what_differs_from_its_default_is_stored(mean: None) -> None:

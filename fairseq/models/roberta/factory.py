@@ -10,10 +10,12 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import nn
 
 from fairseq.dataclass import legacy
-from fairseq.dataclass.slots import Variant, read_options, settled, slots_of
+from fairseq.dataclass.base import convert
+from fairseq.dataclass.slots import Variant, settled, slots_of, variant_specs
 from fairseq.errors import ConfigError
 from fairseq.models.loading import parse_layers
 from fairseq.models.roberta.config import ACTIVATIONS, ATTENTION_BACKENDS, OLD_OPTIONS, POOLINGS, RobertaConfig
@@ -50,9 +52,13 @@ def configuration(args: Any) -> RobertaConfig:
 
 def _variant(config: RobertaConfig, slot: str, name: str, args: Any) -> Variant:
     """The variant ``name`` with its options: its own, or the older settings that stand for them."""
-    old = {option: getattr(config, key) for option, key in OLD_OPTIONS.get(name, {}).items()}
-    own = read_options(slots_of(type(config))[slot], name, args)
-    return Variant(name, {**own.options, **old})
+    options = {option: getattr(config, key) for option, key in OLD_OPTIONS.get(name, {}).items()}
+    for key, spec in variant_specs(slots_of(type(config))[slot], name).items():
+        value = getattr(args, key, None)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value)
+        options[key.removeprefix(f"{name}_")] = spec.default if value is None else convert(spec, value, f"model.{key}")
+    return Variant(name, options)
 
 
 def check_sizes(config: RobertaConfig) -> None:

@@ -11,8 +11,6 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
-
 from fairseq.models.architectures import register_model_architecture
 from fairseq.models.roberta.config import OLD_SETTINGS, RobertaConfig, in_old_settings
 from fairseq.registry import ARCHITECTURES
@@ -127,9 +125,15 @@ def _fill_one(args: Any, name: str, value: Any) -> None:
 
 
 def _unlocked(args: Any) -> Any:
-    if isinstance(args, DictConfig) and not OmegaConf.is_readonly(args):
-        return open_dict(args)
-    return contextlib.nullcontext()
+    if isinstance(args, argparse.Namespace):
+        return contextlib.nullcontext()
+    from omegaconf import DictConfig, OmegaConf, open_dict  # not above: --help asks architectures what they choose
+
+    return (
+        open_dict(args)
+        if isinstance(args, DictConfig) and not OmegaConf.is_readonly(args)
+        else contextlib.nullcontext()
+    )
 
 
 def _architecture(name: str) -> Callable[[Any], None]:
