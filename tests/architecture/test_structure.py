@@ -1,0 +1,25 @@
+"""No import circles, and names that mean one thing."""
+
+from __future__ import annotations
+
+from tests.architecture.structure import circles, graph, public_definitions
+
+# Names that are the same on purpose: what every command has, and what the original calls the same in two places.
+COMMAND = {"main", "cli_main", "get_parser"}
+SAME_ON_PURPOSE = {
+    "SentencePredictionConfig",  # of the task and of the criterion
+    "SentenceRankingConfig",
+    "why_unavailable",  # of the two libraries of operators
+    "reset",
+    "load",
+}
+
+
+def test_modules_do_not_import_each_other_in_circles() -> None:
+    assert circles(graph()) == []
+
+
+def test_a_public_name_is_defined_once() -> None:
+    twice = {name: where for name, where in public_definitions().items() if len(where) > 1}
+    twice = {name: where for name, where in twice.items() if name not in COMMAND | SAME_ON_PURPOSE}
+    assert not twice, "\n" + "\n".join(f"{name}: {', '.join(where)}" for name, where in sorted(twice.items()))
