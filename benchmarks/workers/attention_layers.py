@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from fairseq.modules.attention import MultiheadSelfAttention
 from fairseq.modules.attention_backends import attend
 from fairseq.modules.attention_bias import ALiBi
-from fairseq.modules.encoder import EncoderContext
 from fairseq.ops import library
 
 
@@ -51,12 +50,12 @@ def fork_layer(layer, x, bias):
     )[0]
 
 
-def our_layer(layer, x, context, backend):
+def our_layer(layer, x, alibi, cache, backend):
     """x (B, T, C)."""
     batch, tokens, channels = x.shape
     heads = (batch, tokens, layer.num_heads, -1)
     q, k, v = (f(x).view(heads).transpose(1, 2) for f in (layer.q_proj, layer.k_proj, layer.v_proj))
-    mixed = attend(q, k, v, context, layer.dropout, backend)
+    mixed = attend(q, k, v, bias=alibi, dropout=layer.dropout, backend=backend, cache=cache)
     return layer.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, channels))
 
 
@@ -79,9 +78,9 @@ def main():
             for layer in layers:
                 x = x + fork_layer(layer, x, bias)
         else:
-            context = EncoderContext(None, alibi)
+            cache = {}
             for layer in layers:
-                x = x + our_layer(layer, x, context, job["path"])
+                x = x + our_layer(layer, x, alibi, cache, job["path"])
         x.float().square().mean().backward()
         for layer in layers:
             layer.zero_grad()

@@ -9,26 +9,32 @@ from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
 from fairseq.modules.attention_backends import attend, check_backend
-from fairseq.modules.encoder import EncoderContext
 from fairseq.modules.feed_forward import Linear
+from fairseq.modules.initialization import normal_
+from fairseq.modules.slots import AttentionBias, ContentBias, EncoderContext, EncoderShape
 from fairseq.registry import TOKEN_MIXERS
 
 
-@TOKEN_MIXERS.register("self_attention")
 class MultiheadSelfAttention(nn.Module):
-    """Every token attends to every token that is no padding; x (B, T, C) -> (B, T, C).
+    """Every token attends to every non-padding token; x (B, T, C) -> (B, T, C).
 
     Projections are registered in the order k, v, q, out, which fixes the order of parameters in optimizer states, and
-    initialised as the original does: Xavier uniform, with gain 1/sqrt 2 for k, v and q. ``backend`` is a name of
+    first drawn as the original does: Xavier uniform, with gain 1/sqrt 2 for k, v and q. ``backend`` is a name of
     ``fairseq.modules.attention_backends``.
     """
 
     packs = True
-    """This mixer also takes the real tokens of a batch as (1, N, C): see `EncoderContext.packing`."""
     selects = True
-    """Of hidden states that are not all read, this mixer gives those that are: see `EncoderContext.read`."""
 
-    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        dropout: float = 0.0,
+        backend: str = "auto",
+        attention_bias: AttentionBias | ContentBias | None = None,
+    ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ConfigError(
@@ -43,6 +49,7 @@ class MultiheadSelfAttention(nn.Module):
         self.v_proj = Linear(dim, dim)
         self.q_proj = Linear(dim, dim)
         self.out_proj = Linear(dim, dim)
+        self.attention_bias = attention_bias
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -51,12 +58,40 @@ class MultiheadSelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
+    def initialize(self) -> None:
+        """Query, key and value projections once more: the original does, and a seed should give the original's weights."""
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            normal_(projection.weight)
+
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
         batch, tokens, channels = x.shape
         heads = (batch, tokens, self.num_heads, self.head_dim)
         q = self.q_proj(x).view(heads).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
         k = self.k_proj(x).view(heads).transpose(1, 2)
         v = self.v_proj(x).view(heads).transpose(1, 2)
-        mixed = attend(q, k, v, context, self.dropout if self.training else 0.0, self.backend)
+        mixed = attend(
+            q,
+            k,
+            v,
+            bias=self.attention_bias,
+            padding=context.padding,
+            lengths=context.lengths,
+            dropout=self.dropout if self.training else 0.0,
+            backend=self.backend,
+            cache=context.cache,
+        )
         mixed = mixed.transpose(1, 2).reshape(batch, tokens, channels)
-        return self.out_proj(context.select(mixed))
+        return self.out_proj(context.keep(mixed))
+
+
+@TOKEN_MIXERS.register("self_attention")
+def self_attention(
+    shape: EncoderShape, attention_bias: AttentionBias | ContentBias | None = None
+) -> MultiheadSelfAttention:
+    return MultiheadSelfAttention(
+        shape.dim,
+        shape.heads,
+        dropout=shape.attention_dropout,
+        backend=shape.attention_backend,
+        attention_bias=attention_bias,
+    )

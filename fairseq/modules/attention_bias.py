@@ -1,4 +1,4 @@
-"""Attention biases: what is added to the scores of a head before the softmax, by the positions of query and key alone.
+"""Attention biases by the positions of query and key alone; see ``AttentionBias`` in ``fairseq.modules.slots``.
 
 Legend: H heads, T tokens, i row of a query, j column of a key.
 """
@@ -6,20 +6,13 @@ Legend: H heads, T tokens, i row of a query, j column of a key.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
+from fairseq.modules.slots import EncoderShape
 from fairseq.registry import ATTENTION_BIASES
-
-
-class AttentionBias(Protocol):
-    """One bias for all layers and all sequences of a batch; a backend that knows no special way takes it dense."""
-
-    def dense(self, tokens: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-        """(1 or H, T, T) for any number of ``tokens``, a corner of that for more; never as large as the batch."""
-        ...
 
 
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:
@@ -33,7 +26,7 @@ def alibi_slopes(num_heads: int) -> tuple[float, ...]:
     return slopes if c == num_heads else slopes + alibi_slopes(2 * c)[::2][: num_heads - c]
 
 
-@ATTENTION_BIASES.register("alibi")
+@dataclass(frozen=True)
 class ALiBi:
     """Attention with linear biases (Press et al. 2022, arXiv 2108.12409): -slope times the distance from i to j.
 
@@ -45,9 +38,13 @@ class ALiBi:
     was half, and repeated it for every sequence of a batch.
     """
 
-    def __init__(self, num_heads: int, *, asymmetrical: bool = False) -> None:
-        self.slopes = alibi_slopes(num_heads)
-        self.asymmetrical = asymmetrical
+    num_heads: int
+    _: KW_ONLY
+    asymmetrical: bool = False
+
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        return alibi_slopes(self.num_heads)
 
     def slope_tensor(self, device: torch.device | str = "cpu") -> Tensor:
         """(H,) float32."""
@@ -60,3 +57,18 @@ class ALiBi:
         if self.asymmetrical:
             distance = distance - 0.5 * (offset > 0)
         return (-distance * self.slope_tensor(device).view(-1, 1, 1)).to(dtype)
+
+
+@ATTENTION_BIASES.register("alibi")
+def alibi(shape: EncoderShape) -> ALiBi:
+    return ALiBi(shape.heads)
+
+
+@ATTENTION_BIASES.register("alibi_asymmetrical")
+def alibi_asymmetrical(shape: EncoderShape) -> ALiBi:
+    return ALiBi(shape.heads, asymmetrical=True)
+
+
+@ATTENTION_BIASES.register("none")
+def no_attention_bias(shape: EncoderShape) -> None:
+    """Scores as they are."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
 from fairseq.modules.dropout import dropout
+from fairseq.modules.slots import EncoderShape
 from fairseq.ops.linear import linear
 from fairseq.registry import CHANNEL_MIXERS, nearest
 
@@ -59,12 +60,12 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-@CHANNEL_MIXERS.register("feed_forward")
 class FeedForward(nn.Module):
     """fc2(dropout(activation(fc1 x))), position by position; (B, T, C) -> (B, T, F) -> (B, T, C)."""
 
-    # fc1 and fc2 are named as the layer's own in every checkpoint: see EncoderLayer.
-    hoisted = True
+    row_wise = True
+    # fc1 and fc2 are named as the layer's own in every checkpoint.
+    register_children_in_parent = True
 
     def __init__(self, dim: int, inner_dim: int, *, activation: str = "gelu", activation_dropout: float = 0.0) -> None:
         super().__init__()
@@ -76,3 +77,15 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.activation(self.fc1(x))
         return self.fc2(dropout(x, self.activation_dropout, self.training))
+
+
+@CHANNEL_MIXERS.register("feed_forward")
+def feed_forward(shape: EncoderShape) -> FeedForward:
+    return FeedForward(
+        shape.dim, shape.ffn_dim, activation=shape.activation, activation_dropout=shape.activation_dropout
+    )
+
+
+@CHANNEL_MIXERS.register("none")
+def no_channel_mixer(shape: EncoderShape) -> None:
+    """A layer that is its token mixer alone."""

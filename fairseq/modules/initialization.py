@@ -1,11 +1,11 @@
-"""The initialisation of BERT."""
+"""The initialization of BERT."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-
-from fairseq.modules.attention import MultiheadSelfAttention
 
 STD = 0.02
 
@@ -13,26 +13,26 @@ STD = 0.02
 def init_bert_params(module: nn.Module) -> None:
     """For ``model.apply``: N(0, 0.02) for linear maps and embeddings, zero for biases and for padding rows.
 
-    Numbers are drawn on the CPU whatever the device, so that a seed gives the same weights everywhere. Query, key and
-    value projections are drawn once more when their attention module is visited; the original does, and a seed should
-    give the original's weights.
+    A module that defines ``initialize()`` draws by itself instead, after its children have been visited. Numbers are
+    drawn on the CPU whatever the device, so that a seed gives the same weights everywhere.
     """
-    if isinstance(module, nn.Linear):
-        _normal(module.weight)
+    own: Any = getattr(module, "initialize", None)
+    if own is not None:
+        own()
+    elif isinstance(module, nn.Linear):
+        normal_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    if isinstance(module, nn.Embedding):
-        _normal(module.weight)
+    elif isinstance(module, nn.Embedding):
+        normal_(module.weight)
         if module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()
-    if isinstance(module, MultiheadSelfAttention):
-        for projection in (module.q_proj, module.k_proj, module.v_proj):
-            _normal(projection.weight)
 
 
 @torch.no_grad()
-def _normal(weight: Tensor) -> None:
+def normal_(weight: Tensor) -> None:
+    """Draw ``weight`` from N(0, 0.02)."""
     if weight.device.type in ("cpu", "meta"):
         weight.normal_(0.0, STD)
     else:

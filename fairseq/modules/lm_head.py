@@ -1,4 +1,4 @@
-"""The masked-LM heads: RoBERTa's, and CLAP's (contrastive language and attention pretraining, of the ALiBi fork).
+"""Masked-LM heads: RoBERTa's, and the contrastive one of CLAP (contrastive language and attention pretraining).
 
 Legend: B batch, T tokens, C channels, N projected tokens, V vocabulary.
 """
@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq.errors import ConfigError
 from fairseq.modules.feed_forward import Linear, get_activation_fn
-from fairseq.modules.packing import declares
+from fairseq.modules.slots import EncoderShape
 from fairseq.ops.linear import linear
 from fairseq.ops.linear_cross_entropy import linear_cross_entropy
-from fairseq.registry import HEADS
+from fairseq.registry import LM_HEADS
 
 
 def select(features: Tensor, masked_tokens: Tensor | None) -> Tensor:
@@ -22,14 +23,6 @@ def select(features: Tensor, masked_tokens: Tensor | None) -> Tensor:
         return features
     rows = masked_tokens.expand(features.shape[:-1]).reshape(-1).nonzero().squeeze(1)
     return features.reshape(-1, features.size(-1)).index_select(0, rows)
-
-
-def takes_targets(part: object, *methods: str) -> bool:
-    """Whether the ``methods`` of ``part`` understand the argument that asks for the loss instead of logits.
-
-    A class says so by ``takes_targets = True``; it then reads no features but those of ``masked_tokens``.
-    """
-    return declares(part, "takes_targets", *methods)
 
 
 def summed_loss(
@@ -43,7 +36,6 @@ def summed_loss(
     return linear_cross_entropy(hidden, weight, targets, bias, scale)
 
 
-@HEADS.register("roberta")
 class RobertaLMHead(nn.Module):
     """dense -> activation -> layer norm -> product with the token embeddings (or an own ``weight``) + bias.
 
@@ -53,11 +45,19 @@ class RobertaLMHead(nn.Module):
 
     takes_targets = True
 
-    def __init__(self, embed_dim: int, output_dim: int, activation_fn: str, weight: nn.Parameter | None = None) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        output_dim: int,
+        activation_fn: str,
+        weight: nn.Parameter | None = None,
+        *,
+        norm_eps: float = 1e-5,
+    ) -> None:
         super().__init__()
         self.dense = Linear(embed_dim, embed_dim)
         self.activation_fn = get_activation_fn(activation_fn)
-        self.layer_norm = nn.LayerNorm(embed_dim)
+        self.layer_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.weight = nn.Linear(embed_dim, output_dim, bias=False).weight if weight is None else weight
         self.bias = nn.Parameter(torch.zeros(output_dim))
 
@@ -75,7 +75,6 @@ class RobertaLMHead(nn.Module):
         return linear(x, self.weight, self.bias)
 
 
-@HEADS.register("clap")
 class ClapHead(nn.Module):
     """beta times the product with the token embeddings: (B, T, C) -> (B, T, V), or (N, V) for ``masked_tokens``.
 
@@ -104,3 +103,22 @@ class ClapHead(nn.Module):
             return summed_loss(select(features, masked_tokens), weight, targets, scale=self.beta)
         # On the logits, as in the original: on the features it would cost less, but round otherwise.
         return self.beta * linear(select(features, masked_tokens), weight)
+
+
+@LM_HEADS.register("roberta")
+def roberta_head(shape: EncoderShape, vocab: int, embeddings: nn.Parameter | None) -> RobertaLMHead:
+    return RobertaLMHead(shape.dim, vocab, shape.activation, embeddings, norm_eps=shape.norm_eps)
+
+
+@LM_HEADS.register("clap")
+def clap_head(
+    shape: EncoderShape,
+    vocab: int,
+    embeddings: nn.Parameter | None,
+    *,
+    initial_beta: float = 1.0,
+    normalize: bool = True,
+) -> ClapHead:
+    if embeddings is None:
+        raise ConfigError("the CLAP head compares with the token embeddings, so it cannot have weights of its own")
+    return ClapHead(embeddings, initial_beta=initial_beta, normalize=normalize)

@@ -1,81 +1,101 @@
-"""Work left out: the real tokens of a batch as rows of one long sequence, and back; rows that nothing reads.
+"""Hidden states that are not computed: padding, and what nothing reads.
 
-Norms, linear maps, dropout and channel mixers work row by row, so they give the same on (1, N, C) rows of real tokens
-as on (B, T, C), without the work on padding. Only what looks from one token to another needs to know where sequences
-begin and end. `declares` asks a part of a model what it can do, as far as its word can be trusted.
+Norms, linear maps, dropout and channel mixers work row by row, so they give the same on (1, N, C) rows of non-padding
+tokens as on (B, T, C), without the work on padding. Only what looks from one token to another needs to know where
+sequences begin and end. And after the last layer's attention nothing looks at other tokens any more, so that only what
+is read has to go on.
 
-Legend: B batch, T tokens of the longest sequence, C channels, N real tokens of the batch, n those of one sequence, R
-rows that are read.
+Legend: B batch, T tokens of the longest sequence, C channels, N non-padding tokens of the batch, R rows that are read.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Packing:
-    """Where the real tokens of a (B, T) batch are: the first ``lengths[b]`` (at least one) of every sequence.
+class Rows:
+    """Which hidden states of a (B, T) batch are computed in one pass, and how they lie in memory.
 
-    ``rows`` is (N,), their places in the flattened batch.
+    They `enter` the layers as (B, T, C), or packed as (1, N, C); the last layer, if `narrow` found that it pays, gives
+    (1, R, C); they `exit` as (B, T, C), zero where nothing was computed.
+
+    ``padding`` (B, T) is what layers have to leave out, None where there is none; ``lengths`` are those of the packed
+    sequences; ``packed`` (N,) are the places of their tokens in the flattened batch; ``read`` (B, T) says what is read,
+    None: everything; ``kept`` (R,) are the rows of the hidden states that the last layer gives.
     """
 
-    lengths: tuple[int, ...]
-    tokens: int
-    rows: Tensor
+    shape: torch.Size
+    padding: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
+    packed: Tensor | None = None
+    read: Tensor | None = None
+    kept: Tensor | None = None
 
     @classmethod
-    def of(cls, padding: Tensor, below: float) -> Packing | None:
-        """The packing of ``padding`` (B, T; True = padding), or None when the batch had better stay as it is.
+    def plan(cls, padding: Tensor, read: Tensor | None = None, pack_below: float = 0.0) -> Rows:
+        """The rows of a batch with ``padding`` (B, T; True = padding) of which ``read`` (B, T) will be read.
 
-        It stays when more than the share ``below`` of it is real; when padding comes before real tokens, where
-        positions would move, or a sequence has none; on other devices than the CPU, which would have to wait for the
-        lengths, and in compiled graphs, whose shapes must not change; and with ``FAIRSEQ_NATIVE=0``.
+        It is packed when at most the fraction ``pack_below`` of it are non-padding tokens, unless padding is read too;
+        padding comes before other tokens; a sequence has nothing else; on other devices than the CPU, which would
+        have to wait for the lengths; in compiled graphs, whose shapes must not change; and with ``FAIRSEQ_NATIVE=0``.
         """
-        if not _looks_at(padding):
-            return None
-        real = ~padding
-        counts = real.sum(dim=1)
-        if int(counts.min()) == 0 or int(counts.sum()) > below * padding.numel():
-            return None
-        if bool((real[:, 1:] & padding[:, :-1]).any()):
-            return None
-        return cls(tuple(counts.tolist()), padding.size(1), real.reshape(-1).nonzero().squeeze(1))
+        read = None if read is None else read.expand(padding.shape)
+        if read is not None and pack_below > 0 and _looks_at(padding):
+            kept = ~padding
+            counts = kept.sum(dim=1)
+            sparse = int(counts.min()) > 0 and int(counts.sum()) <= pack_below * padding.numel()
+            if sparse and not bool((kept[:, 1:] & padding[:, :-1]).any()) and not bool((read & padding).any()):
+                places = kept.reshape(-1).nonzero().squeeze(1)
+                return cls(padding.shape, None, tuple(counts.tolist()), places, read)
+        return cls(padding.shape, some(padding), read=read)
 
-    def pack(self, x: Tensor) -> Tensor:
-        """(B, T, ...) to (1, N, ...)."""
-        return x.flatten(0, 1).index_select(0, self.rows).unsqueeze(0)
+    def enter(self, x: Tensor) -> Tensor:
+        """(B, T, ...) as the layers get it: (1, N, ...) when packed."""
+        return x if self.packed is None else take(x, self.packed)
 
-    def unpack(self, x: Tensor) -> Tensor:
-        """(1, N, C) to (B, T, C), zero at padding."""
-        return scatter_rows(x, self.rows, (len(self.lengths), self.tokens))
+    def narrow(self, below: float) -> Rows:
+        """These rows, for a last layer that gives only what is read, if that is less than the fraction ``below``.
 
-    def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The sequences of ``x`` (1, N, ...), each (1, n, ...)."""
-        return x.split(self.lengths, dim=1)
+        Everything on other devices than the CPU, in compiled graphs, and with ``FAIRSEQ_NATIVE=0``.
+        """
+        if self.read is None or below <= 0 or not _looks_at(self.read):
+            return self
+        read = self.enter(self.read)
+        kept = read.reshape(-1).nonzero().squeeze(1)
+        return replace(self, kept=kept) if len(kept) < below * read.numel() else self
+
+    def exit(self, x: Tensor) -> Tensor:
+        """What the layers gave as (B, T, C), zero where nothing was computed."""
+        if self.packed is None and self.kept is None:
+            return x
+        if self.packed is None or self.kept is None:
+            places = self.packed if self.kept is None else self.kept
+        else:
+            places = self.packed[self.kept]
+        assert places is not None
+        return x.new_zeros(math.prod(self.shape), x.size(-1)).index_copy(0, places, x[0]).unflatten(0, self.shape)
 
 
-def read_rows(read: Tensor, below: float) -> Tensor | None:
-    """Where ``read`` is True, in its flattened form (R,); None unless that is less than the share ``below`` of it.
+def take(x: Tensor, places: Tensor) -> Tensor:
+    """(B, T, ...) to (1, R, ...): the rows at ``places`` (R,) of the flattened batch."""
+    return x.flatten(0, 1).index_select(0, places).unsqueeze(0)
 
-    None also on other devices than the CPU, in compiled graphs, and with ``FAIRSEQ_NATIVE=0``, as for `Packing.of`.
+
+def some(padding: Tensor) -> Tensor | None:
+    """``padding`` only if something in it is True: attention is quicker without a mask.
+
+    Looking costs one transfer from the device a pass; under ``torch.compile`` it would break the graph, so there the
+    mask is kept as it is.
     """
-    if not _looks_at(read):
-        return None
-    rows = read.reshape(-1).nonzero().squeeze(1)
-    return rows if len(rows) < below * read.numel() else None
-
-
-def scatter_rows(x: Tensor, rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """``x`` (1, R, C) as (..., C) of leading ``shape``, zero outside the flat ``rows`` (R,)."""
-    everywhere = x.new_zeros(math.prod(shape), x.size(-1)).index_copy(0, rows, x[0])
-    return everywhere.unflatten(0, tuple(shape))
+    if torch.compiler.is_compiling() or padding.device.type == "meta":
+        return padding
+    return padding if bool(padding.any()) else None
 
 
 def _looks_at(mask: Tensor) -> bool:
@@ -83,16 +103,3 @@ def _looks_at(mask: Tensor) -> bool:
     if torch.compiler.is_compiling() or mask.device.type != "cpu" or not mask.numel():
         return False
     return os.environ.get("FAIRSEQ_NATIVE") != "0"
-
-
-def declares(part: object, name: str, *methods: str) -> bool:
-    """Whether the class attribute ``name`` of ``part`` is true of its ``methods``.
-
-    It has to stand in the very class that defines the method: a subclass that defines it again, without saying so, knows
-    nothing of what its parent can do.
-    """
-    for method in methods:
-        owner = next(kind for kind in type(part).__mro__ if method in vars(kind))
-        if method in vars(part) or not vars(owner).get(name, False):
-            return False
-    return True

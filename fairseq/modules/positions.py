@@ -1,4 +1,4 @@
-"""Token and position embeddings: learned and sinusoidal positions, and how positions count padding.
+"""Embeddings of positions and of tokens.
 
 Legend: B batch, T tokens, C channels, P longest input, V vocabulary.
 """
@@ -12,24 +12,67 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.errors import DataError
+from fairseq.modules.slots import EncoderShape
 from fairseq.registry import POSITIONS
 
 
-@POSITIONS.register("learned")
-class LearnedPositionalEmbedding(nn.Embedding):
-    """A table of P + padding_idx + 1 rows; row ``padding_idx`` is zero and stays so, the rows before it are unused."""
+def position_ids_from_padding(padding: Tensor, padding_idx: int) -> Tensor:
+    """(B, T) rows of a position table: padding_idx + 1, + 2, ... along the non-padding tokens, ``padding_idx`` at padding.
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int) -> None:
-        super().__init__(num_embeddings, embedding_dim, padding_idx)
+    ``padding`` is (B, T), True = padding; padding in the middle of a sequence is not counted.
+    """
+    real = (~padding).to(torch.long)
+    return torch.cumsum(real, dim=1) * real + padding_idx
+
+
+class Counting:
+    """How the ids of positions follow from the padding of a batch.
+
+    The first token of a sequence has id ``offset``, by default ``padding_idx + 1``: fairseq's tables begin with a row
+    for each symbol up to the padding symbol, unused but for the last, which is that of padding and zero. With an offset
+    of 0 there is no such row. Ids count the non-padding tokens or, ``by_column``, all tokens.
+    """
+
+    padding_idx: int | None
+    offset: int
+    by_column: bool
+
+    def ids(self, padding: Tensor) -> Tensor:
+        """(B, T) for ``padding`` (B, T), True = padding; at padding the padding row, or 0 if there is none."""
+        if self.by_column:
+            columns = torch.arange(padding.size(1), device=padding.device) + self.offset
+            return columns.expand(padding.shape)
+        if self.padding_idx == self.offset - 1:
+            return position_ids_from_padding(padding, self.offset - 1)
+        ids = torch.cumsum((~padding).to(torch.long), dim=1) + (self.offset - 1)
+        return ids.masked_fill(padding, self.padding_idx or 0)
+
+
+class LearnedPositionalEmbedding(nn.Embedding, Counting):
+    """A table of P + ``offset`` rows; see `Counting`. The row of padding, if there is one, is zero and stays so."""
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int,
+        *,
+        offset: int | None = None,
+        by_column: bool = False,
+    ) -> None:
+        start = padding_idx + 1 if offset is None else offset
+        super().__init__(num_embeddings, embedding_dim, padding_idx if padding_idx < start else None)
+        self.offset = start
+        self.by_column = by_column
         with torch.no_grad():
             nn.init.normal_(self.weight, mean=0.0, std=embedding_dim**-0.5)
-            self.weight[padding_idx].zero_()
-        self.pad = padding_idx
+            if self.padding_idx is not None:
+                self.weight[self.padding_idx].zero_()
 
     @property
     def max_positions(self) -> int:
         """P: the longest input the table reaches."""
-        return self.num_embeddings - self.pad - 1
+        return self.num_embeddings - self.offset
 
     def check(self, position_ids: Tensor, explicit: bool) -> None:
         """Raise DataError when an id lies outside the table.
@@ -43,7 +86,7 @@ class LearnedPositionalEmbedding(nn.Embedding):
             return
         low, high = int(position_ids.min()), int(position_ids.max())
         if low < 0 or high >= self.num_embeddings:
-            wrong = f"position id {low}" if low < 0 else f"an input of {high - self.pad} tokens"
+            wrong = f"position id {low}" if low < 0 else f"an input of {high - self.offset + 1} tokens"
             raise DataError(
                 f"{wrong} does not fit the model, which has learned positions for at most {self.max_positions} tokens; "
                 "shorten the input, skip long samples, or use a model with more positions"
@@ -70,8 +113,7 @@ def sinusoidal_table(rows: int, dim: int, padding_idx: int | None) -> Tensor:
     return table
 
 
-@POSITIONS.register("sinusoidal")
-class SinusoidalPositionalEmbedding(nn.Module):
+class SinusoidalPositionalEmbedding(nn.Module, Counting):
     """A fixed table, kept in float32 outside the state dict and made (or made longer) when first needed.
 
     Deviation from the original: a model cast to half and back keeps exact positions, because only what is looked up
@@ -80,11 +122,21 @@ class SinusoidalPositionalEmbedding(nn.Module):
 
     _float_tensor: Tensor
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int) -> None:
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int,
+        *,
+        offset: int | None = None,
+        by_column: bool = False,
+    ) -> None:
         super().__init__()
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
-        self.padding_idx = padding_idx
+        self.offset = padding_idx + 1 if offset is None else offset
+        self.by_column = by_column
+        self.padding_idx = padding_idx if padding_idx < self.offset else None
         # Old checkpoints carry this key; it tells the dtype and device of the model, its value means nothing.
         self.register_buffer("_float_tensor", torch.zeros(1))
         self._table: Tensor | None = None
@@ -95,7 +147,7 @@ class SinusoidalPositionalEmbedding(nn.Module):
         if explicit and position_ids.device.type != "meta" and position_ids.numel():
             needed = max(needed, int(position_ids.max()) + 1)
         else:
-            needed = max(needed, position_ids.size(-1) + self.padding_idx + 1)
+            needed = max(needed, position_ids.size(-1) + self.offset)
         device = self._float_tensor.device
         if self._table is None or self._table.size(0) < needed:
             self._table = sinusoidal_table(needed, self.embedding_dim, self.padding_idx).to(device)
@@ -139,16 +191,26 @@ def mask_out(x: Tensor, mask: Tensor) -> Tensor:
     return x * (~mask).to(x.dtype).unsqueeze(-1)
 
 
-def position_ids_from_padding(padding: Tensor, padding_idx: int) -> Tensor:
-    """(B, T) rows of a position table: padding_idx + 1, + 2, ... along the real tokens, ``padding_idx`` at padding.
+@POSITIONS.register("learned")
+def learned(shape: EncoderShape, *, offset: int | None = None, by_column: bool = False) -> LearnedPositionalEmbedding:
+    rows = shape.max_positions + (shape.padding_idx + 1 if offset is None else offset)
+    return LearnedPositionalEmbedding(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
 
-    ``padding`` is (B, T), True = padding; padding in the middle of a sequence is not counted.
-    """
-    real = (~padding).to(torch.long)
-    return torch.cumsum(real, dim=1) * real + padding_idx
+
+@POSITIONS.register("sinusoidal")
+def sinusoidal(
+    shape: EncoderShape, *, offset: int | None = None, by_column: bool = False
+) -> SinusoidalPositionalEmbedding:
+    rows = shape.max_positions + (shape.padding_idx + 1 if offset is None else offset)
+    return SinusoidalPositionalEmbedding(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
+
+
+@POSITIONS.register("none")
+def no_positions(shape: EncoderShape) -> None:
+    """Order comes from elsewhere, or nowhere."""
 
 
 def PositionalEmbedding(num_embeddings: int, embedding_dim: int, padding_idx: int, learned: bool = False) -> nn.Module:
     """Learned or sinusoidal positions for inputs of up to ``num_embeddings`` tokens."""
-    variant = POSITIONS.get("learned" if learned else "sinusoidal")
-    return variant(num_embeddings + padding_idx + 1, embedding_dim, padding_idx)
+    kind = LearnedPositionalEmbedding if learned else SinusoidalPositionalEmbedding
+    return kind(num_embeddings + padding_idx + 1, embedding_dim, padding_idx)

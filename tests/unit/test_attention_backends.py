@@ -7,9 +7,8 @@ import torch
 
 from fairseq.errors import ConfigError
 from fairseq.modules import attention_backends as backends
-from fairseq.modules.attention_backends import BACKENDS, attend, attend_eager, choose, works_like_eager
+from fairseq.modules.attention_backends import BACKENDS, Terms, attend, attend_eager, choose, works_like_eager
 from fairseq.modules.attention_bias import ALiBi
-from fairseq.modules.encoder import EncoderContext
 from fairseq.ops import library
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 7, 5), (3, 4, 33, 8), (2, 12, 18, 16)]
@@ -29,7 +28,7 @@ def problem(shape, bias, padded, dtype=torch.float64):
     padding[0, tokens - tokens // 3 :] = True
     padding[-1] = batch > 1  # nothing but padding
     kinds = {None: None, "alibi": ALiBi(heads, asymmetrical=True), "given": Given()}
-    return q, k, v, EncoderContext(padding if padded else None, kinds[bias])
+    return q, k, v, {"padding": padding if padded else None, "bias": kinds[bias]}
 
 
 @pytest.mark.parametrize("name", [*BACKENDS, "auto"])
@@ -38,16 +37,16 @@ def problem(shape, bias, padded, dtype=torch.float64):
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile")
 def test_backends_equal_eager(name, shape, bias, padded):
-    q, k, v, context = problem(shape, bias, padded)
+    q, k, v, extra = problem(shape, bias, padded)
     if name == "fused" and bias == "given":
         with pytest.raises(ConfigError, match="'fused' knows no bias but ALiBi, and this is Given"):
-            attend(q, k, v, context, 0.0, name)
+            attend(q, k, v, **extra, backend=name)
         return
     results = []
     upstream = torch.randn_like(q)
     for backend in (name, "eager"):
         leaves = [x.clone().requires_grad_(name != "flex") for x in (q, k, v)]  # flex has no gradient on the CPU
-        out = attend(*leaves, context, 0.0, backend)
+        out = attend(*leaves, **extra, backend=backend)
         results.append([out.detach(), *(() if name == "flex" else torch.autograd.grad(out, leaves, upstream))])
     torch.testing.assert_close(results[0], results[1], atol=1e-6, rtol=1e-5)  # slopes are float32
     if padded and shape[0] > 1:
@@ -57,14 +56,14 @@ def test_backends_equal_eager(name, shape, bias, padded):
 @pytest.mark.parametrize("name", ["eager", "sdpa", "fused", "auto"])
 @pytest.mark.parametrize("bias", [None, "alibi"])
 def test_dropout_is_right_on_average(name, bias):
-    q, k, v, context = problem((2, 2, 5, 4), bias, True, torch.float32)
-    exact = attend_eager(q, k, v, context, 0.0)
+    q, k, v, extra = problem((2, 2, 5, 4), bias, True, torch.float32)
+    exact = attend_eager(q, k, v, Terms(**extra), 0.0)
     torch.manual_seed(5)
-    first = attend(q, k, v, context, 0.3, name)
+    first = attend(q, k, v, **extra, dropout=0.3, backend=name)
     torch.manual_seed(5)
-    assert torch.equal(first, attend(q, k, v, context, 0.3, name))
-    assert not torch.equal(first, attend(q, k, v, context, 0.3, name))
-    mean = torch.stack([attend(q, k, v, context, 0.3, name) for _ in range(1500)]).mean(0)
+    assert torch.equal(first, attend(q, k, v, **extra, dropout=0.3, backend=name))
+    assert not torch.equal(first, attend(q, k, v, **extra, dropout=0.3, backend=name))
+    mean = torch.stack([attend(q, k, v, **extra, dropout=0.3, backend=name) for _ in range(1500)]).mean(0)
     assert float((mean - exact).abs().max()) < 0.12
 
 
@@ -73,15 +72,15 @@ def test_names():
     with pytest.raises(
         ConfigError, match=r"unknown attention backend 'fusd'; did you mean 'fused'\? Known: auto, eager"
     ):
-        attend(*problem(SHAPES[1], None, False), 0.0, "fusd")
+        attend(*problem(SHAPES[1], None, False)[:3], backend="fusd")
     with pytest.raises(ConfigError, match="'flex' has no dropout: set attention_dropout to 0"):
-        attend(*problem(SHAPES[1], "alibi", False), 0.1, "flex")
+        attend(*problem(SHAPES[1], "alibi", False)[:3], dropout=0.1, backend="flex")
 
 
 def test_automatic_choice_on_the_cpu(monkeypatch):
     def chosen(bias, dropout, dtype=torch.float32):
-        q, _, _, context = problem(SHAPES[1], bias, True, dtype)
-        return choose(q, context, dropout)
+        q, _, _, extra = problem(SHAPES[1], bias, True, dtype)
+        return choose(q, extra["bias"], dropout)
 
     monkeypatch.setattr(library, "compiled_for", lambda operator, device: device == "cpu")
     assert [chosen(None, 0.0), chosen(None, 0.1)] == ["sdpa", "fused"]
@@ -95,22 +94,22 @@ def test_automatic_choice_on_cuda_trusts_only_what_was_checked(monkeypatch):
     class OnCuda:
         device, dtype = torch.device("cuda"), torch.bfloat16
 
-    context = EncoderContext(None, ALiBi(2))
+    bias = ALiBi(2)
     working: set[str] = set()
     asked = []
     monkeypatch.setattr(library, "compiled_for", lambda operator, device: True)
     monkeypatch.setattr(backends, "works_like_eager", lambda name, *_: asked.append(name) or name in working)
-    assert choose(OnCuda, EncoderContext(), 0.1) == "sdpa" and not asked
-    assert choose(OnCuda, context, 0.0) == "sdpa" and asked == ["flex", "fused"]
+    assert choose(OnCuda, None, 0.1) == "sdpa" and not asked
+    assert choose(OnCuda, bias, 0.0) == "sdpa" and asked == ["flex", "fused"]
     working.add("fused")
-    assert [choose(OnCuda, context, 0.0), choose(OnCuda, context, 0.1)] == ["fused", "fused"]
+    assert [choose(OnCuda, bias, 0.0), choose(OnCuda, bias, 0.1)] == ["fused", "fused"]
     working.add("flex")
-    assert [choose(OnCuda, context, 0.0), choose(OnCuda, context, 0.1)] == ["flex", "fused"]
+    assert [choose(OnCuda, bias, 0.0), choose(OnCuda, bias, 0.1)] == ["flex", "fused"]
 
 
 def test_check_against_eager(monkeypatch):
-    monkeypatch.setitem(BACKENDS, "wrong", lambda q, k, v, context, p: attend_eager(q, k, v, context, p) * 1.01)
-    monkeypatch.setitem(BACKENDS, "nan", lambda q, k, v, context, p: q + k * v + torch.nan)
+    monkeypatch.setitem(BACKENDS, "wrong", lambda *given: attend_eager(*given) * 1.01)
+    monkeypatch.setitem(BACKENDS, "nan", lambda q, k, v, *_: q + k * v + torch.nan)
     monkeypatch.setitem(BACKENDS, "broken", lambda *_: 1 / 0)
     backends._tried.cache_clear()
     assert works_like_eager("fused", "cpu", torch.float32) and works_like_eager("sdpa", "cpu", torch.bfloat16)
@@ -140,19 +139,19 @@ def test_no_bias_grows_with_the_batch():
             return out
 
     for name in ("sdpa", "fused"):
-        q, k, v, context = problem((batch, heads, tokens, 2), "alibi", True, torch.float32)
+        q, k, v, extra = problem((batch, heads, tokens, 2), "alibi", True, torch.float32)
         with Watch(), torch.no_grad():
-            attend(q, k, v, context, 0.0, name)
+            attend(q, k, v, **extra, backend=name)
         assert largest < 4 * batch * heads * tokens * tokens, name
 
 
 @pytest.mark.parametrize("name", ["sdpa", "fused", "auto"])
 def test_compiled_graph(name):
-    q, k, v, context = problem(SHAPES[1], "alibi", True, torch.float32)
+    q, k, v, extra = problem(SHAPES[1], "alibi", True, torch.float32)
     torch._dynamo.reset()
 
     def function(q, k, v):
-        return attend(q, k, v, EncoderContext(context.padding, ALiBi(3)), 0.0, name)
+        return attend(q, k, v, bias=ALiBi(3), padding=extra["padding"], backend=name)
 
     quick = torch.compile(function, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(quick(q, k, v), function(q, k, v))
@@ -162,13 +161,15 @@ def test_compiled_graph(name):
 def test_flex_compiled_on_the_cpu():
     from torch.nn.attention import flex_attention as flex
 
-    q, k, v, context = problem((2, 4, 40, 16), "alibi", True, torch.float32)
+    q, k, v, extra = problem((2, 4, 40, 16), "alibi", True, torch.float32)
     torch._dynamo.reset()
     original = backends._flex_attention
     backends._flex_attention = lambda compiled: torch.compile(flex.flex_attention, fullgraph=True)
     try:
         with torch.no_grad():
-            torch.testing.assert_close(attend(q, k, v, context, 0.0, "flex"), attend_eager(q, k, v, context, 0.0))
+            torch.testing.assert_close(
+                attend(q, k, v, **extra, backend="flex"), attend(q, k, v, **extra, backend="eager")
+            )
     finally:
         backends._flex_attention = original
 

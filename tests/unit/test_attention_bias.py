@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fairseq.modules.attention_bias import ALiBi, alibi_slopes
+from fairseq.modules.slots import EncoderShape
 from fairseq.registry import ATTENTION_BIASES
 
 
@@ -36,8 +37,9 @@ def test_sixteen_heads():
 
 @pytest.mark.parametrize("heads", range(1, 13))
 def test_dense(heads):
+    shape = EncoderShape(dim=heads, heads=heads, ffn_dim=1, layers=1, max_positions=1, padding_idx=1)
     for asymmetrical in (False, True):
-        bias = ATTENTION_BIASES.get("alibi")(heads, asymmetrical=asymmetrical)
+        bias = ATTENTION_BIASES.get("alibi_asymmetrical" if asymmetrical else "alibi")(shape)
         for tokens in (1, 7):
             dense = bias.dense(tokens)
             assert dense.shape == (heads, tokens, tokens)

@@ -7,7 +7,8 @@ import torch
 
 from fairseq.errors import ConfigError
 from fairseq.modules.attention import MultiheadSelfAttention
-from fairseq.modules.encoder import EncoderContext
+from fairseq.modules.packing import some
+from fairseq.modules.slots import EncoderContext
 
 
 @pytest.mark.parametrize("backend", ["auto", "eager", "sdpa", "fused"])
@@ -56,7 +57,6 @@ def test_registration_order():
         MultiheadSelfAttention(4, 2, backend="fusd")
 
 
-def test_context_keeps_padding_only_if_there_is_some():
-    assert EncoderContext.of(torch.zeros(2, 3, dtype=torch.bool)).padding is None
-    assert EncoderContext.of(torch.ones(2, 3, dtype=torch.bool)).padding is not None
-    assert EncoderContext.of(None).key_mask() is None
+def test_padding_is_kept_only_if_there_is_some():
+    assert some(torch.zeros(2, 3, dtype=torch.bool)) is None
+    assert some(torch.ones(2, 3, dtype=torch.bool)) is not None

@@ -14,14 +14,15 @@ from fairseq.compat.models import LayerNorm
 from fairseq.errors import ConfigError, DataError
 from fairseq.modules.attention import MultiheadSelfAttention
 from fairseq.modules.dropout import dropout, dropout_add, dropout_add_norm, rounded
-from fairseq.modules.encoder import EncoderContext, EncoderLayer
+from fairseq.modules.encoder import EncoderLayer
 from fairseq.modules.feed_forward import ACTIVATIONS, FeedForward, get_activation_fn
 from fairseq.modules.initialization import init_bert_params
 from fairseq.modules.positions import PositionalEmbedding, TokenEmbedding, position_ids_from_padding, sinusoidal_table
+from fairseq.modules.slots import EncoderContext
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1.0])
-def test_dropout_keeps_the_right_share(p):
+def test_dropout_keeps_the_right_fraction(p):
     kept = (dropout(torch.ones(101, 997), p, training=True) != 0).float()
     deviation = abs(float(kept.mean()) - (1 - p))
     assert deviation < 4 * math.sqrt(p * (1 - p) / kept.numel()) + 2**-15
@@ -107,7 +108,7 @@ def test_activations():
         get_activation_fn("gelu_fst")
 
 
-def test_position_ids_count_real_tokens():
+def test_position_ids_count_non_padding_tokens():
     padding = torch.tensor([[False, False, False], [False, True, True], [True, False, False]])
     assert position_ids_from_padding(padding, 1).tolist() == [[2, 3, 4], [2, 1, 1], [1, 2, 3]]
 
@@ -168,16 +169,22 @@ class Halving(nn.Module):
         return x * self.scale
 
 
+def layer_of(channel_mixer, pre_norm=False):
+    return EncoderLayer(
+        MultiheadSelfAttention(8, 2), channel_mixer, nn.LayerNorm(8), nn.LayerNorm(8), pre_norm=pre_norm
+    )
+
+
 def test_layer_names():
-    standard = EncoderLayer(8, MultiheadSelfAttention(8, 2), FeedForward(8, 16, activation_dropout=0.5), pre_norm=False)
+    standard = layer_of(FeedForward(8, 16, activation_dropout=0.5))
     order = [name.partition(".")[0] for name, _ in standard.named_parameters()]
     assert list(dict.fromkeys(order)) == ["self_attn", "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm"]
-    other = EncoderLayer(8, MultiheadSelfAttention(8, 2), Halving(), pre_norm=False)
+    other = layer_of(Halving())
     assert "channel_mixer.scale" in other.state_dict()
 
 
 def test_layer_mode_reaches_the_feed_forward_block():
-    layer = EncoderLayer(8, MultiheadSelfAttention(8, 2), FeedForward(8, 16, activation_dropout=0.9), pre_norm=True)
+    layer = layer_of(FeedForward(8, 16, activation_dropout=0.9), pre_norm=True)
     x = torch.randn(1, 3, 8)
     for copied in (layer, copy.deepcopy(layer)):
         assert not torch.equal(copied(x, EncoderContext()), copied(x, EncoderContext()))
@@ -189,7 +196,7 @@ def test_layer_mode_reaches_the_feed_forward_block():
 def test_layer_formulas():
     x, context = torch.randn(2, 3, 8), EncoderContext()
     for pre_norm in (False, True):
-        layer = EncoderLayer(8, MultiheadSelfAttention(8, 2), FeedForward(8, 16), pre_norm=pre_norm).eval()
+        layer = layer_of(FeedForward(8, 16), pre_norm).eval()
         ffn = lambda y, layer=layer: layer.fc2(F.gelu(layer.fc1(y)))  # noqa: E731
         if pre_norm:
             y = x + layer.self_attn(layer.self_attn_layer_norm(x), context)

@@ -1,4 +1,4 @@
-"""The encoder on real tokens: the results of the padded form, and when a batch stays padded."""
+"""The encoder on non-padding tokens: the results of the padded form, and when a batch stays padded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import nn
 from fairseq.modules.attention import MultiheadSelfAttention
 from fairseq.modules.attention_bias import ALiBi
 from fairseq.modules.encoder import EncoderLayer
-from fairseq.modules.packing import Packing
+from fairseq.modules.packing import Rows
+from fairseq.modules.slots import EncoderContext
 from fairseq.ops.alibi_attention import alibi_attention
 from fairseq.ops.packed_attention import packed_attention
 from tests.unit.roberta import PAD, small_model, without_dropout
@@ -26,7 +27,7 @@ VARIANTS = {
     "alibi": ALIBI,
     "alibi asymmetrical": {**ALIBI, "encoder_alibi_asymmetrical": True},
     "clap": {"contrastive_pretraining": True},
-    "recompute": {"checkpoint_activations": True},
+    "activation checkpointing": {"checkpoint_activations": True},
     "offload": {"offload_activations": True},
     "layerdrop": {"encoder_layerdrop": 0.5},
     **{f"{name} attention": {**ALIBI, "attention_backend": name} for name in ("eager", "sdpa", "fused")},
@@ -197,7 +198,7 @@ class Unaware(MultiheadSelfAttention):
     """A plugin's mixer, which inherits what the built-in one can do but not how."""
 
     def forward(self, x, context):
-        assert context.packing is None and x.shape[:2] == context.padding.shape
+        assert context.lengths is None and x.shape[:2] == context.padding.shape
         return super().forward(x, context)
 
 
@@ -217,22 +218,36 @@ def test_parts_that_know_nothing_of_packing_are_given_padded_batches(kind):
     model = small_model()
     mixer = Unaware(12, 3) if kind == "mixer" else MultiheadSelfAttention(12, 3)
     channels = Neighbours(12, 12) if kind == "channels" else nn.Linear(12, 12)
-    layer = (OwnLayer if kind == "layer" else EncoderLayer)(12, mixer, channels, pre_norm=False)
+    layer = (OwnLayer if kind == "layer" else EncoderLayer)(
+        mixer, channels, nn.LayerNorm(12), nn.LayerNorm(12), pre_norm=False
+    )
     model.encoder.sentence_encoder.layers[1] = layer
     with seen(model) as shapes:
         model(tokens_of(), features_only=True, read=tokens_of().ne(PAD))
     assert shapes == [(4, 9, 12)]
 
 
-def test_pack_and_back():
+def test_entrance_and_exit():
     padding = tokens_of().eq(PAD)
-    packing = Packing.of(padding, 1.0)
+    rows = Rows.plan(padding, ~padding, 1.0)
     x = torch.randn(4, 9, 2, dtype=torch.float64, requires_grad=True)
-    packed = packing.pack(x)
-    assert packed.shape == (1, 20, 2) and [part.size(1) for part in packing.split(packed)] == list(LENGTHS)
-    assert torch.equal(packing.unpack(packed), x.masked_fill(padding[..., None], 0))
-    assert torch.equal(packing.pack(packing.unpack(packed)), packed)
-    assert torch.autograd.gradcheck(lambda y: packing.unpack(packing.pack(y)), (x,))
+    packed = rows.enter(x)
+    assert packed.shape == (1, 20, 2) and rows.lengths == LENGTHS and rows.padding is None
+    assert torch.equal(rows.exit(packed), x.masked_fill(padding[..., None], 0))
+    assert torch.equal(rows.enter(rows.exit(packed)), packed)
+    assert torch.autograd.gradcheck(lambda y: rows.exit(rows.enter(y)), (x,))
+
+
+@pytest.mark.parametrize("pack_below", [0.0, 1.0])
+def test_exit_of_the_rows_that_are_read(pack_below):
+    padding = tokens_of().eq(PAD)
+    read = ~padding & (torch.arange(9) < 2)
+    rows = Rows.plan(padding, read, pack_below).narrow(0.75)
+    x = torch.randn(4, 9, 2)
+    kept = EncoderContext(kept=rows.kept).keep(rows.enter(x))
+    assert kept.shape == (1, int(read.sum()), 2)
+    assert torch.equal(rows.exit(kept), x.masked_fill(~read[..., None], 0))
+    assert rows.narrow(0.0) is rows and Rows.plan(padding).narrow(1.0).kept is None
 
 
 @pytest.mark.parametrize("asymmetrical", [False, True])

@@ -18,7 +18,7 @@ VARIANTS = {
     "pre-norm": {"encoder_normalize_before": True},
     "alibi": ALIBI,
     "clap": {"contrastive_pretraining": True},
-    "recompute": {"checkpoint_activations": True},
+    "activation checkpointing": {"checkpoint_activations": True},
     "one layer": {"encoder_layers": 1},
     "untied": {"untie_weights_roberta": True},
 }
@@ -134,7 +134,7 @@ class OwnHead(RobertaLMHead):
 
 class OwnLayer(EncoderLayer):
     def forward(self, x, context):
-        assert context.read is None
+        assert context.kept is None
         return super().forward(x, context)
 
 
@@ -155,7 +155,7 @@ def test_parts_that_may_read_more_are_given_everything(kind):
         channels = Neighbours(12, 12) if kind == "channels" else nn.Linear(12, 12)
         layer = OwnLayer if kind == "layer" else EncoderLayer
         mixer = MultiheadSelfAttention(12, 3)
-        encoder.sentence_encoder.layers[-1] = layer(12, mixer, channels, pre_norm=False)
+        encoder.sentence_encoder.layers[-1] = layer(mixer, channels, nn.LayerNorm(12), nn.LayerNorm(12), pre_norm=False)
     tokens = torch.randint(4, 30, (2, 9))
     masked = masked_of(tokens, 4)
     shapes = []
@@ -179,7 +179,7 @@ class Gated(MultiheadSelfAttention):
     """A plugin's mixer around the built-in one."""
 
     def forward(self, x, context):
-        assert context.read is None
+        assert context.kept is None
         return super().forward(x, context) * x.sigmoid()
 
 
@@ -188,7 +188,7 @@ class Gated(MultiheadSelfAttention):
 def test_a_mixer_that_gives_everything_is_cut_by_the_layer(mixer, pre_norm):
     torch.manual_seed(1)
     model = small_model(**without_dropout())
-    layer = EncoderLayer(12, mixer(12, 3), nn.Linear(12, 12), pre_norm=pre_norm)
+    layer = EncoderLayer(mixer(12, 3), nn.Linear(12, 12), nn.LayerNorm(12), nn.LayerNorm(12), pre_norm=pre_norm)
     model.encoder.sentence_encoder.layers[-1] = layer
     tokens = torch.randint(4, 30, (2, 9))
     masked = masked_of(tokens, 4)

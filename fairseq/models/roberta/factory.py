@@ -115,13 +115,13 @@ def fill(config: RobertaConfig, slot: str, *args: Any, **parts: Any) -> Any:
 
 
 def encoder_shape(config: RobertaConfig, padding_idx: int) -> EncoderShape:
-    assert config.max_source_positions is not None
+    """The numbers of ``config`` that the variants of all slots may read."""
     return EncoderShape(
         dim=config.encoder_embed_dim,
         heads=config.encoder_attention_heads,
         ffn_dim=config.encoder_ffn_embed_dim,
         layers=config.encoder_layers,
-        max_positions=config.max_source_positions,
+        max_positions=config.max_source_positions or 0,
         padding_idx=padding_idx,
         activation=config.activation_fn,
         dropout=config.dropout,
@@ -151,35 +151,36 @@ def build_layer(config: RobertaConfig, shape: EncoderShape) -> EncoderLayer:
     return EncoderLayer(
         token_mixer,
         channel_mixer,
-        nn.LayerNorm(shape.dim, shape.norm_eps),
-        None if channel_mixer is None else nn.LayerNorm(shape.dim, shape.norm_eps),
+        shape.norm(),
+        None if channel_mixer is None else shape.norm(),
         pre_norm=config.encoder_normalize_before,
-        dropout=config.dropout,
+        dropout=shape.dropout,
     )
 
 
 def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: int) -> Encoder:
     """The whole stack over ``embed_tokens``."""
     shape = encoder_shape(config, padding_idx)
+    positions = fill(config, "positions", shape)
+    token_types = nn.Embedding(config.type_vocab_size, shape.dim) if config.type_vocab_size else None
     return Encoder(
         embed_tokens,
-        fill(config, "positions", shape),
-        nn.LayerNorm(shape.dim, shape.norm_eps) if config.layernorm_embedding else None,
-        [build_layer(config, shape) for _ in range(config.encoder_layers)],
-        nn.LayerNorm(shape.dim, shape.norm_eps) if config.encoder_normalize_before else None,
+        positions,
+        shape.norm() if config.layernorm_embedding else None,
+        [build_layer(config, shape) for _ in range(shape.layers)],
+        shape.norm() if config.encoder_normalize_before else None,
         EncoderOptions(
-            padding_idx=padding_idx,
             embed_scale=1.0 if config.no_scale_embedding else shape.dim**0.5,
-            dropout=config.dropout,
+            dropout=shape.dropout,
             layerdrop=config.encoder_layerdrop,
-            recompute=config.checkpoint_activations or config.offload_activations,
+            activation_checkpointing=config.checkpoint_activations or config.offload_activations,
             offload=config.offload_activations,
         ),
-        embed_token_types=nn.Embedding(config.type_vocab_size, shape.dim) if config.type_vocab_size else None,
+        token_types,
     )
 
 
-def build_lm_head(config: RobertaConfig, vocab: int, padding_idx: int, embeddings: nn.Parameter | None) -> nn.Module:
+def build_lm_head(config: RobertaConfig, vocab: int, embeddings: nn.Parameter | None, padding_idx: int) -> nn.Module:
     """The masked-LM head, on the token ``embeddings``, or on weights of its own for None."""
     return fill(config, "lm_head", encoder_shape(config, padding_idx), vocab, embeddings)
 

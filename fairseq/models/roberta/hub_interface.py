@@ -88,11 +88,19 @@ class RobertaHubInterface(nn.Module):
 
     # Features and heads
 
-    def extract_features(self, tokens: Tensor, return_all_hiddens: bool = False) -> Tensor | list[Tensor]:
-        """Features (B, T, C) of ids (T,) or (B, T), or L + 1 of them. Keeps the mode and gradients as they are."""
+    def extract_features(
+        self, tokens: Tensor, return_all_hiddens: bool = False, token_type_ids: Tensor | None = None
+    ) -> Tensor | list[Tensor]:
+        """Features (B, T, C) of ids (T,) or (B, T), or L + 1 of them. Keeps the mode and gradients as they are.
+
+        ``token_type_ids`` are of the shape of ``tokens``; None: all zero, for models that have types.
+        """
+        types = self._types(token_type_ids)
         tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
         self._check_length(tokens.size(-1))
-        features, extra = self.model(tokens.to(self.device), features_only=True, return_all_hiddens=return_all_hiddens)
+        features, extra = self.model(
+            tokens.to(self.device), features_only=True, return_all_hiddens=return_all_hiddens, **types
+        )
         if return_all_hiddens:
             return [state.transpose(0, 1) for state in extra["inner_states"]]  # (T, B, C) -> (B, T, C)
         return features
@@ -116,17 +124,33 @@ class RobertaHubInterface(nn.Module):
         """Add the head ``name`` where the model is; ``embedding_size`` has never meant anything."""
         self.model.register_classification_head(name, num_classes=num_classes, **kwargs)
 
-    def predict(self, head: str, tokens: Tensor | Sequence[Tensor], return_logits: bool = False) -> Tensor:
+    def _types(self, token_type_ids: Tensor | Sequence[Tensor] | None) -> dict[str, Tensor]:
+        """The model's argument for ``token_type_ids`` (T,), (B, T) or B times (T,), where they are given."""
+        if token_type_ids is None:
+            return {}
+        if not torch.is_tensor(token_type_ids):
+            token_type_ids = collate_tokens(list(token_type_ids), pad_idx=0)
+        types = token_type_ids.unsqueeze(0) if token_type_ids.dim() == 1 else token_type_ids
+        return {"token_type_ids": types.to(self.device)}
+
+    def predict(
+        self,
+        head: str,
+        tokens: Tensor | Sequence[Tensor],
+        return_logits: bool = False,
+        token_type_ids: Tensor | Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Log-probabilities over the last dimension of the head's output, or the output itself (for regression).
 
         ``tokens`` are ids (T,), (B, T) padded on the right, or a list of B sequences (T,). Sentence heads give (B, classes),
-        span and token heads (B, T, classes). Keeps the mode and gradients as they are.
+        span and token heads (B, T, classes). ``token_type_ids`` come in the form of ``tokens``. Keeps the mode and
+        gradients as they are.
         """
         if not torch.is_tensor(tokens):
             tokens = collate_tokens(list(tokens), pad_idx=self.task.source_dictionary.pad())
         tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
         self._check_length(tokens.size(-1))
-        logits, _ = self.model(tokens.to(self.device), classification_head_name=head)
+        logits, _ = self.model(tokens.to(self.device), classification_head_name=head, **self._types(token_type_ids))
         return logits if return_logits else torch.log_softmax(logits, dim=-1)
 
     def predict_sentences(
@@ -163,7 +187,8 @@ class RobertaHubInterface(nn.Module):
 
     def _check_length(self, tokens: int) -> None:
         encoder = getattr(self.model.encoder, "sentence_encoder", None)
-        limit = None if getattr(encoder, "attention_bias", None) is not None else self.model.max_positions()
+        # Without an embedding of positions nothing in an encoder is as long as the longest input.
+        limit = None if getattr(encoder, "embed_positions", encoder) is None else self.model.max_positions()
         if limit is not None and tokens > limit:
             raise DataError(f"the input has {tokens} tokens, more than the {limit} the model takes; shorten it")
 

@@ -33,8 +33,8 @@ from fairseq.models.roberta.upgrade import (
     upgrade_version,
 )
 from fairseq.modules.initialization import init_bert_params
-from fairseq.modules.lm_head import RobertaLMHead, takes_targets
-from fairseq.modules.packing import declares
+from fairseq.modules.lm_head import RobertaLMHead
+from fairseq.modules.slots import supports
 from fairseq.modules.task_heads import RobertaClassificationHead
 from fairseq.registry import BPES, MODELS
 
@@ -74,7 +74,7 @@ class RobertaEncoder(FairseqEncoder):
     def build_lm_head(
         self, embed_dim: int, output_dim: int, activation_fn: str, weight: nn.Parameter | None
     ) -> nn.Module:
-        return factory.build_lm_head(factory.configuration(self.args), output_dim, weight)
+        return factory.build_lm_head(factory.configuration(self.args), output_dim, weight, self.padding_idx)
 
     def forward(  # type: ignore[override]
         self,
@@ -86,6 +86,7 @@ class RobertaEncoder(FairseqEncoder):
         position_ids: Tensor | None = None,
         masked_targets: Tensor | None = None,
         read: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits (or features) and ``{"inner_states": L + 1 tensors (T, B, C) or None}``.
@@ -96,12 +97,14 @@ class RobertaEncoder(FairseqEncoder):
         ``masked_targets`` (N,) too, the first result is the summed loss, where the head has it. With self-masking the
         inputs of a pass to logits are masked at random, in training and in evaluation; features never are.
         ``read`` (B, T) promises that features are read nowhere else: they may be zero there, see ``Encoder.forward``.
+        ``token_type_ids`` (B, T) are for models that have types, where they are zero by default.
         """
-        padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         masked = None if features_only else self._draw_mask(src_tokens)
         if read is None and masked_tokens is not None and not features_only and self._projects_masked_only():
             read = masked_tokens
-        x, extra = self._features(src_tokens, return_all_hiddens, padding, position_ids, masked, read)
+        x, extra = self._features(
+            src_tokens, return_all_hiddens, padding_mask, position_ids, token_type_ids, masked, read
+        )
         if not features_only:
             wanted = {} if masked_targets is None else {"targets": masked_targets}
             x = self.output_layer(x, masked_tokens=masked_tokens, **wanted)
@@ -113,10 +116,11 @@ class RobertaEncoder(FairseqEncoder):
         return_all_hiddens: bool = False,
         padding_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Features (B, T, C), and the inner states as in ``forward``."""
-        return self._features(src_tokens, return_all_hiddens, padding_mask, position_ids)
+        return self._features(src_tokens, return_all_hiddens, padding_mask, position_ids, token_type_ids)
 
     def _features(
         self,
@@ -124,16 +128,18 @@ class RobertaEncoder(FairseqEncoder):
         return_all_hiddens: bool,
         padding_mask: Tensor | None,
         position_ids: Tensor | None,
+        token_type_ids: Tensor | None,
         masked: Tensor | None = None,
         read: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         embed = self.sentence_encoder.embed_tokens
         tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
-        # An encoder of a plugin may know nothing of the last one.
-        knows = read is not None and declares(self.sentence_encoder, "read_below", "forward")
-        hint = {"read": read} if knows else {}
-        output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, **hint)
+        # An encoder of a plugin may have neither of these arguments.
+        extra: dict[str, Tensor] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        if read is not None and supports(self.sentence_encoder, "takes_read", "forward"):
+            extra["read"] = read
+        output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, **extra)
         return output.features, {"inner_states": output.inner_states}
 
     def _draw_mask(self, src_tokens: Tensor) -> Tensor | None:
@@ -150,7 +156,7 @@ class RobertaEncoder(FairseqEncoder):
 
     def _projects_masked_only(self) -> bool:
         """Whether the way to logits is known to read no features but those of ``masked_tokens``."""
-        return takes_targets(self, "output_layer") and takes_targets(self.lm_head, "forward")
+        return supports(self, "takes_targets", "output_layer") and supports(self.lm_head, "takes_targets", "forward")
 
     def max_positions(self) -> int:
         return self.args.max_positions
@@ -160,7 +166,7 @@ class RobertaEncoder(FairseqEncoder):
         positions = getattr(self.sentence_encoder, "embed_positions", None)
         if isinstance(positions, nn.Embedding):
             key = f"{name}.sentence_encoder.embed_positions.weight".lstrip(".")
-            check_positions(state_dict, key, positions, self.padding_idx)
+            check_positions(state_dict, key, positions, getattr(positions, "offset", self.padding_idx + 1))
         upgrade_version(state_dict, f"{name}.sentence_encoder" if name else "sentence_encoder", self.sentence_encoder)
         return state_dict
 
@@ -187,9 +193,9 @@ class RobertaModel(FairseqEncoderModel):
         """Whether ``forward`` with ``masked_targets`` gives the loss; not where a plugin replaced part of the way."""
         encoder = self.encoder
         return (
-            takes_targets(self, "forward")
-            and takes_targets(encoder, "forward", "output_layer")
-            and takes_targets(encoder.lm_head, "forward")
+            supports(self, "takes_targets", "forward")
+            and supports(encoder, "takes_targets", "forward", "output_layer")
+            and supports(encoder.lm_head, "takes_targets", "forward")
         )
 
     @classmethod
@@ -221,7 +227,7 @@ class RobertaModel(FairseqEncoderModel):
             given = kwargs.get("padding_mask")
             pad: Any = self.encoder.padding_idx
             padding = src_tokens.eq(pad) if given is None else given.bool()
-            known = declares(head, "reads", "forward") and takes_targets(self.encoder, "forward")
+            known = supports(head, "reads", "forward") and supports(self.encoder, "takes_targets", "forward")
             read = head.reads(padding) if known else None
             if read is not None:
                 kwargs.setdefault("read", read)

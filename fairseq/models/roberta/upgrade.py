@@ -84,12 +84,15 @@ def check_vocabulary(state: dict[str, Any], key: str, dictionary: Any) -> None:
     )
 
 
-def check_positions(state: dict[str, Any], key: str, table: nn.Embedding, padding_idx: int) -> None:
-    """Raise CheckpointError, with the option to give, when the position table ``key`` differs from ``table`` in rows only."""
+def check_positions(state: dict[str, Any], key: str, table: nn.Embedding, offset: int) -> None:
+    """Raise CheckpointError, with the option to give, when the position table ``key`` differs from ``table`` in rows only.
+
+    ``offset`` rows come before that of the first position.
+    """
     found = state.get(key)
     if found is None or found.size(0) == table.num_embeddings or found.size(1) != table.embedding_dim:
         return
-    stored, wanted = (count - padding_idx - 1 for count in (found.size(0), table.num_embeddings))
+    stored, wanted = (count - offset for count in (found.size(0), table.num_embeddings))
     raise CheckpointError(
         f"the checkpoint has {stored} positions, but the model was made for {wanted}: set model.max_positions={stored} "
         f"(sentence tasks: task.max_positions={stored}; --max-positions {stored} sets both)"
