@@ -290,8 +290,8 @@ def nest(args: argparse.Namespace, *, stored: bool = False) -> dict[str, Any]:
         if name is None or (group == "scoring" and name == "bleu"):
             continue  # the original's parser always chose a scorer, for generation only
         if isinstance(name, str):
-            cls = registry.config_class(name) if name in registry or not stored else None
-            tree[group] = _component(args, name, None if cls is None else field_specs(cls), stored)
+            config = registry.config_class(name) if name in registry or not stored else None
+            tree[group] = _component(args, name, None if config is None else field_specs(config), stored)
         else:
             tree[group] = name
     arch = getattr(args, "arch", None)

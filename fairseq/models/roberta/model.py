@@ -52,7 +52,7 @@ class RobertaEncoder(FairseqEncoder):
         base_architecture(args)
         self.args = args
         self.padding_idx = dictionary.pad()
-        config = factory.configuration(args)
+        self.config = config = factory.configuration(args)
         self.self_masking = config.mask_prob if config.zero_masking else 0.0
         embed_tokens: Any = self.build_embedding(len(dictionary), config.encoder_embed_dim, self.padding_idx)
         self.sentence_encoder: Any = self.build_encoder(args, dictionary, embed_tokens)
@@ -64,9 +64,10 @@ class RobertaEncoder(FairseqEncoder):
         )
 
     def build_embedding(self, vocab_size: int, embedding_dim: int, padding_idx: int) -> nn.Module:
-        return factory.build_token_embedding(factory.configuration(self.args), vocab_size, padding_idx)
+        return factory.build_token_embedding(self.config, vocab_size, padding_idx)
 
     def build_encoder(self, args: Any, dictionary: Any, embed_tokens: nn.Module) -> nn.Module:
+        # Read again: a plugin that overrides this may hand on other values than it was given.
         encoder = factory.build_encoder(factory.configuration(args), embed_tokens, dictionary.pad())
         encoder.apply(init_bert_params)
         return encoder
@@ -74,7 +75,7 @@ class RobertaEncoder(FairseqEncoder):
     def build_lm_head(
         self, embed_dim: int, output_dim: int, activation_fn: str, weight: nn.Parameter | None
     ) -> nn.Module:
-        return factory.build_lm_head(factory.configuration(self.args), output_dim, weight, self.padding_idx)
+        return factory.build_lm_head(self.config, output_dim, weight, self.padding_idx)
 
     def forward(  # type: ignore[override]
         self,
@@ -238,6 +239,11 @@ class RobertaModel(FairseqEncoderModel):
     def extract_features(self, src_tokens: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
         return self.encoder(src_tokens, features_only=True, **kwargs)
 
+    def _config(self) -> RobertaConfig:
+        """The configuration that the encoder was built from, which a plugin's own encoder may not keep."""
+        config = getattr(self.encoder, "config", None)
+        return config if isinstance(config, RobertaConfig) else factory.configuration(self.args)
+
     def _head(self, name: str) -> nn.Module:
         if name not in self.classification_heads:
             known = ", ".join(self.classification_heads) or "none"
@@ -263,16 +269,16 @@ class RobertaModel(FairseqEncoderModel):
                     inner_dim,
                     old.dense.out_features,
                 )
-        head = factory.build_classification_head(factory.configuration(self.args), num_classes, inner_dim)
+        head = factory.build_classification_head(self._config(), num_classes, inner_dim)
         self.attach_head(name, head)
 
     def register_span_head(self, name: str) -> None:
         """Add (or replace) the head ``name`` that gives (B, T, 2): logits of beginning and end at each token."""
-        self.attach_head(name, factory.build_span_head(factory.configuration(self.args)))
+        self.attach_head(name, factory.build_span_head(self._config()))
 
     def register_token_head(self, name: str, num_classes: int) -> None:
         """Add (or replace) the head ``name`` that gives (B, T, ``num_classes``): logits of each token's label."""
-        self.attach_head(name, factory.build_token_head(factory.configuration(self.args), num_classes))
+        self.attach_head(name, factory.build_token_head(self._config(), num_classes))
 
     def attach_head(self, name: str, head: nn.Module) -> None:
         """Add (or replace) the head ``name``: any module on features (B, T, C); it moves to where the model is."""
