@@ -106,10 +106,12 @@ def fill(args: Any, differences: Mapping[str, Any]) -> None:
 
 def _use_old_settings(args: Any) -> None:
     """Spell slots that hold a variant of the original as the original does: files of these stay readable there."""
-    given = {slot: getattr(args, slot, None) for slot in OLD_SETTINGS}
-    spelt = in_old_settings({slot: variant for slot, variant in given.items() if variant is not None})
-    for slot in OLD_SETTINGS:
-        if hasattr(args, slot) and slot not in spelt:
+    given = {slot: variant for slot in OLD_SETTINGS if (variant := getattr(args, slot, None)) is not None}
+    spelt = in_old_settings(given)
+    for slot in given.keys() - spelt.keys():
+        if isinstance(args, RobertaConfig):
+            setattr(args, slot, None)
+        else:
             delattr(args, slot)
     for name, value in spelt.items():
         setattr(args, name, value)
