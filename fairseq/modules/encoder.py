@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from fairseq.errors import DataError
 from fairseq.modules.dropout import dropout, dropout_add, dropout_add_norm
 from fairseq.modules.packing import Rows
-from fairseq.modules.positions import mask_out
+from fairseq.modules.positions import mask_out, token_types
 from fairseq.modules.slots import EncoderContext, supports
 
 L = TypeVar("L", bound=nn.Module)
@@ -159,9 +159,11 @@ class Encoder(nn.Module):
         scale = self.options.embed_scale
         x = rows.enter(tokens)
         x = x if scale == 1.0 else x * scale
-        types = self._token_types(padding, token_type_ids)
-        if types is not None and self.embed_token_types is not None:
+        if self.embed_token_types is not None:
+            types = token_types(token_type_ids, padding, self.embed_token_types.num_embeddings)
             x = x + self.embed_token_types(rows.enter(types))
+        elif token_type_ids is not None:
+            raise DataError("token_type_ids are given, but the model has no token types (type_vocab_size is 0)")
         if self.embed_positions is not None:
             ids = self.embed_positions.ids(padding) if position_ids is None else position_ids
             self.embed_positions.check(ids, position_ids is not None)
@@ -203,28 +205,6 @@ class Encoder(nn.Module):
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return EncoderOutput(rows.exit(x), states)
-
-    def _token_types(self, padding: Tensor, token_type_ids: Tensor | None) -> Tensor | None:
-        """Checked ids (B, T), or None for a model without token types. Raises DataError."""
-        if self.embed_token_types is None:
-            if token_type_ids is not None:
-                raise DataError("token_type_ids are given, but the model has no token types (type_vocab_size is 0)")
-            return None
-        if token_type_ids is None:
-            return torch.zeros_like(padding, dtype=torch.long)
-        if token_type_ids.shape != padding.shape:
-            raise DataError(
-                f"token_type_ids must have the shape of the tokens, {tuple(padding.shape)}, but have "
-                f"{tuple(token_type_ids.shape)}"
-            )
-        if not torch.compiler.is_compiling() and padding.device.type != "meta" and token_type_ids.numel():
-            low, high = int(token_type_ids.min()), int(token_type_ids.max())
-            count = self.embed_token_types.num_embeddings
-            if low < 0 or high >= count:
-                raise DataError(
-                    f"token_type_ids must lie between 0 and {count - 1}, but {low if low < 0 else high} is among them"
-                )
-        return token_type_ids
 
     def _drawn_layers(self) -> list[nn.Module]:
         """The layers of this pass: in training each stays if its own uniform number exceeds ``layerdrop``."""

@@ -1,4 +1,4 @@
-"""The feed-forward channel mixer, with its activation functions (by the names of the configuration) and linear maps.
+"""The feed-forward channel mixer, and what it is made of: activations by name, linear maps.
 
 Legend: B batch, T tokens, C channels, F inner width.
 """

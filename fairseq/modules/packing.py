@@ -72,14 +72,16 @@ class Rows:
 
     def exit(self, x: Tensor) -> Tensor:
         """What the layers gave as (B, T, C), zero where nothing was computed."""
-        if self.packed is None and self.kept is None:
+        places = self._places()
+        if places is None:
             return x
-        if self.packed is None or self.kept is None:
-            places = self.packed if self.kept is None else self.kept
-        else:
-            places = self.packed[self.kept]
-        assert places is not None
         return x.new_zeros(math.prod(self.shape), x.size(-1)).index_copy(0, places, x[0]).unflatten(0, self.shape)
+
+    def _places(self) -> Tensor | None:
+        """Where in the flattened batch that lies which the layers gave; None: it is all of the batch."""
+        if self.packed is None or self.kept is None:
+            return self.packed if self.kept is None else self.kept
+        return self.packed[self.kept]
 
 
 def take(x: Tensor, places: Tensor) -> Tensor:

@@ -186,6 +186,21 @@ class TokenEmbedding(nn.Embedding):
         return x if masked is None else mask_out(x, masked)
 
 
+def token_types(ids: Tensor | None, padding: Tensor, count: int) -> Tensor:
+    """``ids`` (B, T) of token types, zero for None, of a batch with ``padding`` (B, T). Raises DataError."""
+    if ids is None:
+        return torch.zeros_like(padding, dtype=torch.long)
+    if ids.shape != padding.shape:
+        shapes = f"{tuple(padding.shape)}, but have {tuple(ids.shape)}"
+        raise DataError(f"token_type_ids must have the shape of the tokens, {shapes}")
+    if not torch.compiler.is_compiling() and ids.device.type != "meta" and ids.numel():
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= count:
+            wrong = low if low < 0 else high
+            raise DataError(f"token_type_ids must lie between 0 and {count - 1}, but {wrong} is among them")
+    return ids
+
+
 def mask_out(x: Tensor, mask: Tensor) -> Tensor:
     """``x`` (B, T, C) with zero vectors where ``mask`` (B, T) is True."""
     return x * (~mask).to(x.dtype).unsqueeze(-1)

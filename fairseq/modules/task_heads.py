@@ -1,4 +1,4 @@
-"""The heads of fine-tuning: for whole sentences, for answers that are spans of the input, for labels of tokens.
+"""Heads for tasks on sentences, on spans of the input and on tokens.
 
 Legend: B batch, T tokens, C channels, I inner width, K classes.
 """
