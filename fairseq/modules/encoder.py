@@ -120,7 +120,7 @@ class Encoder(nn.Module):
     """
 
     version: Tensor
-    takes_read = True
+    selects = True
     pack_below: float = 0.9
     """Fraction of non-padding tokens up to which a batch is packed, when it may be; 0 never packs."""
     read_below: float = 0.75
@@ -224,9 +224,8 @@ class Encoder(nn.Module):
 
 def packs(layer: nn.Module) -> bool:
     """Whether ``layer`` may be given the non-padding tokens of a batch as (1, N, C)."""
-    return (
-        supports(layer, "packs", "forward") and supports(layer.self_attn, "packs", "forward") and _works_by_rows(layer)
-    )
+    parts = (layer, getattr(layer, "self_attn", layer))
+    return all(supports(part, "packs", "forward") for part in parts) and _works_by_rows(layer)
 
 
 def selects(layer: nn.Module) -> bool:
@@ -235,4 +234,4 @@ def selects(layer: nn.Module) -> bool:
 
 
 def _works_by_rows(layer: nn.Module) -> bool:
-    return getattr(layer.channel_mixer, "row_wise", True)
+    return getattr(getattr(layer, "channel_mixer", None), "row_wise", True)

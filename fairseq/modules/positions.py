@@ -21,8 +21,8 @@ def position_ids_from_padding(padding: Tensor, padding_idx: int) -> Tensor:
 
     ``padding`` is (B, T), True = padding; padding in the middle of a sequence is not counted.
     """
-    real = (~padding).to(torch.long)
-    return torch.cumsum(real, dim=1) * real + padding_idx
+    counted = (~padding).to(torch.long)
+    return torch.cumsum(counted, dim=1) * counted + padding_idx
 
 
 class Counting:

@@ -65,7 +65,7 @@ class TokenMixer(Protocol):
     packs: bool
     """It also takes the non-padding tokens of a batch as (1, N, C), and finds their sequences in `context.lengths`."""
     selects: bool
-    """It passes what it mixed through `context.keep`, and so computes no more than is read. Without, the layer cuts."""
+    """It computes no more than is read, in the last layer: it passes what it mixed through `context.keep`. Otherwise the layer cuts."""
 
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor: ...
 
@@ -116,6 +116,16 @@ class ContentBias(Protocol):
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """(1 or B, 1 or H, T, T) for ``q`` and ``k`` (B, H, T, D), which are not scaled yet."""
         ...
+
+
+class TaskHead(Protocol):
+    """Features (B, T, C) to whatever a task wants."""
+
+    def reads(self, padding: Tensor) -> Tensor | None:
+        """Where `forward` reads features, (B, T) for ``padding`` (B, T); None (the default): everywhere."""
+        ...
+
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: Any) -> Tensor: ...
 
 
 class LMHead(Protocol):

@@ -138,7 +138,7 @@ class RobertaEncoder(FairseqEncoder):
         tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
         # An encoder of a plugin may have neither of these arguments.
         extra: dict[str, Tensor] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        if read is not None and supports(self.sentence_encoder, "takes_read", "forward"):
+        if read is not None and supports(self.sentence_encoder, "selects", "forward"):
             extra["read"] = read
         output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, **extra)
         return output.features, {"inner_states": output.inner_states}
@@ -253,7 +253,7 @@ class RobertaModel(FairseqEncoderModel):
     def register_classification_head(
         self, name: str, num_classes: int | None = None, inner_dim: int | None = None, **unused: Any
     ) -> None:
-        """Add (or replace) the head ``name``, in torch's default initialisation, where the model is."""
+        """Add (or replace) the head ``name``, in torch's default initialization, where the model is."""
         if num_classes is None or num_classes < 1:
             raise ConfigError(
                 f"classification head {name!r}: num_classes must be at least 1, but is {num_classes} instead"
