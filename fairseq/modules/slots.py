@@ -65,7 +65,8 @@ class TokenMixer(Protocol):
     packs: bool
     """It also takes the non-padding tokens of a batch as (1, N, C), and finds their sequences in `context.lengths`."""
     selects: bool
-    """It computes no more than is read, in the last layer: it passes what it mixed through `context.keep`. Otherwise the layer cuts."""
+    """In the last layer it computes no more than is read: it passes what it mixed through `context.keep`. Otherwise the
+    layer cuts what it gives."""
 
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor: ...
 
