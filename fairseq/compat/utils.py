@@ -33,7 +33,6 @@ from fairseq.models.loading import prune_layers as prune_state_dict
 from fairseq.modules.feed_forward import ACTIVATIONS, get_activation_fn
 from fairseq.modules.positions import position_ids_from_padding
 from fairseq.optim.fairseq_optimizer import clip, total_norm
-from fairseq.training import run_state
 from fairseq.training.batches import resolve_max_positions
 from fairseq.training.run_state import load_checkpoint
 from fairseq.tree import HALF, map_tensors
@@ -247,4 +246,4 @@ def deprecation_warning(message: str, stacklevel: int = 3) -> None:
 
 def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: float | None) -> Path | None:
     """Write the files that are due now; ``cfg`` is the trainer's own ``checkpoint`` section, given for old callers."""
-    return run_state.save(trainer, epoch_itr, val_loss)
+    return trainer.save_checkpoint(epoch_itr, val_loss)

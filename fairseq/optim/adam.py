@@ -1,7 +1,7 @@
-"""Adam as fairseq defines it (``--optimizer adam``), and AdamW as published (``adamw``, not in the original).
+"""Adam as fairseq defines it (``--optimizer adam``), and AdamW as published (``--optimizer adamw``).
 
-Differences of the former from the latter: epsilon is added to the square root of the *uncorrected* second moment, and
-the decoupled weight decay hits every parameter, biases and layer norms included.
+fairseq's adds epsilon to the square root of the *uncorrected* second moment, and its decoupled weight decay hits every
+parameter, biases and layer norms included. AdamW is not in the original fairseq.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from fairseq.dataclass.base import literal
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.optim.adam_update import Rates, Segment, update
+from fairseq.optim.adam_update import Hyperparameters, Segment, update
 from fairseq.optim.configs import AdamWConfig, FairseqAdamConfig
 from fairseq.optim.fairseq_optimizer import (
     Factor,
     FairseqOptimizer,
-    Mirrors,
+    LowPrecision,
     as_factor,
     clip_coefficient,
     first_lr,
@@ -54,7 +53,7 @@ class Adam(torch.optim.Optimizer):
 
     supports_memory_efficient_fp16 = True
     supports_flat_params = True
-    #: See :class:`fairseq.optim.adam_update.Rates`.
+    #: See :class:`fairseq.optim.adam_update.Hyperparameters`.
     corrected_eps = False
 
     add_param_group = _undecorated(torch.optim.Optimizer.add_param_group)
@@ -71,7 +70,7 @@ class Adam(torch.optim.Optimizer):
         amsgrad: bool = False,
         fused: bool = True,
     ) -> None:
-        """``fused`` False computes with the readable twin of the fused kernel."""
+        """``fused`` False computes with the reference implementation of the fused kernel."""
         if amsgrad:
             raise ConfigError("amsgrad is not supported")
         self.fused = fused
@@ -82,12 +81,12 @@ class Adam(torch.optim.Optimizer):
         self,
         closure: Callable[[], Any] | None = None,
         factor: Factor = 1.0,
-        mirrors: Mirrors | None = None,
+        low_precision: LowPrecision | None = None,
     ) -> Any:
         """One update with the gradients multiplied by ``factor``. Parameters without gradient are skipped.
 
-        With ``mirrors`` gradients are read from, and rounded results written to, the low-precision parameters of each
-        master (see ``FairseqOptimizer.step_from``); a missing gradient then counts as zero.
+        With ``low_precision`` gradients are read from, and rounded results written to, the low-precision parameters of
+        each master; a missing gradient then counts as zero.
         """
         loss = None
         if closure is not None:
@@ -96,15 +95,15 @@ class Adam(torch.optim.Optimizer):
         for group in self.param_groups:
             by_step: dict[int, list[Segment]] = {}
             for param in group["params"]:
-                if mirrors is None and param.grad is None:
+                if low_precision is None and param.grad is None:
                     continue
                 state = self._advance(param)
-                by_step.setdefault(state["step"], []).extend(self._segments(param, state, mirrors))
+                by_step.setdefault(state["step"], []).extend(self._segments(param, state, low_precision))
             for step, segments in by_step.items():
-                rates = Rates(
+                numbers = Hyperparameters(
                     float(group["lr"]), group["betas"], group["eps"], group["weight_decay"], step, self.corrected_eps
                 )
-                update(segments, rates, factor, fused=self.fused)
+                update(segments, numbers, factor, fused=self.fused)
         return loss
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
@@ -121,11 +120,11 @@ class Adam(torch.optim.Optimizer):
         return state
 
     @staticmethod
-    def _segments(param: Tensor, state: Mapping[str, Any], mirrors: Mirrors | None) -> list[Segment]:
+    def _segments(param: Tensor, state: Mapping[str, Any], low_precision: LowPrecision | None) -> list[Segment]:
         m, v = state["exp_avg"], state["exp_avg_sq"]
-        if mirrors is None:
+        if low_precision is None:
             return [Segment(param, param.grad, m, v)]
-        halves = mirrors[param]
+        halves = low_precision[param]
         if len(halves) == 1 and halves[0].shape == param.shape:
             return [Segment(param, halves[0].grad, m, v, halves[0])]
         sizes = [half.numel() for half in halves]
@@ -211,8 +210,8 @@ class DeferredScaling(FairseqOptimizer):
         factor, self._factor = self._factor / scale, 1.0
         return self._optimizer.step(closure, factor)
 
-    def step_from(self, mirrors: Mirrors, factor: float | Tensor = 1.0) -> None:
-        self._optimizer.step(factor=as_factor(factor), mirrors=mirrors)
+    def step_from(self, low_precision: LowPrecision, factor: float | Tensor = 1.0) -> None:
+        self._optimizer.step(factor=as_factor(factor), low_precision=low_precision)
 
     def zero_grad(self) -> None:
         super().zero_grad()
@@ -239,32 +238,15 @@ class AdamW(Adam):
     corrected_eps = True
 
 
-def split_by_decay(named_params: Iterable[tuple[str, Parameter]], no_decay: str) -> tuple[list[Any], list[Any]]:
-    """(decayed, not decayed): a parameter goes to the second if its name contains one of the comma-separated pieces."""
-    pieces = [piece.strip() for piece in no_decay.split(",") if piece.strip()]
-    decayed: list[Parameter] = []
-    free: list[Parameter] = []
-    for name, param in named_params:
-        if pieces and not name:
-            raise ConfigError(
-                "adamw chooses by name what gets no weight decay, but was built from parameters without names; pass "
-                "(name, parameter) pairs or set no_decay to an empty string"
-            )
-        (free if any(piece in name for piece in pieces) else decayed).append(param)
-    return decayed, free
-
-
 @register_optimizer("adamw", dataclass=AdamWConfig)
 class FairseqAdamW(DeferredScaling):
-    """Two parameter groups: with weight decay, and without (names matching ``no_decay``)."""
+    """By default without weight decay on parameters whose names match ``no_decay``."""
 
-    needs_names = True
+    decays_by_name = True
 
-    def __init__(self, cfg: Any, named_params: Iterable[tuple[str, Parameter]]) -> None:
+    def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
-        decayed, free = split_by_decay(named_params, cfg.no_decay or "")
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
-        self._optimizer = AdamW([group for group in groups if group["params"]], **self.optimizer_config)
+        self._optimizer = AdamW(params, **self.optimizer_config)
 
     @property
     def supports_flat_params(self) -> bool:

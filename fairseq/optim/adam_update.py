@@ -1,4 +1,4 @@
-"""The Adam update itself: a readable twin, torch's fused kernel, and how the weights are walked through.
+"""The Adam update itself: a reference implementation, torch's fused kernel, and how the weights are walked through.
 
 Memory traffic decides the time of an update (float32: gradient read, weight and two moments read and written, 28
 bytes a weight; the kernel alone is at that floor). So everything that would be another pass over memory (multiplying
@@ -26,7 +26,7 @@ PIECE = 1 << 18
 _FUSED_DTYPES = (torch.float32, torch.float64)
 
 
-class Rates(NamedTuple):
+class Hyperparameters(NamedTuple):
     """The numbers of one update."""
 
     lr: float
@@ -41,14 +41,14 @@ class Rates(NamedTuple):
 class Segment(NamedTuple):
     """One tensor to update. All present members have the same number of values, in the same order.
 
-    ``grad`` None means a gradient of zeros. ``mirror``, if given, receives the updated values in its own type.
+    ``grad`` None means a gradient of zeros. ``low_precision``, if given, receives the updated values in its own type.
     """
 
     param: Tensor
     grad: Tensor | None
     exp_avg: Tensor
     exp_avg_sq: Tensor
-    mirror: Tensor | None = None
+    low_precision: Tensor | None = None
 
 
 def reference_update(
@@ -56,24 +56,27 @@ def reference_update(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    rates: Rates,
+    hyper: Hyperparameters,
     factor: Factor = 1.0,
 ) -> None:
-    """The formula, in place, with gradients multiplied by ``factor``. The twin of :func:`fused_update` and its fallback; Loshchilov and Hutter (2019)."""
-    beta1, beta2 = rates.betas
-    correction1 = 1 - beta1**rates.step
-    correction2 = 1 - beta2**rates.step
+    """The formula (Loshchilov and Hutter, 2019), in place, with gradients multiplied by ``factor``.
+
+    The reference implementation of :func:`fused_update`, and its fallback.
+    """
+    beta1, beta2 = hyper.betas
+    correction1 = 1 - beta1**hyper.step
+    correction2 = 1 - beta2**hyper.step
     for param, grad, m, v in zip(params, grads, exp_avgs, exp_avg_sqs, strict=True):
         if torch.is_tensor(factor) or factor != 1.0:
             grad.mul_(factor)
         m.mul_(beta1).add_(grad, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        param.mul_(1 - rates.lr * rates.weight_decay)
-        if rates.corrected_eps:
-            param.addcdiv_(m, v.sqrt().div_(math.sqrt(correction2)).add_(rates.eps), value=-rates.lr / correction1)
+        param.mul_(1 - hyper.lr * hyper.weight_decay)
+        if hyper.corrected_eps:
+            param.addcdiv_(m, v.sqrt().div_(math.sqrt(correction2)).add_(hyper.eps), value=-hyper.lr / correction1)
         else:
-            step_size = rates.lr * math.sqrt(correction2) / correction1
-            param.addcdiv_(m, v.sqrt().add_(rates.eps), value=-step_size)
+            step_size = hyper.lr * math.sqrt(correction2) / correction1
+            param.addcdiv_(m, v.sqrt().add_(hyper.eps), value=-step_size)
 
 
 def fused_update(
@@ -81,12 +84,12 @@ def fused_update(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    rates: Rates,
+    hyper: Hyperparameters,
     factor: Factor = 1.0,
 ) -> None:
     """The same through torch's fused AdamW kernel."""
     device = params[0].device
-    step = torch.full((), float(rates.step), device=device)
+    step = torch.full((), float(hyper.step), device=device)
     torch._fused_adamw_(
         params,
         grads,
@@ -94,11 +97,11 @@ def fused_update(
         exp_avg_sqs,
         [],
         [step] * len(params),
-        lr=rates.lr,
-        beta1=rates.betas[0],
-        beta2=rates.betas[1],
-        weight_decay=rates.weight_decay,
-        eps=_kernel_eps(rates),
+        lr=hyper.lr,
+        beta1=hyper.betas[0],
+        beta2=hyper.betas[1],
+        weight_decay=hyper.weight_decay,
+        eps=_kernel_eps(hyper),
         amsgrad=False,
         maximize=False,
         # The kernel divides by this and stores the quotient in the gradient, all in its one pass.
@@ -115,15 +118,15 @@ def _inverse(factor: Factor, device: torch.device) -> Tensor | None:
     return torch.full((), 1.0 / factor if factor else math.inf, device=device)
 
 
-def _kernel_eps(rates: Rates) -> float:
+def _kernel_eps(hyper: Hyperparameters) -> float:
     """Epsilon for a kernel that adds it to ``sqrt(v / (1 - beta2^t))``, where eps / sqrt(1 - beta2^t) is eps on ``sqrt(v)``."""
-    return rates.eps if rates.corrected_eps else rates.eps / math.sqrt(1 - rates.betas[1] ** rates.step)
+    return hyper.eps if hyper.corrected_eps else hyper.eps / math.sqrt(1 - hyper.betas[1] ** hyper.step)
 
 
-def update(segments: list[Segment], rates: Rates, factor: Factor = 1.0, *, fused: bool = True) -> None:
+def update(segments: list[Segment], hyper: Hyperparameters, factor: Factor = 1.0, *, fused: bool = True) -> None:
     """Update every segment in place, with gradients multiplied by ``factor``; gradients themselves may be overwritten.
 
-    ``fused`` False, or a type, layout or device that the kernel does not know, takes the readable twin. Weights in
+    ``fused`` False, or a type, layout or device that the kernel does not know, takes the reference implementation. Weights in
     float16 or bfloat16 are updated through a temporary float32 copy.
     """
     whole: list[Segment] = []
@@ -133,31 +136,31 @@ def update(segments: list[Segment], rates: Rates, factor: Factor = 1.0, *, fused
     for segment in segments:
         if not (fused and _kernel_knows(segment)):
             slow.append(segment)
-        elif segment.mirror is None and segment.grad is not None and _same_type(segment):
+        elif segment.low_precision is None and segment.grad is not None and _same_type(segment):
             whole.append(segment)
         elif _operator_knows(segment):
             one_pass.append(segment)
         else:
             pieces.append(segment)
     if whole:
-        fused_update(*_columns(whole), rates, factor)
+        fused_update(*_columns(whole), hyper, factor)
     if one_pass:
-        mirrors = [segment.mirror for segment in one_pass if segment.mirror is not None]
+        rounded = [segment.low_precision for segment in one_pass if segment.low_precision is not None]
         adam_with_mirrors_(
             *_columns(one_pass),
-            mirrors,
-            rates.step,
-            rates.lr,
-            rates.betas,
-            rates.weight_decay,
-            _kernel_eps(rates),
+            rounded,
+            hyper.step,
+            hyper.lr,
+            hyper.betas,
+            hyper.weight_decay,
+            _kernel_eps(hyper),
             float(factor),
         )
     scratch = _Scratch()
     for batch in _batches(pieces):
-        _update_converted(batch, rates, factor, fused_update, scratch)
+        _update_converted(batch, hyper, factor, fused_update, scratch)
     for segment in slow:
-        _update_converted([segment], rates, factor, reference_update, scratch)
+        _update_converted([segment], hyper, factor, reference_update, scratch)
 
 
 def _kernel_knows(segment: Segment) -> bool:
@@ -172,7 +175,7 @@ def _kernel_knows(segment: Segment) -> bool:
 
 def _operator_knows(segment: Segment) -> bool:
     return (
-        segment.mirror is not None
+        segment.low_precision is not None
         and segment.grad is not None
         and segment.grad.is_contiguous()
         and segment.param.dtype == segment.exp_avg.dtype == torch.float32
@@ -217,7 +220,7 @@ class _Scratch:
 
 
 def _update_converted(
-    batch: list[Segment], rates: Rates, factor: Factor, kernel: Callable[..., None], scratch: _Scratch
+    batch: list[Segment], hyper: Hyperparameters, factor: Factor, kernel: Callable[..., None], scratch: _Scratch
 ) -> None:
     """Update through float32 copies of the gradients (and of the weights, where these are half precision)."""
     scratch.clear()
@@ -226,9 +229,9 @@ def _update_converted(
     if present:
         torch._foreach_copy_([copy for copy, _ in present], [grad for _, grad in present])
     params = [s.param if s.param.dtype == s.exp_avg.dtype else scratch.take(s.exp_avg).copy_(s.param) for s in batch]
-    kernel(params, grads, [s.exp_avg for s in batch], [s.exp_avg_sq for s in batch], rates, factor)
+    kernel(params, grads, [s.exp_avg for s in batch], [s.exp_avg_sq for s in batch], hyper, factor)
     targets = [(s.param, new) for s, new in zip(batch, params, strict=True) if s.param is not new]
-    targets += [(s.mirror, new) for s, new in zip(batch, params, strict=True) if s.mirror is not None]
+    targets += [(s.low_precision, new) for s, new in zip(batch, params, strict=True) if s.low_precision is not None]
     if targets:
         torch._foreach_copy_([target for target, _ in targets], [new for _, new in targets])
 

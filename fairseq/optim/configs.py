@@ -21,7 +21,9 @@ class FairseqAdamConfig(FairseqDataclass):
 
     adam_betas: Any = option("(0.9, 0.999)", "decay rates of the first and second moment, as a pair")
     adam_eps: float = option(1e-8, "added to the square root of the uncorrected second moment")
-    weight_decay: float = option(0.0, "decoupled decay: each update shrinks the weights by this times the rate")
+    weight_decay: float = option(
+        0.0, "decoupled decay: each update shrinks the weights by this times the learning rate"
+    )
     use_old_adam: bool = option(False, "accepted for old commands; there is one Adam now")
     fp16_adam_stats: bool = option(False, "not available: the moments are always float32")
     tpu: bool = II("common.tpu")
@@ -35,7 +37,7 @@ class AdamWConfig(FairseqDataclass):
     adam_betas: Any = option("(0.9, 0.999)", "decay rates of the first and second moment, as a pair")
     adam_eps: float = option(1e-8, "added to the square root of the bias-corrected second moment")
     weight_decay: float = option(
-        0.0, "decoupled decay: each update shrinks the weights by this times the rate", alias="--wd"
+        0.0, "decoupled decay: each update shrinks the weights by this times the learning rate", alias="--wd"
     )
     no_decay: str = option(
         "bias,norm", "comma-separated pieces of parameter names that get no weight decay (empty: decay everything)"
@@ -65,11 +67,11 @@ class AdagradConfig(FairseqDataclass):
 
 @dataclass(kw_only=True)
 class FixedLRScheduleConfig(FairseqDataclass):
-    """One rate per epoch, shrinking from ``force_anneal`` on, after an optional linear warm-up."""
+    """One learning rate per epoch, shrinking from ``force_anneal`` on, after an optional linear warm-up."""
 
-    force_anneal: int | None = option(None, "shrink the rate from this epoch on")
+    force_anneal: int | None = option(None, "shrink the learning rate from this epoch on")
     lr_shrink: float = option(0.1, "factor per epoch once annealing has begun", alias="--lrs")
-    warmup_updates: int = option(0, "grow the rate linearly over this many updates")
+    warmup_updates: int = option(0, "grow the learning rate linearly over this many updates")
     lr: list[float] = II("optimization.lr")
 
 
@@ -77,9 +79,9 @@ class FixedLRScheduleConfig(FairseqDataclass):
 class PolynomialDecayLRScheduleConfig(FairseqDataclass):
     """Linear warm-up from zero, then a polynomial down to ``end_learning_rate``."""
 
-    warmup_updates: int = option(0, "grow the rate linearly over this many updates")
-    force_anneal: int | None = option(None, "keep the rate of the previous epoch from this epoch on")
-    end_learning_rate: float = option(0.0, "rate at and after total_num_update")
+    warmup_updates: int = option(0, "grow the learning rate linearly over this many updates")
+    force_anneal: int | None = option(None, "keep the learning rate of the previous epoch from this epoch on")
+    end_learning_rate: float = option(0.0, "learning rate at and after total_num_update")
     power: float = option(1.0, "exponent of the decay (1: linear)")
     total_num_update: float = option(
         II("optimization.max_update"), "update at which the decay ends (default: max_update)"
@@ -91,13 +93,13 @@ class PolynomialDecayLRScheduleConfig(FairseqDataclass):
 class CosineLRScheduleConfig(FairseqDataclass):
     """Linear warm-up, then cosine annealing with warm restarts."""
 
-    warmup_updates: int = option(0, "grow the rate linearly over this many updates")
-    warmup_init_lr: float = option(-1, "rate at update 0 (negative: min_lr)")
+    warmup_updates: int = option(0, "grow the learning rate linearly over this many updates")
+    warmup_init_lr: float = option(-1, "learning rate at update 0 (negative: min_lr)")
     lr: list[float] = II("optimization.lr")
-    min_lr: float = option(0.0, "lowest rate")
+    min_lr: float = option(0.0, "lowest learning rate")
     t_mult: float = option(1.0, "factor by which each period is longer than the one before")
     lr_period_updates: float = option(-1, "updates in the first period (not positive: all after the warm-up)")
-    lr_shrink: float = option(0.1, "factor on the rates from one period to the next")
+    lr_shrink: float = option(0.1, "factor on the learning rates from one period to the next")
     max_update: int = II("optimization.max_update")
 
 
@@ -105,8 +107,8 @@ class CosineLRScheduleConfig(FairseqDataclass):
 class InverseSquareRootLRScheduleConfig(FairseqDataclass):
     """Linear warm-up, then decay with the inverse square root of the update number."""
 
-    warmup_updates: int = option(4000, "grow the rate linearly over this many updates")
-    warmup_init_lr: float = option(-1, "rate at update 0 (negative: 0)")
+    warmup_updates: int = option(4000, "grow the learning rate linearly over this many updates")
+    warmup_init_lr: float = option(-1, "learning rate at update 0 (negative: 0)")
     lr: list[float] = II("optimization.lr")
 
 
@@ -115,12 +117,12 @@ class TriStageLRScheduleConfig(FairseqDataclass):
     """Warm-up, hold, exponential decay."""
 
     warmup_steps: int = option(0, "updates of linear warm-up")
-    hold_steps: int = option(0, "updates at the full rate")
+    hold_steps: int = option(0, "updates at the full learning rate")
     decay_steps: int = option(0, "updates of exponential decay")
     phase_ratio: tuple[float, float, float] | None = option(
         None, "the three lengths as fractions of max_update that sum to 1, e.g. (0.1, 0.4, 0.5)"
     )
-    init_lr_scale: float = option(0.01, "rate at update 0, as a fraction of the full rate")
-    final_lr_scale: float = option(0.01, "rate after the decay, as a fraction of the full rate")
+    init_lr_scale: float = option(0.01, "learning rate at update 0, as a fraction of the full learning rate")
+    final_lr_scale: float = option(0.01, "learning rate after the decay, as a fraction of the full learning rate")
     max_update: float = II("optimization.max_update")
     lr: list[float] = II("optimization.lr")

@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 class EMA:
-    """A shadow of ``model`` that follows it: shadow <- d * shadow + (1 - d) * model, after every ema_update_freq updates.
+    """A copy of ``model``, the EMA model, that follows it: ema <- d * ema + (1 - d) * model, every ema_update_freq updates.
 
     Every entry of the state dict takes part, except the ``version`` buffers (kept) and integer tensors (copied).
     ``config``: ema_decay (d), ema_start_update (d is 0 before), ema_update_freq, ema_fp32 (average in float32 copies,
-    for a half-precision model), ema_seed_model (a checkpoint whose weights the shadow starts from).
+    for a half-precision model), ema_seed_model (a checkpoint whose weights the EMA model starts from).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class EMA:
             self.build_fp32_params()
 
     def get_model(self) -> nn.Module:
-        """The shadow model."""
+        """The EMA model."""
         return self.model
 
     def get_decay(self) -> float:
@@ -61,12 +61,12 @@ class EMA:
         self.decay = decay
 
     def build_fp32_params(self, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Make the float32 copies, or update existing ones, from ``state_dict`` (default: the shadow's own state).
+        """Make the float32 copies, or update existing ones, from ``state_dict`` (default: the EMA model's own).
 
         Raises ConfigError when ema_fp32 is off.
         """
         if not self.config.ema_fp32:
-            raise ConfigError("float32 copies of the moving average need ema_fp32; set it (--ema-fp32)")
+            raise ConfigError("float32 copies of the EMA weights need ema_fp32; set it (--ema-fp32)")
         state = self.model.state_dict() if state_dict is None else state_dict
         for key, value in state.items():
             if key in self.fp32_params:
@@ -75,13 +75,13 @@ class EMA:
                 self.fp32_params[key] = _to_float32(value)
 
     def restore(self, state_dict: Mapping[str, Tensor], build_fp32_params: bool = False) -> None:
-        """Load weights into the shadow; ``build_fp32_params`` makes the float32 copies from the same weights."""
+        """Load weights into the EMA model; ``build_fp32_params`` makes the float32 copies from the same weights."""
         self.model.load_state_dict(dict(state_dict), strict=False)
         if build_fp32_params:
             self.build_fp32_params(state_dict)
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint stores of the average (entries of its ``extra_state``)."""
+        """What a checkpoint stores (entries of its ``extra_state``)."""
         state: dict[str, Any] = {"ema": self.model.state_dict()}
         if self.config.ema_fp32:
             state["ema_fp32_params"] = dict(self.fp32_params)
@@ -90,12 +90,12 @@ class EMA:
     def resume(self, extra_state: Mapping[str, Any], model: nn.Module) -> None:
         """Continue from a checkpoint's extra state (entries ``ema`` and, with ema_fp32, ``ema_fp32_params``).
 
-        A checkpoint without them (trained without EMA) starts the average at the weights of ``model``. Raises
+        A checkpoint without them (trained without EMA) starts at the weights of ``model``. Raises
         CheckpointError when what is stored does not fit.
         """
         saved = extra_state.get("ema")
         if saved is None:
-            logger.warning("the checkpoint has no EMA weights; starting the average at the model's current weights")
+            logger.warning("the checkpoint has no EMA weights; starting at the model's current weights")
             saved = model.state_dict()
         shapes = {key: value.shape for key, value in self.model.state_dict().items()}
         for key, value in saved.items():
@@ -121,9 +121,9 @@ class EMA:
 
     @torch.no_grad()
     def _step_internal(self, new_model: nn.Module, updates: int | None = None) -> None:
-        shadow = self.model.state_dict()
+        averages = self.model.state_dict()
         for key, value in new_model.state_dict().items():
-            target = shadow.get(key)
+            target = averages.get(key)
             if target is None or "version" in key:
                 continue
             if target.shape != value.shape:
@@ -141,7 +141,7 @@ class EMA:
                 target.copy_(average)
 
     def reverse(self, model: nn.Module) -> nn.Module:
-        """Load the shadow's weights into ``model`` (for inference) and return it."""
+        """Load the EMA weights into ``model`` (for inference) and return it."""
         model.load_state_dict(self.model.state_dict(), strict=False)
         return model
 

@@ -1,8 +1,7 @@
-"""What every optimizer offers to the trainer, registering and building them, and clipping by the norm of all gradients.
+"""What every optimizer offers to the trainer: the base class, the gradient norm, registration and building.
 
 A fairseq optimizer wraps a ``torch.optim.Optimizer``. The trainer calls, in this order: ``zero_grad``, ``backward``
-(once per micro-batch), ``multiply_grads``, ``clip_grad_norm``, ``step``. `WrappedOptimizer` is the base of those that
-stand around another one for the sake of a low precision.
+(once per micro-batch), ``multiply_grads``, ``clip_grad_norm``, ``step``.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch.nn import Parameter
 from fairseq.errors import ConfigError
 from fairseq.ops import library
 from fairseq.ops.adam import block_norms
+from fairseq.optim.parameter_groups import parameter_groups
 from fairseq.optim.state_layout import fit_state
 from fairseq.registry import OPTIMIZERS, RegistryView
 from fairseq.tree import HALF
@@ -84,10 +84,11 @@ def clip(
     return norm
 
 
-Mirrors = Mapping[Tensor, Sequence[Parameter]]
+LowPrecision = Mapping[Tensor, Sequence[Parameter]]
+"""The low-precision parameters of each float32 master (several: the master is their concatenation, in order)."""
 
 
-def rates(cfg: Any) -> list[float]:
+def learning_rates(cfg: Any) -> list[float]:
     """The configured learning rates, one per epoch; ``cfg.lr`` is a list or one number."""
     values = [cfg.lr] if isinstance(cfg.lr, (int, float)) else list(cfg.lr)
     if not values:
@@ -96,15 +97,19 @@ def rates(cfg: Any) -> list[float]:
 
 
 def first_lr(cfg: Any) -> float:
-    """The rate an optimizer starts with."""
-    return rates(cfg)[0]
+    """The learning rate an optimizer starts with."""
+    return learning_rates(cfg)[0]
 
 
 class FairseqOptimizer:
     """Base class. Subclasses set ``self._optimizer`` in ``__init__(cfg, params)``."""
 
-    #: Wants ``(name, parameter)`` pairs instead of parameters.
-    needs_names = False
+    #: Parameters whose names contain a piece of the option ``no_decay`` get no weight decay.
+    decays_by_name = False
+    #: Per group, the entries that its parameters ask for (see ``parameter_groups``): no loaded state replaces them.
+    own_options: Sequence[Mapping[str, float]] = ()
+    #: The place of each parameter in the model; groups may have another order.
+    order: Mapping[Tensor, int] = {}
 
     def __init__(self, cfg: Any) -> None:
         self.cfg = cfg
@@ -142,11 +147,12 @@ class FairseqOptimizer:
             yield from group["params"]
 
     def get_lr(self) -> float:
-        return self.param_groups[0]["lr"]
+        """The learning rate of parameters without an ``lr_scale``."""
+        return _base_lr(self.param_groups)
 
     def set_lr(self, lr: float) -> None:
         for group in self.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"] if "lr_scale" in group else lr
 
     # -------------------------------------------------------------------------------- state
 
@@ -156,13 +162,21 @@ class FairseqOptimizer:
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Mapping[str, Any] | None = None) -> None:
         """Load a state, then put ``optimizer_overrides`` over the entries of every parameter group.
 
-        A state saved with one flat vector of all parameters (fp16 runs) is split to fit, and the reverse.
-        Raises CheckpointError when the state belongs to other parameters.
+        A state saved with one flat vector of all parameters (fp16 runs), or in one group, is split to fit; one entry per
+        parameter is joined for a flat vector. What parameters ask for by their tags stays. Raises CheckpointError when
+        the state belongs to other parameters.
         """
-        groups = [[param.shape for param in group["params"]] for group in self.param_groups]
-        self.optimizer.load_state_dict(fit_state(state_dict, groups))
+        params = sorted(self.params, key=lambda param: self.order.get(param, 0))
+        position = {param: i for i, param in enumerate(params)}
+        groups = [[position[param] for param in group["params"]] for group in self.param_groups]
+        self.optimizer.load_state_dict(fit_state(state_dict, [param.shape for param in params], groups))
+        overrides = dict(optimizer_overrides or {})
         for group in self.param_groups:
-            group.update(optimizer_overrides or {})
+            group.update(overrides)
+        if any(self.own_options):
+            for group, options in zip(self.param_groups, self.own_options, strict=True):
+                group.update(options)
+            self.set_lr(overrides.get("lr", _base_lr(state_dict["param_groups"])))
 
     def master_weights(self) -> dict[str, Tensor] | None:
         """Name -> float32 weights, when the model itself holds rounded copies; otherwise None."""
@@ -211,13 +225,12 @@ class FairseqOptimizer:
             return self._optimizer.step(closure, groups=groups)
         return self._optimizer.step(closure)
 
-    def step_from(self, mirrors: Mirrors, factor: float | Tensor = 1.0) -> None:
+    def step_from(self, low_precision: LowPrecision, factor: float | Tensor = 1.0) -> None:
         """One update of float32 masters from the gradients of low-precision parameters, which then get the result.
 
-        ``mirrors`` maps each master to the parameters it is made of (several: it is their concatenation, in order).
         Gradients are converted to float32 and multiplied by ``factor``; a missing one counts as zero.
         """
-        for master, params in mirrors.items():
+        for master, params in low_precision.items():
             parts = [
                 torch.zeros_like(p, dtype=master.dtype) if p.grad is None else p.grad.to(master.dtype) for p in params
             ]
@@ -225,7 +238,7 @@ class FairseqOptimizer:
             master.grad = grad * factor
         self.step()
         with torch.no_grad():
-            for master, params in mirrors.items():
+            for master, params in low_precision.items():
                 parts = master.detach().reshape(-1).split([p.numel() for p in params])
                 for param, part in zip(params, parts, strict=True):
                     param.copy_(part.view_as(param))
@@ -256,8 +269,11 @@ class FairseqOptimizer:
         """All parameters may be given as one vector: no option depends on a parameter's name or shape."""
         return getattr(self._optimizer, "supports_flat_params", False)
 
-    def average_params(self) -> None:
-        """Hook of optimizers that average parameters before a checkpoint is written."""
+
+def _base_lr(groups: Sequence[Mapping[str, Any]]) -> float:
+    """The learning rate without the factor of the first group."""
+    first = groups[0]
+    return first["lr"] / first["lr_scale"] if "lr_scale" in first else first["lr"]
 
 
 class LegacyFairseqOptimizer(FairseqOptimizer):
@@ -297,12 +313,22 @@ def build_optimizer(cfg: Any, params: Iterable[Any], **kwargs: Any) -> FairseqOp
     pairs = [(key, param) for key, param in pairs if param.requires_grad]
     if not pairs:
         raise ConfigError("the model has no parameter to train")
+    groups = parameter_groups(pairs, cfg.no_decay or "" if cls.decays_by_name else "")
+    options = [{key: value for key, value in group.items() if key != "params"} for group in groups]
     builder = getattr(cls, "build_optimizer", cls)
-    return builder(cfg, pairs if cls.needs_names else [param for _, param in pairs], **kwargs)
+    optimizer: FairseqOptimizer = builder(cfg, groups if any(options) else groups[0]["params"], **kwargs)
+    optimizer.own_options = options
+    optimizer.order = {param: i for i, (_, param) in enumerate(pairs)}
+    if any("lr_scale" in group for group in options):
+        optimizer.set_lr(optimizer.param_groups[0]["lr"])
+    return optimizer
 
 
 class WrappedOptimizer(FairseqOptimizer):
-    """``fp32_optimizer`` is what does the updates; its options, rate and groups are this one's."""
+    """Stands around ``fp32_optimizer``, which does the updates, for the sake of a low precision.
+
+    Options, learning rate and groups are those of the inner one.
+    """
 
     def __init__(self, cfg: Any, fp32_optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg)

@@ -22,13 +22,14 @@ from fairseq.errors import CheckpointError, ConfigError
 from fairseq.optim.fairseq_optimizer import (
     Factor,
     FairseqOptimizer,
-    Mirrors,
+    LowPrecision,
     WrappedOptimizer,
     as_factor,
     build_optimizer,
     clip_coefficient,
     total_norm,
 )
+from fairseq.optim.parameter_groups import copy_tags, tagged_options
 from fairseq.registry import OPTIMIZERS
 
 
@@ -36,7 +37,7 @@ class DynamicLossScaler:
     """A loss scale that follows the overflows.
 
     Args: ``init_scale``; ``scale_factor`` by which it grows and shrinks; ``scale_window``, the number of updates after
-    an overflow (or after the last window) before it grows; ``tolerance``, the share of overflows since the last change
+    an overflow (or after the last window) before it grows; ``tolerance``, the fraction of overflows since the last change
     from which it shrinks (0: at each one); ``threshold``, below which it does not shrink (None: none);
     ``min_loss_scale``, at or below which training gives up.
     """
@@ -81,8 +82,8 @@ class DynamicLossScaler:
         previous = self.loss_scale
         self._last_overflow = self._iter
         self._overflows_since_rescale += 1
-        share = self._overflows_since_rescale / (self._iter - self._last_rescale)
-        if share >= self.tolerance:
+        fraction = self._overflows_since_rescale / (self._iter - self._last_rescale)
+        if fraction >= self.tolerance:
             self.loss_scale = max(self.loss_scale / self.scale_factor, self.threshold or 0.0)
             self._last_rescale = self._iter
             self._overflows_since_rescale = 0
@@ -139,7 +140,7 @@ def build_scaler(cfg: Any) -> DynamicLossScaler | None:
 
 
 class _HalfOptimizer(WrappedOptimizer):
-    """What both variants share: scaling the loss, the factor on the gradients, clipping, overflow."""
+    """What both variants fraction: scaling the loss, the factor on the gradients, clipping, overflow."""
 
     def __init__(self, cfg: Any, params: Iterable[Any], inner: FairseqOptimizer) -> None:
         super().__init__(cfg, inner)
@@ -205,7 +206,7 @@ class _HalfOptimizer(WrappedOptimizer):
 
 
 class FP16Optimizer(_HalfOptimizer):
-    """float32 masters, in one flat vector (float16, unless fp16_no_flatten_grads) or one per parameter (bfloat16).
+    """float32 masters, in one flat vector (float16, unless fp16_no_flatten_grads or tags) or one per parameter (bfloat16).
 
     ``fp32_params`` is what the wrapped optimizer updates: ``{device index: flat vector}`` or a list.
     A parameter without gradient counts as one with a gradient of zeros, as in the original.
@@ -220,32 +221,32 @@ class FP16Optimizer(_HalfOptimizer):
     ) -> None:
         super().__init__(cfg, params, fp32_optimizer)
         self.fp32_params = fp32_params
-        self._mirrors: Mirrors
+        self._low_precision: LowPrecision
         if isinstance(fp32_params, Mapping):
-            self._mirrors = {
+            self._low_precision = {
                 flat: [param for param in self.fp16_params if _device_key(param) == key]
                 for key, flat in fp32_params.items()
             }
         else:
-            self._mirrors = {master: [param] for master, param in zip(fp32_params, self.fp16_params, strict=True)}
+            self._low_precision = {master: [param] for master, param in zip(fp32_params, self.fp16_params, strict=True)}
 
     @classmethod
     def build_optimizer(cls, cfg: Any, params: Iterable[Any], **kwargs: Any) -> FP16Optimizer:
         """``cfg`` is the root configuration; ``params`` are parameters or ``(name, parameter)`` pairs."""
         given = [item if isinstance(item, tuple) else ("", item) for item in params]
         named = [(name, param) for name, param in given if param.requires_grad]
-        bf16 = build_scaler(cfg) is None
-        if not (bf16 or getattr(cfg.common, "fp16_no_flatten_grads", False)):
+        flatten = build_scaler(cfg) is not None and not getattr(cfg.common, "fp16_no_flatten_grads", False)
+        if flatten and not _decays_by_name(cfg) and not any(tagged_options(param, name) for name, param in named):
             flat = flat_masters([param for _, param in named])
-            inner = build_optimizer(cfg.optimizer, list(flat.values()), **kwargs) if not _by_name(cfg) else None
-            if inner is not None and inner.supports_flat_params:
+            inner = build_optimizer(cfg.optimizer, list(flat.values()), **kwargs)
+            if inner.supports_flat_params:
                 return cls(cfg, named, inner, flat)
         masters = [_master(param) for _, param in named]
         pairs = [(name, master) for (name, _), master in zip(named, masters, strict=True)]
         return cls(cfg, named, build_optimizer(cfg.optimizer, pairs, **kwargs), masters)
 
     def _update(self, factor: Factor) -> None:
-        self.fp32_optimizer.step_from(self._mirrors, factor)
+        self.fp32_optimizer.step_from(self._low_precision, factor)
 
     def master_weights(self) -> dict[str, Tensor]:
         """Name -> float32 weights (views of the masters), one entry per distinct trainable parameter."""
@@ -268,7 +269,7 @@ class FP16Optimizer(_HalfOptimizer):
     def _master_views(self) -> list[Tensor]:
         """The masters in the order and shapes of ``fp16_params``."""
         views: dict[int, Tensor] = {}
-        for master, params in self._mirrors.items():
+        for master, params in self._low_precision.items():
             if len(params) == 1 and master.shape == params[0].shape:
                 views[id(params[0])] = master.detach()
                 continue
@@ -304,10 +305,10 @@ class MemoryEfficientFP16Optimizer(_HalfOptimizer):
         self.fp32_optimizer.step()
 
 
-def _by_name(cfg: Any) -> bool:
-    """Whether the chosen optimizer treats parameters by their names, which one flat vector does not have."""
+def _decays_by_name(cfg: Any) -> bool:
+    """Whether the chosen optimizer looks at the names of parameters, which one flat vector does not have."""
     name = getattr(cfg.optimizer, "_name", None)
-    return isinstance(name, str) and name in OPTIMIZERS and OPTIMIZERS.get(name).needs_names
+    return isinstance(name, str) and name in OPTIMIZERS and OPTIMIZERS.get(name).decays_by_name
 
 
 def _device_key(param: Tensor) -> int:
@@ -316,7 +317,9 @@ def _device_key(param: Tensor) -> int:
 
 
 def _master(param: Parameter) -> Parameter:
-    return Parameter(param.detach().clone().float())
+    master = Parameter(param.detach().clone().float())
+    copy_tags(param, master)
+    return master
 
 
 def flat_masters(params: Sequence[Parameter]) -> dict[int, Parameter]:

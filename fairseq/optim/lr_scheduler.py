@@ -1,15 +1,8 @@
-"""Learning-rate schedules: what they offer to the trainer, registering and building them, the built-in ones.
+"""Learning-rate schedules: what each offers to the trainer, registration and building, and the five of the original.
 
 The trainer calls ``step_begin_epoch`` and then ``step_update`` when an epoch begins, ``step_update(n)`` after update
-``n`` (it returns the rate of update ``n + 1``), and ``step`` with the validation loss when an epoch ends.
-
-====================  ==================================================================
-``fixed``             one learning rate per epoch
-``polynomial_decay``  linear warm-up, then polynomial decay
-``cosine``            linear warm-up, then cosine annealing with warm restarts
-``inverse_sqrt``      linear warm-up, then decay with the inverse square root
-``tri_stage``         warm-up, hold, exponential decay
-====================  ==================================================================
+``n`` (it returns the learning rate of update ``n + 1``), and ``step`` with the validation loss when an epoch ends.
+Parameter groups with an ``lr_scale`` of their own keep their ratio: schedules set one learning rate for all.
 """
 
 from __future__ import annotations
@@ -28,7 +21,7 @@ from fairseq.optim.configs import (
     PolynomialDecayLRScheduleConfig,
     TriStageLRScheduleConfig,
 )
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer, rates
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
 from fairseq.registry import LR_SCHEDULERS, RegistryView
 
 C = TypeVar("C")
@@ -36,19 +29,19 @@ C = TypeVar("C")
 __path__: list[str] = []  # the original had a package here: old modules below it are found through fairseq.compat
 
 
-def single_rate(cfg: Any, schedule: str) -> float:
-    """The configured rate, for schedules that take only one."""
-    values = rates(cfg)
+def single_lr(cfg: Any, schedule: str) -> float:
+    """The configured learning rate, for schedules that take only one."""
+    values = learning_rates(cfg)
     if len(values) > 1:
         raise ConfigError(
             f"the {schedule} schedule takes one learning rate, but lr is {values}; "
-            "rates per epoch need --lr-scheduler=fixed"
+            "learning rates per epoch need --lr-scheduler=fixed"
         )
     return values[0]
 
 
 class FairseqLRScheduler:
-    """Base class; subclasses compute the rate in :meth:`step_update` and set it with ``self.optimizer.set_lr``."""
+    """Base class; subclasses compute the learning rate in :meth:`step_update` and set it with ``self.optimizer.set_lr``."""
 
     def __init__(self, cfg: Any, optimizer: Any) -> None:
         if optimizer is not None and not isinstance(optimizer, FairseqOptimizer):
@@ -68,7 +61,7 @@ class FairseqLRScheduler:
         self.best = state_dict["best"]
 
     def step_begin_epoch(self, epoch: int) -> Any:
-        """Set the rate for the beginning of ``epoch`` (from 1)."""
+        """Set the learning rate for the beginning of ``epoch`` (from 1)."""
 
     def step(self, epoch: int, val_loss: float | None = None) -> Any:
         """Note the validation loss at the end of ``epoch``."""
@@ -76,7 +69,7 @@ class FairseqLRScheduler:
             self.best = val_loss if self.best is None else min(self.best, val_loss)
 
     def step_update(self, num_updates: int) -> float:
-        """Set and return the rate for the update after ``num_updates`` completed ones."""
+        """Set and return the learning rate for the update after ``num_updates`` completed ones."""
         return self.optimizer.get_lr()
 
     def _set(self, lr: float) -> float:
@@ -123,7 +116,7 @@ class FixedLRSchedule(FairseqLRScheduler):
 
     def __init__(self, cfg: Any, optimizer: Any) -> None:
         super().__init__(cfg, optimizer)
-        self.lr = rates(cfg)[0]
+        self.lr = learning_rates(cfg)[0]
         self.warmup_factor = 1.0 / cfg.warmup_updates if cfg.warmup_updates > 0 else 1.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +126,7 @@ class FixedLRSchedule(FairseqLRScheduler):
         self.lr = state_dict.get("lr", self.lr)
 
     def get_next_lr(self, epoch: int) -> float:
-        values = rates(self.cfg)
+        values = learning_rates(self.cfg)
         if self.cfg.force_anneal is None or epoch < self.cfg.force_anneal:
             return values[min(epoch - 1, len(values) - 1)]
         return values[-1] * self.cfg.lr_shrink ** (epoch + 1 - self.cfg.force_anneal)
@@ -153,10 +146,10 @@ class FixedLRSchedule(FairseqLRScheduler):
 class PolynomialDecayLRSchedule(FairseqLRScheduler):
     """With w = warmup_updates, N = total_num_update and n completed updates.
 
-    n <= w: lr * n / w, so the very first update has rate 0; n >= N: end_learning_rate; between:
+    n <= w: lr * n / w, so the very first update has learning rate 0; n >= N: end_learning_rate; between:
     (lr - end) * (1 - (n - w) / (N - w)) ^ power + end.
 
-    With several rates, epoch e uses entry e counted from 0 (one later than ``fixed``), as the original does.
+    With several learning rates, epoch e uses entry e counted from 0 (one later than ``fixed``), as the original does.
     """
 
     def __init__(self, cfg: Any, optimizer: Any) -> None:
@@ -166,7 +159,7 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
                 f"total_num_update is {cfg.total_num_update}, but polynomial_decay needs a positive number of updates; "
                 "set it, or set max_update"
             )
-        self.lr = rates(cfg)[0]
+        self.lr = learning_rates(cfg)[0]
         self.warmup_factor = 1.0 / cfg.warmup_updates if cfg.warmup_updates > 0 else 1.0
         self.end_learning_rate = cfg.end_learning_rate
         self.total_num_update = cfg.total_num_update
@@ -174,7 +167,7 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
         self._set(self.warmup_factor * self.lr)
 
     def get_next_lr(self, epoch: int) -> float:
-        values = rates(self.cfg)
+        values = learning_rates(self.cfg)
         if self.cfg.force_anneal is None or epoch < self.cfg.force_anneal:
             return values[min(epoch, len(values) - 1)]
         return self.optimizer.get_lr()
@@ -205,7 +198,7 @@ class CosineLRSchedule(FairseqLRScheduler):
 
     def __init__(self, cfg: Any, optimizer: Any) -> None:
         super().__init__(cfg, optimizer)
-        self.max_lr = single_rate(cfg, "cosine")
+        self.max_lr = single_lr(cfg, "cosine")
         if self.max_lr <= cfg.min_lr:
             raise ConfigError(f"lr ({self.max_lr}) must be greater than min_lr ({cfg.min_lr}) for the cosine schedule")
         if cfg.t_mult < 1:
@@ -253,7 +246,7 @@ class InverseSquareRootSchedule(FairseqLRScheduler):
 
     def __init__(self, cfg: Any, optimizer: Any) -> None:
         super().__init__(cfg, optimizer)
-        peak = single_rate(cfg, "inverse_sqrt")
+        peak = single_lr(cfg, "inverse_sqrt")
         if cfg.warmup_updates <= 0:
             raise ConfigError(
                 f"warmup_updates must be positive for the inverse_sqrt schedule, but is {cfg.warmup_updates}"
@@ -282,7 +275,7 @@ class TriStageLRSchedule(FairseqLRScheduler):
 
     def __init__(self, cfg: Any, optimizer: Any) -> None:
         super().__init__(cfg, optimizer)
-        self.peak_lr = single_rate(cfg, "tri_stage")
+        self.peak_lr = single_lr(cfg, "tri_stage")
         self.init_lr = cfg.init_lr_scale * self.peak_lr
         self.final_lr = cfg.final_lr_scale * self.peak_lr
         if cfg.final_lr_scale <= 0:

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | fp32 | float32 | the chosen one, as it is | plain |
 | bf16 | bfloat16 | float32 masters, one per parameter | plain |
-| fp16 | float16 | float32 masters, one flat vector, loss scale | plain |
+| fp16 | float16 | float32 masters, one flat vector (one per parameter with tags), loss scale | plain |
 | amp  | float32 | the chosen one; on CUDA a loss scale | autocast |
 """
 

@@ -16,27 +16,38 @@ from fairseq.errors import CheckpointError
 _ADVICE = "it belongs to another model or optimizer; start it afresh with --reset-optimizer"
 
 
-def fit_state(state_dict: dict[str, Any], groups: Sequence[Sequence[torch.Size]]) -> dict[str, Any]:
-    """``state_dict`` (torch layout) rearranged for parameter ``groups`` given by their shapes.
+def fit_state(
+    state_dict: dict[str, Any], shapes: Sequence[torch.Size], groups: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """``state_dict`` (torch layout) rearranged for parameters of ``shapes``, in ``parameters()`` order.
 
+    ``groups`` has the indices of each group's parameters into ``shapes``; a state in one group is distributed over them.
     The argument is not changed. Raises CheckpointError when sizes do not fit.
     """
     saved = state_dict.get("param_groups")
     if not isinstance(saved, list) or not isinstance(state_dict.get("state"), dict):
         raise CheckpointError(f"the optimizer state of the checkpoint has no parameter groups; {_ADVICE}")
-    shapes = [shape for group in groups for shape in group]
-    count = sum(len(group["params"]) for group in saved)
-    if count == 1 and len(shapes) > 1 and len(groups) == len(saved) == 1:
+    counts = [len(group["params"]) for group in saved]
+    if counts == [1] and len(shapes) > 1:
         state_dict = _split(state_dict, shapes)
-    elif count > 1 and len(shapes) == 1 and len(saved) == 1:
+    elif len(counts) == 1 and counts[0] > 1 and len(shapes) == 1:
         state_dict = _join(state_dict, shapes[0].numel())
-    elif [len(group["params"]) for group in saved] != [len(group) for group in groups]:
+    elif counts not in ([len(shapes)], [len(group) for group in groups]):
         raise CheckpointError(
-            f"the optimizer state of the checkpoint has {count} parameters in {len(saved)} group(s), the model has "
+            f"the optimizer state of the checkpoint has {sum(counts)} parameters in {len(counts)} group(s), the model has "
             f"{len(shapes)} in {len(groups)}; {_ADVICE}"
         )
-    _check_shapes(state_dict, shapes)
+    if len(counts) == 1 < len(groups):
+        state_dict = _distribute(state_dict, groups)
+    _check_shapes(state_dict, [shapes[index] for group in groups for index in group])
     return state_dict
+
+
+def _distribute(state_dict: dict[str, Any], groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """One group to several, all with its options."""
+    (group,) = state_dict["param_groups"]
+    ids = group["params"]
+    return {**state_dict, "param_groups": [{**group, "params": [ids[i] for i in indices]} for indices in groups]}
 
 
 def _check_shapes(state_dict: dict[str, Any], shapes: Sequence[torch.Size]) -> None:

@@ -1,4 +1,4 @@
-"""The batches of a subset as the configuration asks for them, their longest sample, the progress over them."""
+"""The batches of a subset as the configuration asks for them, and the progress lines over them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fairseq.logging.progress import BaseProgressBar, progress_bar
 if TYPE_CHECKING:
     from fairseq.data.iterators import EpochBatchIterator
     from fairseq.dataclass.configs import FairseqConfig
+    from fairseq.models.fairseq_model import BaseFairseqModel
     from fairseq.tasks.fairseq_task import FairseqTask
 
 
@@ -58,14 +59,55 @@ def batch_iterator(cfg: FairseqConfig, task: FairseqTask, subset: str, **own: An
     return iterator
 
 
+def train_batches(
+    cfg: FairseqConfig, task: FairseqTask, model: BaseFairseqModel, epoch: int, disable_iterator_cache: bool
+) -> EpochBatchIterator:
+    """The batches of the loaded training data in ``epoch`` (1-based); samples that are too long are skipped."""
+    data = cfg.dataset
+    return batch_iterator(
+        cfg,
+        task,
+        data.train_subset,
+        max_tokens=data.max_tokens,
+        max_sentences=data.batch_size,
+        max_positions=resolve_max_positions(task.max_positions(), model.max_positions(), data.max_tokens),
+        ignore_invalid_inputs=True,
+        epoch=epoch,
+        disable_iterator_cache=disable_iterator_cache,
+        skip_remainder_batch=cfg.optimization.skip_remainder_batch,
+        grouped_shuffling=data.grouped_shuffling,
+        update_epoch_batch_itr=data.update_epoch_batch_itr,
+    )
+
+
+def valid_batches(cfg: FairseqConfig, task: FairseqTask, model: BaseFairseqModel, subset: str) -> EpochBatchIterator:
+    """The batches of the validation ``subset``, always as in epoch 1."""
+    return batch_iterator(
+        cfg,
+        task,
+        subset,
+        max_tokens=cfg.dataset.max_tokens_valid,
+        max_sentences=cfg.dataset.batch_size_valid,
+        max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
+        ignore_invalid_inputs=cfg.dataset.skip_invalid_size_inputs_valid_test,
+    )
+
+
+def check_sizes(task: FairseqTask, model: BaseFairseqModel, subset: str) -> None:
+    """Raise DataError if ``subset`` has a sample that is too long."""
+    dataset = task.dataset(subset)
+    limit = resolve_max_positions(task.max_positions(), model.max_positions())
+    task.filter_indices_by_size(np.arange(len(dataset)), dataset, limit)
+
+
 def progress_of(
     cfg: FairseqConfig, batches: Any, epoch: int | None = None, prefix: str | None = None, run_name: str | None = None
 ) -> BaseProgressBar:
     """``batches`` in the bar that the configuration asks for; with ``run_name`` (training) tensorboard and wandb too."""
     common = cfg.common
-    sinks: dict[str, Any] = {}
+    loggers: dict[str, Any] = {}
     if run_name is not None:
-        sinks = {"tensorboard_logdir": common.tensorboard_logdir, "wandb_project": common.wandb_project}
+        loggers = {"tensorboard_logdir": common.tensorboard_logdir, "wandb_project": common.wandb_project}
     return progress_bar(
         batches,
         log_format=common.log_format,
@@ -74,7 +116,7 @@ def progress_of(
         prefix=prefix,
         default_log_format="simple" if common.no_progress_bar else "tqdm",
         wandb_run_name=run_name,
-        **sinks,
+        **loggers,
     )
 
 
@@ -84,7 +126,7 @@ Limit = int | float | tuple | list | dict | None
 def resolve_max_positions(*limits: Limit) -> Limit:
     """The element-wise minimum of ``limits`` (tokens); None means no limit.
 
-    A limit is a number, a tuple of numbers (one an input) or a dict of them (one a data set); a number meets every
+    A limit is a number, a tuple of numbers (one per input) or a dict of them (one per dataset); a number meets every
     element of a tuple or dict.
     """
     result: Limit = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,17 @@ def first_bad_gradient(model: nn.Module) -> str | None:
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
             return f"gradient of {name}"
     return None
+
+
+def first_bad_tensor(model: nn.Module, criterion: nn.Module, batches: Iterable[Any]) -> str | None:
+    """Description of the first parameter, module's output for ``batches``, or gradient that is not finite, or None."""
+    bad = first_bad_parameter(model)
+    for batch in batches if bad is None else ():
+        with keep_gradients(model), NanDetector(model, backward=False) as detector, torch.no_grad():
+            criterion(model, batch)
+        if detector.found is not None:
+            return detector.found
+    return bad or first_bad_gradient(model)
 
 
 class NanDetector:

@@ -1,8 +1,8 @@
-"""The trainer owns model, optimizer, schedule and meters of a run, and does one update or one evaluation at a time.
+"""The trainer: owns model, optimizer, schedule and meters of a run, and does one update or one evaluation at a time.
 
-One update: accumulate the gradient of several micro-batches, normalise, clip, step. The gradient of an update is the
-sum of the losses' gradients over its micro-batches, divided by the sum of their sample sizes (masked tokens), so that
-the split into micro-batches does not matter. When to validate, save and stop is in `fairseq.training.loop`.
+The gradient of an update is the sum of the losses' gradients over its micro-batches, divided by the sum of their sample
+sizes (masked tokens), so that the split into micro-batches does not matter. When to validate, save and stop is in
+``loop.py``.
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.store import CheckpointStore
+from fairseq.dataclass.state import config_to_state
 from fairseq.distributed import utils as distributed
-from fairseq.errors import NonFiniteError, TrainingError
+from fairseq.errors import CheckpointError, NonFiniteError, TrainingError
+from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
+from fairseq.models.loading import load_weights
 from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
-from fairseq.training import run_state
-from fairseq.training.batches import batch_iterator, resolve_max_positions
-from fairseq.training.nan_detector import NanDetector, first_bad_gradient, first_bad_parameter, keep_gradients
+from fairseq.training.batches import train_batches, valid_batches
+from fairseq.training.nan_detector import first_bad_tensor
+from fairseq.training.run_state import NO_RESETS, EarlyStop, Part, Resets, check_same, from_checkpoint, to_checkpoint
 from fairseq.tree import map_tensors
 
 if TYPE_CHECKING:
@@ -52,82 +55,15 @@ class Accumulated:
     """What the loss is divided by (masked tokens)."""
     logging_outputs: list[dict[str, Any]] = field(default_factory=list)
 
-
-def accumulate(trainer: Trainer, samples: Iterable[dict[str, Any]]) -> Accumulated | None:
-    """Forward and backward of every micro-batch; None when the device ran out of memory and the update is dropped."""
-    total = Accumulated()
-    for sample in samples:
-        batch, is_dummy = trainer.prepare_sample(sample)
-        try:
-            loss, sample_size, logging_output = trainer.task.train_step(
-                sample=batch,
-                model=trainer.model,
-                criterion=trainer.criterion,
-                optimizer=trainer.optimizer,
-                update_num=trainer.get_num_updates(),
-                ignore_grad=is_dummy,
-            )
-        except torch.cuda.OutOfMemoryError as error:
-            logger.warning("out of memory (%s); this update is skipped", error)
-            trainer.optimizer.zero_grad()
-            torch.cuda.empty_cache()
-            return None
-        if is_dummy:  # an empty shard takes part in the update with no weight
-            continue
-        total.loss = total.loss + loss.detach()
-        total.sample_size = total.sample_size + sample_size
-        total.logging_outputs.append(logging_output)
-    return total
-
-
-def apply_gradient(trainer: Trainer, total: Accumulated) -> Tensor:
-    """Divide the gradient by the sample size, clip it, step the optimizer; returns the norm before clipping.
-
-    Raises OverflowError when a scaled (fp16) gradient overflowed, NonFiniteError when loss or gradient are not finite.
-    """
-    trainer.optimizer.multiply_grads(1.0 / _divisor(total.sample_size))
-    grad_norm = trainer.optimizer.clip_grad_norm(trainer.cfg.optimization.clip_norm)
-    # The only number that every update waits for (a GPU's step is on its way by then): a bad update must not touch the
-    # weights. One number for both: inf - inf and nan propagate through the sum.
-    if not torch.isfinite(grad_norm + total.loss):
-        raise NonFiniteError("the loss or the gradient is NaN or infinite")
-    trainer.task.optimizer_step(trainer.optimizer, model=trainer.model, update_num=trainer.get_num_updates())
-    return grad_norm
-
-
-def _divisor(sample_size: Tensor | float) -> Tensor | float:
-    """``sample_size``, but 1 for an update without targets, which has no loss and no gradient to divide."""
-    if isinstance(sample_size, Tensor):
-        return torch.where(sample_size == 0, 1, sample_size)
-    return sample_size or 1.0
-
-
-def explain_non_finite(trainer: Trainer, samples: Iterable[dict[str, Any]], total: Accumulated) -> NonFiniteError:
-    """The error for a diverged update: repeats the forward pass and names the first tensor that is not finite."""
-    where = first_bad_parameter(trainer.model)
-    if where is None:
-        where = _first_bad_output(trainer, samples) or first_bad_gradient(trainer.model)
-    loss = float(total.loss) / max(float(total.sample_size), 1.0)
-    return NonFiniteError(
-        f"update {trainer.get_num_updates() + 1}: the loss ({loss:g} nats) or the gradient is NaN or infinite; first bad "
-        f"tensor: {where or 'the gradient norm'}; the checkpoints in {trainer.cfg.checkpoint.save_dir} are as they were: "
-        "lower the learning rate, set --clip-norm, or look at this batch"
-    )
-
-
-def _first_bad_output(trainer: Trainer, samples: Iterable[dict[str, Any]]) -> str | None:
-    trainer.set_seed()  # the same dropout as in the update that failed
-    for sample in samples:
-        batch, _ = trainer.prepare_sample(sample)
-        with keep_gradients(trainer.model), NanDetector(trainer.model, backward=False) as detector, torch.no_grad():
-            trainer.criterion(trainer.model, batch)
-        if detector.found is not None:
-            return detector.found
-    return None
+    def divisor(self) -> Tensor | float:
+        """``sample_size``, but 1 for an update without targets, which has no loss and no gradient to divide."""
+        if isinstance(self.sample_size, Tensor):
+            return torch.where(self.sample_size == 0, 1, self.sample_size)
+        return self.sample_size or 1.0
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compile every layer of ``model`` in place, or the whole of it where there is no list of layers.
+    """Compile every layer of ``model`` in place (``--compile``), or the whole of it where there is no list of layers.
 
     Layers have one code, so that the first one's compilation serves all; what differs from batch to batch (the number of
     masked tokens) stays outside. Names and classes of the modules stay as they are, and so do checkpoints.
@@ -156,13 +92,13 @@ class Trainer:
         )
         self.store = CheckpointStore(cfg.checkpoint)
         self.optimizer_history: list[dict[str, Any]] = []
-        self.early_stop = run_state.EarlyStop()
+        self.early_stop = EarlyStop()
         self._num_updates = 0
         self._dummy_source: EpochBatchIterator | None = None
         self._start_time = time.time()
         self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
-        self.ema = self._moving_average() if cfg.ema.store_ema else None
+        self.ema = self._build_ema() if cfg.ema.store_ema else None
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -172,28 +108,15 @@ class Trainer:
             raise TrainingError("the model has no trainable parameter; check what it freezes")
         return named
 
-    def _moving_average(self) -> EMA:
+    def _build_ema(self) -> EMA:
         seed = self.cfg.ema.ema_seed_model
         return EMA(self.model, self.cfg.ema, seed_state=read(seed, with_config=False)["model"] if seed else None)
 
     # ---- where we are -------------------------------------------------------------------------------------------
 
     @property
-    def data_parallel_world_size(self) -> int:
-        return distributed.get_data_parallel_world_size()
-
-    @property
-    def data_parallel_rank(self) -> int:
-        return distributed.get_data_parallel_rank()
-
-    @property
     def is_data_parallel_master(self) -> bool:
-        return self.data_parallel_rank == 0
-
-    @property
-    def checkpoint_suffix(self) -> str:
-        """What the names of this process's checkpoint files carry before ``.pt``."""
-        return self.cfg.checkpoint.checkpoint_suffix or ""
+        return distributed.get_data_parallel_rank() == 0
 
     @property
     def run_name(self) -> str:
@@ -239,45 +162,15 @@ class Trainer:
         **unused: Any,
     ) -> EpochBatchIterator:
         """The batches of ``epoch`` (1-based); ``train, train1, ...`` are combined. Too long samples are skipped."""
-        data = self.cfg.dataset
         if load_dataset:
             logger.info("loading train data for epoch %d", epoch)
-            self.task.load_dataset(data.train_subset, epoch=epoch, combine=combine)
-        self._dummy_source = batch_iterator(
-            self.cfg,
-            self.task,
-            data.train_subset,
-            max_tokens=data.max_tokens,
-            max_sentences=data.batch_size,
-            max_positions=resolve_max_positions(self.task.max_positions(), self.model.max_positions(), data.max_tokens),
-            ignore_invalid_inputs=True,
-            epoch=epoch,
-            disable_iterator_cache=disable_iterator_cache,
-            skip_remainder_batch=self.cfg.optimization.skip_remainder_batch,
-            grouped_shuffling=data.grouped_shuffling,
-            update_epoch_batch_itr=data.update_epoch_batch_itr,
-        )
+            self.task.load_dataset(self.cfg.dataset.train_subset, epoch=epoch, combine=combine)
+        self._dummy_source = train_batches(self.cfg, self.task, self.model, epoch, disable_iterator_cache)
         return self._dummy_source
 
     def get_valid_iterator(self, subset: str) -> EpochBatchIterator:
         """The batches of the validation ``subset``, always as in epoch 1."""
-        data = self.cfg.dataset
-        return batch_iterator(
-            self.cfg,
-            self.task,
-            subset,
-            max_tokens=data.max_tokens_valid,
-            max_sentences=data.batch_size_valid,
-            max_positions=resolve_max_positions(self.task.max_positions(), self.model.max_positions()),
-            ignore_invalid_inputs=data.skip_invalid_size_inputs_valid_test,
-        )
-
-    def check_sizes(self, subset: str) -> None:
-        """Raise DataError if the first validation on ``subset`` would stop at a sample that is too long."""
-        if not self.cfg.dataset.skip_invalid_size_inputs_valid_test:
-            dataset = self.task.dataset(subset)
-            limit = resolve_max_positions(self.task.max_positions(), self.model.max_positions())
-            self.task.filter_indices_by_size(np.arange(len(dataset)), dataset, limit)
+        return valid_batches(self.cfg, self.task, self.model, subset)
 
     def prepare_sample(self, sample: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
         """``sample`` on the device in the run's precision; an empty one becomes a dummy batch (second value True)."""
@@ -289,57 +182,119 @@ class Trainer:
         sample = map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), sample)
         return precision.cast_sample(sample, self.precision), is_dummy
 
-    # ---- one step -----------------------------------------------------------------------------------------------
-
-    def set_seed(self) -> None:
-        """Seed torch from the run's seed and the update, so that a resumed run repeats dropout exactly."""
-        torch.manual_seed(self.cfg.common.seed + self._num_updates)
+    # ---- one update ---------------------------------------------------------------------------------------------
 
     @metrics.aggregate("train")
     def train_step(self, samples: list[dict[str, Any]]) -> dict[str, Any] | None:
         """One update from the micro-batches ``samples``; returns its statistics, or None when it was skipped."""
         for _ in range(self.cfg.common.amp_batch_retries + 1 if self.precision == "amp" else 1):
-            self.set_seed()
-            self.model.train()
-            self.criterion.train()
-            self.optimizer.zero_grad()
-            metrics.log_start_time("train_wall", priority=800, round=0)
-            total = accumulate(self, samples)
+            self._begin_update()
+            total = self._accumulate(samples)
             if total is None:
                 return None
             try:
-                grad_norm = apply_gradient(self, total)
+                grad_norm = self._apply_gradient(total)
             except OverflowError as overflow:
                 logger.info("NOTE: gradient overflow detected, ignoring gradient, %s", overflow)
                 self.optimizer.zero_grad()
                 self._log_loss_scale()
                 continue
             except FloatingPointError as failure:
-                diverged = isinstance(failure, NonFiniteError)  # else the loss scale has reached its minimum
-                update = f"update {self._num_updates + 1}"
-                error = explain_non_finite(self, samples, total) if diverged else NonFiniteError(f"{update}: {failure}")
-                run_state.save_crash(self)
+                error = self._explain(failure, samples, total)
+                self._save_crash()
                 raise error from None
-            return self._finish_step(total, grad_norm)
+            return self._finish_update(total, grad_norm)
         return None
 
-    def _finish_step(self, total: Accumulated, grad_norm: Tensor) -> dict[str, Any]:
+    def set_seed(self) -> None:
+        """Seed torch from the run's seed and the update, so that a resumed run repeats dropout exactly."""
+        torch.manual_seed(self.cfg.common.seed + self._num_updates)
+
+    def _begin_update(self) -> None:
+        self.set_seed()
+        self.model.train()
+        self.criterion.train()
+        self.optimizer.zero_grad()
+        metrics.log_start_time("train_wall", priority=800, round=0)
+
+    def _accumulate(self, samples: Iterable[dict[str, Any]]) -> Accumulated | None:
+        """Forward and backward of every micro-batch; None when the device ran out of memory: the update is dropped."""
+        total = Accumulated()
+        for sample in samples:
+            batch, is_dummy = self.prepare_sample(sample)
+            try:
+                loss, sample_size, logging_output = self.task.train_step(
+                    sample=batch,
+                    model=self.model,
+                    criterion=self.criterion,
+                    optimizer=self.optimizer,
+                    update_num=self._num_updates,
+                    ignore_grad=is_dummy,
+                )
+            except torch.cuda.OutOfMemoryError as error:
+                logger.warning("out of memory (%s); this update is skipped", error)
+                self.optimizer.zero_grad()
+                torch.cuda.empty_cache()
+                return None
+            if is_dummy:  # an empty shard takes part in the update with no weight
+                continue
+            total.loss = total.loss + loss.detach()
+            total.sample_size = total.sample_size + sample_size
+            total.logging_outputs.append(logging_output)
+        return total
+
+    def _apply_gradient(self, total: Accumulated) -> Tensor:
+        """Divide the gradient by the sample size, clip it, step the optimizer; returns the norm before clipping.
+
+        Raises OverflowError when a scaled (fp16) gradient overflowed, NonFiniteError when loss or gradient are not
+        finite, FloatingPointError when the loss scale has reached its minimum.
+        """
+        self.optimizer.multiply_grads(1.0 / total.divisor())
+        grad_norm = self.optimizer.clip_grad_norm(self.cfg.optimization.clip_norm)
+        # The only number that every update waits for (a GPU's step is on its way by then): a bad update must not touch
+        # the weights. One number for both: inf - inf and nan propagate through the sum.
+        if not torch.isfinite(grad_norm + total.loss):
+            raise NonFiniteError("the loss or the gradient is NaN or infinite")
+        self.task.optimizer_step(self.optimizer, model=self.model, update_num=self._num_updates)
+        return grad_norm
+
+    def _explain(
+        self, failure: FloatingPointError, samples: Iterable[dict[str, Any]], total: Accumulated
+    ) -> NonFiniteError:
+        """The error for a diverged update: repeats the forward pass and names the first tensor that is not finite."""
+        update = f"update {self._num_updates + 1}"
+        if not isinstance(failure, NonFiniteError):  # the loss scale has reached its minimum
+            return NonFiniteError(f"{update}: {failure}")
+        self.set_seed()  # the same dropout as in the update that failed
+        batches = (self.prepare_sample(sample)[0] for sample in samples)
+        where = first_bad_tensor(self.model, self.criterion, batches) or "the gradient norm"
+        loss = float(total.loss) / max(float(total.sample_size), 1.0)
+        return NonFiniteError(
+            f"{update}: the loss ({loss:g} nats) or the gradient is NaN or infinite; first bad tensor: {where}; "
+            f"the checkpoints in {self.cfg.checkpoint.save_dir} are as they were: "
+            "lower the learning rate, set --clip-norm, or look at this batch"
+        )
+
+    def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> dict[str, Any]:
         self.set_num_updates(self._num_updates + 1)
         if self.ema is not None:
             self.ema.step(self.model, self._num_updates)
             metrics.log_scalar("ema_decay", self.ema.get_decay(), priority=10000, round=5, weight=0)
         if self.cuda:
-            peak = torch.cuda.max_memory_allocated() / 1024**3
-            torch.cuda.reset_peak_memory_stats()
-            free = torch.cuda.get_device_properties(self.device).total_memory / 1024**3 - peak
-            metrics.log_scalar("gb_free", free, priority=1500, round=1, weight=0)
-            every = self.cfg.common.empty_cache_freq
-            if every > 0 and self._num_updates % every == 0:
-                torch.cuda.empty_cache()
+            self._watch_memory()
         stats = self._log_stats(total, grad_norm)
         self._log_loss_scale()
         metrics.log_stop_time("train_wall")
         return stats
+
+    def _watch_memory(self) -> None:
+        peak = torch.cuda.max_memory_allocated() / 1024**3
+        torch.cuda.reset_peak_memory_stats()
+        free = torch.cuda.get_device_properties(self.device).total_memory / 1024**3 - peak
+        metrics.log_scalar("gb_free", free, priority=1500, round=1, weight=0)
+        every = self.cfg.common.empty_cache_freq
+        if every > 0 and self._num_updates % every == 0:
+            torch.cuda.empty_cache()
 
     @metrics.aggregate("valid")
     def valid_step(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -388,28 +343,104 @@ class Trainer:
         return self.lr_step_update()
 
     def lr_step_update(self) -> float:
-        """Adjust the learning rate after an update and log it (the printed rate is that of the next update)."""
+        """Adjust the learning rate after an update and log it (what is printed is that of the next update)."""
         lr = self.lr_scheduler.step_update(self._num_updates)
         metrics.log_scalar("lr", lr, weight=0, priority=300)
         return lr
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
-    def ema_state(self) -> dict[str, Any]:
-        """What a checkpoint stores of the moving average; empty without one."""
-        return {} if self.ema is None else self.ema.extra_state()
+    def parts(self, source: str = "", optimizer_overrides: Mapping[str, Any] | None = None) -> list[Part]:
+        """The state of the run, in the order in which it is restored (from the file ``source``)."""
+        options, criterion, optimizer, ema = self.cfg.checkpoint, self.criterion, self.optimizer, self.ema
+        parts = [
+            Part(
+                "model",
+                lambda: precision.full_precision_state(self.model, optimizer),
+                lambda weights: self._load_weights(weights, source),
+            ),
+            Part("optimizer_history", lambda: self.optimizer_history, partial(setattr, self, "optimizer_history")),
+            Part("classes", self._class_names, lambda names: self._check_class_names(names, source)),
+            Part("lr_scheduler_state", self.lr_scheduler.state_dict, self.lr_scheduler.load_state_dict),
+            Part(
+                "optimizer",
+                lambda: None if options.no_save_optimizer_state else optimizer.state_dict(),
+                lambda state: optimizer.load_state_dict(state, optimizer_overrides),
+            ),
+            Part("num_updates", self.get_num_updates, self.set_num_updates),
+            Part("task", self.task.state_dict, self.task.load_state_dict),
+            Part("training_time", self.cumulative_training_time, self.restore_training_time),
+            Part(
+                "early_stop",
+                lambda: self.early_stop.state_dict() if options.patience > 0 else None,
+                self.early_stop.load_state_dict,
+            ),
+            Part("best", lambda: self.store.best, partial(setattr, self.store, "best")),
+            Part("meters", metrics.state_dict, self._load_meters),
+        ]
+        if any(True for _ in criterion.parameters()):
+            parts.insert(0, Part("criterion", criterion.state_dict, criterion.load_state_dict))
+        if ema is not None:  # may start from the model's weights
+            parts.append(Part("ema", ema.extra_state, lambda state: ema.resume(state, self.model)))
+        return parts
+
+    def _load_weights(self, weights: dict[str, Tensor], source: str) -> None:
+        load_weights(self.model, weights, self.cfg.model, source, strict=True)
+        precision.restore_masters(self.optimizer, weights)
+
+    def _class_names(self) -> dict[str, str]:
+        return {"criterion_name": type(self.criterion).__name__, "optimizer_name": type(self.optimizer).__name__}
+
+    def _check_class_names(self, saved: Mapping[str, str], source: str) -> None:
+        own = self._class_names()
+        check_same(source, "criterion", saved["criterion_name"], own["criterion_name"])
+        if not precision.accepts_state_of(self.optimizer, saved["optimizer_name"]):
+            check_same(source, "optimizer", saved["optimizer_name"], own["optimizer_name"])
+
+    def _load_meters(self, state: dict[str, Any]) -> None:
+        metrics.load_state_dict(state)
+        # The time between the two runs is nobody's training time.
+        metrics.log_start_time("wall", priority=790, round=0)
 
     def load_checkpoint(
-        self,
-        filename: str,
-        reset_optimizer: bool = False,
-        reset_lr_scheduler: bool = False,
-        optimizer_overrides: dict[str, Any] | None = None,
-        reset_meters: bool = False,
+        self, filename: str, resets: Resets = NO_RESETS, optimizer_overrides: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
-        """Load ``filename`` into model, optimizer, schedule and meters; returns its ``extra_state`` (None: no file)."""
-        return run_state.restore(self, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
+        """Take over the parts in ``filename`` that ``resets`` leaves; returns its ``extra_state`` (None: no file)."""
+        if not PathManager.exists(filename):
+            logger.info("No existing checkpoint found %s", filename)
+            return None
+        logger.info("Preparing to load checkpoint %s", filename)
+        checkpoint = read(filename, with_config=False)
+        try:
+            states = from_checkpoint(checkpoint, resets)
+            for part in self.parts(filename, optimizer_overrides):
+                if part.name in states:
+                    part.load(states[part.name])
+            epoch = checkpoint["extra_state"]["train_iterator"]["epoch"]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise CheckpointError(f"checkpoint {filename} is malformed: {error!r}") from error
+        logger.info("Loaded checkpoint %s (epoch %d @ %d updates)", filename, epoch, self._num_updates)
+        return checkpoint["extra_state"]
 
     def save_checkpoint(self, epoch_itr: EpochBatchIterator, val_loss: float | None) -> Path | None:
         """Write the files that are due now (``store`` decides which); returns the first one written."""
-        return run_state.save(self, epoch_itr, val_loss)
+        if not self.is_data_parallel_master:
+            return None
+        return self.store.save(
+            lambda: self.state_dict(epoch_itr.state_dict(), val_loss),
+            epoch_itr.epoch,
+            self._num_updates,
+            epoch_itr.end_of_epoch(),
+            val_loss,
+        )
+
+    def state_dict(self, position: Mapping[str, Any], val_loss: float | None) -> dict[str, Any]:
+        """The checkpoint at ``position``, the state of the data iterator."""
+        states = {part.name: part.state() for part in self.parts()}
+        return to_checkpoint(config_to_state(self.cfg), states, position, val_loss)
+
+    def _save_crash(self) -> None:
+        """Keep the state of an update that failed, for inspection."""
+        if self.is_data_parallel_master and not self.cfg.checkpoint.no_save:
+            nowhere = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
+            self.store.save_crash(self.state_dict(nowhere, None))

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.optim import adam_update, build_optimizer
 from fairseq.optim.adam import Adam, parse_betas
-from fairseq.optim.adam_update import Rates, Segment, reference_update, update
+from fairseq.optim.adam_update import Hyperparameters, Segment, reference_update, update
 
 SHAPES = [(), (1,), (7,), (3, 5), (17, 33), (64, 48), (0,), (5, 1, 3)]
 
@@ -50,10 +50,10 @@ def test_fused_is_as_exact_as_the_twin(factor: float, corrected_eps: bool) -> No
         params = random_tensors(1, kind)
         moments = [[torch.zeros_like(p) for p in params] for _ in range(2)]
         for step in range(1, 12):
-            rates = Rates(1e-2, (0.9, 0.98), 1e-6, 0.01, step, corrected_eps)
+            hyper = Hyperparameters(1e-2, (0.9, 0.98), 1e-6, 0.01, step, corrected_eps)
             grads = random_tensors(step + 100, kind)
             segments = [Segment(*columns) for columns in zip(params, grads, *moments, strict=True)]
-            update(segments, rates, factor, fused=fused)
+            update(segments, hyper, factor, fused=fused)
         results[name] = torch.cat([p.reshape(-1).double() for p in params])
     twin, fused_ = ((results[name] - results["exact"]).abs().max() for name in ("twin", "fused"))
     assert fused_ <= 2 * twin
@@ -69,7 +69,7 @@ def test_cutting_into_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
         for step in range(1, 4):
             grads = random_tensors(step, torch.bfloat16)
             rows = zip(masters, grads, *moments, halves, strict=True)
-            update([Segment(*row) for row in rows], Rates(1e-2, (0.9, 0.98), 1e-6, 0.01, step), 0.3)
+            update([Segment(*row) for row in rows], Hyperparameters(1e-2, (0.9, 0.98), 1e-6, 0.01, step), 0.3)
         return masters + halves
 
     for small, large in zip(run(48), run(1 << 20), strict=True):
@@ -81,9 +81,9 @@ def test_transposed_weights_and_gradients() -> None:
     for param, grad in ((weight.t().clone(), torch.randn(6, 9).t()), (weight.clone().t(), torch.randn(9, 6))):
         moments = [torch.zeros_like(param) for _ in range(2)]
         expected = [param.contiguous().clone(), *(torch.zeros(9, 6) for _ in range(2))]
-        rates = Rates(1e-2, (0.9, 0.98), 1e-6, 0.01, 1)
-        reference_update([expected[0]], [grad.contiguous().clone()], [expected[1]], [expected[2]], rates, 0.5)
-        update([Segment(param, grad, *moments)], rates, 0.5)
+        hyper = Hyperparameters(1e-2, (0.9, 0.98), 1e-6, 0.01, 1)
+        reference_update([expected[0]], [grad.contiguous().clone()], [expected[1]], [expected[2]], hyper, 0.5)
+        update([Segment(param, grad, *moments)], hyper, 0.5)
         torch.testing.assert_close(param.contiguous(), expected[0])
 
 
@@ -98,7 +98,7 @@ def test_half_precision_weights_without_masters() -> None:
         [param.grad.float()],
         [torch.zeros(40, 3)],
         [torch.zeros(40, 3)],
-        Rates(0.1, (0.9, 0.98), 1e-6, 0.01, 1),
+        Hyperparameters(0.1, (0.9, 0.98), 1e-6, 0.01, 1),
     )
     optimizer.step()
     assert param.dtype == torch.bfloat16

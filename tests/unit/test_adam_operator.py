@@ -9,7 +9,7 @@ from torch import Tensor
 from fairseq.ops import library
 from fairseq.ops.adam import adam_with_mirrors_, adam_with_mirrors_twin, block_norms, block_norms_twin
 from fairseq.optim import adam_update
-from fairseq.optim.adam_update import Rates, Segment, update
+from fairseq.optim.adam_update import Hyperparameters, Segment, update
 from fairseq.optim.fairseq_optimizer import total_norm
 
 SHAPES = [(3,), (), (0,), (130, 17), (1 << 15,), (3, (1 << 15) + 7), (2048,), (5, 1, 2049)]
@@ -37,11 +37,11 @@ def test_update_is_that_of_the_path_without_it(dtype: torch.dtype, factor: float
     one = lists(dtype)
     other = [[tensor.clone() for tensor in column] for column in one]
     for step in (1, 2, 3):
-        rates = Rates(1e-2, (0.9, 0.98), 1e-6, 0.01, step)
-        update([Segment(*row) for row in zip(*one, strict=True)], rates, factor)
+        hyper = Hyperparameters(1e-2, (0.9, 0.98), 1e-6, 0.01, step)
+        update([Segment(*row) for row in zip(*one, strict=True)], hyper, factor)
         with monkeypatch.context() as patch:
             patch.setattr(adam_update, "_operator_knows", lambda segment: False)
-            update([Segment(*row) for row in zip(*other, strict=True)], rates, factor)
+            update([Segment(*row) for row in zip(*other, strict=True)], hyper, factor)
     assert equal(one, other)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq.optim import adam_update, precision
-from fairseq.training.trainer import Accumulated, apply_gradient
+from fairseq.training.trainer import Accumulated, Trainer
 from tests.unit.test_precision import root
 
 
@@ -47,13 +47,13 @@ def test_an_update_reads_one_number(mode: str, optimizer: str, fused: bool, monk
         model=model,
         optimizer=precision.build(mode, cfg, model.named_parameters()),
         task=SimpleNamespace(optimizer_step=lambda optimizer, model, update_num: optimizer.step()),
-        get_num_updates=lambda: 0,
+        _num_updates=0,
     )
     loss, sample_size = torch.zeros((), device="meta"), torch.ones((), dtype=torch.int64, device="meta")
     with Reads() as reads:
         for param in model.parameters():
             param.grad = torch.zeros_like(param)
-        apply_gradient(trainer, Accumulated(loss, sample_size, []))
+        Trainer._apply_gradient(trainer, Accumulated(loss, sample_size, []))
     assert reads.count == 1  # whether the update is finite
 
 

@@ -1,0 +1,66 @@
+"""Parameters that want something of their own from the optimizer, and the groups that this makes.
+
+A parameter carries its wishes as attributes (tags), which its module sets where it creates the parameter:
+
+| tag | meaning |
+|---|---|
+| ``weight_decay`` (float) | replaces the optimizer's weight decay |
+| ``no_decay`` (bool) | no weight decay |
+| ``lr_scale`` (float) | factor on the learning rate, through the whole schedule |
+
+Parameters of equal tags share a group. Without tags there is one group, as in the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch.nn import Parameter
+
+from fairseq.errors import ConfigError
+
+TAGS = ("weight_decay", "no_decay", "lr_scale")
+
+
+def tagged_options(param: Parameter, name: str = "") -> dict[str, float]:
+    """The entries of a parameter group (``weight_decay``, ``lr_scale``) that the tags of ``param`` ask for."""
+    decay, no_decay, scale = (getattr(param, tag, None) for tag in TAGS)
+    if (no_decay and decay) or (decay is not None and decay < 0) or (scale is not None and scale <= 0):
+        given = ", ".join(f"{tag}={getattr(param, tag)}" for tag in TAGS if hasattr(param, tag))
+        raise ConfigError(
+            f"the tags of parameter {name!r} ({given}) make no sense: weight_decay must not be negative nor stand beside "
+            "no_decay, and lr_scale must be positive"
+        )
+    options = {}
+    if no_decay or decay is not None:
+        options["weight_decay"] = float(decay or 0.0)
+    if scale is not None and scale != 1:
+        options["lr_scale"] = float(scale)
+    return options
+
+
+def copy_tags(source: Parameter, target: Parameter) -> None:
+    """Give ``target`` (a float32 master) the tags of ``source``."""
+    for tag in TAGS:
+        if hasattr(source, tag):
+            setattr(target, tag, getattr(source, tag))
+
+
+def parameter_groups(named: Iterable[tuple[str, Parameter]], no_decay: str = "") -> list[dict[str, Any]]:
+    """The groups for a torch optimizer: ``params`` and the entries in which a group differs from its defaults.
+
+    ``no_decay``: comma-separated pieces of names; a parameter whose name contains one gets no weight decay, unless its
+    tags say otherwise. The group without entries of its own comes first, the others as they appear.
+    """
+    pieces = [piece.strip() for piece in no_decay.split(",") if piece.strip()]
+    groups: dict[tuple[tuple[str, float], ...], list[Parameter]] = {(): []}
+    for name, param in named:
+        if pieces and not name:
+            raise ConfigError(
+                "the optimizer chooses by name what gets no weight decay, but was built from parameters without names; "
+                "pass (name, parameter) pairs or set no_decay to an empty string"
+            )
+        by_name = {"weight_decay": 0.0} if any(piece in name for piece in pieces) else {}
+        groups.setdefault(tuple((by_name | tagged_options(param, name)).items()), []).append(param)
+    return [{"params": params, **dict(options)} for options, params in groups.items() if params]
