@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 
 if TYPE_CHECKING:
-    from fairseq.tasks.prediction import Prediction, Predictor
+    from fairseq.tasks.prediction import Prediction
 
 PROGRAM = "fairseq-predict"
 WINDOW = 128  # batches of raw text that are sorted by length together, and written together
@@ -72,27 +72,85 @@ def main(args: argparse.Namespace) -> None:
         raise DataNotFoundError(f"input file not found: {args.input}")
     prepare_to_compute()
     hub = _hub(args)
-    (_by_task if hasattr(hub.task, "predict_file") else _by_head)(hub, args)
+    (_by_task if hasattr(hub.task, "file_examples") else _by_head)(hub, args)
+
+
+class Predictor:
+    """Predictions of ``hub`` (a RobertaHubInterface) by its head ``head``, ``batch_size`` examples at a time.
+
+    ``reader`` is the task's. Raises ConfigError when there is no such head, or when it works on tokens.
+    """
+
+    def __init__(self, hub: Any, head: str | None = None, batch_size: int = 32) -> None:
+        from fairseq.tasks.prediction import Reader
+
+        if batch_size < 1:
+            raise ConfigError(f"the batch size must be at least 1, but is {batch_size}")
+        self.hub, self._batch_size = hub, batch_size
+        self.head = self._choose(head)
+        limits = [hub.task.max_positions(), hub.model.max_positions()]
+        limit = min((int(limit) for limit in limits if isinstance(limit, int)), default=1 << 30)
+        self.reader = Reader(hub.task, self._outputs(), limit)
+
+    def _choose(self, name: str | None) -> str:
+        heads = list(self.hub.model.classification_heads)
+        cfg = self.hub.task.cfg
+        wanted = name or getattr(cfg, "classification_head_name", None) or getattr(cfg, "ranking_head_name", None)
+        if wanted in heads:
+            return str(wanted)
+        if name is None and len(heads) == 1:
+            return heads[0]
+        known = f"its heads are {', '.join(heads)}" if heads else "it has none: fine-tune it on a task first"
+        raise ConfigError(f"the model has no head {wanted or '(none named)'}; {known}")
+
+    def _outputs(self) -> int:
+        head = self.hub.model.classification_heads[self.head]
+        projection = getattr(head, "out_proj", None)
+        if projection is None or not hasattr(head, "dense"):
+            raise ConfigError(
+                f"the head {self.head} works on single tokens; only heads of whole sentences are supported here"
+            )
+        return int(projection.out_features)
+
+    def predict_texts(
+        self, rows: Sequence[Sequence[str]], done: Callable[[int], Any] | None = None
+    ) -> list[Prediction]:
+        """Answers to examples of one or two texts each, or of a context and its choices."""
+        return self.predict(self.reader.text_columns(rows, self.hub.bpe), done)
+
+    def predict(self, columns: Sequence[Any], done: Callable[[int], Any] | None = None) -> list[Prediction]:
+        """Answers to examples given as columns of ids, in their order; ``done(n)`` follows a batch of n."""
+        from fairseq.models.inference import head_outputs, length_batches
+
+        # The longest first: what does not fit into memory fails at once.
+        batches = length_batches(self.reader.examples(columns), self._batch_size, longest_first=True)
+        found: dict[int, Prediction] = {}
+        for batch, logits in head_outputs(self.hub.model, batches, self.head):
+            found |= dict(zip(batch["id"].tolist(), self.reader.answers(logits), strict=True))
+            if done is not None:
+                done(len(logits))
+        return [found[index] for index in sorted(found)]
 
 
 def _by_head(hub: Any, args: argparse.Namespace) -> None:
     """Answers of a head on whole sentences, in the order of the examples."""
-    from fairseq.tasks.prediction import Predictor, split_columns
+    from fairseq.tasks.prediction import split_columns
 
     predictor = Predictor(hub, args.head, args.batch_size)
+    reader = predictor.reader
     with _open_output(args.output) as output, _bar(args) as bar:
-        writer = Writer(output, args.format, predictor.kind)
+        writer = Writer(output, args.format, reader.kind)
         if args.data_bin is not None:
-            columns = split_columns(args.data_bin, args.gen_subset, predictor.dictionary)
+            columns = split_columns(args.data_bin, args.gen_subset, reader.dictionary)
             bar.reset(len(columns[0]))
             writer.write(predictor.predict(columns, bar.update))
         else:
-            for rows in _windows(_texts(args.input, predictor), WINDOW * args.batch_size):
+            for rows in _windows(_texts(args.input, reader.columns), WINDOW * args.batch_size):
                 if not writer.count:
-                    _check_encoding(args.input, rows, predictor)
+                    _check_encoding(args.input, rows, hub)
                 writer.write(predictor.predict_texts(rows, bar.update))
-    if predictor.shortened:
-        print(f"note: {predictor.shortened} examples were cut to the length that the model takes", file=sys.stderr)
+    if reader.shortened:
+        print(f"note: {reader.shortened} examples were cut to the length that the model takes", file=sys.stderr)
     _done(args, writer.count)
 
 
@@ -102,15 +160,22 @@ def _done(args: argparse.Namespace, count: int) -> None:
 
 
 def _by_task(hub: Any, args: argparse.Namespace) -> None:
-    """Questions and labelled words: tasks with files of their own (SQuAD's JSON, columns) write the answers themselves."""
+    """Questions and labelled words: tasks with files of their own (SQuAD's JSON, columns) decode and write the answers."""
+    from fairseq.models.inference import head_outputs, length_batches
+
+    task = hub.task
     if args.input == "-":
-        raise ConfigError(f"{type(hub.task).__name__} reads whole files of its own: name one with --input")
+        raise ConfigError(f"{type(task).__name__} reads whole files of its own: name one with --input")
+    if args.data_bin is not None:
+        examples = task.split_examples(args.data_bin, args.gen_subset)
+    else:
+        examples = task.file_examples(args.input, hub.bpe)
+    batches = length_batches(examples, args.batch_size)
+    outputs = head_outputs(hub.model, batches, args.head or task.head_name)
+    found = [task.decode(examples, batch, logits) for batch, logits in outputs]
     with tempfile.TemporaryDirectory() as scratch:
         output = os.path.join(scratch, "answers") if args.output == "-" else args.output
-        if args.data_bin is not None:
-            count = hub.task.predict_split(hub, args.data_bin, args.gen_subset, output, args.batch_size)
-        else:
-            count = hub.task.predict_file(hub, args.input, output, args.batch_size)
+        count = task.write_predictions(output, examples, found)
         if args.output == "-":
             print(Path(output).read_text(encoding="utf-8"), end="")
     _done(args, count)
@@ -150,7 +215,7 @@ def _bar(args: argparse.Namespace) -> Any:
     return tqdm.tqdm(disable=True if args.no_progress_bar else None, unit=" examples", file=sys.stderr, leave=False)
 
 
-def _texts(path: str, predictor: Predictor) -> Iterator[tuple[str, ...]]:
+def _texts(path: str, allowed: Sequence[int]) -> Iterator[tuple[str, ...]]:
     """The texts of every line, as many as the first line has."""
     from fairseq.finetune.reading import decode_lines, read_lines
 
@@ -158,8 +223,8 @@ def _texts(path: str, predictor: Predictor) -> Iterator[tuple[str, ...]]:
     shown = Path("standard input" if path == "-" else path)
     for number, line in decode_lines(sys.stdin.buffer, shown) if path == "-" else read_lines(shown):
         texts = tuple(line.split("\t"))
-        if not columns and len(texts) not in predictor.columns:
-            wanted = " or ".join(map(str, predictor.columns))
+        if not columns and len(texts) not in allowed:
+            wanted = " or ".join(map(str, allowed))
             raise DataError(f"{shown}, line {number} has {len(texts)} texts separated by tabs, but must have {wanted}")
         columns = columns or len(texts)
         if len(texts) != columns:
@@ -177,17 +242,16 @@ def _windows(rows: Iterable[tuple[str, ...]], size: int) -> Iterator[list[tuple[
         yield window
 
 
-def _check_encoding(path: str, rows: Sequence[Sequence[str]], predictor: Predictor) -> None:
+def _check_encoding(path: str, rows: Sequence[Sequence[str]], hub: Any) -> None:
     """Refuse texts that are ids already, and raw texts without an encoder."""
     from fairseq.finetune.layout import Sample
 
-    sample = Sample(
-        Path("standard input" if path == "-" else path), predictor.dictionary, predictor.hub.bpe is not None
-    )
+    shown = Path("standard input" if path == "-" else path)
+    sample = Sample(shown, hub.task.source_dictionary, hub.bpe is not None)
     for texts in rows:
         for text in texts:
             sample.add(text)
-    sample.check(predictor.hub.bpe)
+    sample.check(hub.bpe)
 
 
 class Writer:

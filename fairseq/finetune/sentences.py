@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,18 @@ import torch
 from torch import Tensor
 
 from fairseq.data.concat_dataset import ConcatDataset
+from fairseq.data.datasets import NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.data.sampling import SortDataset
-from fairseq.data.wrappers import NumelDataset, OffsetTokensDataset, RawLabelDataset, RightPadDataset, StripTokenDataset
+from fairseq.data.wrappers import (
+    IdDataset,
+    NumelDataset,
+    OffsetTokensDataset,
+    RawLabelDataset,
+    RightPadDataset,
+    StripTokenDataset,
+)
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.rng import legacy_permutation
 
@@ -129,6 +138,12 @@ def model_input(tokens: Any, dictionary: Dictionary) -> dict[str, Any]:
         "src_tokens": RightPadDataset(tokens, pad_idx=dictionary.pad()),
         "src_lengths": NumelDataset(tokens, reduce=False),
     }
+
+
+def input_dataset(inputs: Mapping[str, Any], dictionary: Dictionary, sizes: Any) -> NestedDictionaryDataset:
+    """Sequences without targets as batches of ``id`` (B) and, per name in ``inputs``, what the model reads of them."""
+    members = {name: model_input(tokens, dictionary) for name, tokens in inputs.items()}
+    return NestedDictionaryDataset({"id": IdDataset(), **members}, sizes=[sizes])
 
 
 def in_random_order(dataset: Any, seed: int, no_shuffle: bool) -> Any:

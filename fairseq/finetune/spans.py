@@ -195,7 +195,7 @@ class SpanSource(Protocol):
         """Characters [start, stop) of every piece of a context (C, 2)."""
 
 
-class LooseQuestions:
+class InMemoryQuestions:
     """A `SpanSource` of (question, context) texts in memory; equal contexts that follow each other are encoded once."""
 
     def __init__(self, pairs: Sequence[tuple[str, str]], bpe: Any, dictionary: Dictionary) -> None:

@@ -90,7 +90,7 @@ class TokenSource(Protocol):
         """The class of every word (W), or None where it is not known."""
 
 
-class LooseSentences:
+class InMemorySentences:
     """A `TokenSource` of words in memory, without labels."""
 
     def __init__(self, sentences: Sequence[Sequence[str]], bpe: Any, dictionary: Dictionary) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fairseq.errors import ConfigError, TrainingError
 from fairseq.finetune.glue_files import STS_B_SCALE, TASKS, GlueTask, task_directory
@@ -26,6 +27,7 @@ from fairseq.glue.plan import Limits, Run
 from fairseq.glue.report import Report, draw, write_table
 from fairseq.glue.runs import Execution
 from fairseq.glue.scores import METRICS, best_point, best_run, by_task, constant_score
+from fairseq.models.inference import head_outputs, in_order
 from fairseq.models.loading import load_model_ensemble_and_task
 
 TOKENS = 4096  # of a batch, padding included
@@ -35,12 +37,12 @@ def predict(model: Path, task: GlueTask, data: Path, out: Path) -> list[Path]:
     """Write the prediction files of ``task`` from the test splits in ``data``; returns their paths."""
     models, cfg, fairseq_task = load_model_ensemble_and_task([str(model)], {"data": str(data)})
     device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
-    net = models[0].to(device).eval()
+    net = models[0].to(device)
     written = []
     for split, name in task.submissions.items():
         if not (data / "input0" / f"{split}.idx").is_file():
             continue
-        values = _logits(net, fairseq_task, split, device)
+        values = _logits(net, fairseq_task, split)
         answers = _numbers(values) if task.regression else _names(values, fairseq_task)
         lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in enumerate(answers))]
         write_text(out / name, "\n".join(lines) + "\n")
@@ -58,29 +60,21 @@ def diagnostic_data(preparation: Any, mnli: Path) -> Path | None:
     return data.path
 
 
-@torch.inference_mode()
-def _logits(model: Any, task: Any, split: str, device: str) -> torch.Tensor:
+def _logits(model: Any, task: Any, split: str) -> Tensor:
     """The head's outputs (rows, classes) for every row of ``split``, in the order of the file."""
     task.load_dataset(split)
-    dataset = task.dataset(split)
     batches = task.get_batch_iterator(
-        dataset, max_tokens=TOKENS, max_positions=task.max_positions(), ignore_invalid_inputs=False
+        task.dataset(split), max_tokens=TOKENS, max_positions=task.max_positions(), ignore_invalid_inputs=False
     ).next_epoch_itr(shuffle=False)
-    name = task.cfg.classification_head_name
-    found: dict[int, torch.Tensor] = {}
-    for batch in batches:
-        inputs = {key: value.to(device) for key, value in batch["net_input"].items()}
-        logits, _ = model(**inputs, features_only=True, classification_head_name=name)
-        found |= dict(zip(batch["id"].tolist(), logits.float().cpu(), strict=True))
-    return torch.stack([found[index] for index in range(len(dataset))])
+    return in_order(head_outputs(model, batches, task.cfg.classification_head_name)).float().cpu()
 
 
-def _names(logits: torch.Tensor, task: Any) -> list[str]:
+def _names(logits: Tensor, task: Any) -> list[str]:
     labels = task.label_dictionary
     return [labels[labels.nspecial + index] for index in logits.argmax(dim=1).tolist()]
 
 
-def _numbers(values: torch.Tensor) -> list[str]:
+def _numbers(values: Tensor) -> list[str]:
     return [f"{value:.3f}" for value in (values[:, 0] * STS_B_SCALE).clamp(0.0, STS_B_SCALE).tolist()]
 
 

@@ -1,15 +1,13 @@
-"""Predictions of fine-tuned models for raw texts and for binarised splits, and the files they are written to.
+"""What tasks make of examples and of a head's outputs: classes, sets of classes, numbers, choices; files of predictions.
 
-Examples are joined as the checkpoint's task joined them in training, cut to the model's length, batched by length,
-and answered in their own order. A file is written whole or not at all: labels of words in columns, as ``conlleval``
-reads them, answers as SQuAD's official scripts read them. Legend: B batch, T tokens, K classes, values or choices.
+Legend: B batch, T tokens, K classes, values or choices.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,9 +18,15 @@ import torch
 from torch import Tensor
 
 from fairseq.data.concat_dataset import ConcatSentencesDataset
-from fairseq.data.wrappers import ListDataset, PrependTokenDataset
-from fairseq.errors import ConfigError, DataError
-from fairseq.finetune.sentences import check_not_empty, check_same_length, load_sentences, require_sentences
+from fairseq.data.wrappers import ListDataset, PrependTokenDataset, TruncateDataset
+from fairseq.errors import DataError
+from fairseq.finetune.sentences import (
+    check_not_empty,
+    check_same_length,
+    input_dataset,
+    load_sentences,
+    require_sentences,
+)
 from fairseq.finetune.spans import Decision, SpanSource, answer_text, best_answers
 from fairseq.tasks.choices import SentenceRankingTask
 from fairseq.tasks.sentence_task import MASK, SentencePredictionTask
@@ -48,42 +52,26 @@ class Prediction:
         return self.probabilities[str(self.value)]
 
 
-class Predictor:
-    """Predictions of ``hub`` (a RobertaHubInterface) by its head ``head``, ``batch_size`` examples at a time.
+class Reader:
+    """Reads examples for a sentence task, and answers in the outputs of a head with ``outputs`` outputs.
 
-    ``kind`` is one of classes, sets (several labels an example), values (regression) and choices. ``shortened`` counts
-    the examples that were longer than the model takes. Raises ConfigError when there is no such head.
+    Examples are joined as ``task`` joined them in training and cut to ``limit`` tokens; ``shortened`` counts the longer
+    ones. ``kind`` is one of classes, sets (several labels per example), values (regression) and choices.
     """
 
-    def __init__(self, hub: Any, head: str | None = None, batch_size: int = 32) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"the batch size must be at least 1, but is {batch_size}")
-        self.hub, self.task, self.batch_size = hub, hub.task, batch_size
-        self.dictionary = hub.task.source_dictionary
-        self.head = self._head(head)
+    def __init__(self, task: Any, outputs: int, limit: int) -> None:
+        self.task, self._outputs, self._limit = task, outputs, limit
+        self.dictionary = task.source_dictionary
         self.shortened = 0
-        self.outputs = _outputs(hub.model.classification_heads[self.head], self.head)
         self.kind = self._kind()
         self.labels = self._labels()
-        hub.eval()
-
-    def _head(self, name: str | None) -> str:
-        heads = list(self.hub.model.classification_heads)
-        cfg = self.task.cfg
-        wanted = name or getattr(cfg, "classification_head_name", None) or getattr(cfg, "ranking_head_name", None)
-        if wanted in heads:
-            return str(wanted)
-        if name is None and len(heads) == 1:
-            return heads[0]
-        known = f"its heads are {', '.join(heads)}" if heads else "it has none: fine-tune it on a task first"
-        raise ConfigError(f"the model has no head {wanted or '(none named)'}; {known}")
 
     def _kind(self) -> str:
         if isinstance(self.task, SentenceRankingTask):
             return CHOICES
         if isinstance(self.task, SentencePredictionTask):
             return VALUES if self.task.regression_target else SETS if self.task.multi_label else CLASSES
-        return VALUES if self.outputs == 1 else CLASSES  # a head on a pretraining checkpoint
+        return VALUES if self._outputs == 1 else CLASSES  # a head on a pretraining checkpoint
 
     def _labels(self) -> list[str]:
         """Names of the K classes; their numbers where no dictionary names them."""
@@ -94,51 +82,37 @@ class Predictor:
         dictionary = getattr(self.task, "label_dictionary", None)
         symbols = [] if dictionary is None else dictionary.symbols[dictionary.nspecial :]
         real = [symbol for symbol in symbols if symbol != MASK and not symbol.startswith("madeupword")]
-        if len(real) > self.outputs or len(symbols) < self.outputs:  # the labels of another head
-            return [str(k) for k in range(self.outputs)]
-        return symbols[: self.outputs]
+        if len(real) > self._outputs or len(symbols) < self._outputs:  # the labels of another head
+            return [str(k) for k in range(self._outputs)]
+        return symbols[: self._outputs]
 
     @property
     def columns(self) -> tuple[int, ...]:
         """How many texts an example may have."""
         return (1 + len(self.labels),) if self.kind == CHOICES else (1, 2)
 
-    def predict_texts(
-        self, rows: Sequence[Sequence[str]], done: Callable[[int], Any] | None = None
-    ) -> list[Prediction]:
-        """Answers to examples of one or two texts each, or of a context and its choices."""
-        columns = []
-        for texts in zip(*rows, strict=True):
-            ids = [self._ids(text) for text in texts]
-            columns.append(ListDataset(ids, np.array([len(row) for row in ids])))
-        return self.predict(columns, done)
+    def text_columns(self, rows: Sequence[Sequence[str]], bpe: Any) -> list[Any]:
+        """Texts, one row per example, as columns of ids, each text ending with ``</s>`` as preprocessing makes them."""
 
-    def _ids(self, text: str) -> Tensor:
-        """Ids (T,) of a text with ``</s>``, as preprocessing makes them."""
-        text = text.strip()
-        pieces = text if self.hub.bpe is None else self.hub.bpe.encode(text)
-        return self.dictionary.encode_line(pieces, append_eos=True, add_if_not_exist=False).long()
+        def ids(text: str) -> Tensor:
+            pieces = text.strip() if bpe is None else bpe.encode(text.strip())
+            return self.dictionary.encode_line(pieces, append_eos=True, add_if_not_exist=False).long()
 
-    def predict(self, columns: Sequence[Any], done: Callable[[int], Any] | None = None) -> list[Prediction]:
-        """Answers to examples given as data sets of ids, each text ending with ``</s>``; ``done(n)`` follows batches."""
+        columns = [[ids(text) for text in texts] for texts in zip(*rows, strict=True)]
+        return [ListDataset(column, np.array([len(row) for row in column])) for column in columns]
+
+    def examples(self, columns: Sequence[Any]) -> Any:
+        """The dataset of examples given as columns of ids, as `fairseq.models.inference` runs it."""
         sequences = self._sequences(columns)
         sizes = np.maximum.reduce([np.asarray(tokens.sizes) for tokens in sequences])
-        limit = self._limit()
-        self.shortened += int((sizes > limit).sum())
-        answers: list[Any] = [None] * len(sizes)
-        order = np.argsort(-sizes, kind="stable")  # the longest first: what does not fit into memory fails at once
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size].tolist()
-            scores = self._scores([[tokens[i][:limit] for i in batch] for tokens in sequences])
-            for i, answer in zip(batch, self._answers(scores), strict=True):
-                answers[i] = answer
-            if done is not None:
-                done(len(batch))
-        return answers
+        self.shortened += int((sizes > self._limit).sum())
+        names = [f"net_input{k}" for k in range(1, len(sequences) + 1)] if self.kind == CHOICES else ["net_input"]
+        inputs = {name: TruncateDataset(tokens, self._limit) for name, tokens in zip(names, sequences, strict=True)}
+        return input_dataset(inputs, self.dictionary, sizes)
 
     def _sequences(self, columns: Sequence[Any]) -> list[Any]:
-        """One data set of model inputs, or one for each choice."""
-        task: Any = self.task
+        """Model inputs, or those of each choice."""
+        task = self.task
         if len(columns) not in self.columns:
             wanted = " or ".join(map(str, self.columns))
             raise DataError(f"an example of this model has {wanted} texts, but {len(columns)} are given")
@@ -151,17 +125,9 @@ class Predictor:
         others = [PrependTokenDataset(column, self.dictionary.eos()) for column in columns[1:]]
         return [ConcatSentencesDataset(first, *others)]
 
-    def _limit(self) -> int:
-        limits = [self.task.max_positions(), self.hub.model.max_positions()]
-        return min((int(limit) for limit in limits if isinstance(limit, int)), default=1 << 30)
-
-    def _scores(self, rows: list[list[Tensor]]) -> Tensor:
-        """Outputs of the head (B, K) in float32; for choices one column each."""
-        with torch.no_grad():
-            columns = [self.hub.predict(self.head, ids, return_logits=True) for ids in rows]
-        return (torch.cat(columns, dim=1) if self.kind == CHOICES else columns[0]).float().cpu()
-
-    def _answers(self, scores: Tensor) -> list[Prediction]:
+    def answers(self, logits: Tensor) -> list[Prediction]:
+        """The answers in outputs (B, K)."""
+        scores = logits.float().cpu()
         if self.kind == VALUES:
             return [Prediction(row[0] if len(row) == 1 else row) for row in scores.tolist()]
         probabilities = torch.sigmoid(scores) if self.kind == SETS else torch.softmax(scores, dim=1)
@@ -176,7 +142,7 @@ class Predictor:
 
 
 def split_columns(data: str, split: str, dictionary: Any) -> list[Any]:
-    """The inputs of a binarised split: ``DATA/input0/split`` and as many more as there are.
+    """The inputs of a binarized split: ``DATA/input0/split`` and as many more as there are.
 
     Raises DataNotFoundError and DataError as the tasks do. Labels are not read.
     """
@@ -189,20 +155,6 @@ def split_columns(data: str, split: str, dictionary: Any) -> list[Any]:
     check_same_length(data, split, inputs)
     check_not_empty(data, split, inputs)
     return list(inputs.values())
-
-
-def predict_split(hub: Any, data: str, split: str, head: str | None = None, batch_size: int = 32) -> list[Prediction]:
-    """The answers of ``hub`` to the binarised ``split`` of ``data``, in its order."""
-    predictor = Predictor(hub, head, batch_size)
-    return predictor.predict(split_columns(data, split, predictor.dictionary))
-
-
-def _outputs(head: Any, name: str) -> int:
-    """K of a head on whole sequences. Raises ConfigError for a head that works on tokens."""
-    projection = getattr(head, "out_proj", None)
-    if projection is None or not hasattr(head, "dense"):
-        raise ConfigError(f"the head {name} works on single tokens; only heads of whole sentences are supported here")
-    return int(projection.out_features)
 
 
 def write_text(path: str, text: str) -> None:
@@ -223,7 +175,7 @@ def write_labels(
     targets: Sequence[Sequence[str]] | None,
     predictions: Sequence[Sequence[str]],
 ) -> None:
-    """Write ``word target prediction`` a line (without ``targets``: ``word prediction``), an empty line after a sentence."""
+    """Write ``word target prediction`` per line (without ``targets``: ``word prediction``), an empty line after a sentence."""
     columns = [words, predictions] if targets is None else [words, targets, predictions]
     blocks = (
         "".join(" ".join(row) + "\n" for row in zip(*sentence, strict=True)) for sentence in zip(*columns, strict=True)

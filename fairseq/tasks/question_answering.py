@@ -7,7 +7,7 @@ is described at `fairseq.finetune.spans.SpanDataset.collater`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fairseq.errors import ConfigError, DataError
 from fairseq.finetune.sentences import highest_id
 from fairseq.finetune.spans import (
     Decision,
-    LooseQuestions,
+    InMemoryQuestions,
     Record,
     Rules,
     SpanDataset,
@@ -29,7 +29,6 @@ from fairseq.finetune.spans import (
     decide_all,
 )
 from fairseq.finetune.squad import SquadSplit, read_squad
-from fairseq.models.roberta.inference import candidates
 from fairseq.tasks.configs import QuestionAnsweringConfig
 from fairseq.tasks.fairseq_task import register_task
 from fairseq.tasks.prediction import write_answers
@@ -93,9 +92,8 @@ class QuestionAnsweringTask(SentenceTask):
     # ---- from logits to answers ---------------------------------------------------------------------------------
 
     def span_candidates(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
-        """The best spans of a batch's windows (N, 4); see `SpanDataset.candidates`."""
-        dataset = _unwrapped(self.datasets[sample["subset"]])
-        return dataset.candidates(sample["id"], logits, self.cfg.n_best)
+        """`decode` for a batch of validation."""
+        return self.decode(_unwrapped(self.datasets[sample["subset"]]), sample, logits)
 
     def span_scores(self, subset: str) -> Callable[[list[Tensor]], dict[str, float]]:
         """A function from all candidates of a pass over ``subset`` to its scores; it also writes the predictions."""
@@ -110,30 +108,33 @@ class QuestionAnsweringTask(SentenceTask):
 
         return finish
 
-    def predict_file(self, hub: Any, path: str, output: str, batch_size: int = 16) -> int:
-        """Answer the questions of a file in SQuAD's JSON with the loaded model ``hub``; returns their number.
+    # ---- predictions of files and splits --------------------------------------------------------------------------
 
-        The answers go to ``output`` as `write_answers` writes them; those of the file, if any, are not looked at.
-        """
+    def file_examples(self, path: str, bpe: Any) -> SpanDataset:
+        """The questions of a file in SQuAD's JSON; its answers, if any, are not looked at."""
         asked = [
             (question, paragraph.context)
             for paragraph in read_squad(Path(path), "unknown")
             for question in paragraph.questions
         ]
-        source = LooseQuestions([(question.text, context) for question, context in asked], hub.bpe, self.dictionary)
+        source = InMemoryQuestions([(question.text, context) for question, context in asked], bpe, self.dictionary)
         source.records = [
             Record(question.id, record.context) for (question, _), record in zip(asked, source.records, strict=True)
         ]
-        return self._answer(hub, source, output, batch_size)
+        return SpanDataset(source, self.dictionary, self.windows)
 
-    def predict_split(self, hub: Any, data: str, split: str, output: str, batch_size: int = 16) -> int:
-        """As `predict_file`, for a preprocessed ``split`` of the directory ``data``."""
-        return self._answer(hub, SquadSplit(data, split), output, batch_size)
+    def split_examples(self, data: str, split: str) -> SpanDataset:
+        """The questions of a preprocessed ``split`` of the directory ``data``."""
+        return SpanDataset(SquadSplit(data, split), self.dictionary, self.windows)
 
-    def _answer(self, hub: Any, source: SpanSource, output: str, batch_size: int) -> int:
-        dataset = SpanDataset(source, self.dictionary, self.windows)
-        decisions = decide_all(candidates(hub, dataset, self.rules.n_best, batch_size), self.rules)
-        write_answers(output, source, decisions, self.cfg.allow_no_answer)
+    def decode(self, examples: SpanDataset, sample: dict[str, Any], logits: Tensor) -> Tensor:
+        """The best spans of a batch's windows (N, 4); see `SpanDataset.candidates`."""
+        return examples.candidates(sample["id"], logits, self.cfg.n_best)
+
+    def write_predictions(self, path: str, examples: SpanDataset, found: Iterable[Tensor]) -> int:
+        """Decide on ``found``, what `decode` gave of all batches, and write the answers; returns their number."""
+        decisions = decide_all(found, self.rules)
+        write_answers(path, examples.source, decisions, self.cfg.allow_no_answer)
         return len(decisions)
 
     @property

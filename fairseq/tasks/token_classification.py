@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DataError
 from fairseq.finetune.conll import ConllSplit, read_columns
 from fairseq.finetune.sentences import highest_id, load_dictionary
-from fairseq.finetune.words import TokenLabelsDataset, word_labels
-from fairseq.models.roberta.inference import labels, tags
+from fairseq.finetune.words import InMemorySentences, TokenLabelsDataset, word_labels
 from fairseq.tasks.configs import TokenClassificationConfig
 from fairseq.tasks.fairseq_task import register_task
 from fairseq.tasks.prediction import write_labels
@@ -88,30 +87,38 @@ class TokenClassificationTask(SentenceTask):
         """A function from all predictions of a pass over ``subset`` to its scores; it also writes the predictions."""
 
         def finish(found: list[Tensor]) -> dict[str, float]:
-            sentences, targets, predictions = self.label_names(found)
             if self.cfg.predictions:
-                words = _unwrapped(self.datasets[subset]).source.words
                 path = self.cfg.predictions.replace("{subset}", subset)
-                write_labels(path, [words[sentence] for sentence in sentences], targets, predictions)
+                self.write_predictions(path, _unwrapped(self.datasets[subset]), found)
+            _, targets, predictions = self.label_names(found)
             return self.scores(targets, predictions)
 
         return finish
 
-    def predict_file(self, hub: Any, path: str, output: str, batch_size: int = 32, word_column: int = 0) -> int:
-        """Label the words of a file of columns with the loaded model ``hub``; returns the number of sentences.
+    # ---- predictions of files and splits --------------------------------------------------------------------------
 
-        Only ``word_column`` is read; ``output`` gets ``word label`` a line, an empty line after a sentence.
-        """
+    def file_examples(self, path: str, bpe: Any, word_column: int = 0) -> TokenLabelsDataset:
+        """The words of a file of columns, of which only ``word_column`` is read."""
         words = [sentence.words for sentence in read_columns(Path(path), word_column, None)]
-        write_labels(output, words, None, tags(hub, words, batch_size))
-        return len(words)
+        source = InMemorySentences(words, bpe, self.dictionary)
+        return TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions)
 
-    def predict_split(self, hub: Any, data: str, split: str, output: str, batch_size: int = 32) -> int:
-        """As `predict_file`, for a preprocessed ``split`` of the directory ``data``; a line has word, target, prediction."""
+    def split_examples(self, data: str, split: str) -> TokenLabelsDataset:
+        """The words of a preprocessed ``split`` of the directory ``data``, with their labels."""
         source = ConllSplit(data, split, self.label_dictionary)
-        dataset = TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions)
-        sentences, targets, predictions = self.label_names(list(labels(hub, dataset, batch_size)))
-        write_labels(output, [source.words[sentence] for sentence in sentences], targets, predictions)
+        return TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions)
+
+    def decode(self, examples: TokenLabelsDataset, sample: dict[str, Any], logits: Tensor) -> Tensor:
+        """Sentence, word, target and prediction of every word of a batch (N, 4)."""
+        return word_labels(sample, logits)
+
+    def write_predictions(self, path: str, examples: TokenLabelsDataset, found: Iterable[Tensor]) -> int:
+        """Write ``word target prediction`` per line (``word prediction`` where labels are not known) of ``found``, what
+        `decode` gave of all batches; returns the number of sentences."""
+        sentences, targets, predictions = self.label_names(list(found))
+        source = examples.source
+        known = targets if source.labels(0) is not None else None
+        write_labels(path, [source.words[sentence] for sentence in sentences], known, predictions)
         return len(sentences)
 
     def label_names(self, found: Sequence[Tensor]) -> tuple[list[int], Labels, Labels]:
@@ -125,7 +132,7 @@ class TokenClassificationTask(SentenceTask):
                 sentences.append(sentence)
                 targets.append([])
                 predictions.append([])
-            targets[-1].append(self.class_names[target])
+            targets[-1].append(self.class_names[target] if target >= 0 else "")  # not known
             predictions[-1].append(self.class_names[prediction])
         return sentences, targets, predictions
 

@@ -10,10 +10,10 @@ import torch
 from fairseq.dataclass.base import literal_dict
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
+from fairseq.models.inference import run_batches
 from fairseq.models.loading import load_model_ensemble_and_task
 from fairseq.optim import precision
 from fairseq.training.batches import batch_iterator, progress_of, resolve_max_positions, seed_run, subset_names
-from fairseq.tree import map_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +50,7 @@ def evaluate(cfg: FairseqConfig, overrides: dict[str, Any] | None = None) -> dic
     results = {}
     for subset in subset_names(cfg):
         task.load_dataset(subset, combine=False, epoch=1, task_cfg=saved.task)
-        results[subset] = _evaluate_subset(cfg, task, model, criterion, subset, device, mode)
+        results[subset] = _evaluate_subset(cfg, task, model, criterion, subset, mode)
     return results
 
 
@@ -60,7 +60,6 @@ def _evaluate_subset(
     model: BaseFairseqModel,
     criterion: nn.Module,
     subset: str,
-    device: torch.device,
     mode: str,
 ) -> dict[str, Any]:
     batches = batch_iterator(
@@ -75,13 +74,12 @@ def _evaluate_subset(
     progress = progress_of(cfg, batches, prefix=f"valid on '{subset}' subset")
     outputs = []
     step = 0
-    with torch.no_grad():
-        for step, sample in enumerate(progress):
-            sample = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), sample)
-            batch = precision.cast_sample(sample, mode)
-            _, _, logging_output = task.valid_step(batch, model, criterion)
-            progress.log({key: value for key, value in logging_output.items() if not key.startswith("_")}, step=step)
-            outputs.append(logging_output)
+    passes = run_batches(
+        model, progress, lambda batch: task.valid_step(precision.cast_sample(batch, mode), model, criterion)
+    )
+    for step, (_, (_, _, logging_output)) in enumerate(passes):
+        progress.log({key: value for key, value in logging_output.items() if not key.startswith("_")}, step=step)
+        outputs.append(logging_output)
     with metrics.aggregate(collect=True) as meters:
         task.reduce_metrics(outputs, criterion)
         stats = meters.get_smoothed_values()

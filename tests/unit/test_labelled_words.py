@@ -17,7 +17,7 @@ from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from fairseq.finetune.conll import ConllSplit, read_columns, write
 from fairseq.finetune.layout import Job
 from fairseq.finetune.reading import ConllConfig
-from fairseq.finetune.words import IGNORED, LooseSentences, TokenLabelsDataset, split_words, word_labels, word_pieces
+from fairseq.finetune.words import IGNORED, InMemorySentences, TokenLabelsDataset, split_words, word_labels, word_pieces
 from fairseq.tasks.prediction import write_labels
 from tests.token_sets import TINY_BPE, tiny_gpt2_dictionary, write_conll
 
@@ -160,7 +160,7 @@ def test_every_word_is_predicted_once(tmp_path: Path, dictionary: Dictionary, ma
 
 
 def test_words_in_memory(dictionary: Dictionary) -> None:
-    source = LooseSentences([["the", "man"], ["said"]], build_bpe(SETTINGS), dictionary)
+    source = InMemorySentences([["the", "man"], ["said"]], build_bpe(SETTINGS), dictionary)
     dataset = TokenLabelsDataset(source, dictionary, 16)
     batch = dataset.collater([dataset[0], dataset[1]])
     assert (batch["target"] == IGNORED).all() and batch["words"].sum() == 3

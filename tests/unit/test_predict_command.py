@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from fairseq.cli import predict
 from fairseq.errors import ConfigError, DataError
@@ -41,15 +42,55 @@ def test_forms(kind, answer, row, fields):
 
 
 class OwnFiles:
-    """A task that writes answers itself."""
+    """A task that reads examples from files of its own, decodes the head's outputs and writes the answers."""
 
-    def predict_file(self, hub, path, output, batch_size):
-        Path(output).write_text(f"{path} {batch_size}\n")
-        return 1
+    head_name = "head"
 
-    def predict_split(self, hub, data, split, output, batch_size):
-        Path(output).write_text(f"{data} {split} {batch_size}\n")
-        return 2
+    def file_examples(self, path, bpe):
+        return Lengths([path, bpe])
+
+    def split_examples(self, data, split):
+        return Lengths([data, split, "x"])
+
+    def decode(self, examples, sample, logits):
+        return [(int(i), float(value)) for i, value in zip(sample["id"], logits, strict=True)]
+
+    def write_predictions(self, path, examples, found):
+        rows = sorted(row for rows in found for row in rows)
+        Path(path).write_text("".join(f"{examples.items[i]} {value}\n" for i, value in rows))
+        return len(rows)
+
+
+class Lengths:
+    """Items of one token, as their number."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __getitem__(self, index):
+        return index
+
+    def __len__(self):
+        return len(self.items)
+
+    def num_tokens_vec(self, indices):
+        return indices * 0 + 1
+
+    def collater(self, samples):
+        return {"id": torch.tensor(samples), "net_input": {"src_tokens": torch.tensor(samples)}}
+
+
+class Halves(torch.nn.Module):
+    """A model whose one head gives half the number of an item."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+        self.classification_heads = {"head": None}
+
+    def forward(self, src_tokens, **unused):
+        assert not self.training and not torch.is_grad_enabled()
+        return src_tokens * self.weight, None
 
 
 def run(*words):
@@ -57,14 +98,18 @@ def run(*words):
 
 
 def test_tasks_that_answer_files_of_their_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(predict, "load_hub", lambda args, beside=None: argparse.Namespace(task=OwnFiles()))
+    hub = argparse.Namespace(task=OwnFiles(), model=Halves(), bpe="bpe")
+    monkeypatch.setattr(predict, "load_hub", lambda args, beside=None: hub)
     questions = tmp_path / "questions.json"
     questions.write_text("{}")
-    run("--input", questions, "--batch-size", 5)
-    assert capsys.readouterr().out == f"{questions} 5\n"
+    run("--input", questions, "--batch-size", 1)
+    assert capsys.readouterr().out == f"{questions} 0.0\nbpe 0.5\n"
+    assert hub.model.training
     run("squad-bin", "--gen-subset", "valid", "--output", tmp_path / "out.json")
-    assert (tmp_path / "out.json").read_text() == "squad-bin valid 32\n"
-    assert "2 answers" in capsys.readouterr().err
+    assert (tmp_path / "out.json").read_text() == "squad-bin 0.0\nvalid 0.5\nx 1.0\n"
+    assert "3 answers" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="the model has no head 'x'; its heads: head"):
+        run("--input", questions, "--head", "x")
     with pytest.raises(ConfigError, match="OwnFiles reads whole files of its own"):
         run("--input", "-")
 

@@ -7,13 +7,13 @@ import argparse
 import pytest
 import torch
 
+from fairseq.cli.predict import Predictor
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DataError
 from fairseq.models import build_model
 from fairseq.models.roberta import RobertaHubInterface
 from fairseq.tasks.choices import MultipleChoiceTask, SentenceRankingTask
 from fairseq.tasks.configs import MultipleChoiceConfig, SentencePredictionConfig, SentenceRankingConfig
-from fairseq.tasks.prediction import Predictor
 from fairseq.tasks.sentence_task import SentencePredictionTask
 from tests.common import tiny_dictionary
 from tests.unit.roberta import SIZES
@@ -78,7 +78,7 @@ def test_pairs_are_joined_as_in_training():
 def test_several_labels():
     interface = prediction_hub(multi_label=True)
     predictor = Predictor(interface)
-    assert predictor.kind == "sets"
+    assert predictor.reader.kind == "sets"
     for text, answer in zip(TEXTS, predictor.predict_texts([(text,) for text in TEXTS]), strict=True):
         expected = logits(interface, f"<s> {text} </s>")
         assert answer.value == [name for name, x in zip(("good", "bad", "fair"), expected, strict=True) if x > 0]
@@ -121,7 +121,7 @@ def test_long_examples_are_cut():
     words = [f"w{k % 40:02d}" for k in range(30)]
     answer = predictor.predict_texts([(" ".join(words),), ("w01",)])[0]
     expected = torch.softmax(logits(interface, "<s> " + " ".join(words[:15])), dim=0)
-    assert predictor.shortened == 1
+    assert predictor.reader.shortened == 1
     assert answer.probability == pytest.approx(float(expected.max()), abs=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_heads():
     interface = prediction_hub()
     interface.register_classification_head("other", num_classes=2)
     other = Predictor(interface, "other")
-    assert other.labels == ["0", "1"]  # the dictionary names other classes
+    assert other.reader.labels == ["0", "1"]  # the dictionary names other classes
     with pytest.raises(ConfigError, match=f"no head missing; its heads are {HEAD}, other"):
         Predictor(interface, "missing")
     with pytest.raises(ConfigError, match="at least 1"):

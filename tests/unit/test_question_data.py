@@ -15,7 +15,7 @@ from fairseq.data.encoders import build_bpe
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetune.layout import Job
-from fairseq.finetune.spans import LooseQuestions, Rules, SpanDataset, WindowSizes, answer_text, decide_all
+from fairseq.finetune.spans import InMemoryQuestions, Rules, SpanDataset, WindowSizes, answer_text, decide_all
 from fairseq.finetune.squad import SquadSplit, read_squad, write_squad, write_squad2
 from tests.token_sets import TINY_BPE, squad, tiny_gpt2_dictionary
 
@@ -158,7 +158,7 @@ def sharp_logits(batch: dict[str, Any], positions: torch.Tensor) -> torch.Tensor
 def test_targets_lead_back_to_the_answers(length: int, stride: int, dictionary: Dictionary) -> None:
     """A model that is right gives the answers of the file, whatever the windows."""
     pairs = [(qa["question"], CONTEXT) for qa in MADE["data"][0]["paragraphs"][0]["qas"]]
-    source = LooseQuestions(pairs, build_bpe(SETTINGS), dictionary)
+    source = InMemoryQuestions(pairs, build_bpe(SETTINGS), dictionary)
     assert len(source.contexts) == 1  # encoded once
     answers = [qa["answers"][0] for qa in MADE["data"][0]["paragraphs"][0]["qas"]]
     source.records = [
@@ -178,7 +178,7 @@ def test_targets_lead_back_to_the_answers(length: int, stride: int, dictionary: 
 
 
 def test_odd_contexts(dictionary: Dictionary) -> None:
-    source = LooseQuestions([("When?", ""), ("When?" * 40, "  \n ")], build_bpe(SETTINGS), dictionary)
+    source = InMemoryQuestions([("When?", ""), ("When?" * 40, "  \n ")], build_bpe(SETTINGS), dictionary)
     dataset = SpanDataset(source, dictionary, WindowSizes(16, 4, 8, 30))
     batch = dataset.collater([dataset[i] for i in range(len(dataset))])
     rows = dataset.candidates(batch["id"], torch.randn(*batch["net_input"]["src_tokens"].shape, 2), 5)

@@ -5,17 +5,20 @@ Legend: B batch, T tokens, C channels, L layers, V vocabulary.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fairseq.data.batching import collate_tokens
 from fairseq.data.encoders import build_bpe
+from fairseq.data.wrappers import ListDataset
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
+from fairseq.finetune.sentences import input_dataset
 from fairseq.finetune.spans import Answer
+from fairseq.models.inference import head_outputs, in_order, length_batches, run_batches
 from fairseq.models.roberta import alignment_utils, inference
 from fairseq.refusals import HERE
 
@@ -164,13 +167,12 @@ class RobertaHubInterface(nn.Module):
         if not sentences:
             raise DataError("no sentences are given to predict")
         rows = [self.encode(text) if isinstance(text, str) else self.encode(*text) for text in sentences]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        found: list[Tensor] = []
-        with torch.no_grad(), self._evaluating():
-            for start in range(0, len(order), batch_size):
-                batch = [rows[i] for i in order[start : start + batch_size]]
-                found += self.predict(head, batch, return_logits)
-        return torch.stack([row for _, row in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])])
+        for row in rows:
+            self._check_length(row.numel())
+        tokens = ListDataset(rows, np.array([row.numel() for row in rows]))
+        dataset = input_dataset({"net_input": tokens}, self.task.source_dictionary, tokens.sizes)
+        logits = in_order(head_outputs(self.model, length_batches(dataset, batch_size), head))
+        return logits if return_logits else torch.log_softmax(logits, dim=-1)
 
     def answer(self, question: str, context: str, n_best: int | None = None) -> Answer | list[Answer]:
         """The answer in ``context``, or a list of the ``n_best``; see `fairseq.models.roberta.inference.answers`."""
@@ -235,14 +237,8 @@ class RobertaHubInterface(nn.Module):
     def _candidates(self, rows: list[Tensor], topk: int) -> list[list[tuple[int, float]]]:
         """(id, probability) of the ``topk`` best for every mask of every row, in reading order."""
         dictionary = self.task.source_dictionary
-        tokens = torch.full((len(rows), max(row.numel() for row in rows)), dictionary.pad(), dtype=torch.long)
-        for number, row in enumerate(rows):
-            tokens[number, : row.numel()] = row
-        tokens = tokens.to(self.device)
-        with torch.no_grad(), self._evaluating():
-            # By way of the features: a model that masks its own input does not when it computes these.
-            features, _ = self.model(tokens, features_only=True)
-            logits = self.model.encoder.output_layer(features, masked_tokens=tokens.eq(self.task.mask_idx))  # (N, V)
+        batch = {"src_tokens": collate_tokens(rows, pad_idx=dictionary.pad())}
+        [(_, logits)] = run_batches(self.model, [batch], self._mask_logits)
         probabilities = torch.softmax(logits.float(), dim=-1)
         hidden = [dictionary.bos(), dictionary.eos(), dictionary.pad()]
         allowed = probabilities.clone()
@@ -253,14 +249,11 @@ class RobertaHubInterface(nn.Module):
             for row_ids, row_values in zip(ids.tolist(), values.tolist(), strict=True)
         ]
 
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        training = self.model.training
-        self.model.eval()
-        try:
-            yield
-        finally:
-            self.model.train(training)
+    def _mask_logits(self, batch: dict[str, Any]) -> Tensor:
+        """Logits (N, V) at every mask of a batch, by way of the features: a model that masks its own input does not then."""
+        tokens = batch["src_tokens"]
+        features, _ = self.model(tokens, features_only=True)
+        return self.model.encoder.output_layer(features, masked_tokens=tokens.eq(self.task.mask_idx))
 
     def _filled(self, parts: list[str], number: int, candidates: list[tuple[int, float]]) -> list[Filled]:
         """The candidates for mask ``number`` of the text that the masks split into ``parts``."""
