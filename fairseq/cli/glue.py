@@ -16,6 +16,7 @@ from fairseq.glue import recipe
 from fairseq.registry import BPES
 
 PROGRAM = "fairseq-glue"
+TRAINER = (sys.executable, "-m", "fairseq.cli.train_config")
 _EXAMPLES = """\
 examples:
   fairseq-glue --checkpoint checkpoints/checkpoint_best.pt --data-dir glue_data
@@ -61,9 +62,9 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="options of fairseq-train, epochs, ...",
     )
-    add("--max-epoch", type=_positive, metavar="N", help="train for at most so many epochs")
-    add("--max-updates", type=_positive, metavar="N", help="train for at most so many updates")
-    add("--train-examples", type=_positive, metavar="N", help="train on at most so many rows of every task")
+    add("--max-epoch", type=_positive, metavar="N", help="train for at most N epochs")
+    add("--max-updates", type=_positive, metavar="N", help="train for at most N updates")
+    add("--train-examples", type=_positive, metavar="N", help="train on at most N rows of every task")
     add("--cpu", action="store_true", help="leave the GPUs alone")
     kept = parser.add_argument_group("disk")
     add = kept.add_argument
@@ -94,7 +95,7 @@ def get_parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     value = int(text) if text.isdigit() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, but is {text!r}")
     return value
 
 
@@ -109,12 +110,13 @@ def main(args: argparse.Namespace, command: str = PROGRAM) -> None:
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a directory")
-    share = process.quota()
+    quota = process.quota()
     run(
         Request(
             checkpoint=args.checkpoint,
             data_dir=Path(args.data_dir),
             out=out.resolve(),
+            trainer=TRAINER,
             tasks=args.tasks,
             recipe=args.recipe,
             seeds=args.seeds,
@@ -122,7 +124,7 @@ def main(args: argparse.Namespace, command: str = PROGRAM) -> None:
             limits=Limits(args.max_epoch, args.max_updates),
             train_examples=args.train_examples,
             jobs=args.jobs,
-            cores=min(process.affinity(), share or process.affinity()),
+            cores=min(process.affinity(), quota or process.affinity()),
             cpu=args.cpu,
             dictionary=args.dict,
             bpe=args.bpe,

@@ -1,93 +1,35 @@
-"""A whole ``fairseq-glue`` command: checkpoint, data, plan, runs, table, picture, predictions.
-
-Predictions for GLUE's test sets are the files that its site takes: ``CoLA.tsv``, ``MNLI-m.tsv``, ... with the header
-``index<TAB>prediction`` and a line per row, from index 0; classes by their names, STS-B as a number from 0 to 5 with
-three decimals.
-"""
+"""A whole ``fairseq-glue`` command: checkpoint, data, plan, runs, table, picture, predictions."""
 
 from __future__ import annotations
 
-import shutil
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import yaml
 
 from fairseq.errors import ConfigError, TrainingError
-from fairseq.finetune.glue_files import STS_B_SCALE, TASKS, GlueTask, task_directory
-from fairseq.glue import plan, recipe
-from fairseq.glue.data import Preparation, Start, TaskData, choose, load_start
-from fairseq.glue.files import claimed, plan_machine, write_text
+from fairseq.finetune.glue_files import TASKS, GlueTask
+from fairseq.glue import plan, recipe, report
+from fairseq.glue.data import Preparation, TaskData, choose
+from fairseq.glue.files import claimed
 from fairseq.glue.plan import Limits, Run
-from fairseq.glue.report import Report, draw, write_table
-from fairseq.glue.runs import Execution
+from fairseq.glue.pretrained import PretrainedModel, load_pretrained
+from fairseq.glue.runs import Execution, find_slots
 from fairseq.glue.scores import METRICS, best_point, best_run, by_task, constant_score
-from fairseq.models.inference import head_outputs, in_order
-from fairseq.models.loading import load_model_ensemble_and_task
-
-TOKENS = 4096  # of a batch, padding included
-
-
-def predict(model: Path, task: GlueTask, data: Path, out: Path) -> list[Path]:
-    """Write the prediction files of ``task`` from the test splits in ``data``; returns their paths."""
-    models, cfg, fairseq_task = load_model_ensemble_and_task([str(model)], {"data": str(data)})
-    device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
-    net = models[0].to(device)
-    written = []
-    for split, name in task.submissions.items():
-        if not (data / "input0" / f"{split}.idx").is_file():
-            continue
-        values = _logits(net, fairseq_task, split)
-        answers = _numbers(values) if task.regression else _names(values, fairseq_task)
-        lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in enumerate(answers))]
-        write_text(out / name, "\n".join(lines) + "\n")
-        written.append(out / name)
-    return written
-
-
-def diagnostic_data(preparation: Any, mnli: Path) -> Path | None:
-    """The diagnostic set (AX), which the model of MNLI answers, in the layout of MNLI; None when it is not there."""
-    task = TASKS["AX"]
-    if task_directory(preparation.data_dir, task) is None:
-        return None
-    data = preparation.find(task) or preparation.make(task)
-    shutil.copytree(mnli / "label", data.path / "label", dirs_exist_ok=True)
-    return data.path
-
-
-def _logits(model: Any, task: Any, split: str) -> Tensor:
-    """The head's outputs (rows, classes) for every row of ``split``, in the order of the file."""
-    task.load_dataset(split)
-    batches = task.get_batch_iterator(
-        task.dataset(split), max_tokens=TOKENS, max_positions=task.max_positions(), ignore_invalid_inputs=False
-    ).next_epoch_itr(shuffle=False)
-    return in_order(head_outputs(model, batches, task.cfg.classification_head_name)).float().cpu()
-
-
-def _names(logits: Tensor, task: Any) -> list[str]:
-    labels = task.label_dictionary
-    return [labels[labels.nspecial + index] for index in logits.argmax(dim=1).tolist()]
-
-
-def _numbers(values: Tensor) -> list[str]:
-    return [f"{value:.3f}" for value in (values[:, 0] * STS_B_SCALE).clamp(0.0, STS_B_SCALE).tolist()]
-
-
-KEEP = ("none", "best", "all")
+from fairseq.glue.submission import diagnostic_data, predict
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """What the command line asks for; ``trainer``: see `Execution`."""
 
     checkpoint: str
     data_dir: Path
     out: Path
+    trainer: Sequence[str]
     tasks: Sequence[str] = ("all",)
     recipe: str = "roberta"
     seeds: int = 5
@@ -113,7 +55,7 @@ def run(request: Request) -> None:
     tasks, missing = choose(request.tasks, request.data_dir)
     names = [task.name for task in tasks]
     chosen = recipe.load(request.recipe, list(_trainable()))
-    begin = load_start(request.checkpoint, request.dictionary, request.bpe, dict(request.bpe_options))
+    begin = load_pretrained(request.checkpoint, request.dictionary, request.bpe, dict(request.bpe_options))
     # Mistakes in recipe and options come to light before anything is preprocessed.
     plan.make(chosen, begin, [TaskData.unknown(name) for name in names], 1, request.given, request.limits)
     if missing:
@@ -163,7 +105,7 @@ class Campaign:
         self,
         request: Request,
         chosen: recipe.Recipe,
-        begin: Start,
+        begin: PretrainedModel,
         data: dict[str, TaskData],
         made: plan.Plan,
         missing: Sequence[str],
@@ -171,79 +113,63 @@ class Campaign:
     ) -> None:
         self.request, self.recipe, self.begin, self.data, self.plan = request, chosen, begin, data, made
         self.missing = missing
-        self.machine = plan_machine(request.jobs, request.cores, begin.parameters, request.cpu)
-        extra = [*(["--cpu"] if request.cpu else [])]
-        extra += ["--user-dir", request.user_dir] if request.user_dir else []
+        options: dict[str, Any] = {"cpu": request.cpu, "user_dir": request.user_dir}
         if begin.bpe is not None:  # for those who use the fine-tuned models
-            settings = {key: value for key, value in begin.bpe.items() if key != "_name"}
-            extra += plan.words({"bpe": begin.bpe["_name"], **settings})
+            options |= {"bpe" if key == "_name" else key: value for key, value in begin.bpe.items()}
         self.execution = Execution(
             out=request.out,
             plan=made,
             checkpoint=begin.path,
             data={name: item.path for name, item in data.items()},
-            machine=self.machine,
+            trainer=request.trainer,
+            slots=find_slots(request.jobs, request.cores, begin.parameters, request.cpu),
             select=chosen.select,
             keep=self._keeps,
             report=self._report,
             resumable=request.resumable,
-            extra=tuple(extra),
+            options=options,
             lock=lock,
         )
-        self.fresh: list[Run] = []  # finished by this command, the measure of its speed
-        self.left = 0
+        self.waiting = 0
 
     # -- training ---------------------------------------------------------------------------------------------------
 
     def describe(self) -> None:
-        """What would be run, with the command of the first run of every task."""
+        """What would be run, with the configuration of the first run of every task."""
         for name in self.data:
             mine = [run for run in self.plan.runs if run.task == name]
-            first = mine[0]
-            command = plan.command_line(first, self.data[name].path, self.begin.path, {"no_save": True})
-            _say(f"{name}: {_count(len(mine))} of {first.updates:,} updates, as in:")
-            _say(f"  fairseq-train {' '.join(command)}")
+            _say(f"{name}: {_count(len(mine))} of {mine[0].updates:,} updates, as in:")
+            shown = yaml.safe_dump(self.execution.configuration(mine[0]), sort_keys=False, allow_unicode=True)
+            _say("".join(f"  {line}\n" for line in shown.splitlines()))
 
     def train(self) -> None:
         self.execution.collect()
         todo = self.execution.remaining()
-        self.left = len(todo)
+        self.waiting = len(todo)
         done = len(self.plan.runs) - len(todo)
+        slots = self.execution.slots
         _say(
-            f"{_count(len(todo))} to do" + (f", {done} done" if done else "") + f"; {self.machine.jobs} at a time, "
-            f"{self.machine.threads} thread(s) each"
+            f"{_count(len(todo))} to do" + (f", {done} done" if done else "") + f"; {slots.count} at a time, "
+            f"{slots.threads} thread(s) each"
         )
         self.execution.run_all(todo)
 
     def _report(self, execution: Execution, run: Run) -> None:
-        """One line a finished run."""
-        self.left -= 1
+        """One line per finished run."""
+        self.waiting -= 1
         total = len(self.plan.runs)
-        place = f"[{total - self.left}/{total}] {run.title}"
+        place = f"[{total - self.waiting}/{total}] {run.title}"
         if run in execution.failures:
             _say(f"{place} FAILED: {execution.failures[run]}")
         else:
-            self.fresh.append(run)
             result = execution.results[run]
             baseline = constant_score(run.metric, self.data[run.task].labels["valid"])
-            collapsed = "" if result.left(baseline) else ", COLLAPSED"
+            collapsed = "" if result.beat_baseline(baseline) else ", COLLAPSED"
             _say(
                 f"{place}: {METRICS[run.metric]} {result.score(self.recipe.select):.1f} (constant answer {baseline:.1f}"
-                f"{collapsed}) in {_duration(result.seconds)}; {self._outlook()}"
+                f"{collapsed}) in {_duration(result.seconds)}; {self.waiting or 'none'} to go"
             )
-        write_table(self._table(), self.request.out)
-
-    def _outlook(self) -> str:
-        if not self.left:
-            return "none to go"
-        waiting = [run for run in self.plan.runs if run not in self.execution.results | self.execution.failures]
-        seconds = {run: self.execution.results[run].seconds / run.examples for run in self.fresh}
-        overall = statistics.mean(seconds.values())
-        expected = 0.0
-        for run in waiting:
-            mine = [value for other, value in seconds.items() if other.task == run.task]
-            expected += run.examples * (statistics.mean(mine) if mine else overall)
-        return f"{self.left} to go, about {_duration(expected / min(self.machine.jobs, len(waiting) or 1))}"
+        report.write_table(self._report_table(), self.request.out)
 
     def _keeps(self, run: Run, execution: Execution) -> bool:
         """Whether the model of ``run`` is to be kept, as far as is known now."""
@@ -263,7 +189,7 @@ class Campaign:
 
     # -- what comes out ---------------------------------------------------------------------------------------------
 
-    def _table(self) -> Report:
+    def _report_table(self) -> report.Report:
         notes = list(self.plan.notes)
         if self.request.train_examples is not None:
             notes.append(
@@ -276,7 +202,7 @@ class Campaign:
                 notes.append(f"Training was cut short by {flag} {value:,}; the schedule was shortened with it.")
         if self.missing:
             notes.append(f"Not run, because the data is not there: {'; '.join(self.missing)}.")
-        return Report(
+        return report.Report(
             self.request.command,
             self.begin.path.name,
             self.begin.parameters,
@@ -296,7 +222,7 @@ class Campaign:
         }
         lost = self.execution.with_sources([run for run in best.values() if not self.execution.model(run).is_file()])
         if lost:
-            self.left = len(lost)
+            self.waiting = len(lost)
             _say(f"{_count(len(lost))} to repeat, because the models were not kept")
             self.execution.run_all(lost)
         out = self.request.out / "submission"
@@ -311,12 +237,12 @@ class Campaign:
 
     def finish(self) -> None:
         """Table and picture; models of settings that lost go. Raises TrainingError if a run failed."""
-        report = self._table()
-        text = write_table(report, self.request.out)
+        made = self._report_table()
+        text = report.write_table(made, self.request.out)
         print(f"\n{text}")
         if self.execution.results:
             title = f"{self.begin.path.name}, recipe {self.recipe.name}: median and range over the seeds"
-            draw(report.lines(), title, self.request.out / "table.png")
+            report.draw(made.lines(), title, self.request.out / "table.png")
             self._drop_losers()
             _say(f"written to {self.request.out}: table.md, table.png, results.jsonl")
         if self.execution.failures:

@@ -1,13 +1,11 @@
-"""What fine-tuning starts from: the pretrained checkpoint, and the data of each task in the layout of its runs.
+"""The data of each task: raw GLUE files to the layout of the fine-tuning tasks, once for all runs.
 
-Of the checkpoint: its architecture as options, its dictionary and its BPE. Data are made once for all runs:
 ``DIR/data/RTE`` holds what `fairseq.finetune` writes, and ``data.json``: what it was made from, rows, labels.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
 import shutil
@@ -17,191 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from fairseq.checkpoint.reader import read
 from fairseq.data.dictionary import Dictionary
-from fairseq.dataclass.base import field_specs, model_config_class
-from fairseq.dataclass.flags import gen_parser_from_dataclass
-from fairseq.errors import CheckpointError, ConfigError, DataError, DataNotFoundError
+from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetune import glue_files
 from fairseq.finetune.glue_files import GlueTask
 from fairseq.finetune.layout import Job
 from fairseq.finetune.reading import first_existing
 from fairseq.glue.files import fingerprint, write_json
+from fairseq.glue.pretrained import PretrainedModel, digest
 from fairseq.registry import BPES
-
-_RECOMPUTED = ("_name", "max_positions", "max_source_positions")
-_ANCESTORS = 4  # how far above the checkpoint the relative paths of its training are looked for
-
-
-@dataclass(frozen=True)
-class Start:
-    """What fine-tuning takes from a checkpoint.
-
-    ``model`` maps options of fairseq-train to values and builds the stored architecture; ``bpe`` holds the settings of
-    the sub-word encoder (None: the dictionary is one of words); ``digest`` identifies the content of the file.
-    ``symbols``: rows of the token embeddings (None: not known). ``has_table``: positions are learnt, so ``max_positions`` is a size of the model and cannot change.
-    """
-
-    path: Path
-    digest: str
-    model: dict[str, Any]
-    max_positions: int | None
-    has_table: bool
-    parameters: int
-    symbols: int | None
-    dictionary: Path
-    bpe: dict[str, Any] | None
-
-
-def find_start(path: str | Path) -> Path:
-    """The checkpoint at ``path``, or the best (else last) one in that directory. Raises CheckpointError."""
-    path = Path(path)
-    for candidate in (path, path / "checkpoint_best.pt", path / "checkpoint_last.pt", path / "model.pt"):
-        if candidate.is_file():
-            return candidate
-    raise CheckpointError(f"--checkpoint {path} does not exist; give the file that fairseq-train wrote")
-
-
-def load_start(path: str | Path, dictionary: str | None, bpe: str | None, bpe_options: dict[str, Any]) -> Start:
-    """Read the checkpoint at ``path``; what is given of dictionary and BPE replaces what it knows about them.
-
-    Raises CheckpointError, and DataNotFoundError or ConfigError when dictionary or BPE cannot be found.
-    """
-    file = find_start(path).resolve()
-    state = read(file, mmap=True)
-    cfg = state["cfg"]
-    if cfg is None or cfg.model is None:
-        raise CheckpointError(f"{file} stores no configuration of its model; convert it with fairseq-train first")
-    model: dict[str, Any] = {str(key): value for key, value in _plain(cfg.model).items()}
-    options: dict[str, Any] = {"arch": model["_name"], **_model_options(model["_name"], model)}
-    if getattr(cfg.task, "omit_mask", False):
-        options["omit_mask"] = True
-    found = Path(dictionary) if dictionary is not None else _dictionary(file, cfg.task)
-    if not found.is_file():
-        raise DataNotFoundError(f"--dict {found} does not exist; give the dict.txt of pretraining")
-    return Start(
-        file,
-        digest(file),
-        options,
-        model.get("max_positions"),
-        any(key.endswith(".embed_positions.weight") for key in state["model"]),
-        _parameters(state["model"]),
-        next((len(value) for key, value in state["model"].items() if key.endswith(".embed_tokens.weight")), None),
-        found.resolve(),
-        _bpe(file, cfg.bpe, bpe, bpe_options),
-    )
-
-
-def _parameters(model: dict[str, Any]) -> int:
-    """How many numbers are trained: those of tied weights once, no buffers."""
-    tensors = {
-        name: value for name, value in model.items() if hasattr(value, "numel") and not name.endswith(".version")
-    }
-    return sum({value.data_ptr(): value.numel() for value in tensors.values()}.values())
-
-
-def _plain(node: Any) -> Any:
-    """A configuration node, or the Namespace of an old plugin, as a dict."""
-    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else vars(node)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, its first 16 hexadecimal digits."""
-    found = hashlib.sha256()
-    with path.open("rb") as handle:
-        while chunk := handle.read(1 << 22):
-            found.update(chunk)
-    return found.hexdigest()[:16]
-
-
-def _model_options(name: str, stored: dict[str, Any]) -> dict[str, Any]:
-    """The stored settings of a model as options of fairseq-train; ``True`` stands for a flag without a value."""
-    cls = model_config_class(name)
-    if cls is None:  # a plugin without a configuration class
-        return {key: value for key, value in stored.items() if key not in _RECOMPUTED and value not in (None, False)}
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    gen_parser_from_dataclass(parser, cls, delete_default=True)
-    flags = {action.dest: action for action in parser._actions}
-    options: dict[str, Any] = {}
-    for key, spec in field_specs(cls).items():
-        value, action = stored.get(key), flags.get(spec.dest)
-        carried = (spec.help or "").startswith("not supported") and value == spec.default
-        if key in _RECOMPUTED or value is None or action is None or carried:
-            continue
-        if action.nargs != 0:
-            options[_option(action.option_strings[0])] = value
-        elif action.const is not None:  # store_true, store_false
-            if value == action.const:
-                options[_option(action.option_strings[0])] = True
-        else:  # a pair: the last spelling is the opposite
-            options[_option(action.option_strings[0 if value else -1])] = True
-    return options
-
-
-def _option(flag: str) -> str:
-    return flag.lstrip("-").replace("-", "_")
-
-
-def _dictionary(checkpoint: Path, task: Any) -> Path:
-    """``dict.txt`` beside the checkpoint, else in the data directory of its training."""
-    data = str(getattr(task, "data", None) or "").split(":")[0]
-    places = [checkpoint.parent / "dict.txt", *_places(checkpoint, data, "dict.txt")]
-    places += _places(checkpoint, data, "input0/dict.txt")
-    for place in places:
-        if place.is_file():
-            return place
-    raise DataNotFoundError(
-        f"there is no dict.txt beside {checkpoint}" + (f" nor in {data}" if data else "") + "; give it with --dict"
-    )
-
-
-def _places(checkpoint: Path, stored: str, name: str = "") -> list[Path]:
-    """Where a path of the training may be now: as it is, or relative to a directory above the checkpoint."""
-    if not stored:
-        return []
-    path = Path(stored) / name if name else Path(stored)
-    return [path, *(above / path for above in list(checkpoint.parents)[:_ANCESTORS])]
-
-
-def _bpe(checkpoint: Path, stored: Any, name: str | None, given: dict[str, Any]) -> dict[str, Any] | None:
-    """The encoder's settings with files that exist."""
-    if name == "none":
-        return None
-    settings: dict[str, Any] = {}
-    if stored is not None:
-        settings = {str(key): value for key, value in _plain(stored).items()}
-    if name is not None and settings.get("_name") != name:
-        settings = {"_name": name}
-    if not settings.get("_name"):
-        raise ConfigError(
-            f"{checkpoint} does not say how its texts were cut into pieces; give --bpe with its files (for RoBERTa: "
-            "--bpe gpt2 --gpt2-encoder-json FILE --gpt2-vocab-bpe FILE), or --bpe none for a dictionary of words"
-        )
-    config = BPES.config_class(settings["_name"])
-    known = field_specs(config) if config is not None else {}
-    for key, spec in known.items():
-        if key not in settings and spec.default is not None:
-            settings[key] = spec.default
-    settings |= {key: value for key, value in given.items() if key in known}
-    for key, value in settings.items():
-        settings[key] = _moved(checkpoint, key, value) if key not in given else value
-    return settings
-
-
-def _moved(checkpoint: Path, key: str, value: Any) -> Any:
-    """A stored relative file name of the training, where the file is now; anything else as it is."""
-    if key.startswith("_") or not isinstance(value, str) or "://" in value:
-        return value
-    name = Path(value)
-    if not name.suffix or name.is_absolute():
-        return value
-    for place in [*_places(checkpoint, value), checkpoint.parent / name.name]:
-        if place.is_file():
-            return str(place.resolve())
-    return value
-
 
 NOT_IN_ALL = ("WNLI",)  # as in the original: its development set misleads, but it can be asked for by name
 SUBSET_SEED = 1
@@ -276,11 +98,13 @@ def _absent(task: GlueTask, data_dir: Path) -> str | None:
 class Preparation:
     """Preprocesses the tasks of one command; ``examples`` caps the training rows (a fixed random choice of them)."""
 
-    def __init__(self, start: Start, data_dir: Path, out: Path, examples: int | None = None, workers: int = 1) -> None:
+    def __init__(
+        self, start: PretrainedModel, data_dir: Path, out: Path, examples: int | None = None, workers: int = 1
+    ) -> None:
         self.start, self.data_dir, self.out = start, data_dir, out
         self.examples, self.workers = examples, workers
         self._dictionary = Dictionary.load(str(start.dictionary))
-        symbols = len(self._dictionary) + (not start.model.get("omit_mask") and "<mask>" not in self._dictionary)
+        symbols = len(self._dictionary) + (not start.omit_mask and "<mask>" not in self._dictionary)
         if start.symbols is not None and symbols != start.symbols:
             raise DataError(
                 f"{start.dictionary} has {symbols} symbols (with <mask>), but {start.path} has embeddings of {start.symbols}; "

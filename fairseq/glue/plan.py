@@ -1,18 +1,21 @@
-"""Which runs a command consists of, and the options of each: task x combination of the grid x seed. Free of torch."""
+"""Which runs a command consists of, and the configuration of each: task x combination of the grid x seed. Free of torch."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from fairseq.dataclass.parser import get_training_parser, parse_args_and_arch
+from fairseq.dataclass.base import GROUPS, FieldSpec, field_specs, model_config_class
+from fairseq.dataclass.build import build_config, nest, require_complete
+from fairseq.dataclass.configs import SECTIONS
 from fairseq.errors import ConfigError
 from fairseq.finetune.glue_files import TASKS, GlueTask
-from fairseq.glue.data import Start, TaskData
+from fairseq.glue.data import TaskData
 from fairseq.glue.files import fingerprint
-from fairseq.glue.recipe import Point, Recipe, TaskRecipe
+from fairseq.glue.pretrained import PretrainedModel
+from fairseq.glue.recipe import GridPoint, Recipe, TaskRecipe
 from fairseq.registry import nearest
 
 # What every run has; a recipe may say otherwise.
@@ -38,16 +41,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning. ``options`` are those of fairseq-train that bear on the result (no paths, nothing about saving)."""
+    """One fine-tuning.
+
+    ``model``: the stored settings of the architecture; ``options``: those of fairseq-train that bear on the result (no
+    paths, nothing about saving); ``sources``: digests of checkpoint and data, and of the run that it starts from.
+    """
 
     task: str
     seed: int
-    point: Point
+    point: GridPoint
     metric: str
     options: dict[str, Any]
+    model: dict[str, Any]
     updates: int
-    examples: int  # seen in training, the measure of its cost
-    sources: dict[str, str]  # digests of checkpoint and data, and of the run it starts from
+    sources: dict[str, str]
     after: Run | None = field(default=None, compare=False)
 
     @property
@@ -62,7 +69,18 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """What the result depends on; a stored result with other settings is not this run's."""
-        return {"options": dict(sorted(self.options.items())), "sources": self.sources}
+        return {"options": self.options, "model": self.model, "sources": self.sources}
+
+    def configuration(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What training is given, section -> key -> value; ``more`` are further options.
+
+        Raises ConfigError for an option that no section and no chosen component has.
+        """
+        given = {**self.options, **(more or {})}
+        given = {key: value for key, value in given.items() if value is not None and value is not False}
+        tree = nest(argparse.Namespace(**_attributes(given, self.model["_name"])))
+        nodes = {name: vars(node) if isinstance(node, argparse.Namespace) else node for name, node in tree.items()}
+        return {**{name: node for name, node in nodes.items() if node}, "model": {**self.model, **nodes["model"]}}
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -79,7 +97,7 @@ class Plan:
 
 def make(
     recipe: Recipe,
-    start: Start,
+    start: PretrainedModel,
     data: Sequence[TaskData],
     seeds: int,
     given: Mapping[str, Any] | None = None,
@@ -99,9 +117,9 @@ def make(
     if start.has_table and wanted and start.max_positions not in wanted:
         notes.append(
             f"The recipe cuts inputs at {min(wanted)} tokens, but here they are cut at {start.max_positions}: the checkpoint "
-            "has a table of so many learned positions."
+            "has a table of that many learned positions."
         )
-    runs: dict[tuple[str, Point, int], Run] = {}
+    runs: dict[tuple[str, GridPoint, int], Run] = {}
     for seed in recipe.first_seeds(seeds):
         for task in order:
             source = recipes[task].start_from
@@ -111,7 +129,7 @@ def make(
                     after = runs[source, recipes[source].points()[0], seed]
                 runs[task, point, seed] = _run(recipes[task], start, by_task[task], point, seed, limits, after)
     for first in {run.task: run for run in reversed(runs.values())}.values():
-        check_options(first)
+        _check(first)
     return Plan(list(runs.values()), recipes, notes)
 
 
@@ -138,7 +156,13 @@ def _order(recipes: Mapping[str, TaskRecipe], notes: list[str]) -> list[str]:
 
 
 def _run(
-    recipe: TaskRecipe, start: Start, data: TaskData, point: Point, seed: int, limits: Limits, after: Run | None
+    recipe: TaskRecipe,
+    start: PretrainedModel,
+    data: TaskData,
+    point: GridPoint,
+    seed: int,
+    limits: Limits,
+    after: Run | None,
 ) -> Run:
     task = TASKS[recipe.task]
     metric = recipe.score or task.metric
@@ -148,21 +172,22 @@ def _run(
             f"{recipe.task} has no score {metric!r}{nearest(metric, list(task.metrics)) or '.'} Its scores: {known}"
         )
     updates, warmup = recipe.length(data.rows["train"], point, limits.max_epoch, limits.max_updates)
-    options = {**start.model, **ALWAYS, **recipe.options, **dict(point)}
+    options = {**ALWAYS, **recipe.options, **dict(point)}
     if start.max_positions is not None:
         wanted = int(options.get("max_positions") or start.max_positions)
         options["max_positions"] = start.max_positions if start.has_table else min(wanted, start.max_positions)
     options |= _head(task)
+    if start.omit_mask:
+        options["omit_mask"] = True
     options |= {"seed": seed, "max_update": updates, "best_checkpoint_metric": metric}
     options |= {"maximize_best_checkpoint_metric": True, "valid_subset": ",".join(data.valid_subsets())}
     options |= _schedule(str(options.get("lr_scheduler", "fixed")), updates, warmup)
     if limits.max_epoch is not None and options.get("max_epoch") is not None:
         options["max_epoch"] = min(int(options["max_epoch"]), int(limits.max_epoch))
-    examples = updates * recipe.rows_an_update(point)
     sources = {"checkpoint": start.digest, "data": data.digest}
     if after is not None:
         sources["start_from"] = fingerprint(after.settings())
-    return Run(recipe.task, seed, point, metric, options, updates, examples, sources, after)
+    return Run(recipe.task, seed, point, metric, options, start.model, updates, sources, after)
 
 
 def _head(task: GlueTask) -> dict[str, Any]:
@@ -184,30 +209,33 @@ def _schedule(name: str, updates: int, warmup: int) -> dict[str, Any]:
     return options
 
 
-def words(options: Mapping[str, Any]) -> list[str]:
-    """``{"lr": "1e-5", "fp16": True, "update_freq": None}`` as ``["--lr", "1e-5", "--fp16"]``."""
-    found: list[str] = []
-    for key, value in options.items():
-        flag = f"--{key.replace('_', '-')}"
-        if value is True:
-            found.append(flag)
-        elif value is not None and value is not False:
-            text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            found += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
-    return found
+def _attributes(options: Mapping[str, Any], arch: str) -> dict[str, Any]:
+    """``options``, by their names on the command line, as the attributes that `nest` reads."""
+    classes = [*SECTIONS.values(), model_config_class(arch)]
+    classes += [registry.config_class(options[group]) for group, registry in GROUPS.items() if group in options]
+    names = {group: group for group in GROUPS}
+    for cls in filter(None, classes):
+        for spec in field_specs(cls).values():
+            names |= dict.fromkeys(_spellings(spec), spec.dest)
+    unknown = next((key for key in options if key not in names), None)
+    if (
+        unknown is not None and None not in classes
+    ):  # a component without a dataclass takes options that it does not list
+        flags = [f"--{name.replace('_', '-')}" for name in (unknown, *names)]
+        raise ConfigError(f"unknown option {flags[0]}{nearest(flags[0], flags[1:])}")
+    return {"arch": arch, **{names.get(key, key): value for key, value in options.items()}}
 
 
-def command_line(run: Run, data: Path, start: Path, saving: Mapping[str, Any]) -> list[str]:
-    """The arguments of fairseq-train for ``run``."""
-    return [str(data), *words({**run.options, "finetune_from_model": str(start), **saving})]
+def _spellings(spec: FieldSpec) -> list[str]:
+    """The names of a setting on the command line."""
+    alias = spec.metadata.get("argparse_alias") or []
+    flags = [spec.metadata.get("argparse_flag") or spec.name, *([alias] if isinstance(alias, str) else alias)]
+    return [flag.lstrip("-").replace("-", "_") for flag in flags]
 
 
-def check_options(run: Run) -> None:
-    """Raise ConfigError when fairseq-train would not take the options of ``run``."""
-    parser = get_training_parser()
-
-    def complain(message: str) -> None:
-        raise ConfigError(f"the options of {run.task}: {message}; they come from the recipe or --set")
-
-    parser.error = complain  # type: ignore[method-assign, assignment]
-    parse_args_and_arch(parser, ["DATA", *words(run.options)])
+def _check(run: Run) -> None:
+    """Raise ConfigError when training would not take the configuration of ``run``."""
+    try:
+        require_complete(build_config(run.configuration({"data": "DATA"})))
+    except ConfigError as error:
+        raise ConfigError(f"the options of {run.task}: {error}; they come from the recipe or --set") from None

@@ -15,7 +15,7 @@ A file has these keys, all optional::
 ``false`` and ``null`` leave an option out) and these keys of their own:
 
 ``epochs`` or ``updates``   how long to train; the learning rate decays over all of it
-``warmup``                  updates of linear warm-up, or below 1 the share of all updates
+``warmup``                  updates of linear warm-up, or below 1 the fraction of all updates
 ``score``                   the metric that decides, one of the task's own metrics
 ``start_from``              another task: start from its model of the same seed instead of the pretrained one
 ``grid``                    option -> list of values; every combination runs with every seed, and the one whose median
@@ -42,7 +42,7 @@ AVERAGE = ("tasks", "columns")
 _KEYS = ("about", "extends", "select", "average", "seeds", "all", "tasks")
 _OWN = ("epochs", "updates", "warmup", "score", "start_from", "grid")
 
-Point = tuple[tuple[str, str], ...]
+GridPoint = tuple[tuple[str, str], ...]
 """One combination of a grid: (option, value) pairs; empty without a grid."""
 
 
@@ -59,22 +59,17 @@ class TaskRecipe:
     start_from: str | None = None
     grid: dict[str, list[str]] = field(default_factory=dict)
 
-    def points(self) -> list[Point]:
+    def points(self) -> list[GridPoint]:
         """Every combination of the grid, one empty combination without a grid."""
         return [tuple(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
 
-    def rows_an_update(self, point: Point = ()) -> int:
-        """Training rows that an update sees (1 when batches are not limited by rows)."""
-        options = {**self.options, **dict(point)}
-        return (_whole(options, "batch_size", self.task) or 1) * (_whole(options, "update_freq", self.task) or 1)
-
     def length(
-        self, rows: int, point: Point = (), max_epoch: float | None = None, max_updates: int | None = None
+        self, rows: int, point: GridPoint = (), max_epoch: float | None = None, max_updates: int | None = None
     ) -> tuple[int, int]:
         """(updates, updates of warm-up) on ``rows`` training rows; limits shorten both in proportion."""
         options = {**self.options, **dict(point)}
-        batch = _whole(options, "batch_size", self.task)
-        frequency = _whole(options, "update_freq", self.task) or 1
+        batch = _integer(options, "batch_size", self.task)
+        frequency = _integer(options, "update_freq", self.task) or 1
         steps = math.ceil(math.ceil(rows / batch) / frequency) if batch else None
         if steps is None and (self.updates is None or max_epoch is not None):
             raise ConfigError(
@@ -192,7 +187,7 @@ def _load(path: Path, tasks: tuple[str, ...], seen: tuple[Path, ...]) -> Recipe:
         _merge(single.setdefault(task, {}), _section(settings, f"{path}: {task}"))
     seeds = content.get("seeds") or list(base.seeds)
     if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{path}: seeds must be a list of different whole numbers, but is {seeds!r}")
+        raise ConfigError(f"{path}: seeds must be a list of different integers, but is {seeds!r}")
     return Recipe(
         path.stem,
         " ".join(str(content.get("about") or base.about).split()),
@@ -241,7 +236,7 @@ def _name(key: Any) -> str:
 
 
 def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """``layer`` wins. A length of the other kind replaces the inherited one, and a warm-up keeps its share of it."""
+    """``layer`` wins. A length of the other kind replaces the inherited one, and a warm-up keeps its fraction of it."""
     for kind, other in (("epochs", "updates"), ("updates", "epochs")):
         if layer.get(kind) is not None and layer.get(other) is None and into.get(other) is not None:
             if other == "updates" and float(into.get("warmup") or 0) >= 1:
@@ -262,15 +257,15 @@ def _number(own: Mapping[str, Any], key: str, where: str, kind: type) -> Any:
     return value
 
 
-def _whole(options: Mapping[str, Any], key: str, task: str) -> int | None:
-    """A positive whole number among the options of a task, the first of a comma-separated list; None if not given."""
+def _integer(options: Mapping[str, Any], key: str, task: str) -> int | None:
+    """A positive integer among the options of a task, the first of a comma-separated list; None if not given."""
     value = options.get(key)
     first = value[0] if isinstance(value, list) and value else value
     if first is None:
         return None
     text = str(first).split(",")[0].strip()
     if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"{task}: {key} must be a whole number of at least 1, but is {value!r}")
+        raise ConfigError(f"{task}: {key} must be an integer of at least 1, but is {value!r}")
     return int(text)
 
 

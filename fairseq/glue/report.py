@@ -98,7 +98,7 @@ def _table(found: Sequence[Line]) -> str:
         rows.append(
             f"| {line.label} | {METRICS[line.metric]} | {bold}{line.median:.1f}{bold} | "
             f"{min(line.values):.1f} to {max(line.values):.1f} | {line.baseline:.1f} | "
-            f"{f'{line.left} of {len(line.values)}' if line.main else ''} | {line.rows:,} | {_mark(line)} |"
+            f"{f'{line.beat_baseline} of {len(line.values)}' if line.main else ''} | {line.rows:,} | {_mark(line)} |"
         )
     return "\n".join(rows)
 
@@ -107,8 +107,8 @@ def _mark(line: Line) -> str:
     marks = []
     if line.main and line.collapsed:
         marks.append("⚠ collapsed")
-    elif line.main and line.left < len(line.values):
-        marks.append(f"⚠ {len(line.values) - line.left} collapsed")
+    elif line.main and line.beat_baseline < len(line.values):
+        marks.append(f"⚠ {len(line.values) - line.beat_baseline} collapsed")
     if line.main and line.within_noise:
         marks.append("≈ chance")
     if line.main and line.failed:

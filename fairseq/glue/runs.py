@@ -1,6 +1,6 @@
 """Doing the runs of a plan: several at a time, going on where an earlier command stopped.
 
-A run has the directory ``DIR/runs/RTE/seed1``: ``command.txt``, ``log.txt``, ``checkpoints`` while it runs, ``result.json``
+A run has the directory ``DIR/runs/RTE/seed1``: ``config.yaml``, ``log.txt``, ``checkpoints`` while it runs, ``result.json``
 when it is done and ``model.pt`` when its model is kept.
 """
 
@@ -9,32 +9,68 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
+
 from fairseq.errors import TrainingError
 from fairseq.glue import scores
-from fairseq.glue.files import Machine, write_json, write_text
-from fairseq.glue.plan import Plan, Run, command_line
+from fairseq.glue.files import write_json, write_text
+from fairseq.glue.plan import Plan, Run
 from fairseq.glue.scores import Result
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 MODEL = "model.pt"
 _GRACE = 10.0  # seconds that children have to end by themselves
+_BYTES_PER_PARAMETER = 24  # weights, gradients, two moments, and a checkpoint while it is written
+_BYTES_PER_RUN = 1_500_000_000  # the process itself and the activations of a small batch
+
+
+@dataclass(frozen=True)
+class Slots:
+    """``count`` runs at a time with ``threads`` each; ``devices`` are the GPUs they take turns on."""
+
+    count: int
+    threads: int
+    devices: tuple[str, ...] = ()
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """Variables for the run in place ``slot`` (0 ... count - 1)."""
+        found = {}
+        if "OMP_NUM_THREADS" not in os.environ:
+            found["OMP_NUM_THREADS"] = found["MKL_NUM_THREADS"] = str(self.threads)
+        if self.devices:
+            found["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+        return found
+
+
+def find_slots(jobs: int | None, cores: int, parameters: int, cpu: bool = False) -> Slots:
+    """Room for ``jobs`` runs; by default one per GPU, and without GPUs as many as ``cores`` and half the memory allow.
+
+    ``OMP_NUM_THREADS`` in the environment, if set, is what the user wants.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = 0 if cpu else torch.cuda.device_count()
+    devices = tuple((given.split(",") if given else list(map(str, range(gpus))))[:gpus])
+    if jobs is None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        jobs = gpus or max(1, min(cores, memory // (_BYTES_PER_RUN + _BYTES_PER_PARAMETER * parameters)))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return Slots(jobs, int(threads) if threads.isdigit() else max(1, cores // jobs), devices)
 
 
 @dataclass
 class Execution:
     """The state of a command: ``results`` of finished runs, ``failures`` run -> last line of its log.
 
-    ``keep(run)`` says whether the model of a finished run is needed (asked again after each run). With ``resumable``
+    ``trainer``: the words of a command that trains as the YAML file says that follows them. ``keep(run)`` says whether the model of a finished run is needed (asked again after each run). With ``resumable``
     checkpoints hold the optimizer's state, and an interrupted run goes on from its last one; otherwise it starts anew.
     """
 
@@ -42,12 +78,13 @@ class Execution:
     plan: Plan
     checkpoint: Path
     data: dict[str, Path]
-    machine: Machine
+    trainer: Sequence[str]
+    slots: Slots
     select: str
     keep: Callable[[Run, Execution], bool]
     report: Callable[[Execution, Run], None]
     resumable: bool = False
-    extra: tuple[str, ...] = ()  # further options that do not bear on results
+    options: dict[str, Any] = field(default_factory=dict)  # further ones, which do not bear on results
     lock: int | None = None
     results: dict[Run, Result] = field(default_factory=dict)
     failures: dict[Run, str] = field(default_factory=dict)
@@ -81,7 +118,7 @@ class Execution:
         for run in waiting:
             self.results.pop(run, None)
         running: dict[Run, _Child] = {}
-        slots = list(range(self.machine.jobs))
+        slots = list(range(self.slots.count))
         try:
             while waiting or running:
                 for run in [run for run in waiting if self._ready(run)][: len(slots)]:
@@ -112,12 +149,11 @@ class Execution:
             shutil.rmtree(where, ignore_errors=True)
         where.mkdir(parents=True, exist_ok=True)
         write_json(settings, run.settings())
-        begin = self.model(run.after) if run.after is not None else self.checkpoint
-        line = [*command_line(run, self.data[run.task], begin, self._saving(run)), *self.extra]
-        write_text(where / "command.txt", shlex.join(["fairseq-train", *line]) + "\n")
+        config = where / "config.yaml"
+        write_text(config, yaml.safe_dump(self.configuration(run), sort_keys=False, allow_unicode=True))
         with (where / "log.txt").open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fairseq.glue.child", *line],
+                [*self.trainer, str(config)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -127,15 +163,21 @@ class Execution:
             )
         return _Child(process, slot, time.monotonic())
 
+    def configuration(self, run: Run) -> dict[str, Any]:
+        """What training is given for ``run``, section -> key -> value."""
+        begin = self.model(run.after) if run.after is not None else self.checkpoint
+        paths = {"data": str(self.data[run.task]), "finetune_from_model": str(begin)}
+        return run.configuration({**paths, **self._saving(run), **self.options})
+
     def _environment(self, slot: int) -> dict[str, str]:
-        found = {**os.environ, **self.machine.environment(slot)}
+        found = {**os.environ, **self.slots.environment(slot)}
         if (PACKAGE_ROOT / "pyproject.toml").is_file():  # a checkout that may not be installed
             found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
         return found
 
     def _saving(self, run: Run) -> dict[str, Any]:
         """Which checkpoints a run writes: none, unless its model may be needed or it is to be resumable."""
-        options: dict[str, Any] = {"save_dir": self.directory(run) / "checkpoints"}
+        options: dict[str, Any] = {"save_dir": str(self.directory(run) / "checkpoints")}
         wanted = self.keep(run, self)
         if not wanted and not self.resumable:
             return {**options, "no_save": True}

@@ -1,8 +1,7 @@
-"""From the logs of runs to the lines of the table: results, medians, baselines, which setting of a grid counts.
+"""From the logs of runs to the lines of the table: results, which setting of a grid counts, medians, baselines.
 
-The result of a run is its validation curve, read from the log of fairseq-train, and the file it is kept in. The
-baseline is what the best answer that ignores the text scores: the floor that every result has to leave. All values
-are in hundredths, as the criterions report them.
+The baseline is what the best answer scores that ignores the text; a run that never beats it is collapsed. All values are
+in hundredths, as the criterions report them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from fairseq.finetune.glue_files import TASKS
 from fairseq.glue.data import TaskData
 from fairseq.glue.files import write_json
 from fairseq.glue.plan import Run
-from fairseq.glue.recipe import Point, Recipe
+from fairseq.glue.recipe import GridPoint, Recipe
 
 POSITIVE = "1"  # the class that GLUE's F1 is about
 
@@ -28,7 +27,7 @@ POSITIVE = "1"  # the class that GLUE's F1 is about
 def constant_score(metric: str, labels: Mapping[str, int]) -> float:
     """The highest ``metric`` that one and the same answer for every row reaches; ``labels`` counts the rows by label.
 
-    For accuracy that is the share of the most frequent class, for F1 what "always yes" scores. A constant has no
+    For accuracy that is the fraction of the most frequent class, for F1 what "always yes" scores. A constant has no
     correlation with anything, so Matthews, Pearson and Spearman are 0.
     """
     total = sum(labels.values())
@@ -38,19 +37,19 @@ def constant_score(metric: str, labels: Mapping[str, int]) -> float:
 
 
 def _constant(metric: str, answer: str, labels: Mapping[str, int]) -> float:
-    share = labels[answer] / sum(labels.values())
-    f1 = 2 * share / (1 + share) if answer == POSITIVE else 0.0
-    return {"accuracy": share, "f1": f1, "acc_and_f1": (share + f1) / 2}[metric]
+    fraction = labels[answer] / sum(labels.values())
+    f1 = 2 * fraction / (1 + fraction) if answer == POSITIVE else 0.0
+    return {"accuracy": fraction, "f1": f1, "acc_and_f1": (fraction + f1) / 2}[metric]
 
 
 def standard_error(metric: str, baseline: float, rows: int) -> float:
     """How far chance alone moves a score at ``baseline`` on ``rows`` rows, one standard deviation (in hundredths).
 
-    Binomial for shares of right answers (and, roughly, for F1); ``1 / sqrt(rows)`` for correlations near 0.
+    Binomial for fractions of right answers (and, roughly, for F1); ``1 / sqrt(rows)`` for correlations near 0.
     """
     if metric in ("accuracy", "f1", "acc_and_f1"):
-        share = baseline / 100
-        return 100 * math.sqrt(max(share * (1 - share), 0.0) / rows)
+        fraction = baseline / 100
+        return 100 * math.sqrt(max(fraction * (1 - fraction), 0.0) / rows)
     return 100 / math.sqrt(rows)
 
 
@@ -84,7 +83,7 @@ class Result:
     def score(self, select: str, subset: str = "valid", metric: str | None = None) -> float:
         return self.chosen(select).scores[subset][metric or self.run.metric]
 
-    def left(self, baseline: float, subset: str = "valid") -> bool:
+    def beat_baseline(self, baseline: float, subset: str = "valid") -> bool:
         """Whether any validation was better than a constant answer; otherwise nothing was learnt."""
         limit = baseline + _HALF_DIGIT + 1e-9
         return any(item.scores[subset][self.run.metric] > limit for item in self.curve)
@@ -176,10 +175,11 @@ def find_result(directory: Path, run: Run) -> Result | None:
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The first setting that differs, in words; empty when none does."""
     new = json.loads(json.dumps(new))
-    for part, what in (("sources", ""), ("options", "--")):
-        for key in [*new[part], *(key for key in old[part] if key not in new[part])]:
-            if old[part].get(key) != new[part].get(key):
-                return f"{what}{key.replace('_', '-')}: there {old[part].get(key)}, now {new[part].get(key)}"
+    for part, what in (("sources", ""), ("options", "--"), ("model", "model.")):
+        before, now = old.get(part, {}), new[part]
+        for key in [*now, *(key for key in before if key not in now)]:
+            if before.get(key) != now.get(key):
+                return f"{what}{key.replace('_', '-')}: there {before.get(key)}, now {now.get(key)}"
     return ""
 
 
@@ -207,8 +207,8 @@ _SUBSETS = {("MNLI", "valid"): "MNLI-m", ("MNLI", "valid1"): "MNLI-mm"}
 class Line:
     """One score of one task over all seeds. ``main``: it is what the best setting and epoch are chosen by.
 
-    ``left``: runs that were better than ``baseline``, the best constant answer, at least once; ``noise``: one standard
-    error of the score by chance on so many ``rows``; ``failed``: runs without a result.
+    ``beat_baseline``: runs that were better than ``baseline``, the best constant answer, at least once; ``noise``: one standard
+    error of the score by chance on ``rows`` rows; ``failed``: runs without a result.
     """
 
     task: str
@@ -217,7 +217,7 @@ class Line:
     values: tuple[float, ...]
     baseline: float
     rows: int
-    left: int
+    beat_baseline: int
     failed: int
     noise: float
     main: bool
@@ -233,20 +233,20 @@ class Line:
     @property
     def collapsed(self) -> bool:
         """No run learnt anything."""
-        return self.left == 0
+        return self.beat_baseline == 0
 
     @property
     def within_noise(self) -> bool:
         return not self.collapsed and self.median <= self.baseline + 2 * self.noise
 
 
-def best_point(results: Sequence[Result], select: str) -> Point:
+def best_point(results: Sequence[Result], select: str) -> GridPoint:
     """The combination of the grid with the highest median score over its seeds (the first of equals)."""
     points = dict.fromkeys(result.run.point for result in results)
     return max(points, key=lambda point: point_median(results, point, select))
 
 
-def point_median(results: Sequence[Result], point: Point, select: str) -> float:
+def point_median(results: Sequence[Result], point: GridPoint, select: str) -> float:
     return statistics.median(result.score(select) for result in results if result.run.point == point)
 
 
@@ -279,7 +279,7 @@ def lines(results: Sequence[Result], failures: Sequence[Run], data: TaskData, re
                     tuple(result.score(recipe.select, subset, metric) for result in mine),
                     baseline,
                     rows,
-                    sum(result.left(main_baseline, subset) for result in mine),
+                    sum(result.beat_baseline(main_baseline, subset) for result in mine),
                     failed,
                     standard_error(metric, baseline, rows),
                     metric == main,

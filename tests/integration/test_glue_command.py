@@ -74,7 +74,7 @@ def test_everything_is_written(place: Path, whole: subprocess.CompletedProcess[s
     rte = (out / "submission" / "RTE.tsv").read_text().splitlines()[1:]
     assert {line.split("\t")[1] for line in rte} <= {"entailment", "not_entailment"}
     # RTE started from CoLA's model of the same seed; the best model of each task is left
-    assert f"{out}/runs/CoLA/seed1/model.pt" in (out / "runs" / "RTE" / "seed1" / "command.txt").read_text()
+    assert f"{out}/runs/CoLA/seed1/model.pt" in (out / "runs" / "RTE" / "seed1" / "config.yaml").read_text()
     assert sorted(path.parts[-3] for path in out.glob("runs/*/*/model.pt")) == ["CoLA", "RTE"]
     assert not list(out.glob("runs/*/*/checkpoints"))
 
@@ -126,7 +126,7 @@ def in_second_run(out: Path, process: subprocess.Popen[str]) -> Path:
 def alive(out: Path) -> bool:
     """Whether a process still works for ``out``."""
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    return any("finetuning.child" in line and str(out) in line for line in listing.splitlines())
+    return any("fairseq.cli.train_config" in line and str(out) in line for line in listing.splitlines())
 
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
@@ -222,4 +222,4 @@ def test_all_names_what_is_missing(place: Path, tmp_path: Path, capsys: pytest.C
     cli_main(words(place, "--out", tmp_path / "out", "--tasks", "all", "--dry-run", "--set", "start_from="))
     shown = capsys.readouterr().out
     assert "MNLI (no folder MNLI)" in shown and "STS-B: 1 run of 24 updates" in shown
-    assert "WNLI" not in shown and "--regression-target" in shown
+    assert "WNLI" not in shown and "regression_target: true" in shown

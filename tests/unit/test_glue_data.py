@@ -12,8 +12,8 @@ import torch
 from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, DataNotFoundError
 from fairseq.finetune.glue_files import TASKS
-from fairseq.glue import data as start
-from fairseq.glue.data import Preparation, Start
+from fairseq.glue.data import Preparation
+from fairseq.glue.pretrained import PretrainedModel, load_pretrained
 from tests.common import tiny_dictionary
 from tests.tiny_glue import tiny_glue
 
@@ -50,34 +50,34 @@ def test_relative_paths_of_the_training_are_looked_for_above_the_checkpoint(
     (tmp_path / "bpe").mkdir()
     for name in files.values():
         (tmp_path / name).write_text("{}", encoding="utf-8")
-    found = start.load_start(file.parent, None, None, {})  # the directory stands for the best checkpoint in it
+    found = load_pretrained(file.parent, None, None, {})  # the directory stands for the best checkpoint in it
     assert found.path == file and found.dictionary == tmp_path / "data-bin" / "dict.txt"
     assert found.bpe is not None and found.bpe["bpe_merges"] == str(tmp_path / "bpe" / "merges.txt")
     assert (found.parameters, found.symbols, found.max_positions, found.has_table) == (180, 45, 64, False)
-    assert found.model["arch"] == "roberta" and found.model["encoder_layers"] == 2
-    given = start.load_start(file, None, None, {"bpe_vocab": "other.json"}).bpe
+    assert found.model == {"_name": "roberta", "encoder_layers": 2}
+    given = load_pretrained(file, None, None, {"bpe_vocab": "other.json"}).bpe
     assert given is not None and given["bpe_vocab"] == "other.json" and given["_name"] == "hf_byte_bpe"
-    assert start.load_start(file, None, "none", {}).bpe is None
+    assert load_pretrained(file, None, "none", {}).bpe is None
 
 
 def test_a_dictionary_beside_the_checkpoint_comes_first(tmp_path: Path):
     save_dictionary(tmp_path / "data-bin")
     beside = save_dictionary(tmp_path / "model")
-    assert start.load_start(checkpoint(tmp_path / "model" / "model.pt"), None, "none", {}).dictionary == beside
+    assert load_pretrained(checkpoint(tmp_path / "model" / "model.pt"), None, "none", {}).dictionary == beside
 
 
 def test_what_the_checkpoint_does_not_know(tmp_path: Path):
     file = checkpoint(tmp_path / "a" / "model.pt")
     with pytest.raises(DataNotFoundError, match=r"no dict.txt beside .* nor in data-bin; give it with --dict"):
-        start.load_start(file, None, "none", {})
+        load_pretrained(file, None, "none", {})
     with pytest.raises(ConfigError, match="give --bpe"):
-        start.load_start(file, str(save_dictionary(tmp_path)), None, {})
+        load_pretrained(file, str(save_dictionary(tmp_path)), None, {})
     with pytest.raises(CheckpointError, match="does not exist"):
-        start.load_start(tmp_path / "b.pt", None, None, {})
+        load_pretrained(tmp_path / "b.pt", None, None, {})
 
 
-def begin(tmp_path: Path, symbols: int | None = 45) -> Start:
-    return Start(tmp_path / "m.pt", "c", {}, 64, False, 1, symbols, save_dictionary(tmp_path), None)
+def begin(tmp_path: Path, symbols: int | None = 45) -> PretrainedModel:
+    return PretrainedModel(tmp_path / "m.pt", "c", {}, 64, False, 1, symbols, save_dictionary(tmp_path), None)
 
 
 def test_preprocessing(tmp_path: Path):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fairseq.dataclass.build import build_config, convert_namespace_to_omegaconf
 from fairseq.dataclass.parser import get_training_parser, parse_args_and_arch
 from fairseq.errors import ConfigError, DataNotFoundError
 from fairseq.glue import data as datasets
-from fairseq.glue import files, plan
-from fairseq.glue.data import Start, TaskData, _model_options
+from fairseq.glue import plan, runs
+from fairseq.glue.data import TaskData
 from fairseq.glue.plan import Limits
-from fairseq.glue.recipe import Recipe
+from fairseq.glue.pretrained import PretrainedModel
+from fairseq.glue.recipe import Recipe, load
 from tests.tiny_glue import tiny_glue
 
 ALL: dict[str, Any] = {
@@ -25,8 +28,9 @@ ALL: dict[str, Any] = {
 }
 
 
-def begin(has_table: bool = True, **model: Any) -> Start:
-    return Start(Path("m.pt"), "c", {"arch": "roberta", **model}, 64, has_table, 1000, None, Path("dict.txt"), None)
+def begin(has_table: bool = True, **model: Any) -> PretrainedModel:
+    stored = {"_name": "roberta", **model}
+    return PretrainedModel(Path("m.pt"), "c", stored, 64, has_table, 1000, None, Path("dict.txt"), None)
 
 
 def data(task: str, rows: int = 80) -> TaskData:
@@ -35,7 +39,12 @@ def data(task: str, rows: int = 80) -> TaskData:
 
 
 def make(
-    recipe: Recipe, *tasks: str, seeds: int = 1, limits: Limits | None = None, start: Start | None = None, **given: Any
+    recipe: Recipe,
+    *tasks: str,
+    seeds: int = 1,
+    limits: Limits | None = None,
+    start: PretrainedModel | None = None,
+    **given: Any,
 ):
     return plan.make(recipe, start or begin(), [data(task) for task in tasks], seeds, given, limits)
 
@@ -47,13 +56,16 @@ def test_every_task_gets_a_seed_before_any_gets_another():
 
 def test_options_of_a_run():
     (run,) = make(Recipe("x", all={**ALL, "warmup": 0.1}), "MNLI").runs
-    parsed = parse_args_and_arch(get_training_parser(), ["DATA", *plan.words(run.options)])
-    assert (parsed.max_update, parsed.total_num_update, parsed.warmup_updates) == (20, 20, 2)
-    assert (parsed.num_classes, parsed.valid_subset, parsed.best_checkpoint_metric) == (3, "valid,valid1", "accuracy")
-    assert (parsed.max_positions, parsed.init_token, parsed.separator_token, parsed.seed) == (64, 0, 2, 1)
+    cfg = build_config(run.configuration())
+    scheduler = cfg.lr_scheduler
+    assert (cfg.optimization.max_update, scheduler.total_num_update, scheduler.warmup_updates) == (20, 20, 2)
+    assert (cfg.task.num_classes, cfg.dataset.valid_subset) == (3, "valid,valid1")
+    assert cfg.checkpoint.best_checkpoint_metric == "accuracy" and cfg.common.seed == cfg.task.seed == 1
+    assert (cfg.task.init_token, cfg.task.separator_token) == (0, 2)
+    assert cfg.task.max_positions == cfg.model.max_positions == 64
     (run,) = make(Recipe("x", all=ALL), "STS-B").runs
     assert run.options["regression_target"] is True and run.options["num_classes"] == 1
-    assert run.metric == "pearson_and_spearman" and run.examples == 160
+    assert run.metric == "pearson_and_spearman"
 
 
 def test_schedules():
@@ -109,29 +121,66 @@ def test_mistakes_in_options(given: dict[str, Any], message: str):
         make(Recipe("x", all=ALL), "RTE", **given)
 
 
-def test_words():
-    assert plan.words({"lr": "1e-5", "fp16": True, "bf16": False, "x": None, "adam_betas": "(0.9, 0.98)"}) == [
-        *("--lr", "1e-5", "--fp16", "--adam-betas", "(0.9, 0.98)")
-    ]
-    assert plan.words({"update_freq": [1, 2], "min_lr": -1}) == ["--update-freq", "1,2", "--min-lr=-1"]
+STORED = {"encoder_layers": 3, "encoder_alibi": True, "no_token_positional_embeddings": True, "dropout": 0.2}
+MODEL = "--arch roberta --encoder-layers 3 --encoder-alibi --no-token-positional-embeddings --max-positions {length}"
+COMMON = (
+    "--init-token 0 --separator-token 2 --shorten-method truncate --group-by-length --required-batch-size-multiple 1 "
+    "--num-workers 0 --log-format json --log-interval 100 --optimizer {optimizer} --adam-betas '(0.9, {beta})' "
+    "--weight-decay {decay} --lr {lr} --dropout 0.1 --attention-dropout 0.1 --batch-size {batch} --task "
+    "sentence_prediction --criterion sentence_prediction --num-classes {classes} --seed {seed} --max-update {updates} "
+    "--best-checkpoint-metric {metric} --maximize-best-checkpoint-metric --valid-subset {subset} --finetune-from-model m.pt "
+    "--lr-scheduler polynomial_decay --warmup-updates {warmup} --total-num-update {updates}"
+)
+ROBERTA = {"optimizer": "adam", "beta": 0.98, "decay": 0.1, "seed": 1, "length": 64}
+ELECTRA = {"optimizer": "adam", "beta": 0.999, "decay": 0.0, "seed": 42, "length": 64}
+STS = {"classes": 1, "metric": "pearson_and_spearman", "subset": "valid"}
+MNLI = {"classes": 3, "metric": "accuracy", "subset": "valid,valid1"}
 
 
-@pytest.mark.parametrize("arch", ["roberta", "roberta_alibi_clap", "roberta_zero_clap"])
-def test_the_architecture_of_a_checkpoint_as_options(arch: str):
-    """Every stored setting comes back from the command line that is made of it."""
-    stored = {
-        **{"_name": arch, "encoder_layers": 3, "encoder_alibi": True, "layernorm_embedding": False, "dropout": 0.0},
-        **{"l2norm_embedding": False, "encoder_learned_pos": True, "mask_prob": 0.15, "max_positions": 64},
-        **{"no_token_positional_embeddings": True, "no_scale_embedding": False, "untie_weights_roberta": False},
-    }
-    options = {"task": "sentence_prediction", "criterion": "sentence_prediction", "arch": arch, "num_classes": 2}
-    parsed = parse_args_and_arch(
-        get_training_parser(), ["DATA", *plan.words({**options, **_model_options(arch, stored)})]
-    )
-    for key, value in stored.items():
-        if key not in ("_name", "max_positions"):
-            name = "model_mask_prob" if key == "mask_prob" else key
-            assert getattr(parsed, name, False) == value, key
+@pytest.mark.parametrize(
+    ("recipe", "task", "values", "more"),
+    [
+        (
+            "roberta",
+            "STS-B",
+            {**ROBERTA, **STS, "lr": 2e-5, "batch": 16, "updates": 3598, "warmup": 214},
+            "--regression-target --adam-eps 1e-6 --clip-norm 0.0 --max-tokens 4400 --max-epoch 10",
+        ),
+        (
+            "roberta",
+            "MNLI",
+            {**ROBERTA, **MNLI, "lr": 1e-5, "batch": 32, "updates": 123873, "warmup": 7432},
+            "--adam-eps 1e-6 --clip-norm 0.0 --max-tokens 4400 --max-epoch 10",
+        ),
+        (
+            "electra",
+            "STS-B",
+            {**ELECTRA, **STS, "lr": 3e-4, "batch": 32, "updates": 1836, "warmup": 183},
+            "--regression-target --adam-eps 1e-8 --clip-norm 1.0 --pooler-dropout 0.1",
+        ),
+        (
+            "electra",
+            "MNLI",
+            {**ELECTRA, **MNLI, "lr": 3e-4, "batch": 128, "updates": 12121, "warmup": 1212},
+            "--adam-eps 1e-8 --clip-norm 1.0 --pooler-dropout 0.1",
+        ),
+    ],
+)
+def test_the_configuration_is_that_of_the_command_line(recipe: str, task: str, values: dict[str, Any], more: str):
+    """What a run is given, completed, is what fairseq-train makes of the same settings as flags."""
+    (run,) = make(load(recipe), task, start=begin(has_table=False, **STORED)).runs
+    words = f"DATA {MODEL} {COMMON} {more}".format(**values)
+    expected = convert_namespace_to_omegaconf(parse_args_and_arch(get_training_parser(), shlex.split(words)))
+    assert build_config(run.configuration({"data": "DATA", "finetune_from_model": "m.pt"})) == expected
+
+
+def test_options_that_are_left_out_and_given_by_another_name():
+    (run,) = make(Recipe("x", all={**ALL, "fp16": False, "max_tokens": None, "nval": 3}), "RTE").runs
+    config = run.configuration({"update_freq": [1, 2], "bpe": "gpt2", "gpt2_encoder_json": "e.json"})
+    assert "common" not in config or "fp16" not in config["common"]
+    assert config["dataset"]["max_valid_steps"] == 3 and "max_tokens" not in config["dataset"]
+    assert config["optimization"]["update_freq"] == [1, 2]
+    assert config["bpe"] == {"_name": "gpt2", "gpt2_encoder_json": "e.json"}
 
 
 def test_which_tasks_run(tmp_path: Path):
@@ -148,13 +197,13 @@ def test_which_tasks_run(tmp_path: Path):
         datasets.choose(["all"], tmp_path)
 
 
-def test_machine(monkeypatch: pytest.MonkeyPatch):
+def test_slots(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert files.plan_machine(2, 8, 1000, cpu=True) == files.Machine(2, 4)
-    assert files.plan_machine(None, 1, 1000, cpu=True).jobs == 1
-    assert files.plan_machine(None, 64, 10**13, cpu=True).jobs == 1  # no memory for two
-    assert files.Machine(4, 2, ("0", "3")).environment(1)["CUDA_VISIBLE_DEVICES"] == "3"
-    assert files.Machine(1, 2).environment(0)["OMP_NUM_THREADS"] == "2"
+    assert runs.find_slots(2, 8, 1000, cpu=True) == runs.Slots(2, 4)
+    assert runs.find_slots(None, 1, 1000, cpu=True).count == 1
+    assert runs.find_slots(None, 64, 10**13, cpu=True).count == 1  # no memory for two
+    assert runs.Slots(4, 2, ("0", "3")).environment(1)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert runs.Slots(1, 2).environment(0)["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert files.plan_machine(1, 8, 1000, cpu=True).threads == 1
-    assert files.Machine(1, 2).environment(0) == {}
+    assert runs.find_slots(1, 8, 1000, cpu=True).threads == 1
+    assert runs.Slots(1, 2).environment(0) == {}

@@ -101,7 +101,7 @@ def test_settings_of_the_command_line():
         ("al: {lr: 1}", "unknown key 'al'; did you mean 'all'"),
         ("select: first", "best or last"),
         ("tasks: {COLA: {}}", "unknown task 'COLA'"),
-        ("seeds: [1, 1]", "different whole numbers"),
+        ("seeds: [1, 1]", "different integers"),
         ("all: [1]", "must be a mapping"),
         ("- 1", "must be a mapping"),
         ("all: {lr: [", "not YAML"),

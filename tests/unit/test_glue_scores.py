@@ -21,7 +21,7 @@ LAST = Recipe("mine", select="last")
 
 def run(task: str, seed: int, metric: str, point: tuple[tuple[str, str], ...] = ()) -> Run:
     subsets = "valid,valid1" if task == "MNLI" else "valid"
-    return Run(task, seed, point, metric, {"lr": "1", "valid_subset": subsets}, 10, 160, {"data": "a"})
+    return Run(task, seed, point, metric, {"lr": "1", "valid_subset": subsets}, {"_name": "roberta"}, 10, {"data": "a"})
 
 
 def result(task: str, seed: int, metric: str, values: list[float], point: tuple[tuple[str, str], ...] = ()) -> Result:
@@ -68,7 +68,7 @@ def test_collapsed_runs_are_marked():
     labels = {"entailment": 146, "not_entailment": 131}  # the majority class scores 52.708
     mine = [result("RTE", 1, "accuracy", [52.7, 47.3]), result("RTE", 2, "accuracy", [52.7, 58.0, 40.0])]
     (line,) = scores.lines(mine, [], data("RTE", labels), BEST)
-    assert (line.left, line.collapsed, line.within_noise) == (1, False, True)
+    assert (line.beat_baseline, line.collapsed, line.within_noise) == (1, False, True)
     assert line.median == pytest.approx(55.35)
     (line,) = scores.lines(mine[:1], [], data("RTE", labels), BEST)
     assert line.collapsed

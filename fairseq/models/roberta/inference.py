@@ -63,5 +63,5 @@ def _outputs(
     hub: Any, dataset: Any, head: str | None, default: str, batch_size: int
 ) -> Iterator[tuple[Sample, Tensor]]:
     """Outputs of ``head``, else of the one that the fine-tuning task names, else of ``default``."""
-    name = head or getattr(hub.task, "head_name", default)
+    name = str(head or getattr(hub.task, "head_name", default))
     return head_outputs(hub.model, length_batches(dataset, batch_size), name)
