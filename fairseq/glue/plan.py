@@ -69,7 +69,7 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """What the result depends on; a stored result with other settings is not this run's."""
-        return {"options": self.options, "model": self.model, "sources": self.sources}
+        return {"options": {**self.model, **self.options}, "sources": self.sources}
 
     def configuration(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What training is given, section -> key -> value; ``more`` are further options.

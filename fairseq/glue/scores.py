@@ -175,11 +175,10 @@ def find_result(directory: Path, run: Run) -> Result | None:
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The first setting that differs, in words; empty when none does."""
     new = json.loads(json.dumps(new))
-    for part, what in (("sources", ""), ("options", "--"), ("model", "model.")):
-        before, now = old.get(part, {}), new[part]
-        for key in [*now, *(key for key in before if key not in now)]:
-            if before.get(key) != now.get(key):
-                return f"{what}{key.replace('_', '-')}: there {before.get(key)}, now {now.get(key)}"
+    for part, what in (("sources", ""), ("options", "--")):
+        for key in [*new[part], *(key for key in old[part] if key not in new[part])]:
+            if old[part].get(key) != new[part].get(key):
+                return f"{what}{key.replace('_', '-')}: there {old[part].get(key)}, now {new[part].get(key)}"
     return ""
 
 
