@@ -7,18 +7,16 @@ as text.
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_all_start_methods, get_context
 from typing import IO
 
 from fairseq.cli.common import run_command
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
 from fairseq.data.preprocessing import json_text
+from fairseq.data.text import map_in_order
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 
 BATCH = 500  # rows a worker takes at a time
@@ -27,7 +25,7 @@ Row = tuple[str, ...]
 
 
 class MultiprocessingEncoder:
-    """Rows of parallel lines to rows of ids. ``initializer`` must run once in each process.
+    """Rows of parallel lines to rows of ids. The tables are read once per process.
 
     Args:
         args: ``encoder_json``, ``vocab_bpe``, ``keep_empty`` and ``jsonlines`` of the command line.
@@ -106,7 +104,9 @@ def main(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         inputs = [_open(stack, path, "r") for path in args.inputs]
         outputs = [_open(stack, path, "w") for path in args.outputs]
-        for count, (state, lines) in enumerate(_encoded_rows(encoder, _rows(inputs), args.workers), 1):
+        batches = map_in_order(encoder.encode_rows, _rows(inputs), args.workers)
+        encoded = itertools.chain.from_iterable(batches)
+        for count, (state, lines) in enumerate(encoded, 1):
             filtered += state == "EMPTY"
             for line, output in zip(lines or (), outputs, strict=False):
                 output.write(line + "\n")
@@ -141,24 +141,6 @@ def _rows(inputs: Sequence[IO[str]]) -> Iterator[list[Row]]:
         if not batch:
             return
         yield batch
-
-
-def _encoded_rows(
-    encoder: MultiprocessingEncoder, batches: Iterator[list[Row]], workers: int
-) -> Iterator[tuple[str, list[str] | None]]:
-    if workers <= 1:
-        for batch in batches:
-            yield from encoder.encode_rows(batch)
-        return
-    context = get_context("fork" if "fork" in get_all_start_methods() else None)
-    with ProcessPoolExecutor(workers, context, initializer=encoder.initializer) as pool:
-        waiting: collections.deque[Future[list[tuple[str, list[str] | None]]]] = collections.deque()
-        for batch in batches:
-            waiting.append(pool.submit(encoder.encode_rows, batch))
-            if len(waiting) >= 4 * workers:  # never more in flight: the input may be endless
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
 
 
 def cli_main(argv: Sequence[str] | None = None) -> None:

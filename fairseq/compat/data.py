@@ -7,13 +7,11 @@ uses the array path of `fairseq.data.preprocessing`, which writes the same files
 from __future__ import annotations
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_all_start_methods, get_context
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,7 @@ from fairseq.data.datasets import BaseWrapperDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.index_formats import data_file_path, index_file_path
 from fairseq.data.indexed_dataset import make_builder
-from fairseq.data.text import Chunker, find_offsets, tokenize_line
+from fairseq.data.text import ByteRange, Chunker, chunk_ranges, map_in_order, tokenize_line
 from fairseq.data.token_block_dataset import locate
 from fairseq.ops.blocks import complete_blocks
 
@@ -129,63 +127,23 @@ class FileBinarizer:
         num_workers: int = 1,
     ) -> BinarizeSummary:
         """Write ``output_prefix.bin`` and ``.idx``; the result does not depend on ``num_workers``."""
-        offsets = find_offsets(input_file, num_workers)
-        prefixes = [output_prefix, *(f"{output_prefix}.pt{i}" for i in range(1, num_workers))]
-        jobs = [
-            (binarizer, input_file, start, stop, prefix, dataset_impl, vocab_size)
-            for prefix, start, stop in zip(prefixes, offsets, offsets[1:], strict=False)
-            if stop > start or prefix == output_prefix
-        ]
-        if len(jobs) == 1:
-            return cls._binarize_chunk_and_finalize(*jobs[0])
-        context = get_context("fork" if "fork" in get_all_start_methods() else None)
-        with ProcessPoolExecutor(len(jobs) - 1, context) as pool:
-            # The parts of the others are merged into the first, which stays open for that.
-            futures = [pool.submit(cls._binarize_chunk_and_finalize, *job) for job in jobs[1:]]
-            builder, summary = cls._binarize_file_chunk(*jobs[0])
-            for job, future in zip(jobs[1:], futures, strict=True):
-                summary.merge(future.result())
-                builder.merge_file_(job[4])
-                os.remove(data_file_path(job[4]))
-                os.remove(index_file_path(job[4]))
-        builder.finalize(index_file_path(output_prefix))
-        return summary
-
-    @staticmethod
-    def _binarize_file_chunk(
-        binarizer: Binarizer,
-        filename: str,
-        offset_start: int,
-        offset_end: int,
-        output_prefix: str,
-        dataset_impl: str,
-        vocab_size: int | None = None,
-    ) -> tuple[Any, BinarizeSummary]:
+        chunks = chunk_ranges(input_file, num_workers)
         builder = make_builder(data_file_path(output_prefix), dataset_impl, vocab_size=vocab_size)
-        summary = BinarizeSummary()
-        if offset_end > offset_start or offset_end <= 0:
-            with Chunker(filename, offset_start, offset_end) as lines:
-                for line in lines:
-                    builder.add_item(binarizer.binarize_line(line, summary))
-        return builder, summary
-
-    @classmethod
-    def _binarize_chunk_and_finalize(
-        cls,
-        binarizer: Binarizer,
-        filename: str,
-        offset_start: int,
-        offset_end: int,
-        output_prefix: str,
-        dataset_impl: str,
-        vocab_size: int | None = None,
-    ) -> BinarizeSummary:
-        """One byte range into a corpus of its own."""
-        builder, summary = cls._binarize_file_chunk(
-            binarizer, filename, offset_start, offset_end, output_prefix, dataset_impl, vocab_size
-        )
+        total = BinarizeSummary()
+        for items, summary in map_in_order(partial(_binarize_lines, binarizer, input_file), chunks, num_workers):
+            for item in items:
+                builder.add_item(torch.from_numpy(item))
+            total.merge(summary)
         builder.finalize(index_file_path(output_prefix))
-        return summary
+        return total
+
+
+def _binarize_lines(
+    binarizer: Binarizer, filename: str, byte_range: ByteRange
+) -> tuple[list[np.ndarray], BinarizeSummary]:
+    summary = BinarizeSummary()
+    with Chunker(filename, *byte_range) as lines:
+        return [binarizer.binarize_line(line, summary).numpy() for line in lines], summary
 
 
 class LegacyBinarizer:

@@ -6,13 +6,13 @@ number plus the number of specials. Torch is imported only by the methods that m
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
-from fairseq.data.text import find_offsets, post_process, read_blocks, tokenize_line
+from fairseq.data.text import ByteRange, byte_ranges, map_in_order, post_process, read_blocks, tokenize_line
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.file_io import PathManager
 
@@ -293,41 +293,29 @@ class Dictionary:
     # Counting
 
     @staticmethod
-    def _add_file_to_dictionary_single_worker(
-        filename: str,
-        tokenize: Callable[[str], list[str]],
-        eos_word: str,
-        start_offset: int = 0,
-        end_offset: int | None = None,
-    ) -> Counter[str]:
-        """Counts of the words in a byte range, and one ``eos_word`` a line."""
-        counter: Counter[str] = Counter()
-        for lines in read_blocks(filename, start_offset, end_offset):
-            if tokenize is tokenize_line:  # ends of lines separate words as spaces do: one call for the block
-                counter.update(tokenize("\n".join(lines)))
-            else:
-                for line in lines:
-                    counter.update(tokenize(line))
-            counter[eos_word] += len(lines)
-        return counter
-
-    @staticmethod
     def add_file_to_dictionary(
         filename: str, dict: Dictionary, tokenize: Callable[[str], list[str]], num_workers: int
     ) -> None:
         """Count a text file into ``dict`` with ``num_workers`` processes; the result does not depend on their number
         once finalized."""
-        workers = min(max(1, num_workers), max(1, os.path.getsize(filename) // 4096) if os.path.exists(filename) else 1)
-        offsets = find_offsets(filename, workers)
-        jobs = [
-            (filename, tokenize, dict.eos_word, start, stop) for start, stop in zip(offsets, offsets[1:], strict=False)
-        ]
-        count = Dictionary._add_file_to_dictionary_single_worker
-        if len(jobs) > 1:
-            with multiprocessing.Pool(len(jobs)) as pool:
-                counters = pool.starmap(count, jobs)
-        else:
-            counters = [count(*job) for job in jobs]
-        for counter in counters:
+        size = os.path.getsize(filename) if os.path.exists(filename) else 0
+        workers = min(max(1, num_workers), max(1, size // 4096))
+        count = partial(_count_words, filename, tokenize, dict.eos_word)
+        for counter in map_in_order(count, byte_ranges(filename, workers), workers):
             for word in sorted(counter):
                 dict.add_symbol(word, counter[word])
+
+
+def _count_words(
+    filename: str, tokenize: Callable[[str], list[str]], eos_word: str, byte_range: ByteRange
+) -> Counter[str]:
+    """Counts of the words in a byte range, and one ``eos_word`` per line."""
+    counter: Counter[str] = Counter()
+    for lines in read_blocks(filename, *byte_range):
+        if tokenize is tokenize_line:  # ends of lines separate words as spaces do: one call for the block
+            counter.update(tokenize("\n".join(lines)))
+        else:
+            for line in lines:
+                counter.update(tokenize(line))
+        counter[eos_word] += len(lines)
+    return counter

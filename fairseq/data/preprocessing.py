@@ -1,34 +1,28 @@
 """Text files to corpora on several processes, without torch: what ``fairseq-preprocess`` does with each file.
 
-Two kinds of `SymbolSource` stand for the lines: words looked up in a dictionary, and raw text through a subword
-encoder. Either gives *local* ids with the string of each, so that a table maps a whole block of text to dictionary
-ids at once.
+A `SymbolSource`, of words or of a subword encoder, gives *local* ids with the string of each, so that a table maps a
+whole chunk of text to dictionary ids at once.
 
-Every worker takes one byte range and writes one part; parts are then joined in order, so the result does not depend
-on the number of workers. Memory stays flat: text, ids, sizes and positions all pass through in pieces. When the
-symbols of raw text have yet to be counted, the first pass spools local ids to disk and the second maps them through a
-table.
+Workers take the chunks of a file, and their results are written in the order of the chunks, so the files do not depend
+on the number of workers. Memory stays flat. When the symbols of raw text have yet to be counted, the first pass spools
+local ids to disk and the second maps them through a table.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from multiprocessing import get_all_start_methods, get_context
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.encoders.base import Ids, SymbolSource, build_bpe, symbol_source
+from fairseq.data.encoders.base import Ids, SymbolSource, build_bpe, look_up, symbol_source
 from fairseq.data.index_formats import best_fitting_int_dtype, write_index, write_tnt_index
-from fairseq.data.text import find_offsets, read_blocks
+from fairseq.data.text import ByteRange, chunk_ranges, map_in_order, read_blocks
 from fairseq.errors import DataError
 
 EOS = 0  # the shifted local id that stands for the end of a line; symbol i is i + 1
@@ -68,81 +62,21 @@ def json_text(line: str, path: str) -> str:
 
 
 class _Lookup(dict[str, int]):
-    """Symbol -> id; unknown ones are unk and counted."""
-
-    def __init__(self, dictionary: Dictionary) -> None:
-        super().__init__(dictionary.indices)
-        self._unk = dictionary.unk()
-        self.replaced = 0
+    """Symbol -> id; the next id for all unknown ones."""
 
     def __missing__(self, word: str) -> int:
-        self.replaced += 1
-        return self._unk
+        return len(self)
 
 
 class DictionaryWords:
-    """Whitespace-separated words, whose local ids are those of the dictionary."""
+    """Words between whitespace; all that ``dictionary`` lacks are one symbol, the empty one."""
 
     def __init__(self, dictionary: Dictionary) -> None:
-        self.symbols = dictionary.symbols
-        self.lookup = _Lookup(dictionary)
+        self.symbols = [*dictionary.indices, ""]
+        self._lookup = _Lookup({word: i for i, word in enumerate(dictionary.indices)})
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
-        words = list(map(str.split, lines))
-        sizes = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
-        ids = map(self.lookup.__getitem__, chain.from_iterable(words))
-        return np.fromiter(ids, dtype=np.uint32, count=int(sizes.sum())), sizes
-
-
-def encode_blocks(
-    path: str,
-    start: int,
-    stop: int,
-    text_format: TextFormat,
-    source: SymbolSource,
-    on_bytes: Callable[[int], None] | None = None,
-) -> Iterator[tuple[npt.NDArray[np.uint32], Ids]]:
-    """(shifted local ids with `EOS` after each line, tokens of each line with eos) of about a megabyte of text each."""
-    for lines in read_blocks(path, start, stop, on_bytes):
-        if text_format.bpe is not None:
-            lines = [text_format.prepare(line, path) for line in lines]
-        ids, sizes = source.encode_lines(lines)
-        sizes = sizes + 1
-        ends = np.cumsum(sizes) - 1
-        shifted = np.empty(len(ids) + len(sizes), dtype=np.uint32)
-        inside = np.ones(len(shifted), dtype=bool)
-        inside[ends] = False
-        shifted[inside] = ids
-        shifted += np.uint32(1)
-        shifted[ends] = EOS
-        yield shifted, sizes
-
-
-class SymbolTable:
-    """Shifted local ids to dictionary ids for a source whose symbols may grow."""
-
-    def __init__(self, dictionary: Dictionary) -> None:
-        self._dictionary = dictionary
-        self._ids = np.array([dictionary.eos()], dtype=np.int64)
-        self._is_replaced = np.array([False])
-
-    def extend(self, symbols: list[str]) -> None:
-        """Learn the symbols that are new since the last call."""
-        new = symbols[len(self._ids) - 1 :]
-        if not new:
-            return
-        dictionary = self._dictionary
-        ids = np.array([dictionary.index(symbol) for symbol in new], dtype=np.int64)
-        is_unk_word = np.array([symbol == dictionary.unk_word for symbol in new])
-        self._ids = np.concatenate([self._ids, ids])
-        self._is_replaced = np.concatenate([self._is_replaced, (ids == dictionary.unk()) & ~is_unk_word])
-
-    def map(self, shifted: npt.NDArray[np.uint32], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        return self._ids.astype(dtype)[shifted]
-
-    def count_replaced(self, shifted: npt.NDArray[np.uint32]) -> int:
-        """Tokens that become unk without being the unk word."""
-        return int(np.count_nonzero(self._is_replaced[shifted])) if self._is_replaced.any() else 0
+        return look_up(list(map(str.split, lines)), self._lookup)
 
 
 _PROBE_LINES = 200
@@ -163,11 +97,6 @@ def looks_encoded(path: str, text_format: TextFormat) -> str | None:
     return None
 
 
-OnBytes = Callable[[int], None]
-_SPOOL_TOKENS = 1 << 20
-_PART_BYTES = 1 << 15  # a smaller part is not worth a process
-
-
 @dataclass(frozen=True)
 class Summary:
     """Lines, tokens (ends of lines included) and tokens that became unk."""
@@ -186,95 +115,126 @@ class Summary:
         return 100 * self.num_replaced / self.num_tok
 
 
-@dataclass(frozen=True)
-class Output:
-    """The type of the tokens: mmap in the smallest type for the vocabulary, or TNTIDX (int32, plus one)."""
-
-    dtype: np.dtype[Any]
-    lua: bool
-
-    @classmethod
-    def of(cls, impl: str, vocab_size: int) -> Output:
-        lua = impl in ("lazy", "cached")
-        return cls(np.dtype(np.int32 if lua else best_fitting_int_dtype(vocab_size)), lua)
-
-    def finish(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return ids + 1 if self.lua else ids
+def encode(lines: list[str], source: SymbolSource) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int32]]:
+    """(local ids + 1 with `EOS` after each line, tokens of each line with its end)."""
+    ids, sizes = source.encode_lines(lines)
+    sizes = sizes + 1
+    ends = np.cumsum(sizes) - 1
+    shifted = np.empty(len(ids) + len(sizes), dtype=np.uint32)
+    inside = np.ones(len(shifted), dtype=bool)
+    inside[ends] = False
+    shifted[inside] = ids
+    shifted += np.uint32(1)
+    shifted[ends] = EOS
+    return shifted, sizes.astype(np.int32)
 
 
-@dataclass(frozen=True)
-class Part:
-    """One worker's byte range of ``path``, and the prefix of what it writes (``.bin`` and ``.sizes``)."""
+class Target:
+    """Shifted local ids to those of ``dictionary``, as they stand on disk.
 
-    path: str
-    start: int
-    stop: int
-    prefix: str
+    These are the smallest type for the vocabulary (mmap), or int32 plus one (TNTIDX, ``lua``).
+    """
 
+    def __init__(self, dictionary: Dictionary, lua: bool) -> None:
+        self.dictionary, self.lua = dictionary, lua
+        self.dtype = np.dtype(np.int32 if lua else best_fitting_int_dtype(len(dictionary)))
+        self._ids = np.array([dictionary.eos() + lua], dtype=self.dtype)
+        self._is_replaced = np.array([False])
 
-@dataclass(frozen=True)
-class SpooledPart:
-    """A part whose ``.bin`` holds shifted local ids of ``symbols``, seen ``counts`` times."""
+    def learn(self, symbols: list[str]) -> None:
+        """Take in the symbols that are new since the last call."""
+        new = symbols[len(self._ids) - 1 :]
+        if not new:
+            return
+        ids = np.array([self.dictionary.index(symbol) for symbol in new], dtype=np.int64)
+        is_unk_word = np.array([symbol == self.dictionary.unk_word for symbol in new])
+        self._ids = np.concatenate([self._ids, (ids + self.lua).astype(self.dtype)])
+        self._is_replaced = np.concatenate([self._is_replaced, (ids == self.dictionary.unk()) & ~is_unk_word])
 
-    part: Part
-    symbols: list[str]
-    counts: npt.NDArray[np.int64]
-    num_seq: int
+    def map(self, shifted: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[Any], int]:
+        """(ids, how many become unk without being the unk word)."""
+        return self._ids[shifted], int(np.count_nonzero(self._is_replaced[shifted]))
 
-
-def _encode_part(
-    source: SymbolSource | None,
-    on_bytes: OnBytes,
-    part: Part,
-    text_format: TextFormat,
-    dictionary: Dictionary,
-    output: Output,
-) -> Summary:
-    source = source or text_format.source(dictionary)
-    table = SymbolTable(dictionary)
-    summary = Summary()
-    with open(part.prefix + ".bin", "wb") as tokens, open(part.prefix + ".sizes", "wb") as lengths:
-        for shifted, sizes in encode_blocks(part.path, part.start, part.stop, text_format, source, on_bytes):
-            table.extend(source.symbols)
-            tokens.write(output.finish(table.map(shifted, output.dtype)).tobytes())
-            lengths.write(sizes.astype(np.int32).tobytes())
-            replaced = 0 if isinstance(source, DictionaryWords) else table.count_replaced(shifted)
-            summary += Summary(len(sizes), len(shifted), replaced)
-    if isinstance(source, DictionaryWords):
-        summary += Summary(num_replaced=source.lookup.replaced)
-    return summary
+    def write_index(self, prefix: str) -> None:
+        """Turn ``prefix.sizes`` into ``prefix.idx``."""
+        sizes = _map_sizes(prefix + ".sizes")
+        if self.lua:
+            offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+            write_tnt_index(prefix + ".idx", self.dtype, range(len(sizes) + 1), offsets, sizes)
+        else:
+            write_index(prefix + ".idx", sizes, self.dtype)
+        os.remove(prefix + ".sizes")
 
 
-def _spool_part(
-    source: SymbolSource | None, on_bytes: OnBytes, part: Part, text_format: TextFormat, dictionary: Dictionary
-) -> SpooledPart:
-    source = source or text_format.source(dictionary)
-    counts = np.zeros(1, dtype=np.int64)
-    with open(part.prefix + ".bin", "wb") as tokens, open(part.prefix + ".sizes", "wb") as lengths:
-        for shifted, sizes in encode_blocks(part.path, part.start, part.stop, text_format, source, on_bytes):
-            tokens.write(shifted.tobytes())
-            lengths.write(sizes.astype(np.int32).tobytes())
-            block = np.bincount(shifted, minlength=len(counts))
-            block[: len(counts)] += counts
-            counts = block
-    return SpooledPart(part, source.symbols[: len(counts) - 1], counts[1:], int(counts[EOS]))
+def _map_sizes(path: str) -> npt.NDArray[np.int32]:
+    if os.path.getsize(path) == 0:
+        return np.empty(0, dtype=np.int32)
+    return np.memmap(path, dtype=np.int32, mode="r").view(np.ndarray)
 
 
-def _map_part(
-    source: SymbolSource | None, on_bytes: OnBytes, spooled: SpooledPart, dictionary: Dictionary, output: Output
-) -> Summary:
-    """Rewrite a spooled part with dictionary ids."""
-    table = SymbolTable(dictionary)
-    table.extend(spooled.symbols)
-    local_ids, target = spooled.part.prefix + ".bin", spooled.part.prefix + ".ids"
-    summary = Summary(num_seq=spooled.num_seq)
-    with open(local_ids, "rb") as local, open(target, "wb") as tokens:
-        while block := local.read(4 * _SPOOL_TOKENS):
-            shifted = np.frombuffer(block, dtype=np.uint32)
-            tokens.write(output.finish(table.map(shifted, output.dtype)).tobytes())
-            summary += Summary(num_tok=len(shifted), num_replaced=table.count_replaced(shifted))
-    os.replace(target, local_ids)
-    return summary
+# Of a chunk: ids, tokens of each line, and a `Summary` or, of local ids, the symbols they stand for with their counts.
+Result = tuple[npt.NDArray[Any], npt.NDArray[np.int32], Any]
+
+
+class _Work:
+    """What a worker does with a chunk of ``path``. Without a ``target`` ids stay local."""
+
+    def __init__(self, path: str, text_format: TextFormat, source: SymbolSource | None, target: Target | None) -> None:
+        self._path, self._format, self._source, self._target = path, text_format, source, target
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_source": None}  # where processes do not fork, each builds its own encoder
+
+    def __call__(self, chunk: ByteRange) -> Result:
+        if self._source is None:
+            self._source = self._format.source(self._target.dictionary if self._target else Dictionary())
+        lines = [line for block in read_blocks(self._path, *chunk) for line in block]
+        if self._format.bpe is not None:
+            lines = [self._format.prepare(line, self._path) for line in lines]
+        shifted, sizes = encode(lines, self._source)
+        if self._target is None:
+            ids, counts = _only_used(shifted, self._source.symbols)
+            return ids, sizes, counts
+        self._target.learn(self._source.symbols)
+        ids, replaced = self._target.map(shifted)
+        return ids, sizes, Summary(len(sizes), len(ids), replaced)
+
+
+def _only_used(shifted: npt.NDArray[np.uint32], symbols: list[str]) -> tuple[npt.NDArray[Any], list[tuple[str, int]]]:
+    """(ids into the symbols that occur, shifted as well; those symbols with their counts)."""
+    counts = np.bincount(shifted, minlength=1)
+    counts[EOS] = 0
+    used = np.flatnonzero(counts)
+    place = np.zeros(len(counts), dtype=np.uint32)
+    place[used] = np.arange(1, len(used) + 1)
+    return place[shifted], [(symbols[i - 1], count) for i, count in zip(used, counts[used].tolist(), strict=True)]
+
+
+class _Spool:
+    """A file that is encoded already: its chunks on disk, as shifted ids into ``symbols``."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self.lines = path, 0
+        self.symbols = Dictionary(add_special_symbols=False)
+
+    def fill(self, chunks: Iterable[Result]) -> None:
+        with open(self._path, "wb") as handle:
+            for shifted, sizes, counts in chunks:
+                place = [EOS, *(1 + self.symbols.add_symbol(symbol, count) for symbol, count in counts)]
+                np.save(handle, np.array(place, dtype=np.uint32)[shifted])
+                np.save(handle, sizes)
+                self.lines += len(sizes)
+
+    def read(self, target: Target) -> Iterator[Result]:
+        """What the workers would give for ``target``."""
+        target.learn(self.symbols.symbols)
+        done = 0
+        with open(self._path, "rb") as handle:
+            while done < self.lines:
+                shifted, sizes = np.load(handle), np.load(handle)
+                ids, replaced = target.map(shifted)
+                yield ids, sizes, Summary(len(sizes), len(ids), replaced)
+                done += len(sizes)
 
 
 class CorpusWriter:
@@ -295,131 +255,42 @@ class CorpusWriter:
     ) -> None:
         self.text_format, self.workers, self.scratch, self.impl = text_format, max(1, workers), scratch, impl
         self._progress = progress
-        self._spools: dict[str, list[SpooledPart]] = {}
-        self._files = 0
+        self._spools: dict[str, _Spool] = {}
         # Built once: forked workers share it. Words need a new one for each dictionary and file.
         self._source = source if source or text_format.bpe is None else text_format.source(Dictionary())
 
     def spool(self, path: str, dictionary: Dictionary) -> None:
         """Encode ``path`` and add its symbols to ``dictionary``; `write` will then not encode it again."""
-        if path in self._spools:
-            spooled = self._spools[path]
-        else:
-            arguments = [(part, self.text_format, dictionary) for part in self._parts(path)]
-            spooled = self._spools[path] = self._run(_spool_part, arguments, path)
-        for part in spooled:
-            for symbol, count in zip(part.symbols, part.counts.tolist(), strict=True):
-                if count:
-                    dictionary.add_symbol(symbol, count)
-            dictionary.add_symbol(dictionary.eos_word, part.num_seq)
+        spool = self._spools.get(path)
+        if spool is None:
+            spool = self._spools[path] = _Spool(os.path.join(self.scratch, f"spool{len(self._spools)}"))
+            spool.fill(self._map(path, None))
+        dictionary.update(spool.symbols)
+        dictionary.add_symbol(dictionary.eos_word, spool.lines)
 
     def write(self, path: str, prefix: str, dictionary: Dictionary) -> Summary:
         """Binarise ``path`` into ``prefix.bin`` and ``prefix.idx``."""
-        output = Output.of(self.impl, len(dictionary))
-        summaries: list[Summary]
-        if path in self._spools:
-            spooled = self._spools.pop(path)
-            parts = [item.part for item in spooled]
-            summaries = self._run(_map_part, [(item, dictionary, output) for item in spooled], None)
-        else:
-            parts = self._parts(path)
-            summaries = self._run(_encode_part, [(part, self.text_format, dictionary, output) for part in parts], path)
-        _join([part.prefix + ".bin" for part in parts], prefix + ".bin")
-        _join([part.prefix + ".sizes" for part in parts], prefix + ".sizes")
-        sizes = np.fromfile(prefix + ".sizes", dtype=np.int32) if output.lua else _map_sizes(prefix + ".sizes")
-        if output.lua:
-            offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-            write_tnt_index(prefix + ".idx", output.dtype, range(len(sizes) + 1), offsets, sizes)
-        else:
-            write_index(prefix + ".idx", sizes, output.dtype)
-        os.remove(prefix + ".sizes")
-        return sum(summaries, Summary())
+        target = Target(dictionary, self.impl in ("lazy", "cached"))
+        spool = self._spools.get(path)
+        total = Summary()
+        with open(prefix + ".bin", "wb") as tokens, open(prefix + ".sizes", "wb") as lengths:
+            for ids, sizes, summary in spool.read(target) if spool else self._map(path, target):
+                tokens.write(ids.data)
+                lengths.write(sizes.data)
+                total += summary
+        target.write_index(prefix)
+        return total
 
-    def _parts(self, path: str) -> list[Part]:
-        size = os.path.getsize(path) if os.path.exists(path) else 0
-        offsets = find_offsets(path, max(1, min(self.workers, size // _PART_BYTES)))
-        self._files += 1
-        return [
-            Part(path, start, stop, os.path.join(self.scratch, f"{self._files}.{i}"))
-            for i, (start, stop) in enumerate(zip(offsets, offsets[1:], strict=False))
-            if stop > start or i == 0
-        ]
-
-    def _run(self, job: Callable[..., Any], arguments: list[tuple[Any, ...]], path: str | None) -> list[Any]:
-        """Results of ``job(source, on_bytes, *arguments)`` in order; ``path`` is whose bytes the progress counts."""
-        bar = self._progress(path, os.path.getsize(path)) if self._progress and path else None
+    def _map(self, path: str, target: Target | None) -> Iterator[Result]:
+        """The result of each chunk of ``path``, in order."""
+        chunks = chunk_ranges(path, self.workers)
+        bar = self._progress(path, os.path.getsize(path)) if self._progress else None
+        work = _Work(path, self.text_format, self._source, target)
         try:
-            if len(arguments) == 1:
-                return [job(self._source, bar.update if bar else _ignore, *arguments[0])]
-            return _run_parallel(job, arguments, self._source, bar)
+            for (start, stop), result in zip(chunks, map_in_order(work, chunks, self.workers), strict=True):
+                yield result
+                if bar:
+                    bar.update(stop - start)
         finally:
             if bar:
                 bar.close()
-
-
-def _ignore(count: int) -> None:
-    return None
-
-
-class _Worker:
-    """State of a worker process: the encoder it inherits, and the bytes done by all (far below zero: stop)."""
-
-    STOP = -(1 << 62)
-    source: SymbolSource | None = None
-    counter: Any = None
-
-    @classmethod
-    def adopt(cls, source: SymbolSource | None, counter: Any) -> None:
-        cls.source, cls.counter = source, counter
-
-    @classmethod
-    def count(cls, count: int) -> None:
-        with cls.counter.get_lock():
-            cls.counter.value += count
-            if cls.counter.value < 0:
-                raise RuntimeError("stopped, because another worker failed")
-
-    @classmethod
-    def call(cls, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        return job(cls.source, cls.count, *arguments)
-
-
-def _run_parallel(
-    job: Callable[..., Any], arguments: list[tuple[Any, ...]], source: SymbolSource | None, bar: Any
-) -> list[Any]:
-    # Forked workers start at once, and have the encoder and the plugins that the parent has loaded.
-    forks = "fork" in get_all_start_methods()
-    context = get_context("fork" if forks else None)
-    counter = context.Value("q", 0)
-    inherited = (source if forks else None, counter)
-    with ProcessPoolExecutor(len(arguments), context, initializer=_Worker.adopt, initargs=inherited) as pool:
-        futures = [pool.submit(_Worker.call, job, item) for item in arguments]
-        pending, shown = set(futures), 0
-        while pending:
-            done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
-            failure = next((error for error in (future.exception() for future in done) if error is not None), None)
-            if failure is not None:
-                counter.value = _Worker.STOP
-                raise failure
-            if bar:
-                now = counter.value
-                bar.update(now - shown)
-                shown = now
-        return [future.result() for future in futures]
-
-
-def _join(parts: list[str], target: str) -> None:
-    """Append files to the first, which becomes ``target``; the others are removed."""
-    os.replace(parts[0], target)
-    if len(parts) > 1:
-        with open(target, "ab") as whole:
-            for part in parts[1:]:
-                with open(part, "rb") as handle:
-                    shutil.copyfileobj(handle, whole, 1 << 22)
-                os.remove(part)
-
-
-def _map_sizes(path: str) -> npt.NDArray[np.int32]:
-    if os.path.getsize(path) == 0:
-        return np.empty(0, dtype=np.int32)
-    return np.memmap(path, dtype=np.int32, mode="r").view(np.ndarray)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_all_start_methods, get_context
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from fairseq.errors import DataError, DataNotFoundError
 
@@ -40,7 +44,11 @@ def post_process(sentence: str, symbol: str | None) -> str:
     raise NotImplementedError(f"unknown post-processing {symbol!r}; known: {', '.join([*_JOINERS, 'silence', '@@ '])}")
 
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 BLOCK_BYTES = 1 << 20
+LEAST_BYTES = 1 << 15  # less is not worth a process
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
@@ -59,6 +67,59 @@ def find_offsets(filename: str | os.PathLike[str], num_chunks: int) -> list[int]
     return [0, *inner, size]
 
 
+ByteRange = tuple[int, int]
+
+
+def byte_ranges(filename: str | os.PathLike[str], count: int) -> list[ByteRange]:
+    """At most ``count`` ranges [start, stop) of about the same size that end where lines do; none is empty."""
+    return [(start, stop) for start, stop in pairwise(find_offsets(filename, count)) if stop > start]
+
+
+def chunk_ranges(filename: str | os.PathLike[str], workers: int) -> list[ByteRange]:
+    """`byte_ranges` of at most about a megabyte, and no fewer than ``workers`` unless the file is small."""
+    size = os.path.getsize(filename) if os.path.exists(filename) else 0
+    return byte_ranges(filename, max(1, -(-size // BLOCK_BYTES), min(workers, size // LEAST_BYTES)))
+
+
+def map_in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """``function`` of each item, in their order, on ``workers`` processes (one or none: in this one).
+
+    Forked workers start at once with ``function`` and all that the parent has loaded; only items and results are
+    pickled. Few items are on their way at a time: there may be endlessly many.
+    """
+    if isinstance(items, Sized):
+        workers = min(workers, len(items))
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    context = get_context("fork" if "fork" in get_all_start_methods() else None)
+    pool = ProcessPoolExecutor(workers, context, initializer=_Worker.adopt, initargs=(function,))
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(_Worker.call, item))
+            if len(waiting) >= 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Worker:
+    """What a worker process does with each item."""
+
+    function: Callable[[Any], Any]
+
+    @classmethod
+    def adopt(cls, function: Callable[[Any], Any]) -> None:
+        cls.function = function
+
+    @classmethod
+    def call(cls, item: Any) -> Any:
+        return cls.function(item)
+
+
 def _end_of_line(handle: BinaryIO, position: int, size: int) -> int:
     handle.seek(position)
     while position < size:
@@ -72,17 +133,11 @@ def _end_of_line(handle: BinaryIO, position: int, size: int) -> int:
     return size
 
 
-def read_blocks(
-    filename: str | os.PathLike[str],
-    start: int = 0,
-    stop: int | None = None,
-    on_bytes: Callable[[int], None] | None = None,
-) -> Iterator[list[str]]:
+def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | None = None) -> Iterator[list[str]]:
     """Lists of lines (without their ends) of the bytes ``[start, stop)``, about a megabyte at a time.
 
     ``start`` and ``stop`` must be offsets from `find_offsets`. A last line without line end counts; an empty rest
-    after the last line end does not. ``on_bytes`` is told the number of bytes behind each list when the next is asked
-    for. Raises DataError for bytes that are not UTF-8.
+    after the last line end does not. Raises DataError for bytes that are not UTF-8.
     """
     stop = os.path.getsize(filename) if stop is None else stop
     carry = b""
@@ -102,8 +157,6 @@ def read_blocks(
             lines = _decode(block, filename, position - len(block) - len(carry) * (position < stop))
             if lines:
                 yield lines
-            if on_bytes is not None:
-                on_bytes(len(block))
 
 
 def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list[str]:

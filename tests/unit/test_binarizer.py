@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from fairseq.compat.data import BinarizeSummary, FileBinarizer, LegacyBinarizer, VocabularyDatasetBinarizer
+from fairseq.data import text
 from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.file_io import PathManager
 from tests.common import tiny_dictionary
@@ -32,7 +33,8 @@ def test_lines():
 
 
 @pytest.mark.parametrize("impl", ["mmap", "cached"])
-def test_files_do_not_depend_on_the_number_of_workers(tmp_path, corpus, impl):
+def test_files_do_not_depend_on_the_number_of_workers(tmp_path, corpus, impl, monkeypatch):
+    monkeypatch.setattr(text, "LEAST_BYTES", 1)
     dictionary = tiny_dictionary()
     binarizer = VocabularyDatasetBinarizer(dictionary)
     written = []
@@ -43,7 +45,6 @@ def test_files_do_not_depend_on_the_number_of_workers(tmp_path, corpus, impl):
         )
         assert (summary.num_seq, summary.num_tok, summary.replaced) == (60, 160, Counter(q=20))
         written.append([(tmp_path / f"out{workers}.{suffix}").read_bytes() for suffix in ("bin", "idx")])
-        assert not list(tmp_path.glob("*.pt*"))
     assert written[0] == written[1]
     assert [item.tolist() for item in load_indexed_dataset(str(tmp_path / "out3"))][:3] == [
         [4, 5, 3, 2],

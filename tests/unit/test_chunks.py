@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 
 import pytest
 
 from fairseq.data import text as chunks
-from fairseq.data.text import Chunker, find_offsets, read_blocks
+from fairseq.data.text import Chunker, find_offsets, map_in_order, read_blocks
 from fairseq.errors import DataError, DataNotFoundError
 
 
@@ -32,10 +34,8 @@ def test_every_line_once(tmp_path, monkeypatch, text, block):
     for n in (1, 2, 3, 10):
         offsets = find_offsets(path, n)
         assert offsets == sorted(offsets) and len(offsets) == n + 1
-        done: list[int] = []
-        parts = [list(read_blocks(path, a, b, done.append)) for a, b in zip(offsets, offsets[1:], strict=False)]
+        parts = [list(read_blocks(path, a, b)) for a, b in zip(offsets, offsets[1:], strict=False)]
         assert [line for part in parts for lines in part for line in lines] == expected
-        assert sum(done) == len(text.encode())
 
 
 def test_chunker_is_the_same_in_one_or_more_parts(tmp_path):
@@ -70,3 +70,12 @@ def test_bad_files(tmp_path):
     (tmp_path / "latin").write_bytes(b"ok\ncaf\xe9\n")
     with pytest.raises(DataError, match="byte 6 is 0xe9"):
         list(read_blocks(tmp_path / "latin"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_map_in_order(workers):
+    assert list(map_in_order(math.sqrt, [n * n for n in range(100)], workers)) == list(range(100))
+    endless = map_in_order(math.sqrt, itertools.count(), workers)
+    assert [next(endless), next(endless)] == [0, 1]
+    with pytest.raises(ValueError, match="domain"):
+        list(map_in_order(math.sqrt, [1, 2, -1, 3], workers))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.cli import preprocess_task
-from fairseq.data import preprocessing, text
+from fairseq.data import text
 from tests.common import ROOT
 
 PROCESSED = ROOT / "tests/data/glue_processed"
@@ -32,7 +32,7 @@ STS_B = """
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Many workers get something to do even on small files, and blocks end in the middle of them."""
-    monkeypatch.setattr(preprocessing, "_PART_BYTES", 1)
+    monkeypatch.setattr(text, "LEAST_BYTES", 1)
     monkeypatch.setattr(text, "BLOCK_BYTES", 1000)
 
 

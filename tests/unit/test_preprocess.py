@@ -30,7 +30,7 @@ GPT2 = ("--bpe", "gpt2", "--gpt2-encoder-json", TINY / "encoder.json", "--gpt2-v
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Many workers get something to do even on small files, and blocks end in the middle of them."""
-    monkeypatch.setattr(preprocessing, "_PART_BYTES", 1)
+    monkeypatch.setattr(chunks, "LEAST_BYTES", 1)
     monkeypatch.setattr(chunks, "BLOCK_BYTES", 1000)
 
 

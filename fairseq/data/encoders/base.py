@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +36,8 @@ Ids = npt.NDArray[np.integer[Any]]
 class SymbolSource(Protocol):
     """Lines to local ids; ``symbols`` may grow from call to call, but never changes what it holds."""
 
-    symbols: list[str]
+    @property
+    def symbols(self) -> list[str]: ...
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         """(ids of all lines one after the other, number of ids of each line)."""
@@ -45,20 +48,16 @@ class WordSource:
     """A `SymbolSource` over any function from a line to its symbols: each new symbol takes the next local id."""
 
     def __init__(self, split: Callable[[str], list[str]]) -> None:
-        self.symbols: list[str] = []
         self._split = split
-        self._index: dict[str, int] = {}
+        self._index: defaultdict[str, int] = defaultdict()
+        self._index.default_factory = self._index.__len__
+
+    @property
+    def symbols(self) -> list[str]:
+        return list(self._index)
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
-        return flatten([self.local_ids(self._split(line)) for line in lines])
-
-    def local_ids(self, words: list[str]) -> list[int]:
-        index = self._index
-        for word in words:
-            if word not in index:
-                index[word] = len(self.symbols)
-                self.symbols.append(word)
-        return [index[word] for word in words]
+        return look_up(list(map(self._split, lines)), self._index)
 
 
 def symbol_source(bpe: Any) -> SymbolSource:
@@ -68,11 +67,19 @@ def symbol_source(bpe: Any) -> SymbolSource:
     return WordSource(lambda line: bpe.encode(line).split())
 
 
+def look_up(rows: Sequence[Sequence[str]], index: Mapping[str, int]) -> tuple[Ids, Ids]:
+    """Ids of the words of all rows as one array, and the lengths of the rows."""
+    return _as_arrays(map(index.__getitem__, chain.from_iterable(rows)), rows)
+
+
 def flatten(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
     """Lists of ids as one array, and their lengths."""
+    return _as_arrays(chain.from_iterable(rows), rows)
+
+
+def _as_arrays(ids: Iterable[int], rows: Sequence[Sequence[Any]]) -> tuple[Ids, Ids]:
     sizes = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    total = int(sizes.sum())
-    return np.fromiter((i for row in rows for i in row), dtype=np.uint32, count=total), sizes
+    return np.fromiter(ids, dtype=np.uint32, count=int(sizes.sum())), sizes
 
 
 def required_file(cfg: Any, key: str, bpe: str) -> str:
