@@ -22,193 +22,100 @@ CAUSAL = "causal language modelling"
 VISION = "vision and multi-modal modelling"
 PRONOUNS = "pronoun disambiguation (Winograd schemas)"
 
-TASKS = {
-    **dict.fromkeys(
-        (
-            "translation",
-            "translation_lev",
-            "translation_from_pretrained_bart",
-            "translation_from_pretrained_xlm",
-            "translation_multi_simple_epoch",
-            "multilingual_translation",
-            "semisupervised_translation",
-            "online_backtranslation",
-            "denoising",
-            "multilingual_denoising",
-            "span_masked_lm",
-            "simultaneous_speech_to_text",
-            "simultaneous_text_to_text",
-        ),
-        SEQ2SEQ,
-    ),
-    **dict.fromkeys(
-        (
-            "audio_pretraining",
-            "audio_finetuning",
-            "hubert_pretraining",
-            "speech_to_text",
-            "speech_to_speech",
-            "text_to_speech",
-            "frm_text_to_speech",
-            "speech_unit_modeling",
-        ),
-        SPEECH,
-    ),
-    **dict.fromkeys(("wsc", "winogrande"), PRONOUNS),
-    **dict.fromkeys(("language_modeling", "multilingual_language_modeling"), CAUSAL),
-    **dict.fromkeys(("legacy_masked_lm", "cross_lingual_lm"), "the legacy XLM/BERT task (use masked_lm)"),
-}
-MODELS = {
-    **dict.fromkeys(
-        (
-            "transformer",
-            "transformer_align",
-            "transformer_wmt_en_de",
-            "transformer_iwslt_de_en",
-            "transformer_vaswani_wmt_en_de_big",
-            "fconv",
-            "fconv_self_att",
-            "lstm",
-            "lightconv",
-            "bart",
-            "bart_base",
-            "bart_large",
-            "mbart_large",
-            "nonautoregressive_transformer",
-            "levenshtein_transformer",
-            "roberta_enc_dec",
-            "multilingual_transformer",
-        ),
-        SEQ2SEQ,
-    ),
-    **dict.fromkeys(("wav2vec", "wav2vec2", "wav2vec_ctc", "hubert", "hubert_ctc", "s2t_transformer"), SPEECH),
-    **dict.fromkeys(("data2vec_audio", "data2vec_multi"), VISION),
-    **dict.fromkeys(("transformer_lm", "transformer_lm_gpt", "fconv_lm", "lstm_lm", "lightconv_lm"), CAUSAL),
-    "masked_lm": "the legacy XLM/BERT model (use roberta)",
-}
-CRITERIONS = {
-    **dict.fromkeys(
-        (
-            "label_smoothed_cross_entropy",
-            "label_smoothed_cross_entropy_with_alignment",
-            "nat_loss",
-            "latency_augmented",
-        ),
-        SEQ2SEQ,
-    ),
-    **dict.fromkeys(("ctc", "wav2vec", "hubert", "tacotron2", "fastspeech2"), SPEECH),
-    **dict.fromkeys(("adaptive_loss", "cross_entropy"), CAUSAL),
-    **dict.fromkeys(("wsc", "winogrande"), PRONOUNS),
-    "legacy_masked_lm_loss": "the legacy XLM/BERT loss (use masked_lm)",
-}
+
+def _by_name(fields: dict[str, str]) -> dict[str, str]:
+    """Name -> field, of the names that are listed under each field."""
+    return {name: field for field, names in fields.items() for name in names.split()}
 
 
+TASKS = _by_name(
+    {
+        SEQ2SEQ: """
+            translation translation_lev translation_from_pretrained_bart translation_from_pretrained_xlm
+            translation_multi_simple_epoch multilingual_translation semisupervised_translation
+            online_backtranslation denoising multilingual_denoising span_masked_lm simultaneous_speech_to_text
+            simultaneous_text_to_text
+        """,
+        SPEECH: """
+            audio_pretraining audio_finetuning hubert_pretraining speech_to_text speech_to_speech text_to_speech
+            frm_text_to_speech speech_unit_modeling
+        """,
+        PRONOUNS: "wsc winogrande",
+        CAUSAL: "language_modeling multilingual_language_modeling",
+        "the legacy XLM/BERT task (use masked_lm)": "legacy_masked_lm cross_lingual_lm",
+    }
+)
+MODELS = _by_name(
+    {
+        SEQ2SEQ: """
+            transformer transformer_align transformer_wmt_en_de transformer_iwslt_de_en
+            transformer_vaswani_wmt_en_de_big fconv fconv_self_att lstm lightconv bart bart_base bart_large
+            mbart_large nonautoregressive_transformer levenshtein_transformer roberta_enc_dec
+            multilingual_transformer
+        """,
+        SPEECH: "wav2vec wav2vec2 wav2vec_ctc hubert hubert_ctc s2t_transformer",
+        VISION: "data2vec_audio data2vec_multi",
+        CAUSAL: "transformer_lm transformer_lm_gpt fconv_lm lstm_lm lightconv_lm",
+        "the legacy XLM/BERT model (use roberta)": "masked_lm",
+    }
+)
+CRITERIONS = _by_name(
+    {
+        SEQ2SEQ: "label_smoothed_cross_entropy label_smoothed_cross_entropy_with_alignment nat_loss latency_augmented",
+        SPEECH: "ctc wav2vec hubert tacotron2 fastspeech2",
+        CAUSAL: "adaptive_loss cross_entropy",
+        PRONOUNS: "wsc winogrande",
+        "the legacy XLM/BERT loss (use masked_lm)": "legacy_masked_lm_loss",
+    }
+)
 # Import paths of the original.
-MODULES = {
-    **dict.fromkeys(
-        (
-            "fairseq.sequence_generator",
-            "fairseq.sequence_scorer",
-            "fairseq.search",
-            "fairseq.iterative_refinement_generator",
-            "fairseq.incremental_decoding_utils",
-            "fairseq.token_generation_constraints",
-            "fairseq.ngram_repeat_block",
-            "fairseq.data.noising",
-            "fairseq.data.backtranslation_dataset",
-            "fairseq.data.denoising_dataset",
-            "fairseq.data.round_robin_zip_datasets",
-            "fairseq.data.multilingual",
-            "fairseq.models.transformer",
-            "fairseq.models.transformer_align",
-            "fairseq.models.transformer_from_pretrained_xlm",
-            "fairseq.models.bart",
-            "fairseq.models.fconv",
-            "fairseq.models.lightconv",
-            "fairseq.models.lstm",
-            "fairseq.models.nat",
-            "fairseq.models.multilingual_transformer",
-            "fairseq.models.roberta.enc_dec",
-            "fairseq.models.fairseq_decoder",
-            "fairseq.models.fairseq_incremental_decoder",
-            "fairseq.models.composite_encoder",
-            "fairseq.models.distributed_fairseq_model",
-            "fairseq.criterions.label_smoothed_cross_entropy",
-            "fairseq.criterions.nat_loss",
-            "fairseq.tasks.translation",
-            "fairseq.tasks.multilingual_translation",
-            "fairseq.tasks.denoising",
-            "fairseq.tasks.semisupervised_translation",
-            "fairseq.tasks.online_backtranslation",
-            "fairseq.scoring.bleu",
-            "fairseq.scoring.tokenizer",
-            "fairseq_cli.score",
-        ),
-        SEQ2SEQ,
-    ),
-    **dict.fromkeys(
-        (
-            "fairseq.models.transformer_lm",
-            "fairseq.models.fconv_lm",
-            "fairseq.models.lstm_lm",
-            "fairseq.models.lightconv_lm",
-            "fairseq.data.monolingual_dataset",
-            "fairseq.data.lm_context_window_dataset",
-            "fairseq.tasks.language_modeling",
-            "fairseq.criterions.adaptive_loss",
-            "fairseq.modules.adaptive_softmax",
-            "fairseq.modules.adaptive_input",
-        ),
-        CAUSAL,
-    ),
-    **dict.fromkeys(
-        (
-            "fairseq.data.audio",
-            "fairseq.models.wav2vec",
-            "fairseq.models.hubert",
-            "fairseq.models.speech_to_text",
-            "fairseq.models.speech_to_speech",
-            "fairseq.models.text_to_speech",
-            "fairseq.tasks.audio_pretraining",
-            "fairseq.tasks.speech_to_text",
-            "fairseq.criterions.ctc",
-            "fairseq.criterions.wav2vec_criterion",
-            "fairseq.speech_generator",
-        ),
-        SPEECH,
-    ),
-    **dict.fromkeys(("fairseq.models.huggingface", "fairseq.model_parallel"), "model-parallel and wrapped models"),
-    "fairseq.modules.quantization": "product quantization",
-    **dict.fromkeys(("fairseq.models.masked_lm", "fairseq.data.legacy"), "the legacy XLM/BERT model (use roberta)"),
-    "fairseq.optim.bmuf": "block-momentum training (BMUF)",
-    "fairseq.benchmark": "the old dummy tasks (see benchmarks/)",
-}
+MODULES = _by_name(
+    {
+        SEQ2SEQ: """
+            fairseq.sequence_generator fairseq.sequence_scorer fairseq.search fairseq.iterative_refinement_generator
+            fairseq.incremental_decoding_utils fairseq.token_generation_constraints fairseq.ngram_repeat_block
+            fairseq.data.noising fairseq.data.backtranslation_dataset fairseq.data.denoising_dataset
+            fairseq.data.round_robin_zip_datasets fairseq.data.multilingual fairseq.models.transformer
+            fairseq.models.transformer_align fairseq.models.transformer_from_pretrained_xlm fairseq.models.bart
+            fairseq.models.fconv fairseq.models.lightconv fairseq.models.lstm fairseq.models.nat
+            fairseq.models.multilingual_transformer fairseq.models.roberta.enc_dec fairseq.models.fairseq_decoder
+            fairseq.models.fairseq_incremental_decoder fairseq.models.composite_encoder
+            fairseq.models.distributed_fairseq_model fairseq.criterions.label_smoothed_cross_entropy
+            fairseq.criterions.nat_loss fairseq.tasks.translation fairseq.tasks.multilingual_translation
+            fairseq.tasks.denoising fairseq.tasks.semisupervised_translation fairseq.tasks.online_backtranslation
+            fairseq.scoring.bleu fairseq.scoring.tokenizer fairseq_cli.score
+        """,
+        CAUSAL: """
+            fairseq.models.transformer_lm fairseq.models.fconv_lm fairseq.models.lstm_lm fairseq.models.lightconv_lm
+            fairseq.data.monolingual_dataset fairseq.data.lm_context_window_dataset fairseq.tasks.language_modeling
+            fairseq.criterions.adaptive_loss fairseq.modules.adaptive_softmax fairseq.modules.adaptive_input
+        """,
+        SPEECH: """
+            fairseq.data.audio fairseq.models.wav2vec fairseq.models.hubert fairseq.models.speech_to_text
+            fairseq.models.speech_to_speech fairseq.models.text_to_speech fairseq.tasks.audio_pretraining
+            fairseq.tasks.speech_to_text fairseq.criterions.ctc fairseq.criterions.wav2vec_criterion
+            fairseq.speech_generator
+        """,
+        "model-parallel and wrapped models": "fairseq.models.huggingface fairseq.model_parallel",
+        "product quantization": "fairseq.modules.quantization",
+        "the legacy XLM/BERT model (use roberta)": "fairseq.models.masked_lm fairseq.data.legacy",
+        "block-momentum training (BMUF)": "fairseq.optim.bmuf",
+        "the old dummy tasks (see benchmarks/)": "fairseq.benchmark",
+    }
+)
 # Names that packages of the original exported.
-NAMES = {
-    **dict.fromkeys(
-        (
-            "fairseq.data.BacktranslationDataset",
-            "fairseq.data.DenoisingDataset",
-            "fairseq.data.LanguagePairDataset",
-            "fairseq.data.NoisingDataset",
-            "fairseq.data.RoundRobinZipDatasets",
-            "fairseq.data.TransformEosDataset",
-            "fairseq.data.TransformEosLangPairDataset",
-            "fairseq.models.CompositeEncoder",
-            "fairseq.modules.AdaptiveSoftmax",
-            "fairseq.modules.BeamableMM",
-            "fairseq.modules.TransformerDecoderLayer",
-        ),
-        SEQ2SEQ,
-    ),
-    **dict.fromkeys(
-        ("fairseq.data.MonolingualDataset", "fairseq.data.LMContextWindowDataset"),
-        CAUSAL,
-    ),
-    **dict.fromkeys(
-        ("fairseq.data.FileAudioDataset", "fairseq.data.AddTargetDataset", "fairseq.data.HubertDataset"), SPEECH
-    ),
-}
+NAMES = _by_name(
+    {
+        SEQ2SEQ: """
+            fairseq.data.BacktranslationDataset fairseq.data.DenoisingDataset fairseq.data.LanguagePairDataset
+            fairseq.data.NoisingDataset fairseq.data.RoundRobinZipDatasets fairseq.data.TransformEosDataset
+            fairseq.data.TransformEosLangPairDataset fairseq.models.CompositeEncoder fairseq.modules.AdaptiveSoftmax
+            fairseq.modules.BeamableMM fairseq.modules.TransformerDecoderLayer
+        """,
+        CAUSAL: "fairseq.data.MonolingualDataset fairseq.data.LMContextWindowDataset",
+        SPEECH: "fairseq.data.FileAudioDataset fairseq.data.AddTargetDataset fairseq.data.HubertDataset",
+    }
+)
 # What the original's tests/utils.py imports beside the masked-LM parts.
 STUBS = {
     "fairseq.data.language_pair_dataset": ("collate", "LanguagePairDataset"),

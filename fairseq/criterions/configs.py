@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fairseq.dataclass.base import II, FairseqDataclass, follow, option
+from fairseq.dataclass.base import HIDDEN, II, FairseqDataclass, follow, option
 
 
 @dataclass(kw_only=True)
 class MaskedLmConfig(FairseqDataclass):
     """``masked_lm`` has no settings of its own; ``tpu`` is carried by old files."""
 
-    tpu: bool = option(II("common.tpu"), "not supported: training on TPUs")
+    tpu: bool = option(II("common.tpu"), HIDDEN)
 
 
 @dataclass(kw_only=True)

@@ -30,15 +30,12 @@ Values from flags, YAML files and stored configurations go through one function 
 with, so that ``--lr 0.005``, ``lr: [0.005]`` and ``optimization.lr=0.005`` mean the same. Strings are read as Python literals
 where the field is not a string; nothing is ever evaluated.
 
-Values from flags, YAML files and stored configurations go through one function into the type that their field is annotated
-with, so that ``--lr 0.005``, ``lr: [0.005]`` and ``optimization.lr=0.005`` mean the same. Strings are read as Python literals
-where the field is not a string; nothing is ever evaluated.
-
 This module imports neither torch nor omegaconf, so that ``--help`` stays instant.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import functools
 import types
@@ -83,6 +80,9 @@ def follow(path: str, otherwise: Any) -> Any:
 
 def is_interpolation(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
+
+
+HIDDEN = argparse.SUPPRESS  # the help of a setting that ``--help`` leaves out
 
 
 def option(

@@ -10,7 +10,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from fairseq.dataclass.base import II, MISSING, FairseqDataclass, option
+from fairseq.dataclass.base import HIDDEN, II, MISSING, FairseqDataclass, option
+from fairseq.dataclass.legacy import carried
 from fairseq.errors import OutOfScopeError
 from fairseq.refusals import HERE
 
@@ -28,14 +29,14 @@ class CommonConfig(FairseqDataclass):
         None, "form of the statistics lines (default: tqdm on a terminal)", choices=LOG_FORMATS
     )
     log_file: str | None = option(None, "also write the log to this file")
-    aim_repo: str | None = option(None, "out of scope: Aim repository")
-    aim_run_hash: str | None = option(None, "out of scope: Aim run")
+    aim_repo: str | None = carried("common", "aim_repo")
+    aim_run_hash: str | None = carried("common", "aim_run_hash")
     tensorboard_logdir: str | None = option(None, "write tensorboard event files into this directory")
     wandb_project: str | None = option(None, "log to this Weights & Biases project")
-    azureml_logging: bool | None = option(False, "out of scope: log to AzureML")
+    azureml_logging: bool | None = carried("common", "azureml_logging")
     seed: int = option(1, "seed of initialisation, data order, masks and dropout")
     cpu: bool = option(False, "use the CPU even if a GPU is there")
-    tpu: bool = option(False, "out of scope: use TPUs")
+    tpu: bool = carried("common", "tpu")
     bf16: bool = option(False, "train in bfloat16 with a float32 master copy of the parameters")
     memory_efficient_bf16: bool = option(False, "bfloat16 with less memory; implies bf16")
     fp16: bool = option(False, "train in float16 with loss scaling (needs a GPU; without one float32 is used)")
@@ -54,8 +55,8 @@ class CommonConfig(FairseqDataclass):
     user_dir: str | None = option(None, "directory of a Python module with own tasks, models, criterions, ...")
     empty_cache_freq: int = option(0, "empty the GPU memory cache every so many updates (0: never)")
     all_gather_list_size: int = option(16384, "accepted without effect")
-    model_parallel_size: int = option(1, "out of scope: GPUs that share one model")
-    quantization_config_path: str | None = option(None, "out of scope: quantisation settings")
+    model_parallel_size: int = carried("common", "model_parallel_size")
+    quantization_config_path: str | None = carried("common", "quantization_config_path")
     profile: bool = option(
         False, "write a trace of a few early updates for TensorBoard or Perfetto; its place is logged"
     )
@@ -141,7 +142,7 @@ class OptimizationConfig(FairseqDataclass):
     update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
     lr: list[float] = option([0.25], "learning rate; a list gives one value per epoch for schedules that use it")
     stop_min_lr: float = option(-1.0, "stop when the learning rate falls to this value (-1: never)")
-    use_bmuf: bool = option(False, "out of scope: block-wise model updates")
+    use_bmuf: bool = carried("optimization", "use_bmuf")
     skip_remainder_batch: bool = option(False, "drop the incomplete group of batches at the end of an epoch")
 
 
@@ -198,8 +199,6 @@ class EMAConfig(FairseqDataclass):
 
 
 DDP_BACKENDS = ("c10d", "fully_sharded", "legacy_ddp", "no_c10d", "pytorch_ddp", "slowmo")
-PIPELINE = "out of scope: pipeline parallelism"
-SLOWMO = "out of scope: slow momentum"
 
 
 def _local_rank() -> int:
@@ -228,19 +227,21 @@ class DistributedTrainingConfig(FairseqDataclass):
     fast_stat_sync: bool = option(False, "accepted without effect (deprecated)")
     heartbeat_timeout: int = option(-1, "kill the job after so many seconds without progress (-1: never)")
     broadcast_buffers: bool = option(False, "copy buffers from rank 0 at every update")
-    slowmo_momentum: float | None = option(None, SLOWMO)
-    slowmo_base_algorithm: str = option("localsgd", SLOWMO)
-    localsgd_frequency: int = option(3, SLOWMO)
+    slowmo_momentum: float | None = carried("distributed_training", "slowmo_momentum")
+    slowmo_base_algorithm: str = carried("distributed_training", "slowmo_base_algorithm")
+    localsgd_frequency: int = carried("distributed_training", "localsgd_frequency")
     nprocs_per_node: int = option(1, "processes per machine")
-    pipeline_model_parallel: bool = option(False, PIPELINE)
-    pipeline_balance: str | None = option(None, PIPELINE)
-    pipeline_devices: str | None = option(None, PIPELINE)
-    pipeline_chunks: int | None = option(0, PIPELINE)
-    pipeline_encoder_balance: str | None = option(None, PIPELINE)
-    pipeline_encoder_devices: str | None = option(None, PIPELINE)
-    pipeline_decoder_balance: str | None = option(None, PIPELINE)
-    pipeline_decoder_devices: str | None = option(None, PIPELINE)
-    pipeline_checkpoint: str = option("never", PIPELINE, choices=("always", "never", "except_last"))
+    pipeline_model_parallel: bool = carried("distributed_training", "pipeline_model_parallel")
+    pipeline_balance: str | None = carried("distributed_training", "pipeline_balance")
+    pipeline_devices: str | None = carried("distributed_training", "pipeline_devices")
+    pipeline_chunks: int | None = carried("distributed_training", "pipeline_chunks")
+    pipeline_encoder_balance: str | None = carried("distributed_training", "pipeline_encoder_balance")
+    pipeline_encoder_devices: str | None = carried("distributed_training", "pipeline_encoder_devices")
+    pipeline_decoder_balance: str | None = carried("distributed_training", "pipeline_decoder_balance")
+    pipeline_decoder_devices: str | None = carried("distributed_training", "pipeline_decoder_devices")
+    pipeline_checkpoint: str = carried(
+        "distributed_training", "pipeline_checkpoint", choices=("always", "never", "except_last")
+    )
     zero_sharding: str = option("none", "shard the optimizer state over the workers", choices=("none", "os"))
     fp16: bool = option(II("common.fp16"), "")
     memory_efficient_fp16: bool = option(II("common.memory_efficient_fp16"), "")
@@ -288,7 +289,7 @@ class FairseqConfig(FairseqDataclass):
     criterion: Any = option(None, "the loss")
     optimizer: Any = option(None, "the optimizer")
     lr_scheduler: Any = option(None, "the learning-rate schedule")
-    scoring: Any = option(None, "out of scope: generation scores")
+    scoring: Any = option(None, HIDDEN)
     bpe: Any = option(None, "the byte-pair encoding of raw text")
     tokenizer: Any = option(None, "the tokenizer of raw text")
     ema: EMAConfig = field(default_factory=EMAConfig)

@@ -8,7 +8,7 @@ import typing
 from enum import Enum
 from typing import Any, NoReturn
 
-from fairseq.dataclass.base import MISSING, FieldSpec, coerce, field_specs, is_interpolation
+from fairseq.dataclass.base import HIDDEN, MISSING, FieldSpec, coerce, field_specs, is_interpolation
 from fairseq.dataclass.slots import not_chosen
 from fairseq.errors import ConfigError
 from fairseq.registry import nearest
@@ -40,9 +40,6 @@ class FairseqParser(argparse.ArgumentParser):
     def _nearest(self, flag: str) -> str:
         known = [spelling for action in self._actions for spelling in action.option_strings]
         return nearest(flag, known).replace("'", "")
-
-
-_HIDDEN = ("out of scope", "not supported")  # accepted at their defaults, not worth a line of help
 
 
 def gen_parser_from_dataclass(
@@ -198,8 +195,8 @@ def _metavar(spec: FieldSpec, kind: Any) -> str:
 
 def _help(spec: FieldSpec, default: Any, delete_default: bool) -> str:
     text = spec.help or ""
-    if text.startswith(_HIDDEN):
-        return argparse.SUPPRESS
+    if text == HIDDEN:
+        return HIDDEN
     if spec.slot is not None:
         text += f": {', '.join(spec.slot.names())}"
     if not (delete_default or default is None or default is False or default in ("", MISSING)):

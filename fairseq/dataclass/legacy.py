@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fairseq.dataclass.base import HIDDEN, option
 from fairseq.errors import OutOfScopeError
 from fairseq.refusals import HERE
 
@@ -91,7 +92,7 @@ _ADAPRUNE = "adaptive pruning (AdaPrune)"
 _SEQ2SEQ = "sequence-to-sequence generation"
 _D2V = "data2vec 2.0"
 
-# section -> key -> (default, what it belongs to). Keys that a configuration class has are checked, others are dropped.
+# section -> key -> (default, what it belongs to). Those that a configuration class carries are stored, others dropped.
 OUT_OF_SCOPE: dict[str, dict[str, tuple[Any, str]]] = {
     "common": {
         "tpu": (False, "TPU training"),
@@ -157,6 +158,11 @@ RENAMED: dict[str, dict[str, str | None]] = {
 
 # Values that a mirrored key (it follows another one) or an original's automatism may have without asking for anything.
 _MIRRORS = {("generation", "no_seed_provided"), ("bmuf", "distributed_world_size")}
+
+
+def carried(section: str, key: str, **metadata: Any) -> Any:
+    """A field of a configuration class for such a key: not worth a line of help."""
+    return option(OUT_OF_SCOPE[section][key][0], HIDDEN, **metadata)
 
 
 def is_out_of_scope(section: str, key: str) -> bool:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fairseq.dataclass import legacy
 from fairseq.dataclass.base import FairseqDataclass, option
 from fairseq.errors import ConfigError, OutOfScopeError
 from fairseq.models import (
@@ -74,11 +73,6 @@ def test_parameter_counts(arch, count):
     with torch.device("meta"):
         model = build_model(argparse.Namespace(arch=arch, max_positions=512), task)
     assert sum(p.numel() for p in model.parameters()) == count
-
-
-def test_defaults_of_out_of_scope_keys_agree():
-    for key, (default, _) in legacy.OUT_OF_SCOPE["model"].items():
-        assert getattr(RobertaConfig(), key) == default, key
 
 
 @pytest.mark.parametrize(

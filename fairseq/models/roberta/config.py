@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fairseq.dataclass.base import FairseqDataclass, option
+from fairseq.dataclass.legacy import carried
 from fairseq.dataclass.slots import Variant
 from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, LM_HEADS, POSITIONS, TOKEN_MIXERS
 
@@ -23,8 +24,8 @@ ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear")
 class RobertaConfig(FairseqDataclass):
     """Sizes, regularisation and variants of the encoder and its heads.
 
-    A probability is a float in [0, 1]. The defaults are those of ``roberta_base``. Fields marked "not supported" are
-    carried by old files; only their default value is accepted.
+    A probability is a float in [0, 1]. The defaults are those of ``roberta_base``. Fields that are only ``carried``
+    by old files accept their default value alone.
     """
 
     # Sizes
@@ -58,7 +59,7 @@ class RobertaConfig(FairseqDataclass):
     encoder_learned_pos: bool = option(True, "learned positions; otherwise sinusoidal ones")
     no_token_positional_embeddings: bool = option(False, "no position embedding")
     no_scale_embedding: bool = option(True, "do not multiply the token embeddings by the root of the encoder width")
-    adaptive_input: bool = option(False, "not supported: adaptive input embeddings")
+    adaptive_input: bool = carried("model", "adaptive_input")
 
     # Slots: each names a registered variant, whose own options then join this section. The settings that follow are the
     # older spelling of the variants that the original has, which is what files of these keep.
@@ -111,15 +112,15 @@ class RobertaConfig(FairseqDataclass):
     offload_activations: bool = option(False, "checkpoint_activations, with what is stored moved to the CPU")
     min_params_to_wrap: int = option(100_000_000, "fully sharded training: wrap layers with at least this many weights")
 
-    # Carried by old files, accepted at their defaults only
-    quant_noise_pq: float | int = option(0, "not supported: quantisation noise")
-    quant_noise_pq_block_size: int = option(8, "not supported: quantisation noise")
-    quant_noise_scalar: float | int = option(0, "not supported: quantisation noise")
-    mha_reg_scale_factor: float = option(0.0, "not supported: AdaPrune")
-    ffn_reg_scale_factor: float = option(0.0, "not supported: AdaPrune")
-    mha_heads_to_keep: int = option(-1, "not supported: AdaPrune")
-    ffn_blocks_to_remove: int = option(-1, "not supported: AdaPrune")
-    encoder_xformers_att_config: str | None = option(None, "not supported: xFormers")
+    # Carried by old files
+    quant_noise_pq: float | int = carried("model", "quant_noise_pq")
+    quant_noise_pq_block_size: int = carried("model", "quant_noise_pq_block_size")
+    quant_noise_scalar: float | int = carried("model", "quant_noise_scalar")
+    mha_reg_scale_factor: float = carried("model", "mha_reg_scale_factor")
+    ffn_reg_scale_factor: float = carried("model", "ffn_reg_scale_factor")
+    mha_heads_to_keep: int = carried("model", "mha_heads_to_keep")
+    ffn_blocks_to_remove: int = carried("model", "ffn_blocks_to_remove")
+    encoder_xformers_att_config: str | None = carried("model", "encoder_xformers_att_config")
     export: bool = option(False, "ignored: kept because old files carry it")
 
     def __post_init__(self) -> None:
