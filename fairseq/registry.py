@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -99,6 +100,30 @@ class Registry(Generic[T]):
             return None
         module, _, attribute = home.partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def chosen(self, cfg: Any, key: str) -> str | None:
+        """The name that ``cfg`` is or holds: in ``_name`` (a node) or ``key`` (an old flat Namespace)."""
+        name = cfg if isinstance(cfg, str) else getattr(cfg, "_name", None) or getattr(cfg, key, None)
+        return name if isinstance(name, str) else None
+
+    def resolve(self, cfg: Any, key: str) -> tuple[Any, Any]:
+        """The entry that `chosen` names, and its settings as its configuration dataclass if ``cfg`` is not a node."""
+        name = self.chosen(cfg, key)
+        if name is None:
+            known = ", ".join(self.names())
+            raise ConfigError(f"no {self.kind} was chosen; give --{key.replace('_', '-')} (known: {known})")
+        entry = self.get(name)
+        config: Any = self.config_class(name)
+        if isinstance(cfg, str):
+            cfg = config and config()
+        elif isinstance(cfg, Namespace) and hasattr(config, "from_namespace"):
+            cfg = config.from_namespace(cfg)
+        return entry, cfg
+
+    def build(self, cfg: Any, key: str, *args: Any) -> Any:
+        """What `resolve` finds, built by its method ``build_<key>`` or its constructor from the settings and ``args``."""
+        entry, settings = self.resolve(cfg, key)
+        return getattr(entry, f"build_{key}", entry)(settings, *args)
 
     def names(self) -> list[str]:
         return sorted({*self._entries, *self._builtins})

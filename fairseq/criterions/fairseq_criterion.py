@@ -113,8 +113,8 @@ def build_criterion(cfg: Any, task: Any) -> FairseqCriterion:
 
     Raises ConfigError when there is no such criterion, OutOfScopeError when this project has none.
     """
-    name = cfg if isinstance(cfg, str) else getattr(cfg, "_name", None) or getattr(cfg, "criterion", None)
-    if not name:
+    name = CRITERIONS.chosen(cfg, "criterion")
+    if name is None:
         raise ConfigError(f"no criterion is given; known: {', '.join(CRITERIONS.names())}")
     return CRITERIONS.get(name).build_criterion(cfg, task)
 

@@ -299,15 +299,7 @@ def build_optimizer(cfg: Any, params: Iterable[Any], **kwargs: Any) -> FairseqOp
     name. ``params``: parameters, ``(name, parameter)`` pairs, or old-style dictionaries of parameters; those that need
     no gradient are left out. Raises ConfigError when nothing is chosen or nothing is to be trained.
     """
-    name = cfg if isinstance(cfg, str) else getattr(cfg, "_name", None) or getattr(cfg, "optimizer", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"no optimizer was chosen; give --optimizer (known: {', '.join(OPTIMIZERS.names())})")
-    cls = OPTIMIZERS.get(name)
-    config_class: Any = OPTIMIZERS.config_class(name)
-    if config_class is not None and isinstance(cfg, str):
-        cfg = config_class()
-    elif config_class is not None and isinstance(cfg, argparse.Namespace):
-        cfg = config_class.from_namespace(cfg)
+    cls, cfg = OPTIMIZERS.resolve(cfg, "optimizer")
     given = [item for p in params for item in (p.values() if isinstance(p, dict) else (p,))]
     pairs = [item if isinstance(item, tuple) else ("", item) for item in given]
     pairs = [(key, param) for key, param in pairs if param.requires_grad]

@@ -95,15 +95,7 @@ def register_lr_scheduler(name: str, dataclass: type | None = None) -> Callable[
 
 def build_lr_scheduler(cfg: Any, optimizer: Any) -> FairseqLRScheduler:
     """Build the schedule that ``cfg`` names: the ``lr_scheduler`` node, or an old flat Namespace."""
-    name = getattr(cfg, "_name", None) or getattr(cfg, "lr_scheduler", None)
-    if not isinstance(name, str):
-        known = ", ".join(LR_SCHEDULERS.names())
-        raise ConfigError(f"no learning-rate schedule was chosen; give --lr-scheduler (known: {known})")
-    cls = LR_SCHEDULERS.get(name)
-    config_class: Any = LR_SCHEDULERS.config_class(name)
-    if config_class is not None and isinstance(cfg, argparse.Namespace):
-        cfg = config_class.from_namespace(cfg)
-    return getattr(cls, "build_lr_scheduler", cls)(cfg, optimizer)
+    return LR_SCHEDULERS.build(cfg, "lr_scheduler", optimizer)
 
 
 @register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)

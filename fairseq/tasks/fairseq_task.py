@@ -345,15 +345,9 @@ def setup_task(cfg: Any, bpe: Any = None, **kwargs: Any) -> FairseqTask:
     ``bpe`` is the run's encoder section (whole-word masking needs it); further arguments go to the task's own
     ``setup_task``. Raises ConfigError for an unknown task and OutOfScopeError for one that this project leaves out.
     """
-    name = getattr(cfg, "task", None)
-    if not isinstance(name, str):
-        name = getattr(cfg, "_name", None)
-    if not name:
+    if TASKS.chosen(cfg, "task") is None:
         raise ConfigError(f"the task section names no task; known: {', '.join(TASKS.names())}")
-    cls = TASKS.get(name)
-    config = TASKS.config_class(name)
-    if isinstance(cfg, argparse.Namespace) and config is not None and hasattr(config, "from_namespace"):
-        cfg = config.from_namespace(cfg)
+    cls, cfg = TASKS.resolve(cfg, "task")
     task = cls.setup_task(cfg, **kwargs)
     # Set afterwards, because a plugin's setup_task may hand its arguments on to a constructor that does not know it.
     task.bpe_config = bpe

@@ -120,26 +120,10 @@ def register_tokenizer(name: str, dataclass: type | None = None) -> Callable[[An
 def _build(registry: Registry[Any], kind: str, cfg: Any, *args: Any) -> Any:
     if cfg is None or (callable(getattr(cfg, "encode", None)) and not isinstance(cfg, str)):
         return cfg
-    name: Any
-    settings: Any
-    if isinstance(cfg, str):
-        name, settings = cfg, None
-    elif isinstance(cfg, Namespace):
-        name, settings = getattr(cfg, kind, None), cfg
-        if name is not None and not isinstance(name, str):  # a Namespace of sections, as hub code passes
-            return _build(registry, kind, name, *args)
-    else:
-        name, settings = getattr(cfg, "_name", None), cfg
-    if name is None:
-        return None
-    cls, config_class = registry.get(name), registry.config_class(name)
-    if config_class is not None:
-        if settings is None:
-            settings = config_class()
-        elif isinstance(settings, Namespace) and hasattr(config_class, "from_namespace"):
-            settings = config_class.from_namespace(settings)
-    builder = getattr(cls, f"build_{kind}", cls)
-    return builder(settings, *args)
+    chosen = getattr(cfg, kind, None)
+    if isinstance(cfg, Namespace) and chosen is not None and not isinstance(chosen, str):
+        return _build(registry, kind, chosen, *args)  # a Namespace of sections, as hub code passes
+    return registry.build(cfg, kind, *args) if registry.chosen(cfg, kind) else None
 
 
 Span = tuple[int, int]
