@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from fairseq.errors import DataNotFoundError
@@ -67,7 +68,7 @@ def get_from_cache(url: str, cache_dir: str | os.PathLike[str] | None = None, op
         path = _newest(directory, url) or path
     if not path.exists():
         try:
-            _download(url, path, etag)
+            download(url, path, etag)
         except OSError as error:
             raise DataNotFoundError(_advice(url, directory, option, error)) from None
     return str(path)
@@ -104,15 +105,20 @@ def _etag(url: str) -> str | None:
     raise TimeoutError(f"no answer within {TIMEOUTS[-1]} seconds")
 
 
-def _download(url: str, path: Path, etag: str | None) -> None:
-    """Into a temporary file, renamed when complete."""
+def download(
+    url: str,
+    path: Path,
+    etag: str | None = None,
+    timeout: float = TIMEOUTS[-1],
+    publish: Callable[[Path, Path], object] = os.replace,
+) -> None:
+    """Into a temporary file, which ``publish(file, path)`` moves or unpacks when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=TIMEOUTS[-1]) as answer:
+        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=timeout) as answer:
             shutil.copyfileobj(answer, out)
-        path.with_name(path.name + ".json").write_text(json.dumps({"url": url, "etag": etag}), encoding="utf-8")
-        os.replace(temporary, path)
+        publish(Path(temporary), path)
     finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        Path(temporary).unlink(missing_ok=True)
+    path.with_name(path.name + ".json").write_text(json.dumps({"url": url, "etag": etag}), encoding="utf-8")

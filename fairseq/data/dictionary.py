@@ -14,7 +14,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fairseq.data.text import ByteRange, byte_ranges, map_in_order, post_process, read_blocks, tokenize_line
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.file_io import PathManager
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +157,7 @@ class Dictionary:
         """
         if isinstance(f, (str, os.PathLike)):
             try:
-                with PathManager.open(f, "r", encoding="utf-8") as handle:
+                with open(f, encoding="utf-8") as handle:
                     lines = handle.readlines()
             except FileNotFoundError:
                 raise DataNotFoundError(f"dictionary not found: {os.fspath(f)}") from None
@@ -204,8 +203,8 @@ class Dictionary:
         Unlike the original's, a dictionary with overwritten symbols can be read again: their rows carry the flag.
         """
         if isinstance(f, (str, os.PathLike)):
-            PathManager.mkdirs(os.path.dirname(f))
-            with PathManager.open(f, "w", encoding="utf-8", newline="\n") as handle:
+            os.makedirs(os.path.dirname(f) or ".", exist_ok=True)
+            with open(f, "w", encoding="utf-8", newline="\n") as handle:
                 self.save(handle)
             return
         keys, values = self._get_meta()

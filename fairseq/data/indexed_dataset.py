@@ -36,7 +36,6 @@ from fairseq.data.legacy_index import (
     IndexedRawTextDataset,
 )
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
-from fairseq.file_io import PathManager
 
 # The name under which the original logs, so that its lines keep their looks.
 logger = logging.getLogger("fairseq.data.data_utils")
@@ -140,9 +139,9 @@ def infer_dataset_impl(path: str) -> str | None:
                 " preprocess the data again"
             )
         return _MAGICS[magic]
-    if PathManager.isfile(path):
+    if os.path.isfile(path):
         return "raw"
-    return "fasta" if PathManager.isfile(f"{path}.fasta") else None
+    return "fasta" if os.path.isfile(f"{path}.fasta") else None
 
 
 def dataset_exists(path: str, impl: str | None) -> bool:
@@ -150,7 +149,7 @@ def dataset_exists(path: str, impl: str | None) -> bool:
     if impl == "raw":
         return IndexedRawTextDataset.exists(path)
     if impl == "fasta":
-        return PathManager.isfile(f"{path}.fasta")
+        return os.path.isfile(f"{path}.fasta")
     return IndexedDataset.exists(path)
 
 

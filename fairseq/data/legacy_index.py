@@ -25,7 +25,6 @@ from fairseq.data.index_formats import (
     write_tnt_index,
 )
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.file_io import PathManager
 
 
 class Corpus(FairseqDataset):
@@ -41,7 +40,7 @@ class Corpus(FairseqDataset):
 
     @staticmethod
     def exists(path: str) -> bool:
-        return PathManager.isfile(index_file_path(path)) and PathManager.isfile(data_file_path(path))
+        return os.path.isfile(index_file_path(path)) and os.path.isfile(data_file_path(path))
 
 
 class IndexedDataset(Corpus):
@@ -175,7 +174,7 @@ class IndexedRawTextDataset(Corpus):
         self.lines: list[str] = []
         self.tokens_list: list[torch.Tensor] = []
         try:
-            with PathManager.open(path, "r", encoding="utf-8") as handle:
+            with open(path, encoding="utf-8") as handle:
                 self.lines = [line.strip("\n") for line in handle]
         except FileNotFoundError:
             raise DataNotFoundError(f"data set not found: {path}") from None
@@ -201,4 +200,4 @@ class IndexedRawTextDataset(Corpus):
 
     @staticmethod
     def exists(path: str) -> bool:
-        return PathManager.isfile(path)
+        return os.path.isfile(path)

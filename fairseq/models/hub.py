@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairseq.data.cached_path import cache_directory, url_to_filename
+from fairseq.data.cached_path import cache_directory, download, url_to_filename
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.models.loading import load_model_ensemble_and_task
@@ -65,21 +62,15 @@ def _fetched(address: str, shown_as: str, files: str) -> Path:
             unpacked = found.with_name(f"{found.name}.unpacked")
             unpack(found, unpacked)
             return unpacked
-    cache.mkdir(parents=True, exist_ok=True)
     target = cache / key
-    with tempfile.NamedTemporaryFile(dir=cache, suffix=".part") as part:
-        try:
-            with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as response:
-                shutil.copyfileobj(response, part)
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise DataNotFoundError(
-                f"cannot download {shown_as!r} from {address} ({reason}); without a network put {files} from that archive "
-                f"into the directory {target} (or into any directory, and give its path instead of the name)"
-            ) from None
-        part.flush()
-        unpack(Path(part.name), target)
-    (cache / f"{key}.json").write_text(json.dumps({"url": address, "etag": None}), encoding="utf-8")
+    try:
+        download(address, target, timeout=TIMEOUT_SECONDS, publish=unpack)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise DataNotFoundError(
+            f"cannot download {shown_as!r} from {address} ({reason}); without a network put {files} from that archive "
+            f"into the directory {target} (or into any directory, and give its path instead of the name)"
+        ) from None
     return target
 
 

@@ -1,4 +1,4 @@
-"""The fast GPT-2 BPE against its readable twin, its files, and the encoder script."""
+"""The fast GPT-2 BPE against its reference implementation, its files, and the encoder script."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 
 from fairseq.cli import bpe_encode
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.encoders import gpt2_bpe, gpt2_twin
+from fairseq.data.encoders import gpt2_bpe
 from fairseq.data.encoders.base import build_bpe
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.data.encoders.gpt2_bpe import get_encoder
 from fairseq.data.masking import get_whole_word_mask
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from tests.common import ROOT
+from tests.unit import gpt2_reference
 
 FILES = ROOT / "tests/data/gpt2_tiny"
 CONFIG = GPT2BPEConfig(
@@ -47,19 +48,19 @@ def bpe():
     return build_bpe(CONFIG)
 
 
-def twin(encoder, text):
-    return gpt2_twin.encode(text, encoder.encoder, encoder.bpe_merges)
+def reference(encoder, text):
+    return gpt2_reference.encode(text, encoder.encoder, encoder.bpe_merges)
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_equals_the_twin(bpe, text):
+def test_equals_the_reference_implementation(bpe, text):
     ids = bpe.bpe.encode(text)
-    assert ids == twin(bpe.bpe, text)
+    assert ids == reference(bpe.bpe, text)
     assert bpe.encode(text) == " ".join(map(str, ids))
     assert bpe.decode(bpe.encode(text)) == text
 
 
-def test_equals_the_twin_on_random_text(bpe):
+def test_equals_the_reference_implementation_on_random_text(bpe):
     rng = random.Random(1)
     alphabet = [
         *"ab sI'tlvd \t\n\r\x0b\x1c\x85\xa0\u2003\u30001²Ⅷ_-.,!\x00\x7fé漢😀",
@@ -70,7 +71,7 @@ def test_equals_the_twin_on_random_text(bpe):
         "\u0301",
     ]
     texts = ["".join(rng.choices(alphabet, k=rng.randrange(12))) for _ in range(2000)]
-    assert bpe.bpe.encode_batch(texts) == [twin(bpe.bpe, text) for text in texts]
+    assert bpe.bpe.encode_batch(texts) == [reference(bpe.bpe, text) for text in texts]
     ids, sizes = bpe.encode_lines(texts)
     assert ids.tolist() == [i for text in texts for i in bpe.bpe.encode(text)]
     assert sizes.tolist() == [len(bpe.bpe.encode(text)) for text in texts]
@@ -81,7 +82,7 @@ def test_full_tables_are_emptied(monkeypatch):
     monkeypatch.setattr(gpt2_bpe, "CACHE_LENGTH", 4)
     encoder = get_encoder(CONFIG.gpt2_encoder_json, CONFIG.gpt2_vocab_bpe)
     for text in NASTY:
-        assert encoder.encode(text) == twin(encoder, text)
+        assert encoder.encode(text) == reference(encoder, text)
     assert len(encoder._later) <= 3
 
 
@@ -99,7 +100,7 @@ def test_full_tables_are_emptied(monkeypatch):
     ],
 )
 def test_pieces(text, pieces):
-    assert gpt2_twin.pre_tokenize(text) == pieces
+    assert gpt2_reference.pre_tokenize(text) == pieces
 
 
 def test_byte_alphabet():

@@ -144,7 +144,7 @@ def test_offline_published_names_say_what_to_put_where(cache, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(archives.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(
         DataNotFoundError, match="cannot download 'roberta.base'.*no network.*model.pt and dict.txt"
     ) as error:
@@ -162,7 +162,7 @@ def test_a_downloaded_archive_is_unpacked_once(directory, cache, monkeypatch):
         downloads.append(address)
         return io.BytesIO(packed.getvalue())
 
-    monkeypatch.setattr(archives.urllib.request, "urlopen", serve)
+    monkeypatch.setattr("urllib.request.urlopen", serve)
     for _ in range(2):
         assert RobertaModel.from_pretrained("roberta.base", bpe=None).task.mask_idx == 2000
     assert downloads == [PUBLISHED["roberta"]["roberta.base"]]

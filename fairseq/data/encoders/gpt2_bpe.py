@@ -5,8 +5,8 @@ an alphabet of 256 printable characters, one per byte, and the best-ranked adjac
 The symbols of the encoder are the ids of the pieces, written in decimal.
 
 A piece always begins at a space that a non-whitespace character follows, so a line may be cut at such spaces and each
-part looked up on its own: almost every part of real text has been seen before. The readable twin, which does neither,
-is `fairseq.data.encoders.gpt2_twin`; the two are tested against each other.
+part looked up on its own: almost every part of real text has been seen before. The readable reference implementation,
+which does neither, is in the tests.
 """
 
 from __future__ import annotations

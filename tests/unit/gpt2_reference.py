@@ -1,4 +1,4 @@
-"""The readable twin of the fast GPT-2 encoder: the definition, character by character, without tables or libraries."""
+"""The reference implementation of the GPT-2 encoder: the definition, character by character, without tables or libraries."""
 
 from __future__ import annotations
 
