@@ -28,7 +28,7 @@ class OutputExistsError(ConfigError, FileExistsError):
 
 
 @dataclass
-class Plan:
+class FilePlan:
     """What is read and written: derived from the arguments once, so that the steps need no rules of naming."""
 
     args: argparse.Namespace
@@ -96,13 +96,13 @@ def _logged(args: argparse.Namespace) -> None:
         logger.info(args)
         _check(args)
         with tempfile.TemporaryDirectory(dir=args.destdir, prefix=".preprocess-") as scratch:
-            _preprocess(Plan(args, scratch))
+            _preprocess(FilePlan(args, scratch))
     finally:
         logger.removeHandler(handler)
         handler.close()
 
 
-def _preprocess(plan: Plan) -> None:
+def _preprocess(plan: FilePlan) -> None:
     args, started = plan.args, time.perf_counter()
     dictionaries, writer = _dictionaries(plan)
     for (lang, _), dictionary in dictionaries.items():
@@ -132,7 +132,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--jsonlines needs --bpe: without it the lines must be symbols, not JSON")
     if args.joined_dictionary and args.srcdict and args.tgtdict:
         raise ConfigError("--joined-dictionary takes one of --srcdict and --tgtdict, not both")
-    plan = Plan(args, "")
+    plan = FilePlan(args, "")
     if not args.only_source and args.source_lang is None and args.target_lang is None:
         raise ConfigError("give --only-source (masked language models), or --source-lang and --target-lang")
     for lang, is_target in plan.sides():
@@ -154,7 +154,7 @@ def _given_dictionary(args: argparse.Namespace, is_target: bool) -> str | None:
     return args.tgtdict if is_target else args.srcdict
 
 
-def _dictionaries(plan: Plan) -> tuple[dict[tuple[str | None, bool], Dictionary], CorpusWriter]:
+def _dictionaries(plan: FilePlan) -> tuple[dict[tuple[str | None, bool], Dictionary], CorpusWriter]:
     """The dictionary of each side, read or counted, and the writer, which knows already what it has counted."""
     from fairseq.data.preprocessing import CorpusWriter, TextFormat, looks_encoded
 
@@ -184,7 +184,7 @@ def _dictionaries(plan: Plan) -> tuple[dict[tuple[str | None, bool], Dictionary]
 
 
 def _dictionary_functions(
-    plan: Plan, writer: CorpusWriter
+    plan: FilePlan, writer: CorpusWriter
 ) -> tuple[Callable[[str], Dictionary], Callable[[list[str], int, int], Dictionary]]:
     """(read a dictionary, build one from training files); a plugin's task may have its own."""
     from fairseq.data.dictionary import Dictionary
@@ -222,7 +222,7 @@ def _plugin_task(name: str | None) -> Any:
 
 
 def _binarize(
-    plan: Plan, writer: CorpusWriter, dictionary: Dictionary, path: str, split: str, lang: str | None
+    plan: FilePlan, writer: CorpusWriter, dictionary: Dictionary, path: str, split: str, lang: str | None
 ) -> None:
     logger.info(f"[{lang}] Dictionary: {len(dictionary)} types")
     name = split + plan.lang_part(lang)
@@ -237,7 +237,7 @@ def _binarize(
     plan.rows.append((name, path, summary))
 
 
-def _print_summary(plan: Plan, seconds: float) -> None:
+def _print_summary(plan: FilePlan, seconds: float) -> None:
     """A table for people, on stdout only: the log keeps the original's lines."""
     if not plan.rows:
         return

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fairseq.data.encoders import build_bpe
-from fairseq.data.encoders.base import encode_with_offsets, locate
+from fairseq.data.encoders.base import encode_with_offsets, locate_pieces
 from fairseq.data.encoders.configs import (
     BertBPEConfig,
     GPT2BPEConfig,
@@ -138,6 +138,6 @@ def test_other_encoders_are_followed_by_their_pieces() -> None:
 
 
 def test_pieces_that_are_nowhere_fill_the_gap() -> None:
-    assert locate(["a", "?", "", "!", "b"], "a cd b") == [(0, 1), (1, 5), (1, 5), (1, 5), (5, 6)]
-    assert locate(["?"], "") == [(0, 0)]
-    assert locate([], "text") == []
+    assert locate_pieces(["a", "?", "", "!", "b"], "a cd b") == [(0, 1), (1, 5), (1, 5), (1, 5), (5, 6)]
+    assert locate_pieces(["?"], "") == [(0, 0)]
+    assert locate_pieces([], "text") == []

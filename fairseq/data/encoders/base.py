@@ -72,7 +72,7 @@ def look_up(rows: Sequence[Sequence[str]], index: Mapping[str, int]) -> tuple[Id
     return _as_arrays(map(index.__getitem__, chain.from_iterable(rows)), rows)
 
 
-def flatten(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
+def id_arrays(rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
     """Lists of ids as one array, and their lengths."""
     return _as_arrays(chain.from_iterable(rows), rows)
 
@@ -147,7 +147,7 @@ def encode_with_offsets(bpe: Any, text: str) -> tuple[list[str], list[Span]]:
         symbols, spans = bpe.encode_with_offsets(line)
     else:
         symbols = bpe.encode(line).split()
-        spans = locate([bpe.decode(symbol) for symbol in symbols], line)
+        spans = locate_pieces([bpe.decode(symbol) for symbol in symbols], line)
     return symbols, [trim(line, span) for span in spans]
 
 
@@ -161,7 +161,7 @@ def trim(text: str, span: Span) -> Span:
     return start, stop
 
 
-def locate(pieces: Sequence[str], text: str) -> list[Span]:
+def locate_pieces(pieces: Sequence[str], text: str) -> list[Span]:
     """Look for decoded ``pieces`` in ``text``, from left to right; those not found (unknown) fill the gaps."""
     spans: list[Span] = []
     cursor = 0

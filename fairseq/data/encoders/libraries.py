@@ -11,7 +11,7 @@ import sentencepiece
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
 
-from fairseq.data.encoders.base import LITERAL, Ids, Span, flatten, required_file
+from fairseq.data.encoders.base import LITERAL, Ids, Span, id_arrays, required_file
 from fairseq.data.encoders.configs import (
     BertBPEConfig,
     HuggingFaceByteLevelBPEConfig,
@@ -58,7 +58,7 @@ class _TokenizersBPE:
         return [str(idx) for idx in range(max(ids, default=-1) + 1)]
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
-        return flatten(self._encode_batch(lines))
+        return id_arrays(self._encode_batch(lines))
 
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         """Ids and the characters of each."""
@@ -143,7 +143,7 @@ class BertBPE:
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         encodings = self.bpe._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
-        return flatten([encoding.ids for encoding in encodings])
+        return id_arrays([encoding.ids for encoding in encodings])
 
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         """Pieces and the characters of each."""
@@ -193,7 +193,7 @@ class SentencepieceBPE:
         for i, row in enumerate(rows):
             if unk in row or self.enable_sampling:
                 rows[i] = [self._local(piece) for piece in self.encode(lines[i]).split(" ") if piece]
-        return flatten(rows)
+        return id_arrays(rows)
 
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         """Pieces and the characters of each, before the model's normalisation."""
