@@ -146,35 +146,6 @@ def _binarize_lines(
         return [binarizer.binarize_line(line, summary).numpy() for line in lines], summary
 
 
-class LegacyBinarizer:
-    """The oldest interface: lines go to a call-back, counts come back as a dict."""
-
-    @classmethod
-    def binarize(
-        cls,
-        filename: str,
-        dico: Dictionary,
-        consumer: Callable[[torch.Tensor], None],
-        tokenize: Callable[[str], list[str]] = tokenize_line,
-        append_eos: bool = True,
-        reverse_order: bool = False,
-        offset: int = 0,
-        end: int = -1,
-        already_numberized: bool = False,
-    ) -> dict[str, Any]:
-        binarizer = VocabularyDatasetBinarizer(dico, tokenize, append_eos, reverse_order, already_numberized)
-        summary = BinarizeSummary()
-        with Chunker(filename, offset, end) as lines:
-            for line in lines:
-                consumer(binarizer.binarize_line(line, summary))
-        return {
-            "nseq": summary.num_seq,
-            "nunk": summary.num_replaced,
-            "ntok": summary.num_tok,
-            "replaced": summary.replaced,
-        }
-
-
 def batch_by_size_vec(
     indices: np.ndarray, num_tokens_vec: np.ndarray, max_tokens: int, max_sentences: int, bsz_mult: int
 ) -> list[np.ndarray]:

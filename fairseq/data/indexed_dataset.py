@@ -120,11 +120,6 @@ class MMapIndexedDatasetBuilder:
         self._writer.write_index(index_file)
 
 
-def get_available_dataset_impl() -> list[str]:
-    """The values of ``--dataset-impl``."""
-    return [*_IMPLS]
-
-
 def infer_dataset_impl(path: str) -> str | None:
     """The kind of the data set at the path prefix: mmap, cached, huffman, raw, fasta, or None when there is none.
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from fairseq.compat.data import BinarizeSummary, FileBinarizer, LegacyBinarizer, VocabularyDatasetBinarizer
+from fairseq.compat.data import BinarizeSummary, FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import text
 from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.file_io import PathManager
@@ -51,12 +51,6 @@ def test_files_do_not_depend_on_the_number_of_workers(tmp_path, corpus, impl, mo
         [2],
         [43, 3, 2],
     ]
-
-
-def test_oldest_interface(corpus):
-    lines: list[list[int]] = []
-    counts = LegacyBinarizer.binarize(str(corpus), tiny_dictionary(), lambda ids: lines.append(ids.tolist()))
-    assert counts == {"nseq": 60, "nunk": 20, "ntok": 160, "replaced": Counter(q=20)} and len(lines) == 60
 
 
 def test_path_manager(tmp_path):

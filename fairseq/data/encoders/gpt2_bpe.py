@@ -118,10 +118,6 @@ class Encoder:
         self._first = _PartTable(self._tokenizer, self.dtype, pieces, "")
         self._later = _PartTable(self._tokenizer, self.dtype, pieces, " ")
 
-    @functools.cached_property
-    def bpe_ranks(self) -> dict[tuple[str, str], int]:
-        return {pair: rank for rank, pair in enumerate(self.bpe_merges)}
-
     def encode_bytes(self, text: str) -> bytes:
         """Ids of ``text`` as bytes of ``self.dtype``. Raises DataError for characters that have no ids."""
         if self._unknown:
@@ -136,10 +132,6 @@ class Encoder:
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``."""
         return np.frombuffer(self.encode_bytes(text), dtype=self.dtype).tolist()
-
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """Ids of each text."""
-        return [self.encode(text) for text in texts]
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """(ids of all lines one after the other, number of ids of each line)."""
@@ -212,9 +204,6 @@ class GPT2BPE:
 
     def encode(self, x: str) -> str:
         return " ".join(map(str, self.bpe.encode(x)))
-
-    def encode_batch(self, lines: Iterable[str]) -> list[str]:
-        return [self.encode(line) for line in lines]
 
     def decode(self, x: str) -> str:
         """Raises ValueError for a word that is neither a known id nor ``<unk>`` or ``<mask>``."""
