@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.data.concat_dataset import ConcatDataset
-from fairseq.data.datasets import NestedDictionaryDataset
+from fairseq.data.concat_dataset import ConcatDataset, ConcatSentencesDataset
+from fairseq.data.datasets import BaseWrapperDataset, NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.data.sampling import SortDataset
@@ -132,17 +132,38 @@ def check_not_empty(data: str, split: str, inputs: dict[str, Any]) -> None:
             logger.warning("%s is empty (%d such lines)", where, int(is_empty.sum()))
 
 
-def model_input(tokens: Any, dictionary: Dictionary) -> dict[str, Any]:
-    """What the model reads of the examples: ``src_tokens`` (B, T), right-padded, and ``src_lengths`` (B)."""
+class TokenTypesDataset(BaseWrapperDataset):
+    """0 for the tokens of the first sentence of each item and 1 for those of the second, as far as it was not cut."""
+
+    def __init__(self, tokens: Any) -> None:
+        super().__init__(tokens)
+        joined = tokens
+        while not isinstance(joined, ConcatSentencesDataset) and hasattr(joined, "dataset"):
+            joined = joined.dataset
+        self.first = joined.datasets[0] if isinstance(joined, ConcatSentencesDataset) else tokens
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (torch.arange(len(self.dataset[index])) >= int(self.first.sizes[index])).long()
+
+
+def model_input(tokens: Any, dictionary: Dictionary, token_types: bool = False) -> dict[str, Any]:
+    """What the model reads of the examples: ``src_tokens`` (B, T), right-padded, and ``src_lengths`` (B).
+
+    With ``token_types`` also ``token_type_ids`` (B, T), zero at padding.
+    """
+    types = {"token_type_ids": RightPadDataset(TokenTypesDataset(tokens), pad_idx=0)} if token_types else {}
     return {
         "src_tokens": RightPadDataset(tokens, pad_idx=dictionary.pad()),
         "src_lengths": NumelDataset(tokens, reduce=False),
+        **types,
     }
 
 
-def input_dataset(inputs: Mapping[str, Any], dictionary: Dictionary, sizes: Any) -> NestedDictionaryDataset:
+def input_dataset(
+    inputs: Mapping[str, Any], dictionary: Dictionary, sizes: Any, token_types: bool = False
+) -> NestedDictionaryDataset:
     """Sequences without targets as batches of ``id`` (B) and, per name in ``inputs``, what the model reads of them."""
-    members = {name: model_input(tokens, dictionary) for name, tokens in inputs.items()}
+    members = {name: model_input(tokens, dictionary, token_types) for name, tokens in inputs.items()}
     return NestedDictionaryDataset({"id": IdDataset(), **members}, sizes=[sizes])
 
 

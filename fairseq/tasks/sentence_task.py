@@ -65,6 +65,8 @@ class SentenceTask(FairseqTask):
         super().__init__(cfg)
         if getattr(cfg, "group_by_length", False) and cfg.no_shuffle:
             raise ConfigError("no_shuffle and group_by_length exclude each other: choose one")
+        if self.token_types and cfg.shorten_method == "random_crop":
+            raise ConfigError("token_types and shorten_method=random_crop exclude each other: choose truncate")
         self.dictionary = dictionary
         self.mask_idx = len(dictionary) if omits_mask(cfg) else dictionary.add_symbol(MASK)
 
@@ -133,6 +135,11 @@ class SentenceTask(FairseqTask):
                 f"(criterion={self.criterion_name})"
             )
         return criterion
+
+    @property
+    def token_types(self) -> bool:
+        """Whether models are given token types; the configurations of old plugins do not know of them."""
+        return bool(getattr(self.cfg, "token_types", False))
 
     @property
     def seed(self) -> int:
@@ -224,7 +231,7 @@ class SentencePredictionTask(SentenceTask):
             check_same_length(cfg.data, split, inputs)
         check_not_empty(cfg.data, split, inputs)
         tokens = self.shorten(self.join(*inputs.values()), split)
-        net_input = model_input(tokens, self.dictionary)
+        net_input = model_input(tokens, self.dictionary, self.token_types)
         if cfg.add_prev_output_tokens:
             net_input["prev_output_tokens"] = RightPadDataset(RollDataset(tokens, 1), pad_idx=self.dictionary.pad())
         members = {"net_input": net_input}
