@@ -140,34 +140,28 @@ def traced_updates(cfg: FairseqConfig, cuda: bool) -> Iterator[Callable[[], None
 
 def train_epochs(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> float | None:
     """Train until a stop rule holds; returns the last validation value, or None without one."""
-    with traced_updates(cfg, trainer.cuda) as update_done:
-        return _train_epochs(cfg, trainer, epoch_itr, update_done)
-
-
-def _train_epochs(
-    cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator, update_done: Callable[[], None]
-) -> float | None:
     last_epoch = cfg.optimization.max_epoch or math.inf
     lr = trainer.get_lr()
     value: float | None = None
-    while epoch_itr.next_epoch_idx <= last_epoch:
-        if lr <= cfg.optimization.stop_min_lr:
-            logger.info(
-                "stopping training because current learning rate (%s) is smaller than or equal to minimum learning rate "
-                "(--stop-min-lr=%s)",
-                lr,
-                cfg.optimization.stop_min_lr,
+    with traced_updates(cfg, trainer.cuda) as update_done:
+        while epoch_itr.next_epoch_idx <= last_epoch:
+            if lr <= cfg.optimization.stop_min_lr:
+                logger.info(
+                    "stopping training because current learning rate (%s) is smaller than or equal to minimum learning rate "
+                    "(--stop-min-lr=%s)",
+                    lr,
+                    cfg.optimization.stop_min_lr,
+                )
+                break
+            values, should_stop = train_epoch(cfg, trainer, epoch_itr, update_done)
+            value = values[0] if values else value
+            if should_stop:
+                break
+            lr = trainer.lr_step(epoch_itr.epoch, values[0] if values else None)
+            sharded = trainer.task.has_sharded_data("train")
+            epoch_itr = trainer.get_train_iterator(
+                epoch_itr.next_epoch_idx, load_dataset=sharded, disable_iterator_cache=sharded
             )
-            break
-        values, should_stop = train_epoch(cfg, trainer, epoch_itr, update_done)
-        value = values[0] if values else value
-        if should_stop:
-            break
-        lr = trainer.lr_step(epoch_itr.epoch, values[0] if values else None)
-        sharded = trainer.task.has_sharded_data("train")
-        epoch_itr = trainer.get_train_iterator(
-            epoch_itr.next_epoch_idx, load_dataset=sharded, disable_iterator_cache=sharded
-        )
     return value
 
 
