@@ -24,7 +24,7 @@ from fairseq.finetune.layout import CHOICES, Example, Job, Split, Written
 from fairseq.finetune.layout import write as write_layout
 from fairseq.finetune.reading import (
     FORMATS,
-    first_existing,
+    find_splits,
     one_of,
     parse_json,
     place,
@@ -50,11 +50,9 @@ def write_files(
     Raises DataNotFoundError when it has none of them.
     """
     required_directory(job.data_dir, " and ".join(names[0] for names in files.values()))
-    found = {name: first_existing(job.data_dir, names) for name, names in files.items()}
-    splits = [Split(name, path, read(path)) for name, path in found.items() if path is not None]
-    if not splits:
-        known = ", ".join(name for names in files.values() for name in names)
-        raise DataNotFoundError(f"{job.data_dir} has none of {known}")
+    known = ", ".join(name for names in files.values() for name in names)
+    found = find_splits(job.data_dir, files, f"none of {known}")
+    splits = [Split(name, path, read(path)) for name, path in found.items()]
     return write_choices(job, splits, candidates, "--task multiple_choice --context-first")
 
 
