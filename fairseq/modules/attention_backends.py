@@ -1,7 +1,7 @@
 """Attention backends: one computation, several ways to it, chosen by name or automatically.
 
-Every backend gives ``softmax(q k' / sqrt(D) + bias, padded keys left out) v``, with dropout of the probabilities, for q,
-k, v (B, H, T, D). ``eager`` is the reference implementation; none of the others makes a bias by positions that grows
+Every backend gives ``softmax(q k' / sqrt(D) + bias, padded keys left out) v``, with dropout of the probabilities, for
+q, k, v (B, H, T, D). ``eager`` is the reference implementation; none of the others makes a bias by positions that grows
 with the batch.
 
 ========  =============================================================================================================
@@ -42,7 +42,7 @@ Lengths = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Terms:
-    """What changes the scores of a call beside q and k; ``longest`` is the longest sequence that shares the ``cache``."""
+    """What changes the scores of a call beside q and k; ``longest`` is its longest sequence."""
 
     bias: Bias | None = None
     padding: Tensor | None = None
@@ -55,9 +55,11 @@ class Terms:
             return None
         if isinstance(self.bias, ContentBias):
             return self.bias.scores(q, k)
-        tokens, key = q.size(-2), (self.bias, q.device, q.dtype)
+        tokens = q.size(-2)
+        longest = max(tokens, self.longest)
+        key = (self.bias, longest, q.device, q.dtype)
         if key not in self.cache:
-            self.cache[key] = self.bias.dense(max(tokens, self.longest), q.device, q.dtype)
+            self.cache[key] = self.bias.dense(longest, q.device, q.dtype)
         return self.cache[key][:, :tokens, :tokens].unsqueeze(0)
 
     def key_mask(self) -> Tensor | None:
