@@ -122,11 +122,11 @@ def read_article(path: Path) -> Iterator[Example]:
     for number, (question, candidates, answer) in enumerate(zip(questions, options, answers, strict=True), 1):
         if not isinstance(question, str) or not isinstance(candidates, list):
             raise DataError(f"{path}: question {number} is no text with a list of options")
-        texts = [fill(question, text) for text in strings(candidates, OPTIONS, "options", path, 0)]
+        texts = [fill_question(question, text) for text in strings(candidates, OPTIONS, "options", path, 0)]
         yield Example(0, (article, *texts), letter(answer, OPTIONS, path, 0), path)
 
 
-def fill(question: str, candidate: str) -> str:
+def fill_question(question: str, candidate: str) -> str:
     """The candidate in the blanks (``_``) of the question, or after it when there are none."""
     return squeeze(question.replace("_", candidate) if "_" in question else f"{question} {candidate}")
 
@@ -139,10 +139,10 @@ _COLUMNS = ("sent1", "sent2", *(f"ending{k}" for k in range(ENDINGS)))
 @FORMATS.register("swag")
 def write_swag(job: Job) -> Written:
     """Every split that is there."""
-    return write_files(job, _SWAG_FILES, read_rows, ENDINGS)
+    return write_files(job, _SWAG_FILES, read_examples, ENDINGS)
 
 
-def read_rows(path: Path) -> Iterator[Example]:
+def read_examples(path: Path) -> Iterator[Example]:
     """The rows of a file; without a column ``label`` they have no label."""
     rows = csv.reader(text + "\n" for _, text in read_lines(path))
     header = next(rows, [])

@@ -132,7 +132,7 @@ _LACKS = "no files of columns: train.txt, dev.txt, test.txt (or .conll), or eng.
 
 
 @FORMATS.register("conll")
-def write(job: Job) -> Written:
+def write_conll(job: Job) -> Written:
     """``train.txt``, ``dev.txt`` (or ``valid.txt``), ``test.txt``; CoNLL-2003's ``eng.train``, ``eng.testa``, ``eng.testb``."""
     written = Written()
     labels = job.label_dictionary

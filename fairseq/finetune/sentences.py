@@ -95,7 +95,7 @@ def highest_id(lines: Any) -> int:
     return max((int(piece.max()) for piece in pieces), default=-1)
 
 
-def place(path: str, lines: Any, index: int) -> str:
+def line_of(path: str, lines: Any, index: int) -> str:
     """``path: line N`` (from 1) of item ``index``, in the numbered part that it comes from if several are combined."""
     part = 0
     if isinstance(lines, ConcatDataset):
@@ -123,12 +123,12 @@ def check_not_empty(data: str, split: str, inputs: dict[str, Any]) -> None:
     for name, is_empty in empty.items():
         path = os.path.join(data, name, split)
         if nowhere.any():
-            where = place(path, inputs[name], int(nowhere.argmax()))
+            where = line_of(path, inputs[name], int(nowhere.argmax()))
             raise DataError(
                 f"{where} is empty, and so the example has no text; remove it from every input and the labels"
             )
         if is_empty.any():
-            where = place(path, inputs[name], int(is_empty.argmax()))
+            where = line_of(path, inputs[name], int(is_empty.argmax()))
             logger.warning("%s is empty (%d such lines)", where, int(is_empty.sum()))
 
 
@@ -210,7 +210,7 @@ def class_labels(
     first = dictionary.nspecial
     for index in _foreign_rows(rows, first, first + num_classes):
         symbol = next(int(symbol) for symbol in rows[index] if not first <= symbol < first + num_classes)
-        raise DataError(f"{place(path, labels, index)}: {_foreign(symbol, dictionary, num_classes, data)}")
+        raise DataError(f"{line_of(path, labels, index)}: {_foreign(symbol, dictionary, num_classes, data)}")
     if multi_label:
         return MultiHotDataset([[int(symbol) - first for symbol in row] for row in rows], num_classes)
     return OffsetTokensDataset(StripTokenDataset(labels, id_to_strip=dictionary.eos()), offset=-first)
@@ -229,7 +229,7 @@ def _check_single(rows: Any, labels: Any, path: str) -> None:
     for index, row in enumerate([] if isinstance(rows, np.ndarray) else rows):
         if len(row) != 1:
             advice = "; for several labels a line set task.multi_label=true (--multi-label)" if row else ""
-            raise DataError(f"{place(path, labels, index)} must hold one label, but holds {len(row)}{advice}")
+            raise DataError(f"{line_of(path, labels, index)} must hold one label, but holds {len(row)}{advice}")
 
 
 def _foreign_rows(rows: Any, low: int, high: int) -> list[int]:

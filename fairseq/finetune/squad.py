@@ -28,7 +28,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetune.layout import Job, Sample, SplitSummary, Written
 from fairseq.finetune.reading import FORMATS, find_splits, read_json, read_rows, write_row
-from fairseq.finetune.spans import Record
+from fairseq.finetune.spans import QuestionRecord
 from fairseq.finetune.writing import SplitWriter
 
 Answer = tuple[str, int]  # text, and its first character in the context
@@ -167,15 +167,15 @@ class SquadSplit:
         return read_rows(self._directory / "input1" / f"{self._split}.jsonl", len(self.contexts))
 
     @cached_property
-    def records(self) -> list[Record]:
+    def records(self) -> list[QuestionRecord]:
         """What is known of every question."""
         path = self._directory / "label" / f"{self._split}.jsonl"
         return [self._record(row, path, line) for line, row in enumerate(read_rows(path, len(self.questions)), 1)]
 
-    def _record(self, row: Any, path: Path, line: int) -> Record:
+    def _record(self, row: Any, path: Path, line: int) -> QuestionRecord:
         try:
             answers = tuple((str(text), int(start)) for text, start in row["answers"])
-            record = Record(str(row["id"]), int(row["context"]), answers)
+            record = QuestionRecord(str(row["id"]), int(row["context"]), answers)
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{path}, line {line}: {json.dumps(row)[:80]} is no question; preprocess again") from None
         if not 0 <= record.context < len(self.contexts):

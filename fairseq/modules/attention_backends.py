@@ -183,7 +183,7 @@ def check_backend(name: str) -> str:
     return name
 
 
-def choose(q: Tensor, bias: Bias | None, dropout: float) -> str:
+def choose_backend(q: Tensor, bias: Bias | None, dropout: float) -> str:
     """The backend that ``auto`` stands for."""
     device = q.device.type
     fused = (bias is None or isinstance(bias, ALiBi)) and library.compiled_for("alibi_attention_forward", device)
@@ -259,7 +259,7 @@ def attend(
     ``padding`` (B, T) is True for keys to leave out. In ``cache`` tables of equal biases are kept, those without
     parameters.
     """
-    name = choose(q, bias, dropout) if backend == "auto" else check_backend(backend)
+    name = choose_backend(q, bias, dropout) if backend == "auto" else check_backend(backend)
     if lengths is not None and name == "fused":
         return attend_fused_packed(q, k, v, bias, lengths, dropout)
     # Activation checkpointing must meet the parameters of a bias again, not a table made of them before.

@@ -20,7 +20,7 @@ from fairseq.finetune.sentences import highest_id
 from fairseq.finetune.spans import (
     Decision,
     InMemoryQuestions,
-    Record,
+    QuestionRecord,
     Rules,
     SpanDataset,
     SpanSource,
@@ -119,7 +119,8 @@ class QuestionAnsweringTask(SentenceTask):
         ]
         source = InMemoryQuestions([(question.text, context) for question, context in asked], bpe, self.dictionary)
         source.records = [
-            Record(question.id, record.context) for (question, _), record in zip(asked, source.records, strict=True)
+            QuestionRecord(question.id, record.context)
+            for (question, _), record in zip(asked, source.records, strict=True)
         ]
         return SpanDataset(source, self.dictionary, self.windows)
 
