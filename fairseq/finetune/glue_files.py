@@ -32,7 +32,7 @@ from fairseq.registry import nearest
 
 Label = Callable[[str, Path, int], str]  # (text, file, line) -> the label to write
 
-# Name on disk -> names in the data set.
+# Name on disk -> names in the dataset.
 SPLITS = {
     "train": ("train",),
     "valid": ("valid", "dev", "dev_matched"),
@@ -68,7 +68,7 @@ def write_plain(job: Job) -> Written:
 
 
 def prediction_flags(num_classes: int, kind: str) -> str:
-    """The flags of ``fairseq-train`` for ``num_classes`` classes, or regression on so many values."""
+    """The flags of ``fairseq-train`` for ``num_classes`` classes, or regression on that many values."""
     flags = f"--task sentence_prediction --criterion sentence_prediction --num-classes {num_classes}"
     return flags + {VALUES: " --regression-target", SETS: " --multi-label"}.get(kind, "")
 

@@ -60,8 +60,8 @@ def best_spans(logits: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Ten
 
     Args:
         logits: (B, T, 2) of beginning and end.
-        allowed: (B, T, L), True where a span of so many tokens less one may begin.
-        count: N, or fewer when there are not so many spans at all; missing ones have a score of -inf.
+        allowed: (B, T, L), True where a span may begin that is that many tokens long, less one.
+        count: N, or fewer when there are fewer spans in all; missing ones have a score of -inf.
 
     The search is exhaustive, not over the best beginnings times the best ends.
     """
@@ -234,7 +234,7 @@ class WindowSizes(NamedTuple):
 class SpanDataset(WindowDataset):
     """Every window of every question; items and batches are described at `__getitem__` and `collater`.
 
-    ``name`` is that of the split. Windows are cut when the data set is made, tokens are read when asked for.
+    ``name`` is that of the split. Windows are cut when the dataset is made, tokens are read when asked for.
     """
 
     def __init__(self, source: SpanSource, dictionary: Dictionary, sizes: WindowSizes, name: str = "") -> None:
@@ -322,7 +322,7 @@ class SpanDataset(WindowDataset):
 class Answer(NamedTuple):
     """Characters [start, end) of a context and their text (empty, with start and end -1: no answer).
 
-    ``score`` is the sum of two logits, ``probability`` its share among the best spans (and "no answer", where that is a
+    ``score`` is the sum of two logits, ``probability`` its fraction among the best spans (and "no answer", where that is a
     choice).
     """
 
