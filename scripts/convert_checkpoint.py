@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from fairseq.errors import FairseqError
-from fairseq.interop.convert import CONVERSIONS, convert
+from fairseq.interop.convert import CONVERSIONS, convert_checkpoint
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
-    convert(args.source, args.target, args.source_path, args.target_path)
+    convert_checkpoint(args.source, args.target, args.source_path, args.target_path)
     print(f"wrote {args.target_path} ({args.target})")
 
 

@@ -107,10 +107,10 @@ def _absolute(path: str, launch_dir: Path) -> str:
 
 def cli_main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
-    run_command("fairseq-hydra-train", lambda: run(sys.argv[1:] if argv is None else argv, main))
+    run_command("fairseq-hydra-train", lambda: compose_and_run(sys.argv[1:] if argv is None else argv, main))
 
 
-def run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
+def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     """Compose and run ``job`` as the command line ``words`` asks for."""
     import hydra
     from hydra._internal.utils import get_args_parser

@@ -24,7 +24,7 @@ from fairseq.finetune.layout import CHOICES, Example, Job, Split, Written
 from fairseq.finetune.layout import write as write_layout
 from fairseq.finetune.reading import (
     FORMATS,
-    first_existing,
+    find_splits,
     one_of,
     parse_json,
     place,
@@ -50,11 +50,9 @@ def write_files(
     Raises DataNotFoundError when it has none of them.
     """
     required_directory(job.data_dir, " and ".join(names[0] for names in files.values()))
-    found = {name: first_existing(job.data_dir, names) for name, names in files.items()}
-    splits = [Split(name, path, read(path)) for name, path in found.items() if path is not None]
-    if not splits:
-        known = ", ".join(name for names in files.values() for name in names)
-        raise DataNotFoundError(f"{job.data_dir} has none of {known}")
+    known = ", ".join(name for names in files.values() for name in names)
+    found = find_splits(job.data_dir, files, f"none of {known}")
+    splits = [Split(name, path, read(path)) for name, path in found.items()]
     return write_choices(job, splits, candidates, "--task multiple_choice --context-first")
 
 
@@ -124,11 +122,11 @@ def read_article(path: Path) -> Iterator[Example]:
     for number, (question, candidates, answer) in enumerate(zip(questions, options, answers, strict=True), 1):
         if not isinstance(question, str) or not isinstance(candidates, list):
             raise DataError(f"{path}: question {number} is no text with a list of options")
-        texts = [fill(question, text) for text in strings(candidates, OPTIONS, "options", path, 0)]
+        texts = [fill_question(question, text) for text in strings(candidates, OPTIONS, "options", path, 0)]
         yield Example(0, (article, *texts), letter(answer, OPTIONS, path, 0), path)
 
 
-def fill(question: str, candidate: str) -> str:
+def fill_question(question: str, candidate: str) -> str:
     """The candidate in the blanks (``_``) of the question, or after it when there are none."""
     return squeeze(question.replace("_", candidate) if "_" in question else f"{question} {candidate}")
 
@@ -141,10 +139,10 @@ _COLUMNS = ("sent1", "sent2", *(f"ending{k}" for k in range(ENDINGS)))
 @FORMATS.register("swag")
 def write_swag(job: Job) -> Written:
     """Every split that is there."""
-    return write_files(job, _SWAG_FILES, read_rows, ENDINGS)
+    return write_files(job, _SWAG_FILES, read_examples, ENDINGS)
 
 
-def read_rows(path: Path) -> Iterator[Example]:
+def read_examples(path: Path) -> Iterator[Example]:
     """The rows of a file; without a column ``label`` they have no label."""
     rows = csv.reader(text + "\n" for _, text in read_lines(path))
     header = next(rows, [])

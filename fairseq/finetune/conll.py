@@ -1,6 +1,6 @@
-"""``--task conll``: CoNLL columns (a word per line with its labels, empty lines between sentences), binarised.
+"""CoNLL columns, a word per line with its labels: reading them, and the binarized form that ``token_classification`` reads.
 
-``token_classification`` reads what is written here. For every split, in ``DEST/``:
+For every split, in ``DEST/``:
 
 * ``input0/dict.txt``, ``input0/{split}.bin`` and ``.idx``: pieces of every sentence, without special symbols;
 * ``input0/{split}.words.bin`` and ``.idx``: int32, the number of pieces of every word of the sentence;
@@ -16,59 +16,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.index_formats import best_fitting_int_dtype
-from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
+from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetune.layout import Job, Sample, SplitSummary, Written
-from fairseq.finetune.reading import FORMATS, ConllConfig, first_existing, place, read_lines, read_rows, write_row
+from fairseq.finetune.reading import FORMATS, ConllConfig, find_splits, place, read_lines, read_rows, write_row
 from fairseq.finetune.words import word_pieces
+from fairseq.finetune.writing import SplitWriter
 
 Ints = npt.NDArray[np.int64]
-
-
-class ConllWriter:
-    """Writes one split; use it in a ``with``. Counts sentences, tokens and unknown tokens."""
-
-    def __init__(self, dest: Path, split: str, dictionary: Dictionary, labels: Dictionary) -> None:
-        self._dictionary, self._labels = dictionary, labels
-        self._prefixes = {"sentences": dest / "input0" / split, "labels": dest / "label" / split}
-        self._prefixes["words"] = dest / "input0" / f"{split}.words"
-        for folder, symbols in (("input0", dictionary), ("label", labels)):
-            (dest / folder).mkdir(exist_ok=True)
-            symbols.save(str(dest / folder / "dict.txt"))
-        dtypes = {"sentences": best_fitting_int_dtype(len(dictionary)), "labels": np.uint16, "words": np.int32}
-        self._builders = {
-            name: MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=dtypes[name])
-            for name, prefix in self._prefixes.items()
-        }
-        self._text = (dest / "input0" / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n")
-        self.sentences = self.tokens = self.unknown = 0
-
-    def add(self, words: list[str], pieces: list[list[str]], labels: list[str]) -> None:
-        """A sentence: its words, the symbols and the label of each."""
-        ids = np.array([self._dictionary.index(symbol) for found in pieces for symbol in found], dtype=np.int64)
-        self._builders["sentences"].add_item(ids)
-        self._builders["words"].add_item(np.array([len(found) for found in pieces]))
-        self._builders["labels"].add_item(np.array([self._labels.index(label) for label in labels]))
-        write_row(self._text, words)
-        self.sentences += 1
-        self.tokens += len(ids)
-        self.unknown += int((ids == self._dictionary.unk()).sum())
-
-    def __enter__(self) -> ConllWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        self._text.close()
-        if kind is None:
-            for name, builder in self._builders.items():
-                builder.finalize(f"{self._prefixes[name]}.idx")
 
 
 class ConllSplit:
@@ -94,7 +54,7 @@ class ConllSplit:
                 int(np.argmax(self._words.sizes != self._labels.sizes)) if len(self._words) == len(self._labels) else 0
             )
             raise DataError(
-                f"{label_prefix} does not have one label a word (first in sentence {wrong + 1}); preprocess the data again"
+                f"{label_prefix} does not have one label per word (first in sentence {wrong + 1}); preprocess the data again"
             )
         for sentence in range(len(self.sentences)):
             if self.sizes(sentence).sum() != self.sentences.sizes[sentence]:
@@ -163,37 +123,30 @@ def read_columns(path: Path, word_column: int = 0, label_column: int | None = -1
 
 
 _ENDINGS = ("txt", "conll", "bio", "iob", "iob2", "tsv")
-_NAMES = {"train": ("train", "eng"), "valid": ("dev", "valid", "eng.testa"), "test": ("test", "eng.testb")}
+_NAMES = {  # split: stems with any of the endings, and the names of CoNLL-2003
+    "train": (("train",), ("eng.train",)),
+    "valid": (("dev", "valid"), ("eng.testa",)),
+    "test": (("test",), ("eng.testb",)),
+}
+_LACKS = "no files of columns: train.txt, dev.txt, test.txt (or .conll), or eng.train, eng.testa, eng.testb"
 
 
 @FORMATS.register("conll")
-def write(job: Job) -> Written:
+def write_conll(job: Job) -> Written:
     """``train.txt``, ``dev.txt`` (or ``valid.txt``), ``test.txt``; CoNLL-2003's ``eng.train``, ``eng.testa``, ``eng.testb``."""
     written = Written()
     labels = job.label_dictionary
-    for split, path in _files(job.data_dir).items():
+    files = {
+        split: [*(f"{stem}.{ending}" for stem in stems for ending in _ENDINGS), *own]
+        for split, (stems, own) in _NAMES.items()
+    }
+    for split, path in find_splits(job.data_dir, files, _LACKS).items():
         if labels is None:
             labels = _count_labels(job, path)
             if split != "train":
                 written.notes.append(f"there is no training file, so labels are numbered by their frequency in {path}")
         written.splits.append(_write_split(job, split, path, labels))
     return written
-
-
-def _files(directory: Path) -> dict[str, Path]:
-    found = {}
-    for split, stems in _NAMES.items():
-        names = [f"{stem}.{ending}" for stem in stems if stem[:3] != "eng" for ending in _ENDINGS]
-        names += [stem if "." in stem else f"{stem}.{split}" for stem in stems if stem[:3] == "eng"]
-        path = first_existing(directory, names)
-        if path is not None:
-            found[split] = path
-    if not found:
-        raise DataNotFoundError(
-            f"{directory} has no files of columns: train.txt, dev.txt, test.txt (or .conll), or eng.train, eng.testa, "
-            "eng.testb"
-        )
-    return found
 
 
 def _options(job: Job) -> ConllConfig:
@@ -217,7 +170,9 @@ def _count_labels(job: Job, path: Path) -> Dictionary:
 def _write_split(job: Job, split: str, path: Path, labels: Dictionary) -> SplitSummary:
     summary = SplitSummary(split, path)
     sample = Sample(path, job.dictionary, job.settings is not None)
-    with ConllWriter(job.dest, split, job.dictionary, labels) as writer:
+    with SplitWriter(job.dest, split, job.dictionary) as writer:
+        sentences, targets = writer.symbols("input0"), writer.symbols("label", labels, np.uint16)
+        sizes, rows = writer.column("input0", ".words"), writer.rows("input0")
         for sentence in _read(job, path):
             for number, label in enumerate(sentence.labels):
                 if label not in labels:
@@ -228,8 +183,12 @@ def _write_split(job: Job, split: str, path: Path, labels: Dictionary) -> SplitS
                     )
             sample.add(" ".join(sentence.words))
             pieces = word_pieces(job.bpe, sentence.words, job.dictionary.unk_word)
-            writer.add(sentence.words, pieces, sentence.labels)
+            sentences.add_item(writer.ids([symbol for found in pieces for symbol in found]))
+            sizes.add_item(np.array([len(found) for found in pieces]))
+            targets.add_item(np.array([labels.index(label) for label in sentence.labels]))
+            write_row(rows, sentence.words)
+            summary.rows += 1
             summary.labels.update(sentence.labels)
     sample.check(job.bpe)
-    summary.rows, summary.tokens, summary.unknown = writer.sentences, writer.tokens, writer.unknown
+    summary.tokens, summary.unknown = writer.tokens, writer.unknown
     return summary

@@ -32,7 +32,7 @@ from fairseq.registry import nearest
 
 Label = Callable[[str, Path, int], str]  # (text, file, line) -> the label to write
 
-# Name on disk -> names in the data set.
+# Name on disk -> names in the dataset.
 SPLITS = {
     "train": ("train",),
     "valid": ("valid", "dev", "dev_matched"),
@@ -53,8 +53,8 @@ def write_plain(job: Job) -> Written:
     if options.multi_label and options.regression_target:
         raise ConfigError("--multi-label and --regression-target exclude each other: choose one")
     required_directory(job.data_dir, "files such as train.raw.input0 and train.label")
-    label = scaled(divisor) if options.regression_target else as_it_is
-    splits = list(find_splits(job.data_dir, job.settings is not None, label))
+    label = scaled_label(divisor) if options.regression_target else as_it_is
+    splits = list(glue_splits(job.data_dir, job.settings is not None, label))
     if not splits:
         raise DataNotFoundError(f"{job.data_dir} has no train.raw.input0, train.input0 or the like of dev and test")
     kind = VALUES if options.regression_target else SETS if options.multi_label else CLASSES
@@ -68,7 +68,7 @@ def write_plain(job: Job) -> Written:
 
 
 def prediction_flags(num_classes: int, kind: str) -> str:
-    """The flags of ``fairseq-train`` for ``num_classes`` classes, or regression on so many values."""
+    """The flags of ``fairseq-train`` for ``num_classes`` classes, or regression on that many values."""
     flags = f"--task sentence_prediction --criterion sentence_prediction --num-classes {num_classes}"
     return flags + {VALUES: " --regression-target", SETS: " --multi-label"}.get(kind, "")
 
@@ -77,7 +77,7 @@ def as_it_is(text: str, path: Path, line: int) -> str:
     return text.strip()
 
 
-def scaled(divisor: float) -> Label:
+def scaled_label(divisor: float) -> Label:
     """Numbers divided by ``divisor`` and printed with six significant digits, as awk does; as they are for 1."""
 
     def label(text: str, path: Path, line: int) -> str:
@@ -87,7 +87,7 @@ def scaled(divisor: float) -> Label:
     return label
 
 
-def find_splits(directory: Path, prefer_raw: bool, label: Label) -> Iterator[Split]:
+def glue_splits(directory: Path, prefer_raw: bool, label: Label) -> Iterator[Split]:
     """The splits in ``directory``; raw texts come first with an encoder, ready symbols without."""
     kinds = (".raw.input", ".input") if prefer_raw else (".input", ".raw.input")
     for name, sources in SPLITS.items():
@@ -263,7 +263,7 @@ def write_glue(job: Job) -> Written:
         names = ", ".join(split.files[0] for split in task.splits)
         raise DataNotFoundError(f"{job.data_dir} has neither a folder {task.name} with {names} nor these files")
     reader = _Reader(task, folder)
-    splits = list(reader.splits()) or list(find_splits(folder, job.settings is not None, reader.label))
+    splits = list(reader.splits()) or list(glue_splits(folder, job.settings is not None, reader.label))
     kind = VALUES if task.regression else CLASSES
     written = write_layout(job, splits, kind, keep_empty=task.empty_texts)
     missing = {split.name for split in task.splits} - {split.name for split in splits}
@@ -284,7 +284,7 @@ class _Reader:
     def __init__(self, task: GlueTask, folder: Path) -> None:
         self.task, self.folder = task, folder
         self.dropped: dict[Path, int] = {}
-        scale = scaled(STS_B_SCALE)
+        scale = scaled_label(STS_B_SCALE)
         self.label: Label = scale if task.regression else self._class
 
     def _class(self, text: str, path: Path, line: int) -> str:

@@ -2,7 +2,7 @@
 
 A format (`fairseq.finetune.reading`) reads the files of a dataset and gives `Split` objects; `write` makes of them
 
-* ``input{k}/dict.txt``, ``input{k}/{split}.bin`` and ``.idx``: text k of every example, encoded and binarised by the
+* ``input{k}/dict.txt``, ``input{k}/{split}.bin`` and ``.idx``: text k of every example, encoded and binarized by the
   code of ``fairseq-preprocess``;
 * ``label/``: classes as a dictionary sorted by their frequency in training, with ``{split}.bin`` and ``.idx``, or,
   for numbers, ``{split}.label`` as text.
@@ -106,7 +106,7 @@ class Example:
 class Split:
     """``name`` on disk (train, valid, valid1, test, ...), the file it is in, and the examples, read once.
 
-    ``text_paths`` and ``label_path`` are for messages about data sets that keep every column in a file of its own.
+    ``text_paths`` and ``label_path`` are for messages about datasets that keep every column in a file of its own.
     """
 
     name: str
@@ -156,7 +156,7 @@ class Job:
     """What a format is asked to do.
 
     ``data_dir`` is read and the (empty, existing) directory ``dest`` is filled; the command publishes it afterwards.
-    ``settings``: of a sub-word encoder, None when the texts consist of symbols of ``dictionary``; ``bpe`` is the encoder,
+    ``settings``: of a subword encoder, None when the texts consist of symbols of ``dictionary``; ``bpe`` is the encoder,
     built when first asked for. ``variant``: what follows the slash of ``--task``. ``options``: the format's own.
     ``label_dictionary``: the classes of a model that exists already, instead of counting them. ``keep_empty``: an
     example may have an empty text beside others.
@@ -193,7 +193,7 @@ class Job:
 
 
 def write(job: Job, splits: Iterable[Split], kind: str = CLASSES, keep_empty: bool = False) -> Written:
-    """Read ``splits`` once and fill ``job.dest``. ``keep_empty``: of this data set, as if the job said it.
+    """Read ``splits`` once and fill ``job.dest``. ``keep_empty``: of this dataset, as if the job said it.
 
     Raises DataError, naming file and line, for an example with another number of texts or without its label, for an
     empty text (unless ``job.keep_empty``) and for a class that training does not have; and for texts that are encoded

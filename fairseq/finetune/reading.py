@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -107,6 +107,18 @@ def squeeze(text: str) -> str:
 def first_existing(directory: Path, names: Sequence[str]) -> Path | None:
     """The first of ``names`` that is a file in ``directory``."""
     return next((directory / name for name in names if (directory / name).is_file()), None)
+
+
+def find_splits(directory: Path, names: Mapping[str, Sequence[str]], lacks: str) -> dict[str, Path]:
+    """The file of every split of which ``directory`` has one of the ``names``.
+
+    Raises DataNotFoundError, saying what it ``lacks``, when there is none.
+    """
+    found = {split: first_existing(directory, files) for split, files in names.items()}
+    there = {split: path for split, path in found.items() if path is not None}
+    if not there:
+        raise DataNotFoundError(f"{directory} has {lacks}")
+    return there
 
 
 def required_directory(path: Path, what: str) -> Path:

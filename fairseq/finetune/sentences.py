@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.data.concat_dataset import ConcatDataset
-from fairseq.data.datasets import NestedDictionaryDataset
+from fairseq.data.concat_dataset import ConcatDataset, ConcatSentencesDataset
+from fairseq.data.datasets import BaseWrapperDataset, NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.data.sampling import SortDataset
@@ -95,7 +95,7 @@ def highest_id(lines: Any) -> int:
     return max((int(piece.max()) for piece in pieces), default=-1)
 
 
-def place(path: str, lines: Any, index: int) -> str:
+def line_of(path: str, lines: Any, index: int) -> str:
     """``path: line N`` (from 1) of item ``index``, in the numbered part that it comes from if several are combined."""
     part = 0
     if isinstance(lines, ConcatDataset):
@@ -123,26 +123,47 @@ def check_not_empty(data: str, split: str, inputs: dict[str, Any]) -> None:
     for name, is_empty in empty.items():
         path = os.path.join(data, name, split)
         if nowhere.any():
-            where = place(path, inputs[name], int(nowhere.argmax()))
+            where = line_of(path, inputs[name], int(nowhere.argmax()))
             raise DataError(
                 f"{where} is empty, and so the example has no text; remove it from every input and the labels"
             )
         if is_empty.any():
-            where = place(path, inputs[name], int(is_empty.argmax()))
+            where = line_of(path, inputs[name], int(is_empty.argmax()))
             logger.warning("%s is empty (%d such lines)", where, int(is_empty.sum()))
 
 
-def model_input(tokens: Any, dictionary: Dictionary) -> dict[str, Any]:
-    """What the model reads of the examples: ``src_tokens`` (B, T), right-padded, and ``src_lengths`` (B)."""
+class TokenTypesDataset(BaseWrapperDataset):
+    """0 for the tokens of the first sentence of each item and 1 for those of the second, as far as it was not cut."""
+
+    def __init__(self, tokens: Any) -> None:
+        super().__init__(tokens)
+        joined = tokens
+        while not isinstance(joined, ConcatSentencesDataset) and hasattr(joined, "dataset"):
+            joined = joined.dataset
+        self.first = joined.datasets[0] if isinstance(joined, ConcatSentencesDataset) else tokens
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (torch.arange(len(self.dataset[index])) >= int(self.first.sizes[index])).long()
+
+
+def model_input(tokens: Any, dictionary: Dictionary, token_types: bool = False) -> dict[str, Any]:
+    """What the model reads of the examples: ``src_tokens`` (B, T), right-padded, and ``src_lengths`` (B).
+
+    With ``token_types`` also ``token_type_ids`` (B, T), zero at padding.
+    """
+    types = {"token_type_ids": RightPadDataset(TokenTypesDataset(tokens), pad_idx=0)} if token_types else {}
     return {
         "src_tokens": RightPadDataset(tokens, pad_idx=dictionary.pad()),
         "src_lengths": NumelDataset(tokens, reduce=False),
+        **types,
     }
 
 
-def input_dataset(inputs: Mapping[str, Any], dictionary: Dictionary, sizes: Any) -> NestedDictionaryDataset:
+def input_dataset(
+    inputs: Mapping[str, Any], dictionary: Dictionary, sizes: Any, token_types: bool = False
+) -> NestedDictionaryDataset:
     """Sequences without targets as batches of ``id`` (B) and, per name in ``inputs``, what the model reads of them."""
-    members = {name: model_input(tokens, dictionary) for name, tokens in inputs.items()}
+    members = {name: model_input(tokens, dictionary, token_types) for name, tokens in inputs.items()}
     return NestedDictionaryDataset({"id": IdDataset(), **members}, sizes=[sizes])
 
 
@@ -189,7 +210,7 @@ def class_labels(
     first = dictionary.nspecial
     for index in _foreign_rows(rows, first, first + num_classes):
         symbol = next(int(symbol) for symbol in rows[index] if not first <= symbol < first + num_classes)
-        raise DataError(f"{place(path, labels, index)}: {_foreign(symbol, dictionary, num_classes, data)}")
+        raise DataError(f"{line_of(path, labels, index)}: {_foreign(symbol, dictionary, num_classes, data)}")
     if multi_label:
         return MultiHotDataset([[int(symbol) - first for symbol in row] for row in rows], num_classes)
     return OffsetTokensDataset(StripTokenDataset(labels, id_to_strip=dictionary.eos()), offset=-first)
@@ -208,7 +229,7 @@ def _check_single(rows: Any, labels: Any, path: str) -> None:
     for index, row in enumerate([] if isinstance(rows, np.ndarray) else rows):
         if len(row) != 1:
             advice = "; for several labels a line set task.multi_label=true (--multi-label)" if row else ""
-            raise DataError(f"{place(path, labels, index)} must hold one label, but holds {len(row)}{advice}")
+            raise DataError(f"{line_of(path, labels, index)} must hold one label, but holds {len(row)}{advice}")
 
 
 def _foreign_rows(rows: Any, low: int, high: int) -> list[int]:

@@ -60,8 +60,8 @@ def best_spans(logits: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Ten
 
     Args:
         logits: (B, T, 2) of beginning and end.
-        allowed: (B, T, L), True where a span of so many tokens less one may begin.
-        count: N, or fewer when there are not so many spans at all; missing ones have a score of -inf.
+        allowed: (B, T, L), True where a span may begin that is that many tokens long, less one.
+        count: N, or fewer when there are fewer spans in all; missing ones have a score of -inf.
 
     The search is exhaustive, not over the best beginnings times the best ends.
     """
@@ -164,7 +164,7 @@ def target_in(window: Span, answer: Span | None, question: int) -> Span:
 
 
 @dataclass(frozen=True)
-class Record:
+class QuestionRecord:
     """What is known of a question beside its pieces: its context and its answers (text, first character)."""
 
     id: str
@@ -188,7 +188,7 @@ class SpanSource(Protocol):
         """The text of every context."""
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[QuestionRecord]:
         """What is known of every question."""
 
     def spans(self, context: int) -> npt.NDArray[Any]:
@@ -202,7 +202,7 @@ class InMemoryQuestions:
         self.questions: list[Tensor] = []
         self.contexts: list[Tensor] = []
         self.texts: list[str] = []
-        self.records: list[Record] = []
+        self.records: list[QuestionRecord] = []
         self._spans: list[npt.NDArray[Any]] = []
 
         def ids(symbols: list[str]) -> Tensor:
@@ -215,7 +215,7 @@ class InMemoryQuestions:
                 self.contexts.append(ids(symbols))
                 self._spans.append(np.asarray(spans, dtype=np.int64).reshape(-1, 2))
             self.questions.append(ids(encode_with_offsets(bpe, question)[0]))
-            self.records.append(Record(str(number), len(self.contexts) - 1))
+            self.records.append(QuestionRecord(str(number), len(self.contexts) - 1))
 
     def spans(self, context: int) -> npt.NDArray[Any]:
         return self._spans[context]
@@ -234,7 +234,7 @@ class WindowSizes(NamedTuple):
 class SpanDataset(WindowDataset):
     """Every window of every question; items and batches are described at `__getitem__` and `collater`.
 
-    ``name`` is that of the split. Windows are cut when the data set is made, tokens are read when asked for.
+    ``name`` is that of the split. Windows are cut when the dataset is made, tokens are read when asked for.
     """
 
     def __init__(self, source: SpanSource, dictionary: Dictionary, sizes: WindowSizes, name: str = "") -> None:
@@ -253,7 +253,7 @@ class SpanDataset(WindowDataset):
         self._rows: Ints = np.array(rows, dtype=np.int64).reshape(-1, 5)
         self.sizes: Ints = np.array(lengths, dtype=np.int64)
 
-    def _answer(self, record: Record) -> Span | None:
+    def _answer(self, record: QuestionRecord) -> Span | None:
         """First and last piece of the first answer."""
         if not record.answers:
             return None
@@ -322,7 +322,7 @@ class SpanDataset(WindowDataset):
 class Answer(NamedTuple):
     """Characters [start, end) of a context and their text (empty, with start and end -1: no answer).
 
-    ``score`` is the sum of two logits, ``probability`` its share among the best spans (and "no answer", where that is a
+    ``score`` is the sum of two logits, ``probability`` its fraction among the best spans (and "no answer", where that is a
     choice).
     """
 

@@ -1,38 +1,35 @@
-"""``--task squad`` and ``squad2``: SQuAD's JSON, versions 1.1 and 2.0, and its binarised form.
+"""SQuAD, versions 1.1 and 2.0: its JSON, and the binarized form that ``question_answering`` reads.
 
-``question_answering`` reads what is written here. For every split, in ``DEST/``:
+For every split, in ``DEST/``:
 
 * ``input0/dict.txt``, ``input0/{split}.bin`` and ``.idx``: pieces of every question, without special symbols;
 * ``input1/dict.txt``, ``input1/{split}.bin`` and ``.idx``: pieces of every paragraph (context), once, likewise;
-* ``input1/{split}.offsets.bin`` and ``.idx``: int32, for every piece of a context the characters [start, stop) that
-  it stands for, start and stop in turn;
+* ``input1/{split}.offsets.bin`` and ``.idx``: int32, for every piece of a context the characters [start, stop) that it
+  stands for, start and stop in turn;
 * ``input1/{split}.jsonl``: the text of every context, one JSON string per line;
-* ``label/{split}.jsonl``: one object per question: ``id``, ``context`` (number of its paragraph, from 0) and
-  ``answers``, a list of ``[text, first character]``; an empty one: there is no answer, or it is not known.
+* ``label/{split}.jsonl``: one object per question: ``id``, ``context`` (number of its paragraph, from 0) and ``answers``, a
+  list of ``[text, first character]``; an empty one: there is no answer, or it is not known.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fairseq.data.dictionary import Dictionary
-from fairseq.data.encoders.base import Span, encode_with_offsets
-from fairseq.data.index_formats import best_fitting_int_dtype
-from fairseq.data.indexed_dataset import MMapIndexedDataset, MMapIndexedDatasetBuilder
+from fairseq.data.encoders.base import encode_with_offsets
+from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetune.layout import Job, Sample, SplitSummary, Written
-from fairseq.finetune.reading import FORMATS, first_existing, read_json, read_rows, write_row
-from fairseq.finetune.spans import Record
+from fairseq.finetune.reading import FORMATS, find_splits, read_json, read_rows, write_row
+from fairseq.finetune.spans import QuestionRecord
+from fairseq.finetune.writing import SplitWriter
 
 Answer = tuple[str, int]  # text, and its first character in the context
 
@@ -114,9 +111,7 @@ def _question(qa: dict[str, Any], context: str, path: Path, wanted: str, moved: 
 def _answer(answer: dict[str, Any], context: str, place: str, identity: str, moved: list[str] | None) -> Answer:
     text, start = answer.get("text"), answer.get("answer_start")
     if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
-        raise DataError(
-            f"{place}: an answer must have a 'text' and a whole number 'answer_start', but is {answer!r:.120}"
-        )
+        raise DataError(f"{place}: an answer must have a 'text' and an integer 'answer_start', but is {answer!r:.120}")
     if not text.strip():
         raise DataError(f"{place}: an answer is empty")
     if start < 0 or start + len(text) > len(context):
@@ -140,57 +135,6 @@ def _nearest(text: str, start: int, context: str) -> int | None:
     """Where ``text`` stands in ``context`` nearest to ``start``."""
     places = [place for place in (context.rfind(text, 0, start + len(text)), context.find(text, start)) if place >= 0]
     return min(places, key=lambda place: abs(place - start), default=None)
-
-
-class SquadWriter:
-    """Writes one split; use it in a ``with``. Counts contexts, questions, tokens and unknown tokens."""
-
-    def __init__(self, dest: Path, split: str, dictionary: Dictionary) -> None:
-        self._dictionary = dictionary
-        self._prefixes = {"question": dest / "input0" / split, "context": dest / "input1" / split}
-        self._prefixes["offsets"] = dest / "input1" / f"{split}.offsets"
-        for folder in ("input0", "input1", "label"):
-            (dest / folder).mkdir(exist_ok=True)
-        for folder in ("input0", "input1"):
-            dictionary.save(str(dest / folder / "dict.txt"))
-        dtype = best_fitting_int_dtype(len(dictionary))
-        self._builders = {
-            name: MMapIndexedDatasetBuilder(f"{prefix}.bin", dtype=np.int32 if name == "offsets" else dtype)
-            for name, prefix in self._prefixes.items()
-        }
-        self._files = ExitStack()
-        texts, records = dest / "input1" / f"{split}.jsonl", dest / "label" / f"{split}.jsonl"
-        self._texts = self._files.enter_context(texts.open("w", encoding="utf-8", newline="\n"))
-        self._records = self._files.enter_context(records.open("w", encoding="utf-8", newline="\n"))
-        self.contexts = self.questions = self.tokens = self.unknown = 0
-
-    def add_context(self, text: str, symbols: list[str], spans: list[Span]) -> None:
-        self._add("context", symbols)
-        self._builders["offsets"].add_item(np.asarray(spans, dtype=np.int32).reshape(-1))
-        write_row(self._texts, text)
-        self.contexts += 1
-
-    def add_question(self, question: Question, symbols: list[str]) -> None:
-        """A question about the context that was added last."""
-        self._add("question", symbols)
-        answers = [list(answer) for answer in question.answers]
-        write_row(self._records, {"id": question.id, "context": self.contexts - 1, "answers": answers})
-        self.questions += 1
-
-    def _add(self, name: str, symbols: list[str]) -> None:
-        ids = np.array([self._dictionary.index(symbol) for symbol in symbols], dtype=np.int64)
-        self._builders[name].add_item(ids)
-        self.tokens += len(ids)
-        self.unknown += int((ids == self._dictionary.unk()).sum())
-
-    def __enter__(self) -> SquadWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        self._files.close()
-        if kind is None:
-            for name, builder in self._builders.items():
-                builder.finalize(f"{self._prefixes[name]}.idx")
 
 
 class SquadSplit:
@@ -223,15 +167,15 @@ class SquadSplit:
         return read_rows(self._directory / "input1" / f"{self._split}.jsonl", len(self.contexts))
 
     @cached_property
-    def records(self) -> list[Record]:
+    def records(self) -> list[QuestionRecord]:
         """What is known of every question."""
         path = self._directory / "label" / f"{self._split}.jsonl"
         return [self._record(row, path, line) for line, row in enumerate(read_rows(path, len(self.questions)), 1)]
 
-    def _record(self, row: Any, path: Path, line: int) -> Record:
+    def _record(self, row: Any, path: Path, line: int) -> QuestionRecord:
         try:
             answers = tuple((str(text), int(start)) for text, start in row["answers"])
-            record = Record(str(row["id"]), int(row["context"]), answers)
+            record = QuestionRecord(str(row["id"]), int(row["context"]), answers)
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{path}, line {line}: {json.dumps(row)[:80]} is no question; preprocess again") from None
         if not 0 <= record.context < len(self.contexts):
@@ -260,38 +204,34 @@ def write_squad2(job: Job) -> Written:
 
 
 def _write(job: Job, version: str, answers: str) -> Written:
-    files = _files(job.data_dir, version)
+    files = {split: [name.format(version) for name in names] for split, names in _NAMES.items()}
+    wanted = ", ".join(names[0] for names in files.values())
+    lacks = f"none of the files of SQuAD {version}: {wanted} (or train.json, dev.json, test.json)"
     written = Written(kind=KIND)
-    for split, path in files.items():
+    for split, path in find_splits(job.data_dir, files, lacks).items():
         # The answers of a test set are not for the one who trains; its file may lack them.
         written.splits.append(_write_split(job, split, path, "unknown" if split == "test" else answers, written.notes))
     return written
-
-
-def _files(directory: Path, version: str) -> dict[str, Path]:
-    found = {}
-    for split, names in _NAMES.items():
-        path = first_existing(directory, [name.format(version) for name in names])
-        if path is not None:
-            found[split] = path
-    if not found:
-        wanted = ", ".join(names[0].format(version) for names in _NAMES.values())
-        raise DataNotFoundError(
-            f"{directory} has none of the files of SQuAD {version}: {wanted} (or train.json, dev.json, test.json)"
-        )
-    return found
 
 
 def _write_split(job: Job, split: str, path: Path, answers: str, notes: list[str]) -> SplitSummary:
     summary = SplitSummary(split, path)
     sample = Sample(path, job.dictionary, job.settings is not None)
     moved: list[str] = []
-    with SquadWriter(job.dest, split, job.dictionary) as writer:
-        for paragraph in read_squad(path, answers, moved):
+    with SplitWriter(job.dest, split, job.dictionary) as writer:
+        questions, contexts = writer.symbols("input0"), writer.symbols("input1")
+        offsets, texts, records = writer.column("input1", ".offsets"), writer.rows("input1"), writer.rows("label")
+        for number, paragraph in enumerate(read_squad(path, answers, moved)):
             sample.add(paragraph.context)
-            writer.add_context(paragraph.context, *encode_with_offsets(job.bpe, paragraph.context))
+            symbols, spans = encode_with_offsets(job.bpe, paragraph.context)
+            contexts.add_item(writer.ids(symbols))
+            offsets.add_item(np.asarray(spans, dtype=np.int32).reshape(-1))
+            write_row(texts, paragraph.context)
             for question in paragraph.questions:
-                writer.add_question(question, encode_with_offsets(job.bpe, question.text)[0])
+                questions.add_item(writer.ids(encode_with_offsets(job.bpe, question.text)[0]))
+                found = [list(answer) for answer in question.answers]
+                write_row(records, {"id": question.id, "context": number, "answers": found})
+                summary.rows += 1
                 if answers != "unknown":
                     summary.labels["answer" if question.answers else "no answer"] += 1
     sample.check(job.bpe)
@@ -300,5 +240,5 @@ def _write_split(job: Job, split: str, path: Path, answers: str, notes: list[str
             f"{path}: {len(moved)} answers do not stand where the file says and were taken from the nearest place where"
             f" they do, the first in question {moved[0]!r}"
         )
-    summary.rows, summary.tokens, summary.unknown = writer.questions, writer.tokens, writer.unknown
+    summary.tokens, summary.unknown = writer.tokens, writer.unknown
     return summary

@@ -110,7 +110,7 @@ class InMemorySentences:
         return None
 
 
-def split_words(sizes: Ints, room: int) -> list[tuple[int, int]]:
+def split_into_windows(sizes: Ints, room: int) -> list[tuple[int, int]]:
     """Runs [first, stop) of words of ``sizes`` pieces that have at most ``room`` pieces together; one longer is alone."""
     runs: list[tuple[int, int]] = []
     first = taken = 0
@@ -140,7 +140,7 @@ class TokenLabelsDataset(WindowDataset):
         lengths: list[int] = []
         for sentence in range(len(source.sentences)):
             sizes = source.sizes(sentence)
-            for first, stop in split_words(sizes, self._room):
+            for first, stop in split_into_windows(sizes, self._room):
                 rows.append((sentence, first, stop))
                 lengths.append(min(int(sizes[first:stop].sum()), self._room) + SPECIALS)
         self._rows = rows

@@ -16,7 +16,7 @@ from fairseq.glue import plan, recipe, report
 from fairseq.glue.data import Preparation, TaskData, choose
 from fairseq.glue.files import claimed
 from fairseq.glue.plan import Limits, Run
-from fairseq.glue.pretrained import PretrainedModel, load_pretrained
+from fairseq.glue.pretrained import PretrainedModel, read_pretrained
 from fairseq.glue.runs import Execution, find_slots
 from fairseq.glue.scores import METRICS, best_point, best_run, by_task, constant_score
 from fairseq.glue.submission import diagnostic_data, predict
@@ -55,7 +55,7 @@ def run(request: Request) -> None:
     tasks, missing = choose(request.tasks, request.data_dir)
     names = [task.name for task in tasks]
     chosen = recipe.load(request.recipe, list(_trainable()))
-    begin = load_pretrained(request.checkpoint, request.dictionary, request.bpe, dict(request.bpe_options))
+    begin = read_pretrained(request.checkpoint, request.dictionary, request.bpe, dict(request.bpe_options))
     # Mistakes in recipe and options come to light before anything is preprocessed.
     plan.make(chosen, begin, [TaskData.unknown(name) for name in names], 1, request.given, request.limits)
     if missing:

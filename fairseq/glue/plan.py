@@ -1,4 +1,4 @@
-"""Which runs a command consists of, and the configuration of each: task x combination of the grid x seed. Free of torch."""
+"""Which runs a command consists of, and the configuration of each: task x combination of the grid x seed."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class PretrainedModel:
     omit_mask: bool = False
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_pretrained(path: str | Path) -> Path:
     """The checkpoint at ``path``, or the best (else last) one in that directory. Raises CheckpointError."""
     path = Path(path)
     for candidate in (path, path / "checkpoint_best.pt", path / "checkpoint_last.pt", path / "model.pt"):
@@ -49,14 +49,14 @@ def find_checkpoint(path: str | Path) -> Path:
     raise CheckpointError(f"--checkpoint {path} does not exist; give the file that fairseq-train wrote")
 
 
-def load_pretrained(
+def read_pretrained(
     path: str | Path, dictionary: str | None, bpe: str | None, bpe_options: dict[str, Any]
 ) -> PretrainedModel:
     """Read the checkpoint at ``path``; what is given of dictionary and BPE replaces what it knows about them.
 
     Raises CheckpointError, and DataNotFoundError or ConfigError when dictionary or BPE cannot be found.
     """
-    file = find_checkpoint(path).resolve()
+    file = find_pretrained(path).resolve()
     state = read(file, mmap=True)
     cfg = state["cfg"]
     if cfg is None or cfg.model is None:

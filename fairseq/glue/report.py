@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fairseq.glue.data import TaskData
-from fairseq.glue.files import write_text
+from fairseq.glue.files import replace_text
 from fairseq.glue.plan import Run
 from fairseq.glue.recipe import Recipe
 from fairseq.glue.scores import METRICS, Line, Result, average, by_task, grid_medians, lines, result_record
@@ -49,9 +49,9 @@ class Report:
 def write_table(report: Report, out: Path) -> str:
     """Write both files; returns the table."""
     rows = [json.dumps(result_record(result, report.recipe.select), ensure_ascii=False) for result in report.ordered()]
-    write_text(out / "results.jsonl", "".join(f"{row}\n" for row in rows))
+    replace_text(out / "results.jsonl", "".join(f"{row}\n" for row in rows))
     text = render(report)
-    write_text(out / "table.md", text)
+    replace_text(out / "table.md", text)
     return text
 
 

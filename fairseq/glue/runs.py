@@ -22,7 +22,7 @@ import yaml
 
 from fairseq.errors import TrainingError
 from fairseq.glue import scores
-from fairseq.glue.files import write_json, write_text
+from fairseq.glue.files import replace_text, write_json
 from fairseq.glue.plan import Plan, Run
 from fairseq.glue.scores import Result
 
@@ -150,7 +150,7 @@ class Execution:
         where.mkdir(parents=True, exist_ok=True)
         write_json(settings, run.settings())
         config = where / "config.yaml"
-        write_text(config, yaml.safe_dump(self.configuration(run), sort_keys=False, allow_unicode=True))
+        replace_text(config, yaml.safe_dump(self.configuration(run), sort_keys=False, allow_unicode=True))
         with (where / "log.txt").open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [*self.trainer, str(config)],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fairseq.finetune.glue_files import STS_B_SCALE, TASKS, GlueTask, task_directory
 from fairseq.glue.data import Preparation
-from fairseq.glue.files import write_text
+from fairseq.glue.files import replace_text
 from fairseq.models.inference import head_outputs, in_order
 from fairseq.models.loading import load_model_ensemble_and_task
 
@@ -34,7 +34,7 @@ def predict(model: Path, task: GlueTask, data: Path, out: Path) -> list[Path]:
         values = _logits(net, fairseq_task, split)
         answers = _numbers(values) if task.regression else _names(values, fairseq_task)
         lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in enumerate(answers))]
-        write_text(out / name, "\n".join(lines) + "\n")
+        replace_text(out / name, "\n".join(lines) + "\n")
         written.append(out / name)
     return written
 

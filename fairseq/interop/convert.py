@@ -22,7 +22,9 @@ CONVERSIONS: dict[tuple[str, str], Callable[[State], State]] = {
 }
 
 
-def convert(source: str, target: str, source_path: str | os.PathLike[str], target_path: str | os.PathLike[str]) -> None:
+def convert_checkpoint(
+    source: str, target: str, source_path: str | os.PathLike[str], target_path: str | os.PathLike[str]
+) -> None:
     """Write the checkpoint ``source_path`` of the format ``source`` to ``target_path`` in the format ``target``.
 
     Raises ConfigError for a pair without a conversion and CheckpointError for a file that cannot be read, written or

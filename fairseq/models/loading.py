@@ -45,7 +45,7 @@ def load_model_ensemble_and_task(
         state = None
         cfg = current["cfg"]
         if task is None:
-            task = _stored_task(cfg)
+            task = setup_stored_task(cfg)
         if current.get("task_state"):
             task.load_state_dict(current["task_state"])
         model = task.build_model(cfg.model, from_checkpoint=True)
@@ -69,7 +69,7 @@ def read_state(path: str, overrides: Mapping[str, Any] | None) -> dict[str, Any]
     return read(path, overrides=dict(overrides or {}))
 
 
-def _stored_task(cfg: Any) -> Any:
+def setup_stored_task(cfg: Any) -> Any:
     """The task that ``cfg.task`` names, with its dictionary."""
     name = getattr(cfg.task, "_name", None)
     if not name:

@@ -1,7 +1,7 @@
 """Attention backends: one computation, several ways to it, chosen by name or automatically.
 
-Every backend gives ``softmax(q k' / sqrt(D) + bias, padded keys left out) v``, with dropout of the probabilities, for q,
-k, v (B, H, T, D). ``eager`` is the reference implementation; none of the others makes a bias by positions that grows
+Every backend gives ``softmax(q k' / sqrt(D) + bias, padded keys left out) v``, with dropout of the probabilities, for
+q, k, v (B, H, T, D). ``eager`` is the reference implementation; none of the others makes a bias by positions that grows
 with the batch.
 
 ========  =============================================================================================================
@@ -42,7 +42,7 @@ Lengths = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Terms:
-    """What changes the scores of a call beside q and k; ``longest`` is the longest sequence that shares the ``cache``."""
+    """What changes the scores of a call beside q and k; ``longest`` is its longest sequence."""
 
     bias: Bias | None = None
     padding: Tensor | None = None
@@ -55,9 +55,11 @@ class Terms:
             return None
         if isinstance(self.bias, ContentBias):
             return self.bias.scores(q, k)
-        tokens, key = q.size(-2), (self.bias, q.device, q.dtype)
+        tokens = q.size(-2)
+        longest = max(tokens, self.longest)
+        key = (self.bias, longest, q.device, q.dtype)
         if key not in self.cache:
-            self.cache[key] = self.bias.dense(max(tokens, self.longest), q.device, q.dtype)
+            self.cache[key] = self.bias.dense(longest, q.device, q.dtype)
         return self.cache[key][:, :tokens, :tokens].unsqueeze(0)
 
     def key_mask(self) -> Tensor | None:
@@ -181,7 +183,7 @@ def check_backend(name: str) -> str:
     return name
 
 
-def choose(q: Tensor, bias: Bias | None, dropout: float) -> str:
+def choose_backend(q: Tensor, bias: Bias | None, dropout: float) -> str:
     """The backend that ``auto`` stands for."""
     device = q.device.type
     fused = (bias is None or isinstance(bias, ALiBi)) and library.compiled_for("alibi_attention_forward", device)
@@ -257,7 +259,7 @@ def attend(
     ``padding`` (B, T) is True for keys to leave out. In ``cache`` tables of equal biases are kept, those without
     parameters.
     """
-    name = choose(q, bias, dropout) if backend == "auto" else check_backend(backend)
+    name = choose_backend(q, bias, dropout) if backend == "auto" else check_backend(backend)
     if lengths is not None and name == "fused":
         return attend_fused_packed(q, k, v, bias, lengths, dropout)
     # Activation checkpointing must meet the parameters of a bias again, not a table made of them before.

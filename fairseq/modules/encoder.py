@@ -29,8 +29,8 @@ L = TypeVar("L", bound=nn.Module)
 class EncoderLayer(nn.Module):
     """x + mix(x), once per mixer, normalized after each sum (post-norm) or before each mixer (pre-norm).
 
-    ``token_mixer(x, context)`` and ``channel_mixer(x)`` map (B, T, C) to (B, T, C); without a channel mixer (None) there
-    is no norm for it either. Of a last layer's hidden states sometimes only some are read (`EncoderContext.keep`); what
+    ``token_mixer(x, context)`` and ``channel_mixer(x)`` map (B, T, C) to (B, T, C); without a channel mixer (None)
+    there is no norm for it either. Of a last layer's hidden states sometimes only some are read (`EncoderContext.keep`); what
     follows the token mixer is then done for these.
 
     Names are those of checkpoints. The children of a channel mixer with ``register_children_in_parent`` are registered
@@ -183,8 +183,8 @@ class Encoder(nn.Module):
     ) -> EncoderOutput:
         """``tokens`` (B, T, C) vectors, ``padding`` (B, T) with True = padding, ``position_ids`` (B, T) table rows.
 
-        ``token_type_ids`` (B, T) are zero if not given. ``read`` (B, T) says where features will be read; elsewhere they
-        are not computed where that saves time, and zero. None: everywhere, also at padding, where they are what the
+        ``token_type_ids`` (B, T) are zero if not given. ``read`` (B, T) says where features will be read; elsewhere
+        they are not computed where that saves time, and zero. None: everywhere, also at padding, where they are what the
         layers make of zero vectors, as in the original.
         """
         may_pack = self.pack_below if all(packs(layer) for layer in self.layers) else 0.0

@@ -25,7 +25,7 @@ def select(features: Tensor, masked_tokens: Tensor | None) -> Tensor:
     return features.reshape(-1, features.size(-1)).index_select(0, rows)
 
 
-def summed_loss(
+def projected_loss(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, scale: Tensor | None = None
 ) -> Tensor:
     """``linear_cross_entropy``, in the types that autocast chooses for products."""
@@ -71,7 +71,7 @@ class RobertaLMHead(nn.Module):
         # Only masked positions are projected: with V far above C this is most of the head's work.
         x = self.layer_norm(self.activation_fn(self.dense(select(features, masked_tokens))))
         if targets is not None:
-            return summed_loss(x, self.weight, targets, bias=self.bias)
+            return projected_loss(x, self.weight, targets, bias=self.bias)
         return linear(x, self.weight, self.bias)
 
 
@@ -100,7 +100,7 @@ class ClapHead(nn.Module):
     ) -> Tensor:
         weight = F.normalize(self.weight, dim=-1) if self.normalize else self.weight
         if targets is not None:
-            return summed_loss(select(features, masked_tokens), weight, targets, scale=self.beta)
+            return projected_loss(select(features, masked_tokens), weight, targets, scale=self.beta)
         # On the logits, as in the original: on the features it would cost less, but round otherwise.
         return self.beta * linear(select(features, masked_tokens), weight)
 

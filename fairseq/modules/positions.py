@@ -17,9 +17,9 @@ from fairseq.registry import POSITIONS
 
 
 def position_ids_from_padding(padding: Tensor, padding_idx: int) -> Tensor:
-    """(B, T) rows of a position table: padding_idx + 1, + 2, ... along the non-padding tokens, ``padding_idx`` at padding.
+    """(B, T) rows of a position table: padding_idx + 1, + 2, ... along the non-padding tokens.
 
-    ``padding`` is (B, T), True = padding; padding in the middle of a sequence is not counted.
+    ``padding`` is (B, T), True = padding, where the row is ``padding_idx``; padding in the middle of a sequence is not counted.
     """
     counted = (~padding).to(torch.long)
     return torch.cumsum(counted, dim=1) * counted + padding_idx

@@ -1,7 +1,7 @@
 """The slots of an encoder: the numbers that variants are built from, and what a variant of each slot has to offer.
 
-A variant is registered (``fairseq.registry``) as a callable ``variant(shape, **options)``: its class, or a small builder
-beside the class. The classes themselves take numbers and built children. Modules that need other first values than
+A variant is registered (``fairseq.registry``) as a callable ``variant(shape, **options)``: its class, or a small
+builder beside the class. The classes themselves take numbers and built children. Modules that need other first values than
 ``fairseq.modules.initialization`` draws define ``initialize()``.
 
 Legend: B batch, T tokens, C channels, H heads, D head width, N non-padding tokens, M masked tokens, V vocabulary.
@@ -130,7 +130,8 @@ class TaskHead(Protocol):
 
 
 class LMHead(Protocol):
-    """Features to logits. ``variant(shape, vocab, embeddings, **options)``; ``embeddings`` (V, C), None: weights of its own."""
+    """Features to logits. ``variant(shape, vocab, embeddings, **options)``; ``embeddings`` are (V, C), or None for weights
+    of its own."""
 
     takes_targets: bool
     """With ``targets`` (M,) the result is the summed loss; and only features of ``masked_tokens`` are read."""

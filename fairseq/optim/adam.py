@@ -206,7 +206,7 @@ class DeferredScaling(FairseqOptimizer):
             self._factor = self._factor * clip_coefficient(norm, max_norm)
         return norm
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> Any:
         factor, self._factor = self._factor / scale, 1.0
         return self._optimizer.step(closure, factor)
 

@@ -209,7 +209,7 @@ class _Scratch:
         self._used = 0
 
     def take(self, like: Tensor) -> Tensor:
-        """An uninitialised tensor of the type, shape and device of ``like``."""
+        """An uninitialized tensor of the type, shape and device of ``like``."""
         size = like.numel()
         if like.device.type != "cpu" or not like.is_contiguous() or self._used + size > 2 * PIECE:
             return torch.empty_like(like)

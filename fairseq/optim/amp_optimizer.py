@@ -102,8 +102,8 @@ class AMPOptimizer(WrappedOptimizer):
             raise OverflowError(f"gradient overflow; the loss scale is now {self.scaler.loss_scale}")
         return norm
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any = None) -> Any:
-        result = self.fp32_optimizer.step(closure, scale, groups)
+    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> Any:
+        result = self.fp32_optimizer.step(closure, scale)
         if self.scaler is not None:
             self.scaler.scaler.update()
         return result

@@ -199,11 +199,6 @@ class FairseqOptimizer:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def all_reduce_grads(self, module: Any) -> None:
-        """Reduce gradients over workers, where the module's wrapper does not do so during backward."""
-        if hasattr(module, "all_reduce_grads"):
-            module.all_reduce_grads()
-
     def multiply_grads(self, c: float | Tensor) -> None:
         """Multiply all gradients by ``c``."""
         grads = [param.grad for param in self.params if param.grad is not None]
@@ -214,15 +209,10 @@ class FairseqOptimizer:
         """Total L2 norm of the gradients before clipping (0-dim float32); clips to ``max_norm`` when positive."""
         return clip([param.grad for param in self.params if param.grad is not None], max_norm, aggregate_norm_fn)
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> Any:
         """One update from gradients that are ``scale`` times too large."""
-        if self.supports_step_with_scale:
-            extra = {"groups": groups} if self.supports_groups else {}
-            return self._optimizer.step(closure, scale=scale, **extra)
         if scale != 1.0:
             self.multiply_grads(1.0 / scale)
-        if self.supports_groups:
-            return self._optimizer.step(closure, groups=groups)
         return self._optimizer.step(closure)
 
     def step_from(self, low_precision: LowPrecision, factor: float | Tensor = 1.0) -> None:
@@ -255,14 +245,6 @@ class FairseqOptimizer:
     def supports_memory_efficient_fp16(self) -> bool:
         """Updates half-precision parameters without float32 masters."""
         return getattr(self._optimizer, "supports_memory_efficient_fp16", False)
-
-    @property
-    def supports_step_with_scale(self) -> bool:
-        return getattr(self._optimizer, "supports_step_with_scale", False)
-
-    @property
-    def supports_groups(self) -> bool:
-        return getattr(self._optimizer, "supports_groups", False)
 
     @property
     def supports_flat_params(self) -> bool:

@@ -189,7 +189,7 @@ class _HalfOptimizer(WrappedOptimizer):
             self._factor = self._factor * clip_coefficient(norm, max_norm)
         return norm
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0, groups: Any = None) -> None:
+    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> None:
         if closure is not None:
             raise ConfigError("an optimizer that needs a closure cannot be used with fp16 or bf16")
         self._update(self._factor / scale)

@@ -118,7 +118,7 @@ def restore_masters(optimizer: FairseqOptimizer, state: Mapping[str, Tensor]) ->
     """After the model was loaded from the tensors ``state``: set the masters, to the last bit where that is known.
 
     A stored float32 tensor is taken if it rounds to what the model now holds; other parameters (renamed by the legacy
-    upgrade, newly initialised heads) start from the model's own rounded value.
+    upgrade, newly initialized heads) start from the model's own rounded value.
     """
     if optimizer.master_weights() is None:
         return

@@ -83,10 +83,11 @@ class SentenceRankingTask(SentenceTask):
         return ConcatSentencesDataset(option, PrependTokenDataset(context, self.cfg.separator_token))
 
     def keep_choices(self, split: str, sequences: list[Any], target: Any) -> Any:
-        """Make the data set of ``split`` from the sequences of every candidate; batches follow the longest of them."""
+        """Make the dataset of ``split`` from the sequences of every candidate; batches follow the longest of them."""
         sequences = [self.shorten(tokens, split) for tokens in sequences]
         members: dict[str, Any] = {
-            f"net_input{k}": model_input(tokens, self.dictionary) for k, tokens in enumerate(sequences, start=1)
+            f"net_input{k}": model_input(tokens, self.dictionary, self.token_types)
+            for k, tokens in enumerate(sequences, start=1)
         }
         if target is not None:
             members["target"] = target

@@ -70,6 +70,9 @@ class SentenceTaskConfig(FairseqDataclass):
     num_classes: int = option(-1, "number of classes (regression: of values; ranking: of choices); must be given")
     init_token: int | None = option(None, "id put before every example (0: <s>)")
     separator_token: int | None = option(None, "id put before the second sentence (2: </s>)")
+    token_types: bool = option(
+        False, "tell the model which tokens are of the second sentence (for models with token types)", new=True
+    )
     no_shuffle: bool = option(False, "keep the order of the files")
     group_by_length: bool = option(
         False, "make batches of examples of similar length, other ones in each epoch: less padding", new=True

@@ -108,7 +108,7 @@ class Reader:
         self.shortened += int((sizes > self._limit).sum())
         names = [f"net_input{k}" for k in range(1, len(sequences) + 1)] if self.kind == CHOICES else ["net_input"]
         inputs = {name: TruncateDataset(tokens, self._limit) for name, tokens in zip(names, sequences, strict=True)}
-        return input_dataset(inputs, self.dictionary, sizes)
+        return input_dataset(inputs, self.dictionary, sizes, getattr(self.task, "token_types", False))
 
     def _sequences(self, columns: Sequence[Any]) -> list[Any]:
         """Model inputs, or those of each choice."""

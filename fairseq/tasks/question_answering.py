@@ -16,11 +16,10 @@ from torch import Tensor
 from fairseq.criterions.scores import squad_score
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DataError
-from fairseq.finetune.sentences import highest_id
 from fairseq.finetune.spans import (
     Decision,
     InMemoryQuestions,
-    Record,
+    QuestionRecord,
     Rules,
     SpanDataset,
     SpanSource,
@@ -70,11 +69,7 @@ class QuestionAnsweringTask(SentenceTask):
         """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
         source = SquadSplit(self.cfg.data, split)
         for name, pieces in (("input0", source.questions), ("input1", source.contexts)):
-            if highest_id(pieces) >= len(self.dictionary):
-                raise DataError(
-                    f"{self.cfg.data}/{name}/{split} holds the id {highest_id(pieces)}, but the dictionary has only "
-                    f"{len(self.dictionary)} symbols: it was preprocessed with another dict.txt"
-                )
+            self.check_ids(name, split, pieces)
         unanswered = next((record for record in source.records if not record.answers), None)
         if unanswered is not None and not self.cfg.allow_no_answer and "test" not in split:
             raise DataError(
@@ -93,13 +88,13 @@ class QuestionAnsweringTask(SentenceTask):
 
     def span_candidates(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
         """`decode` for a batch of validation."""
-        return self.decode(_unwrapped(self.datasets[sample["subset"]]), sample, logits)
+        return self.decode(self.windows_of(sample["subset"]), sample, logits)
 
     def span_scores(self, subset: str) -> Callable[[list[Tensor]], dict[str, float]]:
         """A function from all candidates of a pass over ``subset`` to its scores; it also writes the predictions."""
 
         def finish(candidates: list[Tensor]) -> dict[str, float]:
-            source = _unwrapped(self.datasets[subset]).source
+            source = self.windows_of(subset).source
             decisions = decide_all(candidates, self.rules)
             if self.cfg.predictions:
                 path = self.cfg.predictions.replace("{subset}", subset)
@@ -119,7 +114,8 @@ class QuestionAnsweringTask(SentenceTask):
         ]
         source = InMemoryQuestions([(question.text, context) for question, context in asked], bpe, self.dictionary)
         source.records = [
-            Record(question.id, record.context) for (question, _), record in zip(asked, source.records, strict=True)
+            QuestionRecord(question.id, record.context)
+            for (question, _), record in zip(asked, source.records, strict=True)
         ]
         return SpanDataset(source, self.dictionary, self.windows)
 
@@ -154,9 +150,3 @@ class QuestionAnsweringTask(SentenceTask):
             return {}
         em, f1 = (100.0 * sum(column) / len(pairs) for column in zip(*pairs, strict=True))
         return {"em": round(em, 2), "f1": round(f1, 2)}
-
-
-def _unwrapped(dataset: Any) -> SpanDataset:
-    while not isinstance(dataset, SpanDataset):
-        dataset = dataset.dataset
-    return dataset

@@ -31,11 +31,12 @@ from fairseq.data.wrappers import (
     maybe_shorten_dataset,
 )
 from fairseq.dataclass.base import is_interpolation
-from fairseq.errors import ConfigError, DataNotFoundError
+from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from fairseq.finetune.sentences import (
     check_not_empty,
     check_same_length,
     class_labels,
+    highest_id,
     in_random_order,
     load_dictionary,
     load_sentences,
@@ -43,6 +44,7 @@ from fairseq.finetune.sentences import (
     regression_targets,
     require_sentences,
 )
+from fairseq.finetune.words import WindowDataset
 from fairseq.tasks.configs import SentencePredictionConfig
 from fairseq.tasks.fairseq_task import FairseqTask, register_task
 
@@ -65,6 +67,8 @@ class SentenceTask(FairseqTask):
         super().__init__(cfg)
         if getattr(cfg, "group_by_length", False) and cfg.no_shuffle:
             raise ConfigError("no_shuffle and group_by_length exclude each other: choose one")
+        if self.token_types and cfg.shorten_method == "random_crop":
+            raise ConfigError("token_types and shorten_method=random_crop exclude each other: choose truncate")
         self.dictionary = dictionary
         self.mask_idx = len(dictionary) if omits_mask(cfg) else dictionary.add_symbol(MASK)
 
@@ -89,7 +93,7 @@ class SentenceTask(FairseqTask):
         )
 
     def keep(self, split: str, members: dict[str, Any], counted: Any, sizes: Any) -> Any:
-        """Make ``members`` the data set of ``split``, with ids and the counts of sentences and of ``counted`` tokens."""
+        """Make ``members`` the dataset of ``split``, with ids and the counts of sentences and of ``counted`` tokens."""
         nested = NestedDictionaryDataset(
             {
                 "id": IdDataset(),
@@ -108,6 +112,22 @@ class SentenceTask(FairseqTask):
         if getattr(self.cfg, "group_by_length", False):
             return GroupByLengthDataset(dataset, sizes, self.seed)
         return in_random_order(dataset, self.seed, self.cfg.no_shuffle)
+
+    def check_ids(self, name: str, split: str, pieces: Any) -> None:
+        """Raise DataError when ``pieces``, those of ``DATA/name/split``, have ids that the dictionary lacks."""
+        highest = highest_id(pieces)
+        if highest >= len(self.dictionary):
+            raise DataError(
+                f"{self.cfg.data}/{name}/{split} holds the id {highest}, but the dictionary has only "
+                f"{len(self.dictionary)} symbols: it was preprocessed with another dict.txt"
+            )
+
+    def windows_of(self, split: str) -> Any:
+        """The `WindowDataset` of ``split``, without what orders it."""
+        dataset = self.datasets[split]
+        while not isinstance(dataset, WindowDataset):
+            dataset = dataset.dataset
+        return dataset
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The model, made for ``max_positions`` of the task, with the task's head."""
@@ -133,6 +153,11 @@ class SentenceTask(FairseqTask):
                 f"(criterion={self.criterion_name})"
             )
         return criterion
+
+    @property
+    def token_types(self) -> bool:
+        """Whether models are given token types; the configurations of old plugins do not know of them."""
+        return bool(getattr(self.cfg, "token_types", False))
 
     @property
     def seed(self) -> int:
@@ -224,7 +249,7 @@ class SentencePredictionTask(SentenceTask):
             check_same_length(cfg.data, split, inputs)
         check_not_empty(cfg.data, split, inputs)
         tokens = self.shorten(self.join(*inputs.values()), split)
-        net_input = model_input(tokens, self.dictionary)
+        net_input = model_input(tokens, self.dictionary, self.token_types)
         if cfg.add_prev_output_tokens:
             net_input["prev_output_tokens"] = RightPadDataset(RollDataset(tokens, 1), pad_idx=self.dictionary.pad())
         members = {"net_input": net_input}

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from fairseq.criterions.entity_scores import accuracy, entity_scores
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import ConfigError, DataError
+from fairseq.errors import ConfigError
 from fairseq.finetune.conll import ConllSplit, read_columns
-from fairseq.finetune.sentences import highest_id, load_dictionary
+from fairseq.finetune.sentences import load_dictionary
 from fairseq.finetune.words import InMemorySentences, TokenLabelsDataset, word_labels
 from fairseq.tasks.configs import TokenClassificationConfig
 from fairseq.tasks.fairseq_task import register_task
@@ -64,11 +64,7 @@ class TokenClassificationTask(SentenceTask):
     ) -> Any:
         """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
         source = ConllSplit(self.cfg.data, split, self.label_dictionary)
-        if highest_id(source.sentences) >= len(self.dictionary):
-            raise DataError(
-                f"{self.cfg.data}/input0/{split} holds the id {highest_id(source.sentences)}, but the dictionary has only "
-                f"{len(self.dictionary)} symbols: it was preprocessed with another dict.txt"
-            )
+        self.check_ids("input0", split, source.sentences)
         dataset = TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions, split)
         logger.info("Loaded %s with #samples: %d (%d sentences)", split, len(dataset), len(source.sentences))
         self.datasets[split] = self.ordered(dataset, dataset.sizes)
@@ -89,7 +85,7 @@ class TokenClassificationTask(SentenceTask):
         def finish(found: list[Tensor]) -> dict[str, float]:
             if self.cfg.predictions:
                 path = self.cfg.predictions.replace("{subset}", subset)
-                self.write_predictions(path, _unwrapped(self.datasets[subset]), found)
+                self.write_predictions(path, self.windows_of(subset), found)
             _, targets, predictions = self.label_names(found)
             return self.scores(targets, predictions)
 
@@ -141,9 +137,3 @@ class TokenClassificationTask(SentenceTask):
         if self.cfg.entity_scores:
             values.update(entity_scores(targets, predictions))
         return {name: round(value, 2) for name, value in values.items()}
-
-
-def _unwrapped(dataset: Any) -> TokenLabelsDataset:
-    while not isinstance(dataset, TokenLabelsDataset):
-        dataset = dataset.dataset
-    return dataset

@@ -93,7 +93,7 @@ def valid_batches(cfg: FairseqConfig, task: FairseqTask, model: BaseFairseqModel
     )
 
 
-def check_sizes(task: FairseqTask, model: BaseFairseqModel, subset: str) -> None:
+def check_sample_sizes(task: FairseqTask, model: BaseFairseqModel, subset: str) -> None:
     """Raise DataError if ``subset`` has a sample that is too long."""
     dataset = task.dataset(subset)
     limit = resolve_max_positions(task.max_positions(), model.max_positions())

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
@@ -103,28 +103,18 @@ WARM_UP = 1
 RECORDED = 3
 
 
-class Stepping(Protocol):
-    """Is told when an update is over."""
-
-    def step(self) -> None: ...
-
-
-class _Nothing:
-    def step(self) -> None:
-        pass
-
-
-NOTHING = _Nothing()
+def do_nothing() -> None:
+    pass
 
 
 @contextmanager
-def traced_updates(cfg: FairseqConfig, cuda: bool) -> Iterator[Stepping]:
-    """Call ``step`` after every update; with ``common.profile`` a few of them are recorded and the file is logged.
+def traced_updates(cfg: FairseqConfig, cuda: bool) -> Iterator[Callable[[], None]]:
+    """Call what this gives after every update; with ``common.profile`` a few of them are recorded and the file is logged.
 
     The trace is written below ``tensorboard_logdir`` if that is set, otherwise below ``save_dir``, in ``profile``.
     """
     if not cfg.common.profile:
-        yield NOTHING
+        yield do_nothing
         return
     directory = Path(cfg.common.tensorboard_logdir or cfg.checkpoint.save_dir) / "profile"
     write = tensorboard_trace_handler(str(directory))
@@ -140,7 +130,7 @@ def traced_updates(cfg: FairseqConfig, cuda: bool) -> Iterator[Stepping]:
     needed = SKIPPED + WARM_UP + RECORDED
     logger.info("profile: recording updates %d to %d of this run", needed - RECORDED + 1, needed)
     with profile(activities=activities, schedule=plan, on_trace_ready=ready, record_shapes=True) as recorder:
-        yield recorder
+        yield recorder.step
     if recorder.step_num < needed:
         logger.warning(
             "profile: there is no trace: the run ended after %d updates, and %d are needed", recorder.step_num, needed
@@ -149,42 +139,38 @@ def traced_updates(cfg: FairseqConfig, cuda: bool) -> Iterator[Stepping]:
 
 def train_epochs(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> float | None:
     """Train until a stop rule holds; returns the last validation value, or None without one."""
-    with traced_updates(cfg, trainer.cuda) as trace:
-        return _train_epochs(cfg, trainer, epoch_itr, trace)
-
-
-def _train_epochs(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator, trace: Stepping) -> float | None:
     last_epoch = cfg.optimization.max_epoch or math.inf
     lr = trainer.get_lr()
     value: float | None = None
-    while epoch_itr.next_epoch_idx <= last_epoch:
-        if lr <= cfg.optimization.stop_min_lr:
-            logger.info(
-                "stopping training because current learning rate (%s) is smaller than or equal to minimum learning rate "
-                "(--stop-min-lr=%s)",
-                lr,
-                cfg.optimization.stop_min_lr,
+    with traced_updates(cfg, trainer.cuda) as update_done:
+        while epoch_itr.next_epoch_idx <= last_epoch:
+            if lr <= cfg.optimization.stop_min_lr:
+                logger.info(
+                    "stopping training because current learning rate (%s) is smaller than or equal to minimum learning rate "
+                    "(--stop-min-lr=%s)",
+                    lr,
+                    cfg.optimization.stop_min_lr,
+                )
+                break
+            values, should_stop = train_epoch(cfg, trainer, epoch_itr, update_done)
+            value = values[0] if values else value
+            if should_stop:
+                break
+            lr = trainer.lr_step(epoch_itr.epoch, values[0] if values else None)
+            sharded = trainer.task.has_sharded_data("train")
+            epoch_itr = trainer.get_train_iterator(
+                epoch_itr.next_epoch_idx, load_dataset=sharded, disable_iterator_cache=sharded
             )
-            break
-        values, should_stop = train_epoch(cfg, trainer, epoch_itr, trace)
-        value = values[0] if values else value
-        if should_stop:
-            break
-        lr = trainer.lr_step(epoch_itr.epoch, values[0] if values else None)
-        sharded = trainer.task.has_sharded_data("train")
-        epoch_itr = trainer.get_train_iterator(
-            epoch_itr.next_epoch_idx, load_dataset=sharded, disable_iterator_cache=sharded
-        )
     return value
 
 
 @metrics.aggregate("train")
 def train_epoch(
-    cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator, trace: Stepping = NOTHING
+    cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator, update_done: Callable[[], None] = do_nothing
 ) -> tuple[list[float], bool]:
     """Train (the rest of) one epoch; returns the values of the last validation and whether to stop.
 
-    ``trace`` is told when an update is over.
+    ``update_done`` is called after every update.
     """
     batches = epoch_itr.next_epoch_itr(
         fix_batches_to_gpus=cfg.distributed_training.fix_batches_to_gpus,
@@ -207,7 +193,7 @@ def train_epoch(
     for samples in progress:
         with metrics.aggregate("train_inner"):
             updated = trainer.train_step(samples) is not None
-        trace.step()
+        update_done()
         num_updates = trainer.get_num_updates()
         if updated and num_updates % cfg.common.log_interval == 0:
             progress.log(

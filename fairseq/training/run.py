@@ -14,7 +14,7 @@ from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.ops import library
 from fairseq.tasks import setup_task
-from fairseq.training.batches import check_sizes, seed_run, subset_names
+from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
 from fairseq.training.loop import train_epochs
 from fairseq.training.run_state import load_checkpoint
 from fairseq.training.trainer import Trainer
@@ -57,7 +57,7 @@ def train(cfg: FairseqConfig) -> float | None:
         return None
     if not (cfg.dataset.disable_validation or cfg.dataset.skip_invalid_size_inputs_valid_test):
         for subset in subset_names(cfg):  # rather than at the first validation
-            check_sizes(task, model, subset)
+            check_sample_sizes(task, model, subset)
     value = train_epochs(cfg, trainer, epoch_itr)
     trainer.store.wait()
     logger.info("done training in %.1f seconds", metrics.get_meter("default", "wall").elapsed_time)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(TRAIN_LOGGER)
 
 
-class Part(NamedTuple):
+class StatefulPart(NamedTuple):
     """One named piece of a run's state."""
 
     name: str

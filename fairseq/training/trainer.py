@@ -33,7 +33,15 @@ from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.nan_detector import first_bad_tensor
-from fairseq.training.run_state import NO_RESETS, EarlyStop, Part, Resets, check_same, from_checkpoint, to_checkpoint
+from fairseq.training.run_state import (
+    NO_RESETS,
+    EarlyStop,
+    Resets,
+    StatefulPart,
+    check_same,
+    from_checkpoint,
+    to_checkpoint,
+)
 from fairseq.tree import map_tensors
 
 if TYPE_CHECKING:
@@ -350,38 +358,40 @@ class Trainer:
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
-    def parts(self, source: str = "", optimizer_overrides: Mapping[str, Any] | None = None) -> list[Part]:
+    def parts(self, source: str = "", optimizer_overrides: Mapping[str, Any] | None = None) -> list[StatefulPart]:
         """The state of the run, in the order in which it is restored (from the file ``source``)."""
         options, criterion, optimizer, ema = self.cfg.checkpoint, self.criterion, self.optimizer, self.ema
         parts = [
-            Part(
+            StatefulPart(
                 "model",
                 lambda: precision.full_precision_state(self.model, optimizer),
                 lambda weights: self._load_weights(weights, source),
             ),
-            Part("optimizer_history", lambda: self.optimizer_history, partial(setattr, self, "optimizer_history")),
-            Part("classes", self._class_names, lambda names: self._check_class_names(names, source)),
-            Part("lr_scheduler_state", self.lr_scheduler.state_dict, self.lr_scheduler.load_state_dict),
-            Part(
+            StatefulPart(
+                "optimizer_history", lambda: self.optimizer_history, partial(setattr, self, "optimizer_history")
+            ),
+            StatefulPart("classes", self._class_names, lambda names: self._check_class_names(names, source)),
+            StatefulPart("lr_scheduler_state", self.lr_scheduler.state_dict, self.lr_scheduler.load_state_dict),
+            StatefulPart(
                 "optimizer",
                 lambda: None if options.no_save_optimizer_state else optimizer.state_dict(),
                 lambda state: optimizer.load_state_dict(state, optimizer_overrides),
             ),
-            Part("num_updates", self.get_num_updates, self.set_num_updates),
-            Part("task", self.task.state_dict, self.task.load_state_dict),
-            Part("training_time", self.cumulative_training_time, self.restore_training_time),
-            Part(
+            StatefulPart("num_updates", self.get_num_updates, self.set_num_updates),
+            StatefulPart("task", self.task.state_dict, self.task.load_state_dict),
+            StatefulPart("training_time", self.cumulative_training_time, self.restore_training_time),
+            StatefulPart(
                 "early_stop",
                 lambda: self.early_stop.state_dict() if options.patience > 0 else None,
                 self.early_stop.load_state_dict,
             ),
-            Part("best", lambda: self.store.best, partial(setattr, self.store, "best")),
-            Part("meters", metrics.state_dict, self._load_meters),
+            StatefulPart("best", lambda: self.store.best, partial(setattr, self.store, "best")),
+            StatefulPart("meters", metrics.state_dict, self._load_meters),
         ]
         if any(True for _ in criterion.parameters()):
-            parts.insert(0, Part("criterion", criterion.state_dict, criterion.load_state_dict))
+            parts.insert(0, StatefulPart("criterion", criterion.state_dict, criterion.load_state_dict))
         if ema is not None:  # may start from the model's weights
-            parts.append(Part("ema", ema.extra_state, lambda state: ema.resume(state, self.model)))
+            parts.append(StatefulPart("ema", ema.extra_state, lambda state: ema.resume(state, self.model)))
         return parts
 
     def _load_weights(self, weights: dict[str, Tensor], source: str) -> None:

@@ -12,6 +12,9 @@ SAME_ON_PURPOSE = {
     "why_unavailable",  # of the two libraries of operators
     "reset",
     "load",
+    "batch_by_size",  # the operator and the old face of it
+    "dropout_add",  # the operator and the module's way to it
+    "Encoder",  # of GPT-2's BPE, as the original calls it, and of the model
 }
 
 

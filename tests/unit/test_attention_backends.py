@@ -7,7 +7,7 @@ import torch
 
 from fairseq.errors import ConfigError
 from fairseq.modules import attention_backends as backends
-from fairseq.modules.attention_backends import BACKENDS, Terms, attend, attend_eager, choose, works_like_eager
+from fairseq.modules.attention_backends import BACKENDS, Terms, attend, attend_eager, choose_backend, works_like_eager
 from fairseq.modules.attention_bias import ALiBi
 from fairseq.ops import library
 
@@ -80,7 +80,7 @@ def test_names():
 def test_automatic_choice_on_the_cpu(monkeypatch):
     def chosen(bias, dropout, dtype=torch.float32):
         q, _, _, extra = problem(SHAPES[1], bias, True, dtype)
-        return choose(q, extra["bias"], dropout)
+        return choose_backend(q, extra["bias"], dropout)
 
     monkeypatch.setattr(library, "compiled_for", lambda operator, device: device == "cpu")
     assert [chosen(None, 0.0), chosen(None, 0.1)] == ["sdpa", "fused"]
@@ -99,12 +99,12 @@ def test_automatic_choice_on_cuda_trusts_only_what_was_checked(monkeypatch):
     asked = []
     monkeypatch.setattr(library, "compiled_for", lambda operator, device: True)
     monkeypatch.setattr(backends, "works_like_eager", lambda name, *_: asked.append(name) or name in working)
-    assert choose(OnCuda, None, 0.1) == "sdpa" and not asked
-    assert choose(OnCuda, bias, 0.0) == "sdpa" and asked == ["flex", "fused"]
+    assert choose_backend(OnCuda, None, 0.1) == "sdpa" and not asked
+    assert choose_backend(OnCuda, bias, 0.0) == "sdpa" and asked == ["flex", "fused"]
     working.add("fused")
-    assert [choose(OnCuda, bias, 0.0), choose(OnCuda, bias, 0.1)] == ["fused", "fused"]
+    assert [choose_backend(OnCuda, bias, 0.0), choose_backend(OnCuda, bias, 0.1)] == ["fused", "fused"]
     working.add("flex")
-    assert [choose(OnCuda, bias, 0.0), choose(OnCuda, bias, 0.1)] == ["flex", "fused"]
+    assert [choose_backend(OnCuda, bias, 0.0), choose_backend(OnCuda, bias, 0.1)] == ["flex", "fused"]
 
 
 def test_check_against_eager(monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from fairseq.checkpoint.safe_load import load
 from fairseq.errors import CheckpointError, ConfigError, OutOfScopeError
 from fairseq.interop import fairseq_alibi_clap as formats
-from fairseq.interop.convert import ALIBI_CLAP, UPSTREAM, convert
+from fairseq.interop.convert import ALIBI_CLAP, UPSTREAM, convert_checkpoint
 from tests.runs import ROOT, environment
 
 DATA = ROOT / "tests" / "data" / "roberta"
@@ -77,9 +77,9 @@ def test_our_own_keys(caplog):
 def test_files(tmp_path):
     source = DATA / "baseline" / "checkpoint.pt"
     with pytest.raises(ConfigError, match="no conversion"):
-        convert("fairseq-alibi-clop", UPSTREAM, source, tmp_path / "x.pt")
+        convert_checkpoint("fairseq-alibi-clop", UPSTREAM, source, tmp_path / "x.pt")
     with pytest.raises(ConfigError, match="overwritten"):
-        convert(ALIBI_CLAP, UPSTREAM, source, source)
+        convert_checkpoint(ALIBI_CLAP, UPSTREAM, source, source)
     script = [sys.executable, str(ROOT / "scripts" / "convert_checkpoint.py"), "--from", ALIBI_CLAP, "--to", UPSTREAM]
     done = subprocess.run([*script, source, tmp_path / "x.pt"], env=environment(), capture_output=True, text=True)
     assert done.returncode == 0 and "omit_mask" not in load(tmp_path / "x.pt")["cfg"]["task"], done.stderr

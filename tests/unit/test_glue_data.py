@@ -13,7 +13,7 @@ from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.errors import CheckpointError, ConfigError, DataError, DataNotFoundError
 from fairseq.finetune.glue_files import TASKS
 from fairseq.glue.data import Preparation
-from fairseq.glue.pretrained import PretrainedModel, load_pretrained
+from fairseq.glue.pretrained import PretrainedModel, read_pretrained
 from tests.common import tiny_dictionary
 from tests.tiny_glue import tiny_glue
 
@@ -50,30 +50,30 @@ def test_relative_paths_of_the_training_are_looked_for_above_the_checkpoint(
     (tmp_path / "bpe").mkdir()
     for name in files.values():
         (tmp_path / name).write_text("{}", encoding="utf-8")
-    found = load_pretrained(file.parent, None, None, {})  # the directory stands for the best checkpoint in it
+    found = read_pretrained(file.parent, None, None, {})  # the directory stands for the best checkpoint in it
     assert found.path == file and found.dictionary == tmp_path / "data-bin" / "dict.txt"
     assert found.bpe is not None and found.bpe["bpe_merges"] == str(tmp_path / "bpe" / "merges.txt")
     assert (found.parameters, found.symbols, found.max_positions, found.has_table) == (180, 45, 64, False)
     assert found.model == {"_name": "roberta", "encoder_layers": 2}
-    given = load_pretrained(file, None, None, {"bpe_vocab": "other.json"}).bpe
+    given = read_pretrained(file, None, None, {"bpe_vocab": "other.json"}).bpe
     assert given is not None and given["bpe_vocab"] == "other.json" and given["_name"] == "hf_byte_bpe"
-    assert load_pretrained(file, None, "none", {}).bpe is None
+    assert read_pretrained(file, None, "none", {}).bpe is None
 
 
 def test_a_dictionary_beside_the_checkpoint_comes_first(tmp_path: Path):
     save_dictionary(tmp_path / "data-bin")
     beside = save_dictionary(tmp_path / "model")
-    assert load_pretrained(checkpoint(tmp_path / "model" / "model.pt"), None, "none", {}).dictionary == beside
+    assert read_pretrained(checkpoint(tmp_path / "model" / "model.pt"), None, "none", {}).dictionary == beside
 
 
 def test_what_the_checkpoint_does_not_know(tmp_path: Path):
     file = checkpoint(tmp_path / "a" / "model.pt")
     with pytest.raises(DataNotFoundError, match=r"no dict.txt beside .* nor in data-bin; give it with --dict"):
-        load_pretrained(file, None, "none", {})
+        read_pretrained(file, None, "none", {})
     with pytest.raises(ConfigError, match="give --bpe"):
-        load_pretrained(file, str(save_dictionary(tmp_path)), None, {})
+        read_pretrained(file, str(save_dictionary(tmp_path)), None, {})
     with pytest.raises(CheckpointError, match="does not exist"):
-        load_pretrained(tmp_path / "b.pt", None, None, {})
+        read_pretrained(tmp_path / "b.pt", None, None, {})
 
 
 def begin(tmp_path: Path, symbols: int | None = 45) -> PretrainedModel:

@@ -45,7 +45,7 @@ def compose(text: str, name: str = "baseline", folder: Path = CONFIGS) -> Any:
         jobs.append((full, os.getcwd()))
         return 1.0
 
-    hydra_train.run(["--config-dir", str(folder), "--config-name", name, *shlex.split(text)], job)
+    hydra_train.compose_and_run(["--config-dir", str(folder), "--config-name", name, *shlex.split(text)], job)
     return jobs
 
 
@@ -140,7 +140,7 @@ def test_yaml_with_defaults_and_package_header(tmp_path: Path) -> None:
 
 def test_bundled_configuration(tmp_path: Path) -> None:
     jobs: list[Any] = []
-    hydra_train.run(
+    hydra_train.compose_and_run(
         ["model=roberta_base", "task.data=d", "optimizer=adam"],
         lambda cfg: jobs.append((hydra_train.complete(cfg, str(tmp_path)), os.getcwd())),
     )

@@ -14,10 +14,18 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders import build_bpe
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
-from fairseq.finetune.conll import ConllSplit, read_columns, write
+from fairseq.finetune.conll import ConllSplit, read_columns
+from fairseq.finetune.conll import write_conll as convert
 from fairseq.finetune.layout import Job
 from fairseq.finetune.reading import ConllConfig
-from fairseq.finetune.words import IGNORED, InMemorySentences, TokenLabelsDataset, split_words, word_labels, word_pieces
+from fairseq.finetune.words import (
+    IGNORED,
+    InMemorySentences,
+    TokenLabelsDataset,
+    split_into_windows,
+    word_labels,
+    word_pieces,
+)
 from fairseq.tasks.prediction import write_labels
 from tests.token_sets import TINY_BPE, tiny_gpt2_dictionary, write_conll
 
@@ -96,15 +104,15 @@ def test_words_without_pieces_are_unknown() -> None:
 def test_long_sentences_are_cut_between_words() -> None:
     import numpy as np
 
-    assert split_words(np.array([2, 2, 1, 9, 1, 1]), 4) == [(0, 2), (2, 3), (3, 4), (4, 6)]
-    assert split_words(np.array([9]), 4) == [(0, 1)]
-    assert split_words(np.array([1, 1, 1, 1]), 4) == [(0, 4)]
+    assert split_into_windows(np.array([2, 2, 1, 9, 1, 1]), 4) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+    assert split_into_windows(np.array([9]), 4) == [(0, 1)]
+    assert split_into_windows(np.array([1, 1, 1, 1]), 4) == [(0, 4)]
 
 
 def made(tmp_path: Path, dictionary: Dictionary, **options: Any) -> tuple[ConllSplit, Dictionary]:
     write_conll(tmp_path, 20)
     (tmp_path / "out").mkdir()
-    written = write(Job(tmp_path, tmp_path / "out", dictionary, SETTINGS, options=ConllConfig(**options)))
+    written = convert(Job(tmp_path, tmp_path / "out", dictionary, SETTINGS, options=ConllConfig(**options)))
     assert [split.name for split in written.splits] == ["train", "valid"]
     labels = Dictionary.load(str(tmp_path / "out" / "label" / "dict.txt"))
     return ConllSplit(tmp_path / "out", "valid", labels), labels
@@ -131,10 +139,10 @@ def test_a_label_that_training_lacks_names_its_line(tmp_path: Path, dictionary: 
     with pytest.raises(
         DataError, match=r"dev.txt, line 4: the label 'B-Y' is not among those .*\(B-X, O\).*--label-dict"
     ):
-        write(Job(tmp_path, tmp_path / "out", dictionary, SETTINGS))
+        convert(Job(tmp_path, tmp_path / "out", dictionary, SETTINGS))
     (tmp_path / "other").mkdir()
     with pytest.raises(DataNotFoundError, match="no files of columns"):
-        write(Job(tmp_path / "other", tmp_path / "out", dictionary, SETTINGS))
+        convert(Job(tmp_path / "other", tmp_path / "out", dictionary, SETTINGS))
 
 
 @pytest.mark.parametrize("max_positions", [64, 7, 4, 3])

@@ -85,7 +85,7 @@ def test_an_answer_beside_its_place_is_moved_to_the_nearest(tmp_path: Path) -> N
         (changed(question=None), "must have an 'id' and a 'question'"),
         (changed(answers=[]), "question 'q1' has no answer; .* --task squad2"),
         (changed(is_impossible=True), "question 'q1' is impossible, .* --task squad2"),
-        (changed(answers=[{"text": "x", "answer_start": "3"}]), "whole number 'answer_start'"),
+        (changed(answers=[{"text": "x", "answer_start": "3"}]), "integer 'answer_start'"),
         (changed(answers=[{"text": "", "answer_start": 3}]), "question 'q1': an answer is empty"),
         (
             changed(answers=[{"text": "1995", "answer_start": 500}]),

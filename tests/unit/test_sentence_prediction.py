@@ -73,6 +73,23 @@ def test_examples_batches_and_order(pairs):
     assert task.mask_idx == 44 and task.max_positions() == 16
 
 
+def test_token_types_tell_the_second_sentence(pairs):
+    task = make(pairs, max_positions=5, token_types=True, no_shuffle=True, shorten_method="truncate")
+    task.load_dataset("valid")
+    batch = every_batch(task, "valid")[0]["net_input"]
+    assert batch["src_tokens"][0].tolist() == ids("<s> w00 w01 </s> </s>")
+    assert batch["token_type_ids"][0].tolist() == [0, 0, 0, 0, 1]
+    assert batch["token_type_ids"][3].tolist() == [0, 0, 0, 0, 1]
+    model, criterion = build(task, type_vocab_size=2)
+    weight = model.encoder.sentence_encoder.embed_token_types.weight
+    criterion(model, every_batch(task, "valid")[0])[0].backward()
+    assert weight.shape[0] == 2 and bool((weight.grad.abs().sum(dim=1) > 0).all())
+    with pytest.raises(DataError, match="the model has no token types"):
+        criterion(build(task)[0], every_batch(task, "valid")[0])
+    with pytest.raises(ConfigError, match="token_types and shorten_method=random_crop exclude each other"):
+        make(pairs, token_types=True, shorten_method="random_crop")
+
+
 def test_options_of_the_examples(pairs):
     task = make(pairs, init_token=None, separator_token=None, no_shuffle=True, add_prev_output_tokens=True)
     task.load_dataset("valid")

@@ -16,7 +16,7 @@ from fairseq.criterions import build_criterion
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
-from fairseq.finetune.conll import write as write_columns
+from fairseq.finetune.conll import write_conll as write_columns
 from fairseq.finetune.layout import Job
 from fairseq.finetune.squad import write_squad2
 from fairseq.logging import metrics

@@ -101,7 +101,7 @@ def check_variants(config: RobertaConfig) -> None:
         )
 
 
-def fill(config: RobertaConfig, slot: str, *args: Any, **parts: Any) -> Any:
+def fill_slot(config: RobertaConfig, slot: str, *args: Any, **parts: Any) -> Any:
     """What the chosen variant of ``slot`` makes of ``args``, ``parts`` and its own options."""
     name, options = config.variants[slot]
     variant = slots_of(type(config))[slot].get(name)
@@ -145,9 +145,9 @@ def build_token_embedding(config: RobertaConfig, vocab: int, padding_idx: int) -
 
 
 def build_layer(config: RobertaConfig, shape: EncoderShape) -> EncoderLayer:
-    bias = fill(config, "attention_bias", shape)
-    token_mixer = fill(config, "token_mixer", shape, **({} if bias is None else {"attention_bias": bias}))
-    channel_mixer = fill(config, "channel_mixer", shape)
+    bias = fill_slot(config, "attention_bias", shape)
+    token_mixer = fill_slot(config, "token_mixer", shape, **({} if bias is None else {"attention_bias": bias}))
+    channel_mixer = fill_slot(config, "channel_mixer", shape)
     return EncoderLayer(
         token_mixer,
         channel_mixer,
@@ -161,7 +161,7 @@ def build_layer(config: RobertaConfig, shape: EncoderShape) -> EncoderLayer:
 def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: int) -> Encoder:
     """The whole stack over ``embed_tokens``."""
     shape = encoder_shape(config, padding_idx)
-    positions = fill(config, "positions", shape)
+    positions = fill_slot(config, "positions", shape)
     token_types = nn.Embedding(config.type_vocab_size, shape.dim) if config.type_vocab_size else None
     return Encoder(
         embed_tokens,
@@ -182,7 +182,7 @@ def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: i
 
 def build_lm_head(config: RobertaConfig, vocab: int, embeddings: nn.Parameter | None, padding_idx: int) -> nn.Module:
     """The masked-LM head, on the token ``embeddings``, or on weights of its own for None."""
-    return fill(config, "lm_head", encoder_shape(config, padding_idx), vocab, embeddings)
+    return fill_slot(config, "lm_head", encoder_shape(config, padding_idx), vocab, embeddings)
 
 
 def build_classification_head(config: RobertaConfig, num_classes: int, inner_dim: int | None) -> nn.Module:

@@ -89,7 +89,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def fill(args: Any, differences: Mapping[str, Any]) -> None:
+def fill_missing(args: Any, differences: Mapping[str, Any]) -> None:
     """Give ``args`` every key it lacks: first ``differences``, then the defaults of ``RobertaConfig``."""
     defaults = RobertaConfig()
     with _unlocked(args):
@@ -140,7 +140,7 @@ def _unlocked(args: Any) -> Any:
 
 def _architecture(name: str) -> Callable[[Any], None]:
     def architecture(args: Any) -> None:
-        fill(args, PRESETS[name])
+        fill_missing(args, PRESETS[name])
 
     architecture.__doc__ = f"What ``PRESETS[{name!r}]`` says, and the defaults."
     return register_model_architecture("roberta", name)(architecture)
