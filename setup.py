@@ -5,7 +5,7 @@
   ``--no-build-isolation``); together with ``fairseq/csrc/cuda`` when nvcc and a CUDA build of torch are found,
   for the devices in ``TORCH_CUDA_ARCH_LIST`` (default: those of this machine).
 
-Nothing of this is required: what cannot be built is left out with a warning, and the readable twins run instead.
+Nothing of this is required: what cannot be built is left out with a warning, and the reference implementations run instead.
 ``FAIRSEQ_NATIVE=0`` skips all of it.
 """
 
@@ -45,7 +45,7 @@ def torch_extensions() -> tuple[list[Extension], type[build_ext]]:
             'To have them: pip install torch "setuptools>=77" wheel, then pip install --no-build-isolation .'
         )
         return [], build_ext
-    # torch chooses the language standard that its headers need. Loops are vectorised once per instruction set, by
+    # torch chooses the language standard that its headers need. Loops are vectorized once per instruction set, by
     # attributes in the sources: what is built here also runs on an older processor.
     flags = {"cxx": ["-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"], "nvcc": ["-O3"]}
     kind = cpp_extension.CppExtension

@@ -4,9 +4,9 @@
     python benchmarks/finetune.py --data glue/MRPC-bin --layers 12 --width 768 --dtype bfloat16
 
 The four contestants see the same sentences: in random batches or in batches grouped by length, each with the encoder on
-all positions or on real tokens only. A process of its own makes one pass over the sentences with complete updates
+all positions or on non-padding tokens only. A process of its own makes one pass over the sentences with complete updates
 (forward, backward, Adam) or with forward passes. Lengths are made like those of GLUE's tasks (log-normal), or taken
-from a data directory of a sentence task. The floor is the share of real tokens: no form can gain more than its inverse
+from a data directory of a sentence task. The floor is the fraction of non-padding tokens: no form can gain more than its inverse
 on linear maps (attention, which grows with the square, can).
 """
 
@@ -83,7 +83,7 @@ def rows_of(kind: str, work: str, lengths: list[int], args: argparse.Namespace) 
             "lengths": kind,
             "work": work,
             "form": name,
-            "real tokens": sum(lengths) / results[0]["padded_tokens"],
+            "non-padding tokens": sum(lengths) / results[0]["padded_tokens"],
             "tokens/s": sum(lengths) / seconds[name],
             "sentences/s": len(lengths) / seconds[name],
             "times padded": seconds["padded"] / seconds[name],

@@ -3,7 +3,7 @@
     python benchmarks/preprocess.py [--text FILE] [--encoder-json FILE --vocab-bpe FILE] [--workers 2] [--rounds 5]
 
 Two tasks: the dictionary is counted from the text, and it is given (`--srcdict`). The original encodes the text to a file
-of ids with a pool of workers, then binarises that file; ours does it in one command. Whole processes are measured, start-up
+of ids with a pool of workers, then binarizes that file; ours does it in one command. Whole processes are measured, start-up
 included, taking turns, and the files of both sides must be equal byte for byte. Without `--text` the quickstart's books,
 repeated, are the text; without `--encoder-json` a byte-level BPE is trained on them.
 """
@@ -67,13 +67,13 @@ def run_original(options: argparse.Namespace, python: Path, target: Path, *dicti
     command = [python, ENCODER, options.encoder_json, options.vocab_bpe, options.text, ids, options.workers]
     encode = common.run_measured(command, env=env, cwd=target)
     flags = ["--only-source", "--trainpref", ids, "--destdir", target / "data-bin", "--workers", options.workers]
-    binarise = common.run_measured([python, "-c", ORIGINAL, *flags, *dictionary], env=env, cwd=target)
+    binarize = common.run_measured([python, "-c", ORIGINAL, *flags, *dictionary], env=env, cwd=target)
     return [
-        encode.wall + binarise.wall,
-        encode.cpu + binarise.cpu,
-        max(encode.peak_mib, binarise.peak_mib),
+        encode.wall + binarize.wall,
+        encode.cpu + binarize.cpu,
+        max(encode.peak_mib, binarize.peak_mib),
         encode.wall,
-        binarise.wall,
+        binarize.wall,
     ]
 
 
@@ -157,7 +157,7 @@ def report(options: argparse.Namespace, results: dict[str, list[list[float]]], n
             )
     common.print_table(rows, "Raw text to data-bin")
     steps = [common.median([run[i] for run in results["original"]]) for i in (3, 4)]
-    print(f"\nThe original's steps: encoding {steps[0]:.1f} s, binarising {steps[1]:.1f} s.")
+    print(f"\nThe original's steps: encoding {steps[0]:.1f} s, binarizing {steps[1]:.1f} s.")
     common.write_json(options.json, {"megabytes": size, "workers": options.workers, "rows": rows})
 
 

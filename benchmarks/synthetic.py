@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 SPECIALS = 5  # <s>, <pad>, </s>, <unk> and, added by the task at the end, <mask>
-LINE = 128  # tokens a line, end of sentence included
+LINE = 128  # tokens per line, end of sentence included
 
 
 def write_split(prefix: Path, tokens: int, vocabulary: int, seed: int) -> None:

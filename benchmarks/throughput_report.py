@@ -111,7 +111,7 @@ def table(setup: Setup, results: Results, rates: Mapping[str, float]) -> list[di
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Bars of tokens a second, one panel a setup and allocator; the mark is the floor."""
+    """Bars of tokens per second, one panel a setup and allocator; the mark is the floor."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -11,7 +11,7 @@ left out. Speed counts input tokens, padding there is none.
 
 Allocators: `shipped`, each as it comes (this package keeps freed memory, its peers do not); `default`, that of the C
 library for all; `tuned`, freed memory kept on huge pages for all. The floor is what an update's matrix products alone would
-take at the rate that products reach in the same minutes. "Waiting" is the share of the time between updates: reading, masking
+take at the rate that products reach in the same minutes. "Waiting" is the fraction of the time between updates: reading, masking
 and collating that is not done ahead, logging.
 """
 
@@ -37,7 +37,7 @@ MODELS = {
     "small": {"layers": 6, "width": 512, "heads": 8, "ffn": 2048},
     "base": {"layers": 12, "width": 768, "heads": 12, "ffn": 3072},
 }
-BATCHES = {128: 16, 512: 4, 2048: 1}  # tokens a sample: samples; always 2048 tokens an update
+BATCHES = {128: 16, 512: 4, 2048: 1}  # tokens per sample: samples; always 2048 tokens per update
 ROWS = tuple(f"{model}-{tokens}" for model in MODELS for tokens in BATCHES)
 
 

@@ -41,7 +41,7 @@ class PathManager:
         newline: str | None = None,
         callback_after_file_close: Callable[[None], None] | None = None,
     ) -> IO[Any]:
-        """The original's asynchronous open. Writing here is synchronous, so the call-back must be None."""
+        """The original's asynchronous open. Writing here is synchronous, so the callback must be None."""
         if callback_after_file_close is not None:
             raise NotImplementedError("PathManager.opena writes synchronously and takes no callback_after_file_close")
         return PathManager.open(path, mode, buffering, encoding, errors, newline)

@@ -42,7 +42,7 @@ def preprocess(folder: Path, task: str, *flags: object, bpe: Sequence[object] = 
 
 
 def texts(data: Path, column: str, split: str) -> list[str]:
-    """The texts of a binarised column, decoded with the tiny encoder."""
+    """The texts of a binarized column, decoded with the tiny encoder."""
     from fairseq.data.encoders.base import build_bpe
     from fairseq.data.encoders.configs import GPT2BPEConfig
 
@@ -53,7 +53,7 @@ def texts(data: Path, column: str, split: str) -> list[str]:
 
 
 def symbols(data: Path, column: str, split: str) -> list[str]:
-    """The symbols of a binarised column, joined by spaces, a line an example."""
+    """The symbols of a binarized column, joined by spaces, a line an example."""
     dictionary = Dictionary.load(data / column / "dict.txt")
     dataset = load_indexed_dataset(str(data / column / split), dictionary)
     assert dataset is not None, f"{data / column} has no {split}"

@@ -2,7 +2,7 @@
 
     python finetune_steps.py '{"lengths": [12, 40, ...], "packed": true, "grouped": false, "train": true, ...}'
 
-The batches are those of fine-tuning: the task's iterator over the data set, grouped by length or in random order.
+The batches are those of fine-tuning: the task's iterator over the dataset, grouped by length or in random order.
 Token ids are random. The seconds are those of all batches but a first pass over the longest one.
 """
 

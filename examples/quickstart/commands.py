@@ -119,7 +119,7 @@ class Progress:
             speed = (self.done - self._begin[0]) / (now - self._begin[1])
             print(
                 f"  update {self.done} of {self.updates}   loss {float(figures['loss']):.2f} bits"
-                f"   {speed:.2g} updates a second   {duration((self.updates - self.done) / speed)} left",
+                f"   {speed:.2g} updates per second   {duration((self.updates - self.done) / speed)} left",
                 flush=True,
             )
 

@@ -62,7 +62,7 @@ def plan(home: RunDirectory, wanted: int, minutes: float) -> None:
             says = f"{updates} updates take about {takes}"
         else:
             says = f"shortened from {wanted} to {updates} updates, about {takes} (--minutes {minutes:g} allows no more)"
-        print(f"this machine does {speed:.2g} updates a second now: {says}", flush=True)
+        print(f"this machine does {speed:.2g} updates per second now: {says}", flush=True)
         if updates < min(wanted, ENOUGH):
             print("That is too few for a good model: try a less busy machine, or --restart --minutes 30.", flush=True)
     home.note(wanted=wanted, updates=updates)

@@ -124,7 +124,7 @@ def _sync_directory(directory: str) -> None:
 
 
 def temporary_name(target: str) -> str:
-    """Names the process, so that two of them never write the same file and a dead one's can be recognised."""
+    """Names the process, so that two of them never write the same file and a dead one's can be recognized."""
     return f"{target}.{socket.gethostname()}-{os.getpid()}.tmp"
 
 

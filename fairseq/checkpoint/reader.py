@@ -191,7 +191,7 @@ class DifferentParametersError(CheckpointError, KeyError):
 def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
     """The first file's state with ``model`` replaced by the mean over all files.
 
-    Half precision is widened to float32; whole numbers are divided rounding down, as in the original. Tensors that are
+    Half precision is widened to float32; integers are divided rounding down, as in the original. Tensors that are
     tied in the first file stay tied. Raises CheckpointError for no files, or a file without ``model``, and
     DifferentParametersError (a KeyError) when parameter names differ.
     """

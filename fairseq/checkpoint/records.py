@@ -201,7 +201,7 @@ def _namespace(record: Record, translate: Translate) -> argparse.Namespace:
     namespace = argparse.Namespace()
     for key, value in record.fields.items():
         if not isinstance(key, str):
-            raise ValueError(f"a Namespace has the attribute {key!r}, which is no name")
+            raise ValueError(f"a Namespace has the attribute {key!r}, which is not a name")
         vars(namespace)[key] = translate(value)
     return namespace
 

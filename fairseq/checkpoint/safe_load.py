@@ -224,7 +224,7 @@ MAX_DEPTH = 10  # references to references
 def resolve_references(stored: Any, name: str) -> Any:
     """A copy of the configuration ``stored`` (dicts, lists, Namespaces) of file ``name`` without references.
 
-    Raises CheckpointError for an expression that is no reference, or one that leads nowhere or in a circle.
+    Raises CheckpointError for an expression that is not a reference, or one that leads nowhere or in a circle.
     """
     return _Resolver(stored, name).copy(stored, "cfg", 0)
 

@@ -76,7 +76,7 @@ def kept_value(path: str, metric: str, suffix: str = "") -> float:
     """The value in `kept_best_name`, to three decimals."""
     match = re.fullmatch(kept_best_pattern(metric, suffix), os.path.basename(path))
     if match is None:
-        raise ValueError(f"{path} is no name of a best checkpoint by {metric}")
+        raise ValueError(f"{path} is not a name of a best checkpoint by {metric}")
     return float(re.match(r"-?\d+\.\d{3}", match.group(1)).group())  # type: ignore[union-attr]
 
 
@@ -136,7 +136,7 @@ def _keep_first(paths: list[str], count: int, protected: set[str]) -> None:
 
 
 class BackgroundWriter:
-    """Runs one job at a time. The thread is no daemon: a program that ends waits for its last checkpoint."""
+    """Runs one job at a time. The thread is not a daemon: a program that ends waits for its last checkpoint."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None

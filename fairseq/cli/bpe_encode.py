@@ -1,6 +1,6 @@
 """Encode text with the GPT-2 BPE, line by line: the program behind ``examples/roberta/multiprocessing_bpe_encoder.py``.
 
-`fairseq-preprocess --bpe gpt2` does this and the binarisation in one step; this program is for those who want the ids
+`fairseq-preprocess --bpe gpt2` does this and the binarization in one step; this program is for those who want the ids
 as text.
 """
 

@@ -119,14 +119,14 @@ def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from fairseq.dataclass.hydra_yaml import find_primary, normalise_overrides, read_primary, schema
+    from fairseq.dataclass.hydra_yaml import find_primary, normalize_overrides, read_primary, schema
 
     parser = get_args_parser()
     parser.prog = "fairseq-hydra-train"
     parser.error = _usage_error  # type: ignore[method-assign, assignment]
     args = parser.parse_intermixed_args(list(words))  # settings may follow options such as --multirun
     primary = read_primary(find_primary(args.config_dir or args.config_path, args.config_name))
-    overrides = normalise_overrides(args.overrides, primary)
+    overrides = normalize_overrides(args.overrides, primary)
     store = ConfigStore.instance()
     store.store(name=_SCHEMA, node=OmegaConf.create({**schema(), "hydra": _HYDRA}))
     name = f"{primary.path.stem} (fairseq)"
@@ -170,7 +170,7 @@ def _keeping(failures: list[FairseqError], job: Callable[[Any], Any]) -> Callabl
 
 
 def _hydra_words(parser: Any, args: Any, name: str, overrides: Sequence[str]) -> list[str]:
-    """The command line for hydra: the same options, our configuration, the normalised overrides."""
+    """The command line for hydra: the same options, our configuration, the normalized overrides."""
     words = [f"--config-name={name}"]
     for action in parser._actions:
         value = getattr(args, action.dest, None)

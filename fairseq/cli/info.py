@@ -28,7 +28,7 @@ PACKAGES = (
     "tensorboard",
     "wandb",
 )
-TWINS = "readable twins run instead"
+REFERENCE = "reference implementations run instead"
 
 
 def main(args: argparse.Namespace) -> None:
@@ -105,7 +105,7 @@ def computing() -> Iterator[tuple[str, str]]:
 def operators() -> Iterator[tuple[str, str]]:
     """Rows about each library of compiled operators: what it holds for which device, or why it is not in use."""
     reason = native.why_unavailable()
-    yield "data", "batch_by_size, complete_blocks" if reason is None else f"{TWINS}: {reason}"
+    yield "data", "batch_by_size, complete_blocks" if reason is None else f"{REFERENCE}: {reason}"
     try:
         import torch
 
@@ -114,12 +114,12 @@ def operators() -> Iterator[tuple[str, str]]:
         return
     reason = library.why_unavailable()
     if reason is not None:
-        yield "tensors", f"{TWINS}: {reason}"
+        yield "tensors", f"{REFERENCE}: {reason}"
         return
     for device in ("cpu", "cuda"):
         kernels = torch._C._dispatch_get_registrations_for_dispatch_key(device.upper())
         names = sorted(name.removeprefix("fairseq::") for name in kernels if name.startswith("fairseq::"))
-        yield f"tensors on {device}", ", ".join(names) or f"{TWINS}: none were built for this device"
+        yield f"tensors on {device}", ", ".join(names) or f"{REFERENCE}: none were built for this device"
 
 
 def components() -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""``fairseq-preprocess``: build a dictionary and binarise text, with or without sub-word encoding on the way."""
+"""``fairseq-preprocess``: build a dictionary and binarize text, with or without subword encoding on the way."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FilePlan:
         return f"{self.args.trainpref}{'.' + lang if lang else ''}"
 
     def inputs(self, lang: str | None) -> list[tuple[str, str]]:
-        """(input file, split) of everything to binarise for one language."""
+        """(input file, split) of everything to binarize for one language."""
         suffix = f".{lang}" if lang else ""
         found = [(self.args.trainpref, "train")] if self.args.trainpref else []
         for prefixes, split in ((self.args.validpref, "valid"), (self.args.testpref, "test")):

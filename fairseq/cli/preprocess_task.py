@@ -1,4 +1,4 @@
-"""``fairseq-preprocess-task``: the files of a downstream data set in one step to what fine-tuning reads."""
+"""``fairseq-preprocess-task``: the files of a downstream dataset in one step to what fine-tuning reads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ tasks:
   glue/RTE        one task of GLUE, from its own TSV files (also CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, WNLI, AX)
   glue            every task of GLUE that is in --data-dir, into DEST/RTE-bin and so on
   race, commonsense_qa, swag, squad, squad2, conll
-                  these data sets, from their own JSON, CSV or column files
+                  these datasets, from their own JSON, CSV or column files
   plain           one text or label a line: train.raw.input0, train.raw.input1, train.label, the same with dev and test
 
 examples:
@@ -47,12 +47,12 @@ def get_parser() -> argparse.ArgumentParser:
     """The options of the command, of every format and of every encoder."""
     parser = FairseqParser(
         prog=PROGRAM,
-        description="Turn the files of a downstream data set into the directory that fine-tuning reads: texts are"
-        " encoded, binarised and numbered by the model's dictionary, labels by their frequency.",
+        description="Turn the files of a downstream dataset into the directory that fine-tuning reads: texts are"
+        " encoded, binarized and numbered by the model's dictionary, labels by their frequency.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--task", required=True, help="the data set, see below")
+    parser.add_argument("--task", required=True, help="the dataset, see below")
     parser.add_argument("--data-dir", required=True, metavar="DIR", help="where its files are")
     parser.add_argument("--dest", required=True, metavar="DIR", help="the directory to make")
     parser.add_argument(
@@ -189,7 +189,7 @@ def _publish(write: Any, job: Job, variant: str, dest: Path) -> Written:
 
 
 def print_table(written: Written, dest: Path, seconds: float) -> None:
-    """Splits with rows, tokens, the share of unknown tokens and the labels; then the notes."""
+    """Splits with rows, tokens, the fraction of unknown tokens and the labels; then the notes."""
     rows = [("split", "rows", "tokens", "unknown", "labels")]
     for split in written.splits:
         unknown = f"{100 * split.unknown / split.tokens:.2f} %" if split.tokens else "-"

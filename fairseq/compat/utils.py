@@ -203,7 +203,7 @@ class set_torch_seed:
 
     def __init__(self, seed: int) -> None:
         if not isinstance(seed, int):
-            raise TypeError(f"`seed` must be a whole number, but is {seed!r}")
+            raise TypeError(f"`seed` must be an integer, but is {seed!r}")
         self.rng_state = get_rng_state()
         torch.manual_seed(seed)
 

@@ -103,12 +103,12 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, answer: str) -> float:
-    """1 when both are the same after normalisation."""
+    """1 when both are the same after normalization."""
     return float(normalize_answer(prediction) == normalize_answer(answer))
 
 
 def squad_f1(prediction: str, answer: str, no_answer: bool = False) -> float:
-    """F1 of the bags of normalised words; with ``no_answer`` (2.0) two answers without words agree."""
+    """F1 of the bags of normalized words; with ``no_answer`` (2.0) two answers without words agree."""
     found, wanted = normalize_answer(prediction).split(), normalize_answer(answer).split()
     if no_answer and not (found and wanted):
         return float(found == wanted)

@@ -97,7 +97,7 @@ def positive_class(task: Any, name: str | None) -> int | None:
     dictionary = task.label_dictionary
     labels = dictionary.symbols[dictionary.nspecial : dictionary.nspecial + 2]
     if name is not None and name not in labels:
-        raise ConfigError(f"criterion.positive_label {name!r} is no label; the labels are {', '.join(labels)}")
+        raise ConfigError(f"criterion.positive_label {name!r} is not a label; the labels are {', '.join(labels)}")
     chosen = name if name is not None else "1"
     return labels.index(chosen) if chosen in labels else 1
 

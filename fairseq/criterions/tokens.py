@@ -19,7 +19,7 @@ from fairseq.registry import CRITERIONS
 
 @CRITERIONS.register("question_answering", dataclass=QuestionAnsweringCriterionConfig)
 class QuestionAnsweringCriterion(CollectingCriterion):
-    """Mean of the cross-entropies of first and last token, summed over windows, in nats; padding is no choice.
+    """Mean of the cross-entropies of first and last token, summed over windows, in nats; padding is not a choice.
 
     In evaluation the task (``task.head_name``, ``task.span_candidates``, ``task.span_scores``) turns the logits into
     answers, which are scored over the whole set.

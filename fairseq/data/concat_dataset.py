@@ -1,4 +1,4 @@
-"""Several data sets as one: end to end (`ConcatDataset`), or item by item side by side (`ConcatSentencesDataset`)."""
+"""Several datasets as one: end to end (`ConcatDataset`), or item by item side by side (`ConcatSentencesDataset`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ConcatDataset(FairseqDataset):
         super().__init__()
         self.datasets: list[Any] = list(datasets)
         if not self.datasets:
-            raise ValueError("`datasets` must hold at least one data set, but is empty instead")
+            raise ValueError("`datasets` must hold at least one dataset, but is empty instead")
         ratios = [sample_ratios] * len(self.datasets) if isinstance(sample_ratios, int) else list(sample_ratios)
         self.sample_ratios: list[int] = [int(ratio) for ratio in ratios]
         repeated = zip(self.datasets, self.sample_ratios, strict=True)
@@ -33,7 +33,7 @@ class ConcatDataset(FairseqDataset):
         return self.cumulative_sizes[-1]
 
     def _place(self, index: int) -> tuple[int, int]:
-        """(which data set, index in it) of item ``index``."""
+        """(which dataset, index in it) of item ``index``."""
         part = bisect.bisect_right(self.cumulative_sizes, index)
         before = self.cumulative_sizes[part - 1] if part else 0
         return part, (int(index) - before) % self.real_sizes[part]
@@ -120,7 +120,7 @@ class ConcatDataset(FairseqDataset):
 
 
 class ConcatSentencesDataset(FairseqDataset):
-    """Item i joins item i of every data set, tensors end to end; all have the same number of items."""
+    """Item i joins item i of every dataset, tensors end to end; all have the same number of items."""
 
     def __init__(self, *datasets: Any) -> None:
         super().__init__()

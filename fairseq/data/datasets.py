@@ -20,7 +20,7 @@ from fairseq.data.batching import Batches, batch_by_size, filter_by_size_dynamic
 
 
 class EpochListening:
-    """Mixin of data sets that are told when an epoch begins."""
+    """Mixin of datasets that are told when an epoch begins."""
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
@@ -32,7 +32,7 @@ class EpochListening:
 
 
 class FairseqDataset(torch.utils.data.Dataset, EpochListening):
-    """A map-style data set that knows the size of its items without reading them."""
+    """A map-style dataset that knows the size of its items without reading them."""
 
     def __getitem__(self, index: int) -> Any:
         raise NotImplementedError
@@ -41,7 +41,7 @@ class FairseqDataset(torch.utils.data.Dataset, EpochListening):
         raise NotImplementedError
 
     def collater(self, samples: list[Any]) -> Any:
-        """Merge ``samples`` (items of this data set) into a batch."""
+        """Merge ``samples`` (items of this dataset) into a batch."""
         raise NotImplementedError
 
     def num_tokens(self, index: int) -> int:
@@ -116,7 +116,7 @@ class FairseqDataset(torch.utils.data.Dataset, EpochListening):
 class BaseWrapperDataset(FairseqDataset):
     """Override what changes; the rest comes from ``dataset``.
 
-    ``sizes``, ``size`` and ``num_tokens`` come from the wrapped data set too, so a wrapper that changes lengths
+    ``sizes``, ``size`` and ``num_tokens`` come from the wrapped dataset too, so a wrapper that changes lengths
     overrides all three.
     """
 
@@ -202,7 +202,7 @@ def unflatten(flat: dict[str, Any]) -> OrderedDict[str, Any]:
 
 
 class NestedDictionaryDataset(FairseqDataset):
-    """``defn``: a nested dictionary (lists allowed) of data sets; ``sizes``: the arrays that measure an item.
+    """``defn``: a nested dictionary (lists allowed) of datasets; ``sizes``: the arrays that measure an item.
 
     Members of length 0 (ids, counts) are as long as the others need; the others must agree.
     """
@@ -214,7 +214,7 @@ class NestedDictionaryDataset(FairseqDataset):
         self._length = 0
         for key, member in self.defn.items():
             if not hasattr(member, "__getitem__") or not hasattr(member, "__len__"):
-                raise ValueError(f"member {key!r} must be a data set, but is a {type(member).__name__} instead")
+                raise ValueError(f"member {key!r} must be a dataset, but is a {type(member).__name__} instead")
             self._length = self._length or len(member)
             if len(member) not in (0, self._length):
                 raise ValueError(

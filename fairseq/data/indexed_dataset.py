@@ -121,16 +121,16 @@ class MMapIndexedDatasetBuilder:
 
 
 def infer_dataset_impl(path: str) -> str | None:
-    """The kind of the data set at the path prefix: mmap, cached, huffman, raw, fasta, or None when there is none.
+    """The kind of the dataset at the path prefix: mmap, cached, huffman, raw, fasta, or None when there is none.
 
-    Unlike the original, ``.idx``/``.bin`` win over a text file at the prefix, and a directory there is no data set.
+    Unlike the original, ``.idx``/``.bin`` win over a text file at the prefix, and a directory there is no dataset.
     """
     if IndexedDataset.exists(path):
         with open(index_file_path(path), "rb") as handle:
             magic = handle.read(8)
         if magic not in _MAGICS:
             raise DataError(
-                f"{index_file_path(path)} is no index of a known kind (it starts with {magic!r}); it is damaged or foreign:"
+                f"{index_file_path(path)} is not an index of a known kind (it starts with {magic!r}); it is damaged or foreign:"
                 " preprocess the data again"
             )
         return _MAGICS[magic]
@@ -140,7 +140,7 @@ def infer_dataset_impl(path: str) -> str | None:
 
 
 def dataset_exists(path: str, impl: str | None) -> bool:
-    """Whether the files of a data set of kind ``impl`` are there."""
+    """Whether the files of a dataset of kind ``impl`` are there."""
     if impl == "raw":
         return IndexedRawTextDataset.exists(path)
     if impl == "fasta":
@@ -160,7 +160,7 @@ def _check_impl(impl: str) -> None:
 def make_dataset(
     path: str, impl: str | None, fix_lua_indexing: bool = False, dictionary: Dictionary | None = None
 ) -> FairseqDataset | None:
-    """Open the data set at the path prefix; None when ``impl`` is given but its files are not there."""
+    """Open the dataset at the path prefix; None when ``impl`` is given but its files are not there."""
     impl = impl or infer_dataset_impl(path)
     if impl is None:
         return None
@@ -205,7 +205,7 @@ def load_indexed_dataset(
     combine: bool = False,
     default: str = "cached",
 ) -> FairseqDataset | None:
-    """The data set at the path prefix ``path``; with ``combine`` also ``path1``, ``path2``, ... in one.
+    """The dataset at the path prefix ``path``; with ``combine`` also ``path1``, ``path2``, ... in one.
 
     ``dictionary`` is needed by plain text only. The kind is ``dataset_impl``, or read off the files, or ``default``.
     Returns None when there is nothing at ``path``. Raises DataError for damaged files.

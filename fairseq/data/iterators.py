@@ -88,7 +88,7 @@ class GroupedIterator(CountingIterator):
     """Lists of ``chunk_size`` elements of ``iterable`` (the micro-batches of one update).
 
     The last group may be shorter; with ``skip_remainder_batch`` it is left out, and ``iterable`` ends before it.
-    Deliberate deviation: when the position of a resumed ``iterable`` is no multiple of ``chunk_size`` (update_freq was
+    Deliberate deviation: when the position of a resumed ``iterable`` is not a multiple of ``chunk_size`` (update_freq was
     changed), the original lost the last elements of that epoch; here all of them are delivered.
     """
 
@@ -268,7 +268,7 @@ class EpochBatchIterator(EpochBatchIterating):
             shuffle: mix the batches (a resumed epoch keeps what its checkpoint says).
             fix_batches_to_gpus: shard before shuffling, so that a rank reads the same items in each epoch; only for
                 data that is prefetched into memory.
-            set_dataset_epoch: tell the data set the epoch (validation does not, so that its masks stay the same).
+            set_dataset_epoch: tell the dataset the epoch (validation does not, so that its masks stay the same).
         """
         previous, self.epoch = self.epoch, self.next_epoch_idx
         if set_dataset_epoch and hasattr(self.dataset, "set_epoch"):

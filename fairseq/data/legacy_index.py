@@ -54,7 +54,7 @@ class IndexedDataset(Corpus):
     def _open(self) -> None:
         index_path, bin_path = index_file_path(self.path), data_file_path(self.path)
         if not (os.path.isfile(index_path) and os.path.isfile(bin_path)):
-            raise DataNotFoundError(f"data set not found: {index_path} and {bin_path} must both exist")
+            raise DataNotFoundError(f"dataset not found: {index_path} and {bin_path} must both exist")
         code, count, total = _read_header(index_path)
         longs = np.memmap(index_path, mode="r", dtype=np.uint8)[TNT_HEADER.size :].view("<i8")
         self.dtype = np.dtype(DTYPES[code]).newbyteorder("<")
@@ -81,7 +81,7 @@ class IndexedDataset(Corpus):
 
     def __getitem__(self, i: int) -> torch.Tensor:
         if not -self._len <= i < self._len:
-            raise IndexError(f"item {i} of a data set with {self._len} items")
+            raise IndexError(f"item {i} of a dataset with {self._len} items")
         i %= self._len
         tokens = self.read_tokens(int(self.data_offsets[i]), int(self.data_offsets[i + 1]))
         shape = self.sizes[int(self.dim_offsets[i]) : int(self.dim_offsets[i + 1])]
@@ -125,7 +125,7 @@ def _read_header(path: str) -> tuple[int, int, int]:
         )
     if version != 1 or code not in DTYPES or np.dtype(DTYPES[code]).itemsize != itemsize:
         raise DataError(
-            f"{path} has version {version}, token type code {code} and token size {itemsize}, which is no known"
+            f"{path} has version {version}, token type code {code} and token size {itemsize}, which is not a known"
             " combination; preprocess the data again"
         )
     expected = TNT_HEADER.size + 8 * (2 * (count + 1) + total)
@@ -150,7 +150,7 @@ class IndexedDatasetBuilder:
         self.dim_offsets.append(self.dim_offsets[-1] + len(tensor.shape))
 
     def merge_file_(self, another_file: str) -> None:
-        """Append the data set at the path prefix ``another_file``."""
+        """Append the dataset at the path prefix ``another_file``."""
         other = IndexedDataset(another_file)
         if other.dtype != self.dtype:
             raise DataError(f"{another_file} holds {other.dtype} tokens and cannot be appended to {self.dtype} ones")
@@ -177,7 +177,7 @@ class IndexedRawTextDataset(Corpus):
             with open(path, encoding="utf-8") as handle:
                 self.lines = [line.strip("\n") for line in handle]
         except FileNotFoundError:
-            raise DataNotFoundError(f"data set not found: {path}") from None
+            raise DataNotFoundError(f"dataset not found: {path}") from None
         except UnicodeError as error:
             raise DataError(f"{path} is not UTF-8 text: {error}") from None
         for line in self.lines:

@@ -21,7 +21,7 @@ logger = logging.getLogger("fairseq.data.iterators")
 class _EpochDataset(torch.utils.data.Dataset):
     """What workers that outlive an epoch hold: every request names the epoch it belongs to.
 
-    Such workers keep the data set as it was when they were forked; without this, masks would stay those of the first
+    Such workers keep the dataset as it was when they were forked; without this, masks would stay those of the first
     epoch for the whole run.
     """
 
@@ -79,7 +79,7 @@ class BatchLoader:
         persistent_workers: bool = False,
     ) -> None:
         self.epoch: int | None = None
-        """The data set's epoch, which persistent workers are sent; None: theirs stays as it is."""
+        """The dataset's epoch, which persistent workers are sent; None: theirs stays as it is."""
         self._order = _Order()
         self._order.sends_epoch = persistent_workers and num_workers > 0 and hasattr(dataset, "set_epoch")
         self._loader = torch.utils.data.DataLoader(

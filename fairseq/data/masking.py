@@ -28,11 +28,11 @@ class MaskingOptions:
     """How much is masked, and how."""
 
     mask_prob: float = 0.15
-    """Share of the units to predict, in (0, 1)."""
+    """Fraction of the units to predict, in (0, 1)."""
     leave_unmasked_prob: float = 0.1
-    """Share of the predicted units that the model sees as they are."""
+    """Fraction of the predicted units that the model sees as they are."""
     random_token_prob: float = 0.1
-    """Share of the predicted units that the model sees as random tokens."""
+    """Fraction of the predicted units that the model sees as random tokens."""
     mask_multiple_length: int = 1
     """Units masked in a row from each start (mean of the length when ``mask_stdev`` is positive)."""
     mask_stdev: float = 0.0
@@ -55,7 +55,7 @@ class MaskingOptions:
 
     @property
     def replaced_prob(self) -> float:
-        """Share of the predicted units that do not become the mask symbol."""
+        """Fraction of the predicted units that do not become the mask symbol."""
         return self.random_token_prob + self.leave_unmasked_prob
 
 
@@ -242,9 +242,9 @@ class MaskTokensDataset(BaseWrapperDataset):
         mask_idx: what replaces masked tokens.
         return_masked_tokens: be the targets.
         seed: masks are drawn from (seed, epoch, index).
-        mask_prob: share of the tokens to predict, above 0 and below 1. Any token may be masked, bos and eos too.
-        leave_unmasked_prob: share of these that stay as they are in the source.
-        random_token_prob: share of these that become random tokens in the source.
+        mask_prob: fraction of the tokens to predict, above 0 and below 1. Any token may be masked, bos and eos too.
+        leave_unmasked_prob: fraction of these that stay as they are in the source.
+        random_token_prob: fraction of these that become random tokens in the source.
         freq_weighted_replacement: draw random tokens by their dictionary counts rather than uniformly.
         mask_whole_words: non-zero where a symbol of the vocabulary begins a word (V); mask words instead of tokens.
         mask_multiple_length: tokens (words) masked in a row.

@@ -32,7 +32,7 @@ EOS = 0  # the shifted local id that stands for the end of a line; symbol i is i
 class TextFormat:
     """How the lines of the input are to be read.
 
-    ``bpe``: settings of a sub-word encoder (picklable), None for text whose words are the symbols. ``jsonlines``: each
+    ``bpe``: settings of a subword encoder (picklable), None for text whose words are the symbols. ``jsonlines``: each
     line is a JSON object and its field ``text`` is encoded as it is; other raw lines lose the whitespace at both ends.
     """
 
@@ -238,7 +238,7 @@ class _Spool:
 
 
 class CorpusWriter:
-    """Binarise files with ``workers`` processes; temporary files go to the directory ``scratch``.
+    """Binarize files with ``workers`` processes; temporary files go to the directory ``scratch``.
 
     ``progress(path, size)`` makes an object with ``update(bytes)`` and ``close()``, such as a tqdm bar. ``source`` is the
     encoder that ``text_format`` describes, when it is built already.
@@ -269,7 +269,7 @@ class CorpusWriter:
         dictionary.add_symbol(dictionary.eos_word, spool.lines)
 
     def write(self, path: str, prefix: str, dictionary: Dictionary) -> Summary:
-        """Binarise ``path`` into ``prefix.bin`` and ``prefix.idx``."""
+        """Binarize ``path`` into ``prefix.bin`` and ``prefix.idx``."""
         target = Target(dictionary, self.impl in ("lazy", "cached"))
         spool = self._spools.get(path)
         total = Summary()

@@ -154,7 +154,7 @@ class GroupByLengthDataset(BaseWrapperDataset):
     epoch iterator, as always.
 
     Args:
-        dataset: the data set to wrap.
+        dataset: the dataset to wrap.
         lengths: tokens of every item (N,).
         seed, epoch: of the random numbers.
     """

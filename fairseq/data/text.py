@@ -31,7 +31,7 @@ _JOINERS = {"sentencepiece": "\u2581", "wordpiece": "_", "letter": "|", "_EOW": 
 
 
 def post_process(sentence: str, symbol: str | None) -> str:
-    """Undo the sub-word split named ``symbol`` (``--post-process``); None and ``none`` do nothing."""
+    """Undo the subword split named ``symbol`` (``--post-process``); None and ``none`` do nothing."""
     if symbol is None or symbol == "none":
         return sentence
     if symbol in _JOINERS:

@@ -65,7 +65,7 @@ class AppendTokenDataset(_OneMoreToken):
 
 
 class StripTokenDataset(BaseWrapperDataset):
-    """Items without the ids ``id_to_strip`` at either end. ``sizes`` stay those of the wrapped data set."""
+    """Items without the ids ``id_to_strip`` at either end. ``sizes`` stay those of the wrapped dataset."""
 
     def __init__(self, dataset: Any, id_to_strip: int) -> None:
         super().__init__(dataset)
@@ -100,7 +100,7 @@ class RollDataset(BaseWrapperDataset):
 
 
 class IdDataset(FairseqDataset):
-    """Item i is i; a batch is their int64 tensor (B). Length 0 means "as long as needed" to a nested data set."""
+    """Item i is i; a batch is their int64 tensor (B). Length 0 means "as long as needed" to a nested dataset."""
 
     def __getitem__(self, index: int) -> int:
         return index
@@ -161,7 +161,7 @@ class RawLabelDataset(FairseqDataset):
 
 
 class ListDataset(BaseWrapperDataset):
-    """Any sequence as a data set; a batch is the list of its items."""
+    """Any sequence as a dataset; a batch is the list of its items."""
 
     def __init__(self, dataset: Any, sizes: Any = None) -> None:
         super().__init__(dataset)

@@ -331,7 +331,7 @@ def _str(value: Any) -> str:
 
 
 _SCALARS: dict[Any, Any] = {bool: _bool, int: _int, float: _float, str: _str}
-_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+_TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
 def _union(value: Any, members: tuple[Any, ...], where: str) -> Any:

@@ -24,7 +24,7 @@ class CommonConfig(FairseqDataclass):
     """Logging, seed, device and precision."""
 
     no_progress_bar: bool = option(False, "print plain lines instead of a progress bar")
-    log_interval: int = option(100, "log training statistics every so many updates")
+    log_interval: int = option(100, "log training statistics every this many updates")
     log_format: str | None = option(
         None, "form of the statistics lines (default: tqdm on a terminal)", choices=LOG_FORMATS
     )
@@ -34,7 +34,7 @@ class CommonConfig(FairseqDataclass):
     tensorboard_logdir: str | None = option(None, "write tensorboard event files into this directory")
     wandb_project: str | None = option(None, "log to this Weights & Biases project")
     azureml_logging: bool | None = carried("common", "azureml_logging")
-    seed: int = option(1, "seed of initialisation, data order, masks and dropout")
+    seed: int = option(1, "seed of initialization, data order, masks and dropout")
     cpu: bool = option(False, "use the CPU even if a GPU is there")
     tpu: bool = carried("common", "tpu")
     bf16: bool = option(False, "train in bfloat16 with a float32 master copy of the parameters")
@@ -42,7 +42,7 @@ class CommonConfig(FairseqDataclass):
     fp16: bool = option(False, "train in float16 with loss scaling (needs a GPU; without one float32 is used)")
     memory_efficient_fp16: bool = option(False, "float16 with less memory; implies fp16")
     fp16_no_flatten_grads: bool = option(False, "keep float16 gradients per tensor instead of one flat buffer")
-    fp16_init_scale: int = option(2**7, "first loss scale in float16")
+    fp16_init_scale: int = option(2**7, "initial loss scale in float16")
     fp16_scale_window: int | None = option(None, "updates without overflow before the loss scale doubles")
     fp16_scale_tolerance: float = option(0.0, "fraction of overflowing updates tolerated before the scale is lowered")
     on_cpu_convert_precision: bool = option(False, "accepted without effect: samples are converted on the device")
@@ -50,10 +50,10 @@ class CommonConfig(FairseqDataclass):
     threshold_loss_scale: float | None = option(None, "never lower the loss scale below this value")
     amp: bool = option(False, "automatic mixed precision (torch.autocast); excludes fp16")
     amp_batch_retries: int = option(2, "tries of one batch after an overflow under amp")
-    amp_init_scale: int = option(2**7, "first loss scale under amp")
+    amp_init_scale: int = option(2**7, "initial loss scale under amp")
     amp_scale_window: int | None = option(None, "updates without overflow before the amp loss scale doubles")
     user_dir: str | None = option(None, "directory of a Python module with own tasks, models, criterions, ...")
-    empty_cache_freq: int = option(0, "empty the GPU memory cache every so many updates (0: never)")
+    empty_cache_freq: int = option(0, "empty the GPU memory cache every this many updates (0: never)")
     all_gather_list_size: int = option(16384, "accepted without effect")
     model_parallel_size: int = carried("common", "model_parallel_size")
     quantization_config_path: str | None = carried("common", "quantization_config_path")
@@ -106,8 +106,8 @@ class DatasetConfig(FairseqDataclass):
         None, "validate on valid, valid1, ... joined to one set", alias="--combine-val"
     )
     ignore_unused_valid_subsets: bool | None = option(False, "do not stop when unlisted valid subsets exist")
-    validate_interval: int = option(1, "validate every so many epochs")
-    validate_interval_updates: int = option(0, "validate every so many updates (0: never)")
+    validate_interval: int = option(1, "validate every this many epochs")
+    validate_interval_updates: int = option(0, "validate every this many updates (0: never)")
     validate_after_updates: int = option(0, "do not validate before this many updates")
     fixed_validation_seed: int | None = option(None, "seed of validation masks, the same in every epoch")
     disable_validation: bool = option(False, "never validate")
@@ -115,11 +115,11 @@ class DatasetConfig(FairseqDataclass):
     batch_size_valid: int | None = option(
         II("dataset.batch_size"), "most sentences in a validation batch", alias="--max-sentences-valid"
     )
-    max_valid_steps: int | None = option(None, "validate on at most so many batches", alias="--nval")
+    max_valid_steps: int | None = option(None, "validate on at most this many batches", alias="--nval")
     exact_valid_steps: bool = option(
         False, "stop after max-valid-steps batches; the original evaluates one more", new=True
     )
-    curriculum: int = option(0, "do not shuffle batches in the first so many epochs")
+    curriculum: int = option(0, "do not shuffle batches in the first this many epochs")
     gen_subset: str = option("test", "accepted without effect: served generation")
     num_shards: int = option(1, "accepted without effect: served generation")
     shard_id: int = option(0, "accepted without effect: served generation")
@@ -162,21 +162,21 @@ class CheckpointConfig(FairseqDataclass):
     reset_meters: bool = option(False, "do not restore statistics")
     reset_optimizer: bool = option(False, "do not restore the optimizer, and count updates from 0")
     optimizer_overrides: str = option("{}", "Python dictionary of optimizer settings that replace the stored ones")
-    save_interval: int = option(1, "save every so many epochs")
-    save_interval_updates: int = option(0, "save (and validate) every so many updates (0: never)")
-    keep_interval_updates: int = option(-1, "keep the last so many of the checkpoints saved by updates (-1: all)")
+    save_interval: int = option(1, "save every this many epochs")
+    save_interval_updates: int = option(0, "save (and validate) every this many updates (0: never)")
+    keep_interval_updates: int = option(-1, "keep the last this many of the checkpoints saved by updates (-1: all)")
     keep_interval_updates_pattern: int = option(
         -1, "additionally keep those whose update is a multiple of this (-1: none)"
     )
-    keep_last_epochs: int = option(-1, "keep the last so many epoch checkpoints (-1: all)")
-    keep_best_checkpoints: int = option(-1, "keep so many best checkpoints (-1: only checkpoint_best)")
+    keep_last_epochs: int = option(-1, "keep the last this many epoch checkpoints (-1: all)")
+    keep_best_checkpoints: int = option(-1, "keep this many best checkpoints (-1: only checkpoint_best)")
     no_save: bool = option(False, "write no checkpoints")
     no_epoch_checkpoints: bool = option(False, "write only the last and best checkpoints")
     no_last_checkpoints: bool = option(False, "do not write checkpoint_last")
     no_save_optimizer_state: bool = option(False, "leave the optimizer state out of checkpoints")
     best_checkpoint_metric: str = option("loss", "validation statistic that decides which checkpoint is best")
     maximize_best_checkpoint_metric: bool = option(False, "the larger that statistic the better")
-    patience: int = option(-1, "stop after so many validations without improvement (-1: never)")
+    patience: int = option(-1, "stop after this many validations without improvement (-1: never)")
     checkpoint_suffix: str = option("", "text added to the checkpoint file names")
     checkpoint_shard_count: int = option(1, "files that hold one sharded checkpoint")
     load_checkpoint_on_all_dp_ranks: bool = option(False, "read the checkpoint on every worker instead of broadcasting")
@@ -194,7 +194,7 @@ class EMAConfig(FairseqDataclass):
     ema_decay: float = option(0.9999, "weight of the old average in each step")
     ema_start_update: int = option(0, "copy the parameters until this many updates")
     ema_seed_model: str | None = option(None, "checkpoint to start the average from")
-    ema_update_freq: int = option(1, "update the average every so many updates")
+    ema_update_freq: int = option(1, "update the average every this many updates")
     ema_fp32: bool = option(False, "keep the average in float32 even if the model is not")
 
 
@@ -225,7 +225,7 @@ class DistributedTrainingConfig(FairseqDataclass):
     find_unused_parameters: bool = option(False, "look for parameters without gradient in every update")
     gradient_as_bucket_view: bool = option(False, "let gradients be views of the buckets, to save memory")
     fast_stat_sync: bool = option(False, "accepted without effect (deprecated)")
-    heartbeat_timeout: int = option(-1, "kill the job after so many seconds without progress (-1: never)")
+    heartbeat_timeout: int = option(-1, "kill the job after this many seconds without progress (-1: never)")
     broadcast_buffers: bool = option(False, "copy buffers from rank 0 at every update")
     slowmo_momentum: float | None = carried("distributed_training", "slowmo_momentum")
     slowmo_base_algorithm: str = carried("distributed_training", "slowmo_base_algorithm")

@@ -115,12 +115,12 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in merged.items()}
 
 
-def normalise_overrides(overrides: Iterable[str], primary: Primary) -> list[str]:
+def normalize_overrides(overrides: Iterable[str], primary: Primary) -> list[str]:
     """The overrides as hydra is to see them; choices of a component (``optimizer=sgd``) replace it in ``primary``."""
-    return [_normalise(text, primary) for text in overrides]
+    return [_normalize(text, primary) for text in overrides]
 
 
-def _normalise(text: str, primary: Primary) -> str:
+def _normalize(text: str, primary: Primary) -> str:
     match = _OVERRIDE.fullmatch(text)
     if match is None or match["package"] or "/" in match["key"] or match["key"].split(".")[0] == "hydra":
         return text

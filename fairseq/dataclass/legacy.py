@@ -85,7 +85,7 @@ STORED_SECTIONS: dict[str, dict[str, Any]] = {
 }
 
 _BMUF = "block-wise model updates (BMUF)"
-_QUANT = "quantisation noise"
+_QUANT = "quantization noise"
 _PIPE = "pipeline parallelism"
 _SLOWMO = "slow momentum"
 _ADAPRUNE = "adaptive pruning (AdaPrune)"

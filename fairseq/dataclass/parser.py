@@ -52,7 +52,7 @@ _SELECTORS = {
 # What get_parser's argument stands for: program, usage, description
 _COMMANDS: dict[str, tuple[str | None, str | None, str]] = {
     "Trainer": ("fairseq-train", "%(prog)s DATA [options]", "Train a masked language model."),
-    "Preprocessing": ("fairseq-preprocess", "%(prog)s [options]", "Build a dictionary and binarised data from text."),
+    "Preprocessing": ("fairseq-preprocess", "%(prog)s [options]", "Build a dictionary and binarized data from text."),
     "Validation": ("fairseq-validate", "%(prog)s DATA --path CHECKPOINT [options]", "Validate a checkpoint."),
 }
 _EPILOG = "Flags of a component appear when it is chosen, for example: --task masked_lm --arch roberta_base --help"
@@ -231,7 +231,7 @@ def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], want
         _add_model(parser, names["arch"])
         _add_variants(parser, names["arch"], words)
     if stage == "validate" and names["task"] is None:
-        parser.add_argument("data", help="directory of the binarised data")
+        parser.add_argument("data", help="directory of the binarized data")
     for group, registry in GROUPS.items():
         name = names[group]
         if name is not None and not (stage == "preprocess" and group not in ("bpe", "tokenizer")):

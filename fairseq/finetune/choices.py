@@ -121,7 +121,7 @@ def read_article(path: Path) -> Iterator[Example]:
         )
     for number, (question, candidates, answer) in enumerate(zip(questions, options, answers, strict=True), 1):
         if not isinstance(question, str) or not isinstance(candidates, list):
-            raise DataError(f"{path}: question {number} is no text with a list of options")
+            raise DataError(f"{path}: question {number} is not a text with a list of options")
         texts = [fill_question(question, text) for text in strings(candidates, OPTIONS, "options", path, 0)]
         yield Example(0, (article, *texts), letter(answer, OPTIONS, path, 0), path)
 

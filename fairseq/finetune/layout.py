@@ -71,7 +71,7 @@ class Sample:
             )
 
     def _unknown(self, words: list[str]) -> float:
-        """Share of the words that the dictionary does not have."""
+        """Fraction of the words that the dictionary does not have."""
         return sum(word not in self._dictionary for word in words) / len(words)
 
     def _encoded_as(self, words: list[str]) -> str | None:
@@ -183,12 +183,12 @@ class Job:
         return tempfile.TemporaryDirectory(dir=self.dest, prefix=".scratch-")
 
     def text_writer(self, scratch: str) -> CorpusWriter:
-        """Binarises files of texts, one a line: through the encoder, on all workers."""
+        """Binarizes files of texts, one per line: through the encoder, on all workers."""
         source = None if self.bpe is None else symbol_source(self.bpe)
         return CorpusWriter(TextFormat(self.settings), self.workers, scratch, progress=self.progress, source=source)
 
     def word_writer(self, scratch: str) -> CorpusWriter:
-        """Binarises files of words, such as labels."""
+        """Binarizes files of words, such as labels."""
         return CorpusWriter(TextFormat(), self.workers, scratch)
 
 
@@ -285,7 +285,7 @@ class _Texts:
             if self._kind == CLASSES and len(example.label.split()) > 1:
                 raise DataError(
                     f"{split.label_place(example)}: expected one label, but found {example.label!r}; a label has no spaces"
-                    " (several labels a line: --multi-label)"
+                    " (several labels per line: --multi-label)"
                 )
             if not example.label.strip() and self._kind != SETS:
                 raise DataError(f"{split.label_place(example)}: the label is missing")

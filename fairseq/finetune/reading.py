@@ -75,7 +75,7 @@ def parse_json(text: str, path: Path, line: int) -> Any:
 
 
 def numbers(text: str, path: Path, line: int) -> list[float]:
-    """The finite numbers of a label. Raises DataError when there is none or one is no number."""
+    """The finite numbers of a label. Raises DataError when there is none or one is not a number."""
     values = []
     for word in text.split():
         try:

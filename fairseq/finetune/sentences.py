@@ -228,7 +228,7 @@ def _rows(labels: Any, eos: int) -> Any:
 def _check_single(rows: Any, labels: Any, path: str) -> None:
     for index, row in enumerate([] if isinstance(rows, np.ndarray) else rows):
         if len(row) != 1:
-            advice = "; for several labels a line set task.multi_label=true (--multi-label)" if row else ""
+            advice = "; for several labels per line set task.multi_label=true (--multi-label)" if row else ""
             raise DataError(f"{line_of(path, labels, index)} must hold one label, but holds {len(row)}{advice}")
 
 

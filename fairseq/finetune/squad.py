@@ -177,7 +177,9 @@ class SquadSplit:
             answers = tuple((str(text), int(start)) for text, start in row["answers"])
             record = QuestionRecord(str(row["id"]), int(row["context"]), answers)
         except (KeyError, TypeError, ValueError):
-            raise DataError(f"{path}, line {line}: {json.dumps(row)[:80]} is no question; preprocess again") from None
+            raise DataError(
+                f"{path}, line {line}: {json.dumps(row)[:80]} is not a question; preprocess again"
+            ) from None
         if not 0 <= record.context < len(self.contexts):
             raise DataError(f"{path}, line {line}: there is no context {record.context}; preprocess the data again")
         return record

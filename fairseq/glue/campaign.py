@@ -193,7 +193,7 @@ class Campaign:
         notes = list(self.plan.notes)
         if self.request.train_examples is not None:
             notes.append(
-                f"Training was limited to {self.request.train_examples:,} rows a task (--train-examples, a fixed random "
+                f"Training was limited to {self.request.train_examples:,} rows per task (--train-examples, a fixed random "
                 "choice): these are not scores of the full tasks."
             )
         limits = self.request.limits

@@ -92,7 +92,7 @@ def from_upstream(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``state`` that shares its tensors. Raises CheckpointError when it is no fairseq checkpoint."""
+    """A copy of ``state`` that shares its tensors. Raises CheckpointError when it is not a fairseq checkpoint."""
     if not isinstance(state.get("model"), Mapping) or not (state.get("cfg") or state.get("args")):
         raise CheckpointError("this is no fairseq checkpoint: it lacks the weights ('model') or the settings ('cfg')")
     copied = {**state, "model": type(state["model"])(state["model"])}

@@ -254,7 +254,7 @@ class _DerivedMeter(Meter):
 
 
 class CollectingMeter(Meter):
-    """Everything that was logged in a pass, for scores that are no averages over batches; never stored.
+    """Everything that was logged in a pass, for scores that are not averages over batches; never stored.
 
     ``scores`` gets the list of all values and returns several results by name.
     """
@@ -287,7 +287,7 @@ class MetersDict(OrderedDict):
     """
 
     collects = False
-    """Whether a `CollectingMeter` may be added: this dictionary sees one whole pass over a data set."""
+    """Whether a `CollectingMeter` may be added: this dictionary sees one whole pass over a dataset."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.priorities: list[tuple[int, int, str]] = []

@@ -53,7 +53,7 @@ def aggregate(name: str | None = None, new_root: bool = False, collect: bool = F
 
     Entering the same name again, nested or later, goes on with the same meters; without a name they are temporary.
     ``new_root`` hides the block from all the aggregators around it, ``default`` included. ``collect`` says that the block is
-    one whole pass over a data set, so that `log_collected` keeps its values.
+    one whole pass over a dataset, so that `log_collected` keeps its values.
     """
     if name == "default":
         raise ValueError("aggregator 'default' is always active; give the block another name")
@@ -117,7 +117,7 @@ def log_concat_tensor(key: str, value: Any, priority: int = 10, dim: int = 0) ->
 def log_collected(key: str, value: Any, scores: Callable[[list[Any]], Any], priority: int = 20) -> None:
     """Keep ``value`` until the end of the pass, when ``scores`` turns the list of all values into results by name.
 
-    For what is no average over batches: F1, correlations. Only an ``aggregate(collect=True)`` keeps anything; in
+    For what is not an average over batches: F1, correlations. Only an ``aggregate(collect=True)`` keeps anything; in
     training, and in the aggregators that live on after a validation, nothing is collected. ``key`` is not printed.
     """
     for aggregator in get_active_aggregators():

@@ -1,7 +1,7 @@
 """Progress lines: json, simple, tqdm or none, exactly as the original printed them, because scripts parse them.
 
 A stats line is one log record whose logger name is the tag (``train_inner``, ``train``, ``valid``, ...) and whose
-message is the line alone. Numbers are printed as ``{:g}`` strings (six significant digits); whole numbers from a
+message is the line alone. Numbers are printed as ``{:g}`` strings (six significant digits); integers from a
 million on are printed exactly, where the original lost digits.
 
 Statistics also go to tensorboard and wandb, both imported only when asked for; a missing package is one warning, not
@@ -27,7 +27,7 @@ from fairseq.errors import ConfigError
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 from fairseq.logging.setup import STATS_LOGGER, add_log_file
 
-_sink_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _writers: dict[str, Any] = {}  # one SummaryWriter a directory, for the whole process: bars come and go every epoch
 _warned: set[str] = set()
@@ -36,7 +36,7 @@ _warned: set[str] = set()
 def warn_once(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
-        _sink_logger.warning(message)
+        _logger.warning(message)
 
 
 def warn_unsupported(option: str) -> None:
@@ -58,7 +58,7 @@ def scalars(stats: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-class TensorboardSink:
+class TensorboardLogger:
     """Scalars to ``<logdir>/<tag>``."""
 
     def __init__(self, logdir: str) -> None:
@@ -94,7 +94,7 @@ class TensorboardSink:
         return _writers[path]
 
 
-class WandbSink:
+class WandbLogger:
     """Scalars ``<tag>/<name>`` to the wandb run of this process."""
 
     def __init__(self, project: str, run_name: str | None = None) -> None:
@@ -196,7 +196,7 @@ class BaseProgressBar:
         raise NotImplementedError
 
     def update_config(self, config: Mapping[str, Any]) -> None:
-        """Tell the sinks that keep one the configuration of the run."""
+        """Tell the loggers that keep one the configuration of the run."""
 
     def _is_due(self, step: int | None) -> bool:
         step = step or self.i or 0
@@ -288,11 +288,11 @@ class TqdmProgressBar(BaseProgressBar):
 
 
 class SinkProgressBar(BaseProgressBar):
-    """A bar whose statistics also go to a sink (tensorboard, wandb)."""
+    """A bar whose statistics also go to another logger (tensorboard, wandb)."""
 
-    def __init__(self, wrapped: BaseProgressBar, sink: TensorboardSink | WandbSink) -> None:
+    def __init__(self, wrapped: BaseProgressBar, logger: TensorboardLogger | WandbLogger) -> None:
         self.wrapped = wrapped
-        self.sink = sink
+        self.logger = logger
 
     def __len__(self) -> int:
         return len(self.wrapped)
@@ -306,15 +306,15 @@ class SinkProgressBar(BaseProgressBar):
         return getattr(self.wrapped, name)
 
     def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
-        self.sink.write(stats, tag, step)
+        self.logger.write(stats, tag, step)
         self.wrapped.log(stats, tag=tag, step=step)
 
     def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
-        self.sink.write(stats, tag, step)
+        self.logger.write(stats, tag, step)
         self.wrapped.print(stats, tag=tag, step=step)
 
     def update_config(self, config: Mapping[str, Any]) -> None:
-        self.sink.update_config(config)
+        self.logger.update_config(config)
         self.wrapped.update_config(config)
 
 
@@ -342,9 +342,9 @@ def progress_bar(
     aim_run_hash: str | None = None,
     aim_param_checkpoint_dir: str | None = None,
 ) -> BaseProgressBar:
-    """Wrap ``iterator`` in the bar for ``log_format`` (default ``default_log_format``) and the requested sinks.
+    """Wrap ``iterator`` in the bar for ``log_format`` (default ``default_log_format``) and the requested loggers.
 
-    A live bar needs a terminal: without one on stderr, ``tqdm`` becomes ``simple``. Log files and sinks are for the master
+    A live bar needs a terminal: without one on stderr, ``tqdm`` becomes ``simple``. Log files and loggers are for the master
     process only; the caller passes None elsewhere. Raises ConfigError for an unknown format.
     """
     name = log_format or default_log_format
@@ -357,9 +357,9 @@ def progress_bar(
 
     bar = FORMATS[name](iterator, epoch, prefix, log_interval)
     if tensorboard_logdir:
-        bar = SinkProgressBar(bar, TensorboardSink(tensorboard_logdir))
+        bar = SinkProgressBar(bar, TensorboardLogger(tensorboard_logdir))
     if wandb_project:
-        bar = SinkProgressBar(bar, WandbSink(wandb_project, run_name=wandb_run_name))
+        bar = SinkProgressBar(bar, WandbLogger(wandb_project, run_name=wandb_run_name))
     if azureml_logging:
         warn_unsupported("azureml_logging")
     if aim_repo:

@@ -21,7 +21,7 @@ def log_level() -> int:
         return int(text)
     level = logging.getLevelName(text)
     if not isinstance(level, int):
-        raise ConfigError(f"LOGLEVEL={text} is no log level; use DEBUG, INFO, WARNING, ERROR or CRITICAL")
+        raise ConfigError(f"LOGLEVEL={text} is not a log level; use DEBUG, INFO, WARNING, ERROR or CRITICAL")
     return level
 
 

@@ -16,7 +16,7 @@ from fairseq.registry import ATTENTION_BIASES
 
 
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:
-    """One slope a head: for a power of two the powers 1 to H of 2^(-8/H).
+    """One slope per head: for a power of two the powers 1 to H of 2^(-8/H).
 
     Otherwise those of the largest power of two c below H, then every other one of 2c, as many as are missing.
     """

@@ -101,7 +101,7 @@ class PositionEmbedding(Protocol):
 class AttentionBias(Protocol):
     """Added to the scores of one mixer before the softmax. ``variant(shape, **options)``; None for no bias.
 
-    A bias without parameters is a value: frozen, equal to its like, hashable. Its table is then made once a pass for
+    A bias without parameters is a value: frozen, equal to its like, hashable. Its table is then made once per pass for
     all layers that have an equal one. A bias with parameters is a module, and a child of its mixer.
     """
 

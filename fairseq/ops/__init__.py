@@ -1,4 +1,4 @@
-"""Operators: each fast path beside its readable twin. ``fairseq.ops.native`` says what is compiled."""
+"""Operators: each fast path beside its reference implementation. ``fairseq.ops.native`` says what is compiled."""
 
 from __future__ import annotations
 

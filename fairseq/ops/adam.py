@@ -1,7 +1,7 @@
-"""Operators of an optimizer whose model holds rounded copies ("mirrors") of float32 weights: Adam, and gradient norms.
+"""Operators of an optimizer whose model holds rounded copies of float32 weights: Adam, and gradient norms.
 
 Memory traffic decides the time of an update, so both operators read a gradient once, convert it in the cache, and leave no
-float32 copy of it behind. The compiled kernels give the results of the twins here to the last bit.
+float32 copy of it behind. The compiled kernels give the results of the reference implementations here to the last bit.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 from fairseq.ops import library
 
 
-def adam_with_mirrors_(
+def low_precision_adam_(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
-    mirrors: Sequence[Tensor],
+    low_params: Sequence[Tensor],
     step: float,
     lr: float,
     betas: tuple[float, float],
@@ -28,22 +28,22 @@ def adam_with_mirrors_(
     eps: float,
     factor: float = 1.0,
 ) -> None:
-    """AdamW (torch's formula) on float32 ``params`` with half-precision ``grads`` times ``factor``; fills ``mirrors``.
+    """AdamW (torch's formula) on float32 ``params`` with half-precision ``grads`` times ``factor``; fills ``low_params``.
 
     The lists have one dense tensor a parameter, of equal numbers of values; ``params`` and moments are float32.
     ``step`` counts from 1 and includes this one. ``grads`` stay as they are.
     """
-    torch.ops.fairseq.adam_with_mirrors_(
-        params, grads, exp_avgs, exp_avg_sqs, mirrors, step, lr, *betas, weight_decay, eps, factor
+    torch.ops.fairseq.low_precision_adam_(
+        params, grads, exp_avgs, exp_avg_sqs, low_params, step, lr, *betas, weight_decay, eps, factor
     )
 
 
-def adam_with_mirrors_twin(
+def low_precision_adam_reference(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
-    mirrors: Sequence[Tensor],
+    low_params: Sequence[Tensor],
     step: float,
     lr: float,
     beta1: float,
@@ -53,7 +53,9 @@ def adam_with_mirrors_twin(
     factor: float,
 ) -> None:
     """Twin: a float32 copy of each gradient, torch's fused kernel, the result rounded."""
-    for param, grad, exp_avg, exp_avg_sq, mirror in zip(params, grads, exp_avgs, exp_avg_sqs, mirrors, strict=True):
+    for param, grad, exp_avg, exp_avg_sq, low_param in zip(
+        params, grads, exp_avgs, exp_avg_sqs, low_params, strict=True
+    ):
         count = torch.tensor(step, dtype=torch.float32, device=param.device)
         scale = None if factor == 1.0 else torch.tensor(1.0 / factor if factor else math.inf, device=param.device)
         torch._fused_adamw_(
@@ -72,7 +74,7 @@ def adam_with_mirrors_twin(
             maximize=False,
             grad_scale=scale,
         )
-        mirror.detach().copy_(param.detach().view_as(mirror))
+        low_param.detach().copy_(param.detach().view_as(low_param))
 
 
 def block_norms(tensors: Sequence[Tensor], block: int) -> Tensor:
@@ -80,7 +82,7 @@ def block_norms(tensors: Sequence[Tensor], block: int) -> Tensor:
     return torch.ops.fairseq.block_norms(tensors, block)
 
 
-def block_norms_twin(tensors: Sequence[Tensor], block: int) -> Tensor:
+def block_norms_reference(tensors: Sequence[Tensor], block: int) -> Tensor:
     """Twin: one tensor at a time, through a float32 copy."""
     norms: list[Tensor] = []
     for tensor in tensors:
@@ -103,10 +105,10 @@ def _fake_norms(tensors: Sequence[Tensor], block: int) -> Tensor:
 
 
 library.define(
-    "adam_with_mirrors_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
-    "Tensor(d!)[] mirrors, float step, float lr, float beta1, float beta2, float weight_decay, float eps, float factor) "
+    "low_precision_adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+    "Tensor(d!)[] low_params, float step, float lr, float beta1, float beta2, float weight_decay, float eps, float factor) "
     "-> ()",
-    adam_with_mirrors_twin,
+    low_precision_adam_reference,
     _fake_update,
 )
-library.define("block_norms(Tensor[] tensors, int block) -> Tensor", block_norms_twin, _fake_norms)
+library.define("block_norms(Tensor[] tensors, int block) -> Tensor", block_norms_reference, _fake_norms)

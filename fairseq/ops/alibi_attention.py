@@ -1,4 +1,4 @@
-"""Attention with linear biases: ``torch.ops.fairseq.alibi_attention``, its readable twin and its derivative.
+"""Attention with linear biases: ``torch.ops.fairseq.alibi_attention``, its reference implementation and its derivative.
 
 ``softmax(q k' / sqrt(D) + bias) v`` with the bias of ALiBi (Press et al. 2022, arXiv 2108.12409) computed where it is
 needed, keys that are padding left out, and dropout of the probabilities. What is kept for the backward pass is q, k, v,
@@ -98,7 +98,7 @@ def _philox(counter: list[Tensor], key0: Tensor, key1: Tensor) -> list[Tensor]:
     return [a, b, c, d]
 
 
-def forward_twin(
+def forward_reference(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -119,7 +119,7 @@ def forward_twin(
     return _joinable(torch.matmul(weights, v.to(weights.dtype)).to(q.dtype)), lse
 
 
-def backward_twin(
+def backward_reference(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -208,12 +208,12 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
 _QKV = "Tensor q, Tensor k, Tensor v"
 _EXTRAS = "Tensor slopes, bool asymmetrical, Tensor? key_padding_mask, float dropout_p"
 library.define(
-    f"alibi_attention_forward({_QKV}, {_EXTRAS}, Tensor seed) -> (Tensor, Tensor)", forward_twin, _forward_fake
+    f"alibi_attention_forward({_QKV}, {_EXTRAS}, Tensor seed) -> (Tensor, Tensor)", forward_reference, _forward_fake
 )
 library.define(
     f"alibi_attention_backward(Tensor grad, {_QKV}, Tensor out, Tensor lse, {_EXTRAS}, Tensor seed) "
     "-> (Tensor, Tensor, Tensor)",
-    backward_twin,
+    backward_reference,
     _backward_fake,
 )
 torch.library.register_autograd("fairseq::alibi_attention_forward", _backward, setup_context=_keep_for_backward)

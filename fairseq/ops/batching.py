@@ -42,7 +42,7 @@ def batch_by_size(
     sentences = UNLIMITED if max_sentences is None or max_sentences <= 0 else int(max_sentences)
     compiled = native.function("batch_ends", sizes)
     if compiled is None:
-        return batch_by_size_twin(sizes, tokens, sentences, multiple)
+        return batch_by_size_reference(sizes, tokens, sentences, multiple)
     call, sizes = compiled
     ends = np.empty(len(sizes), dtype=np.int64)  # pages that are never written cost no memory
     count = call(
@@ -56,7 +56,7 @@ def batch_by_size(
     return ends[:count].copy()
 
 
-def batch_by_size_twin(
+def batch_by_size_reference(
     num_tokens: np.ndarray, max_tokens: int = UNLIMITED, max_sentences: int = UNLIMITED, multiple: int = 1
 ) -> np.ndarray:
     """The same in plain Python, with checked arguments and large numbers for "no limit"."""
@@ -84,9 +84,7 @@ def _checked(num_tokens: np.ndarray | Sequence[int], max_tokens: int | None, mul
     if sizes.size == 0:
         return np.empty(0, dtype=np.int64)
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu":
-        raise ValueError(
-            f"`num_tokens` must be a list of whole numbers, but has shape {sizes.shape} and type {sizes.dtype}"
-        )
+        raise ValueError(f"`num_tokens` must be a list of integers, but has shape {sizes.shape} and type {sizes.dtype}")
     if sizes.min() < 0:
         raise ValueError(f"`num_tokens` must not be negative, but holds {sizes.min()}")
     if max_tokens is not None and 0 < max_tokens < sizes.max():

@@ -33,14 +33,14 @@ def complete_blocks(
     if array.size == 0:
         return np.empty((0, 2), dtype=np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"`sizes` must be a list of whole numbers, but has shape {array.shape} and type {array.dtype}")
+        raise ValueError(f"`sizes` must be a list of integers, but has shape {array.shape} and type {array.dtype}")
     if array.min() < 0:
         raise ValueError(f"`sizes` must not be negative, but holds {array.min()}")
     if document_sep_len is not None and document_sep_len < 0:
         raise ValueError(f"`document_sep_len` must not be negative, but is {document_sep_len} instead")
     compiled = native.function("block_ranges", array)
     if compiled is None:
-        return complete_blocks_twin(array, block_size, document_sep_len)
+        return complete_blocks_reference(array, block_size, document_sep_len)
     call, array = compiled
     ranges = np.empty((len(array), 2), dtype=np.int64)  # pages that are never written cost no memory
     separator = -1 if document_sep_len is None else document_sep_len  # no sentence has a length below zero
@@ -54,7 +54,7 @@ def complete_blocks(
     return ranges[:count].copy()
 
 
-def complete_blocks_twin(sizes: np.ndarray, block_size: int, document_sep_len: int | None = None) -> np.ndarray:
+def complete_blocks_reference(sizes: np.ndarray, block_size: int, document_sep_len: int | None = None) -> np.ndarray:
     """The same in plain Python."""
     shortest = 1 if document_sep_len is None else 2
     ranges: list[tuple[int, int]] = []

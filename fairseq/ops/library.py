@@ -1,6 +1,6 @@
 """The operators on tensors: registration in ``torch.ops.fairseq`` and the compiled library behind them.
 
-Every operator is declared here in Python with its readable twin as the kernel for all devices, so that it exists, with
+Every operator is declared here in Python with its reference implementation as the kernel for all devices, so that it exists, with
 the same results, when nothing was compiled. The library (``fairseq/csrc/torch``, ``fairseq/csrc/cuda``), where there is
 one, adds kernels for its devices, which then take precedence. ``FAIRSEQ_NATIVE=0`` in the environment leaves it out.
 """
@@ -19,11 +19,11 @@ _HERE = Path(__file__).parent
 _HINT = "pip install --no-build-isolation . in an environment that has torch, setuptools and wheel"
 
 
-def define(schema: str, twin: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Declare ``fairseq::<schema>``; ``fake`` gives the shapes, ``twin`` computes where no compiled kernel is loaded."""
+def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Declare ``fairseq::<schema>``; ``fake`` gives the shapes, ``reference`` computes where no compiled kernel is loaded."""
     name = "fairseq::" + schema.partition("(")[0]
     torch.library.define(name, schema[schema.index("(") :], tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(name, "CompositeExplicitAutograd", twin)
+    torch.library.impl(name, "CompositeExplicitAutograd", reference)
     torch.library.register_fake(name, fake)
 
 
@@ -33,7 +33,7 @@ def load() -> bool:
 
 
 def why_unavailable() -> str | None:
-    """One sentence that says why the twins run instead of compiled kernels, or None when they do not."""
+    """One sentence that says why the reference implementations run instead of compiled kernels, or None when they do not."""
     return _load()
 
 

@@ -48,7 +48,7 @@ def linear_cross_entropy(
     return operator(hidden, weight, targets, bias, scale, ignore_index, wanted)[0]
 
 
-def linear_cross_entropy_twin(
+def linear_cross_entropy_reference(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -93,7 +93,7 @@ def _chunked(
     rows, table = hidden.to(kind), weight.to(kind)
     shift = None if bias is None else bias.to(kind).contiguous()
     loss = torch.zeros((), dtype=wide, device=hidden.device)
-    # Sums over chunks; a chunk's share of the weight's gradient is added by the product itself.
+    # Sums over chunks; a chunk's fraction of the weight's gradient is added by the product itself.
     dhidden = torch.empty_like(rows) if with_gradients else hidden.new_empty(0)
     dtable = torch.zeros_like(table, dtype=wide) if with_gradients and not len(rows) else None
     dbias = torch.zeros(len(weight) if with_gradients and bias is not None else 0, dtype=wide, device=hidden.device)
@@ -141,7 +141,7 @@ def _chunks(rows: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, rows)) for start in range(0, rows, max(size, 1))]
 
 
-def cross_entropy_rows_twin(
+def cross_entropy_rows_reference(
     logits: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int, scale: Tensor | None, with_gradient: bool
 ) -> Tensor:
     """Losses (N,) of ``scale * logits + bias``; ``logits`` (N, V) become their gradients if ``with_gradient``.
@@ -236,7 +236,7 @@ def scaled(gradient: Tensor, by: Tensor) -> Tensor:
 library.define(
     "cross_entropy_rows_(Tensor(a!) logits, Tensor? bias, Tensor targets, int ignore_index, Tensor? scale, "
     "bool with_gradient) -> Tensor",
-    cross_entropy_rows_twin,
+    cross_entropy_rows_reference,
     _rows_fake,
 )
 library.define(

@@ -2,7 +2,7 @@
 
 The data operators are plain C functions called through ctypes and not ``torch.library`` operators: they work on NumPy
 arrays, are never differentiated, traced or put on a device, and preprocessing and data workers start about a second
-sooner when nothing imports torch. Every caller has a readable twin that gives the same result without them.
+sooner when nothing imports torch. Every caller has a reference implementation that gives the same result without them.
 
 ``FAIRSEQ_NATIVE=0`` in the environment switches them off (when building too).
 """
@@ -33,7 +33,7 @@ def why_unavailable() -> str | None:
 
 
 def function(name: str, sizes: np.ndarray) -> tuple[Any, np.ndarray] | None:
-    """The compiled function ``fairseq_<name>_<dtype>`` and ``sizes`` as it takes them; None: use the twin.
+    """The compiled function ``fairseq_<name>_<dtype>`` and ``sizes`` as it takes them; None: use the reference implementation.
 
     ``sizes`` is passed without a copy when it is contiguous and of a compiled type, and as int64 otherwise.
     """

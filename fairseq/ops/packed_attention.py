@@ -1,7 +1,7 @@
 """Attention within each of several sequences that lie one after the other, without padding between them.
 
 ``torch.ops.fairseq.packed_attention_forward`` and ``_backward`` are what ``fairseq.ops.alibi_attention`` is for a padded
-batch: the same bias, dropout and derivative, for rows of real tokens only.
+batch: the same bias, dropout and derivative, for rows of non-padding tokens only.
 
 Legend: H heads, N tokens of all sequences, n those of one, D head width.
 """

@@ -2,7 +2,7 @@
 
 The dropout mask is computed from a seed by a counter-based generator, in the forward pass and again in the backward
 pass, so nothing of the size of the activations is kept but the inputs, which other operators keep anyway. Kernels:
-``fairseq/csrc/torch/residual_cpu.cpp``; elsewhere the readable twins run.
+``fairseq/csrc/torch/residual_cpu.cpp``; elsewhere the reference implementations run.
 
 Legend: N rows, C columns (the last dimension; all others make rows).
 """
@@ -44,16 +44,16 @@ def factors(x: Tensor, p: float, seed: Tensor) -> Tensor:
     return dropout_factors(x.new_empty(1, 1, rows, columns, dtype=wide), p, seed).view(x.shape)
 
 
-def dropout_add_twin(x: Tensor, residual: Tensor | None, p: float, seed: Tensor) -> Tensor:
+def dropout_add_reference(x: Tensor, residual: Tensor | None, p: float, seed: Tensor) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     dropped = x.to(wide) * factors(x, p, seed)
     return (dropped if residual is None else residual.to(wide) + dropped).to(x.dtype)
 
 
-def layer_norm_twin(
+def layer_norm_reference(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, p: float, seed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalised sum, and the mean and the inverse deviation of each row (N,); differentiable."""
+    """The normalized sum, and the mean and the inverse deviation of each row (N,); differentiable."""
     wide = torch.promote_types(x.dtype, torch.float32)
     z = residual.to(wide) + x.to(wide) * factors(x, p, seed)
     mean = z.mean(-1, keepdim=True)
@@ -62,7 +62,7 @@ def layer_norm_twin(
     return out.contiguous(), mean.flatten(), rstd.flatten()
 
 
-def layer_norm_backward_twin(
+def layer_norm_backward_reference(
     grad: Tensor, x: Tensor, residual: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, p: float, seed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x (empty without dropout: that of residual serves both), residual, weight and bias."""
@@ -127,18 +127,18 @@ def _layer_norm_backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor |
 
 
 library.define(
-    "dropout_add(Tensor x, Tensor? residual, float p, Tensor seed) -> Tensor", dropout_add_twin, _dropout_add_fake
+    "dropout_add(Tensor x, Tensor? residual, float p, Tensor seed) -> Tensor", dropout_add_reference, _dropout_add_fake
 )
 library.define(
     "dropout_add_layer_norm_forward(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps, float p, "
     "Tensor seed) -> (Tensor, Tensor, Tensor)",
-    layer_norm_twin,
+    layer_norm_reference,
     _forward_fake,
 )
 library.define(
     "dropout_add_layer_norm_backward(Tensor grad, Tensor x, Tensor residual, Tensor weight, Tensor mean, Tensor rstd, "
     "float p, Tensor seed) -> (Tensor, Tensor, Tensor, Tensor)",
-    layer_norm_backward_twin,
+    layer_norm_backward_reference,
     _backward_fake,
 )
 torch.library.register_autograd("fairseq::dropout_add", _dropout_add_backward, setup_context=_keep_seed)

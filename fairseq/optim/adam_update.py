@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fairseq.ops import library
-from fairseq.ops.adam import adam_with_mirrors_
+from fairseq.ops.adam import low_precision_adam_
 from fairseq.optim.fairseq_optimizer import Factor
 
 #: Values handled at a time on the CPU. A multiple of the kernel's vector width, so that where pieces are cut never
@@ -146,7 +146,7 @@ def update(segments: list[Segment], hyper: Hyperparameters, factor: Factor = 1.0
         fused_update(*_columns(whole), hyper, factor)
     if one_pass:
         rounded = [segment.low_precision for segment in one_pass if segment.low_precision is not None]
-        adam_with_mirrors_(
+        low_precision_adam_(
             *_columns(one_pass),
             rounded,
             hyper.step,
@@ -180,7 +180,7 @@ def _operator_knows(segment: Segment) -> bool:
         and segment.grad.is_contiguous()
         and segment.param.dtype == segment.exp_avg.dtype == torch.float32
         and segment.param.device.type == "cpu"
-        and library.compiled_for("adam_with_mirrors_", "cpu")
+        and library.compiled_for("low_precision_adam_", "cpu")
     )
 
 

@@ -1,4 +1,4 @@
-"""Tasks: a dictionary, data sets, and how a model is trained and evaluated on them."""
+"""Tasks: a dictionary, datasets, and how a model is trained and evaluated on them."""
 
 from fairseq.lazy import exporter
 

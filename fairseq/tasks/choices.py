@@ -161,7 +161,7 @@ def _question(line: str, num_classes: int, where: str) -> tuple[str, list[str], 
         answers = [str(choice["text"]) for choice in entry["question"]["choices"]]
         key = entry.get("answerKey") or None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{where} is no question with stem and choices, as CommonsenseQA's files have it") from None
+        raise DataError(f"{where} is not a question with stem and choices, as CommonsenseQA's files have it") from None
     if len(answers) != num_classes:
         raise DataError(f"{where} has {len(answers)} choices, but num_classes is {num_classes}")
     if key is None:

@@ -16,7 +16,7 @@ class MaskedLMConfig(FairseqDataclass):
 
     data: str = option(
         MISSING,
-        "directory of the binarized data; several, separated by a colon, are used in turn, one an epoch",
+        "directory of the binarized data; several, separated by a colon, are used in turn, one per epoch",
     )
     sample_break_mode: str = option(
         "none",
@@ -25,9 +25,9 @@ class MaskedLMConfig(FairseqDataclass):
         choices=BREAK_MODES,
     )
     tokens_per_sample: int = option(1024, "most tokens in a sample, the leading <s> included")
-    mask_prob: float = option(0.15, "share of the tokens that are predicted; 0: source and target are the same")
-    leave_unmasked_prob: float = option(0.1, "share of the predicted tokens that stay as they are in the source")
-    random_token_prob: float = option(0.1, "share of the predicted tokens that become random tokens in the source")
+    mask_prob: float = option(0.15, "fraction of the tokens that are predicted; 0: source and target are the same")
+    leave_unmasked_prob: float = option(0.1, "fraction of the predicted tokens that stay as they are in the source")
+    random_token_prob: float = option(0.1, "fraction of the predicted tokens that become random tokens in the source")
     freq_weighted_replacement: bool = option(False, "draw random tokens by their frequency rather than uniformly")
     mask_whole_words: bool = option(False, "mask whole words instead of single tokens (needs --bpe)")
     mask_multiple_length: int = option(1, "tokens (or words) masked in a row")
@@ -110,7 +110,7 @@ class SentencePredictionConfig(SentenceTaskConfig):
 class SentenceRankingConfig(SentenceTaskConfig):
     """Choosing among ``num_classes`` candidates, each scored together with the context."""
 
-    max_option_length: int | None = option(None, "candidates are cut to so many tokens, init-token included")
+    max_option_length: int | None = option(None, "candidates are cut to this many tokens, init-token included")
     ranking_head_name: str = follow("criterion.ranking_head_name", "sentence_classification_head")
 
 
@@ -160,7 +160,7 @@ class QuestionAnsweringConfig(TokenTaskConfig):
         None, "tokens of a window <s> question </s> </s> context </s>; default: max-positions"
     )
     doc_stride: int = option(128, "pieces of the context from the beginning of one window to that of the next")
-    max_query_length: int = option(64, "questions are cut to so many pieces")
+    max_query_length: int = option(64, "questions are cut to this many pieces")
     max_answer_length: int = option(30, "longest answer in pieces")
     n_best: int = option(20, "spans kept of a window, and written of a question to FILE.nbest.json")
     allow_no_answer: bool = option(False, "questions may have no answer (SQuAD 2.0)")

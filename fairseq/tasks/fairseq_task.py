@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class NotLoadedError(DataError, KeyError):
-    """A data set that `FairseqTask.load_dataset` was not asked for (a KeyError, as callers of the original expect)."""
+    """A dataset that `FairseqTask.load_dataset` was not asked for (a KeyError, as callers of the original expect)."""
 
 
 class StatefulContainer:
@@ -119,12 +119,12 @@ class FairseqTask:
         raise NotImplementedError
 
     def dataset(self, split: str) -> FairseqDataset:
-        """The loaded data set of ``split``. Raises NotLoadedError (a KeyError) when there is none."""
+        """The loaded dataset of ``split``. Raises NotLoadedError (a KeyError) when there is none."""
         if split not in self.datasets:
             raise NotLoadedError(f"Dataset not loaded: {split}; loaded are: {', '.join(self.datasets) or 'none'}")
         if not isinstance(self.datasets[split], FairseqDataset):
             raise TypeError(
-                f"the data set of {split!r} must be a FairseqDataset, but is {self.datasets[split]!r} instead"
+                f"the dataset of {split!r} must be a FairseqDataset, but is {self.datasets[split]!r} instead"
             )
         return self.datasets[split]
 
@@ -253,7 +253,7 @@ class FairseqTask:
             return criterion(model, sample)
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
-        """The update itself, from gradients that are normalised and clipped."""
+        """The update itself, from gradients that are normalized and clipped."""
         optimizer.step()
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
@@ -280,7 +280,7 @@ class FairseqTask:
     # ---- inference and state ------------------------------------------------------------------------------------
 
     def build_dataset_for_inference(self, src_tokens: Any, src_lengths: Any, **kwargs: Any) -> Any:
-        """A data set of the given sentences."""
+        """A dataset of the given sentences."""
         raise NotImplementedError
 
     def build_generator(self, *args: Any, **kwargs: Any) -> Any:

@@ -191,7 +191,7 @@ class MaskedLMTask(FairseqTask):
         return 1 if isinstance(seed, str) else seed
 
     def build_dataset_for_inference(self, src_tokens: Any, src_lengths: Any, sort: bool = True, **kwargs: Any) -> Any:
-        """Sentences (lists of 1-D id tensors that end in ``</s>``) as a data set of model inputs, by length if ``sort``."""
+        """Sentences (lists of 1-D id tensors that end in ``</s>``) as a dataset of model inputs, by length if ``sort``."""
         pad = self.dictionary.pad()
         lines = TokenBlockDataset(
             src_tokens,

@@ -69,7 +69,7 @@ def check(cfg: FairseqConfig) -> None:
     data = cfg.dataset
     if data.max_tokens is None and data.batch_size is None:
         raise ConfigError(
-            "the size of a batch is not given: pass --max-tokens (tokens a batch) or --batch-size (sentences a batch)"
+            "the size of a batch is not given: pass --max-tokens (tokens per batch) or --batch-size (sentences per batch)"
         )
     for name in ("max_tokens", "batch_size", "max_tokens_valid", "batch_size_valid"):
         value = getattr(data, name)

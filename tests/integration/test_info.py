@@ -17,7 +17,7 @@ def test_info():
 
 def test_info_says_why_twins_run():
     text = run_command("info", env={"FAIRSEQ_NATIVE": "0"}).stdout
-    assert "readable twins run instead: FAIRSEQ_NATIVE=0 is set" in text
+    assert "reference implementations run instead: FAIRSEQ_NATIVE=0 is set" in text
 
 
 def test_info_says_what_was_asked_for():

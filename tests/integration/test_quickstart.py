@@ -78,7 +78,7 @@ def test_length_follows_the_machine(
     training.plan(home, 900, minutes=6)
     assert home.state["updates"] == updates
     said = capsys.readouterr().out
-    assert f"{speed:.2g} updates a second" in said
+    assert f"{speed:.2g} updates per second" in said
     assert (f"shortened from 900 to {updates} updates" in said) == (updates < 900)
     assert ("too few" in said) == (updates == 20)
     schedule = list(map(str, training.arguments(home, updates, {})))
@@ -93,7 +93,7 @@ def table(text: str) -> list[tuple[str, str, str]]:
 
 
 def assert_meaningless(text: str, warning: str | None = None) -> None:
-    """The table says that the model is no good; a warning stands before the answers and after the table, or nowhere."""
+    """The table says that the model is not good; a warning stands before the answers and after the table, or nowhere."""
     (_, unigram, _), (_, ours, _) = table(text)
     assert 100 < float(unigram) < 4000 and float(ours) > float(unigram)
     assert "NOT BETTER than the unigram model" in text

@@ -1,4 +1,4 @@
-"""The Adam update: the fused path against its readable twin, the published check values, layouts and resuming."""
+"""The Adam update: the fused path against its reference implementation, the published check values, layouts and resuming."""
 
 from __future__ import annotations
 
@@ -43,9 +43,13 @@ def test_check_values(fused: bool, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("corrected_eps", [False, True])
 @pytest.mark.parametrize("factor", [1.0, 0.37])
-def test_fused_is_as_exact_as_the_twin(factor: float, corrected_eps: bool) -> None:
+def test_fused_is_as_exact_as_the_reference(factor: float, corrected_eps: bool) -> None:
     results = {}
-    for name, dtype, fused in (("exact", "float64", False), ("twin", "float32", False), ("fused", "float32", True)):
+    for name, dtype, fused in (
+        ("exact", "float64", False),
+        ("reference", "float32", False),
+        ("fused", "float32", True),
+    ):
         kind = getattr(torch, dtype)
         params = random_tensors(1, kind)
         moments = [[torch.zeros_like(p) for p in params] for _ in range(2)]
@@ -55,9 +59,9 @@ def test_fused_is_as_exact_as_the_twin(factor: float, corrected_eps: bool) -> No
             segments = [Segment(*columns) for columns in zip(params, grads, *moments, strict=True)]
             update(segments, hyper, factor, fused=fused)
         results[name] = torch.cat([p.reshape(-1).double() for p in params])
-    twin, fused_ = ((results[name] - results["exact"]).abs().max() for name in ("twin", "fused"))
-    assert fused_ <= 2 * twin
-    assert twin < 1e-5
+    reference, fused_ = ((results[name] - results["exact"]).abs().max() for name in ("reference", "fused"))
+    assert fused_ <= 2 * reference
+    assert reference < 1e-5
 
 
 def test_cutting_into_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,10 +131,10 @@ def test_trace_of_the_draws():
 def test_positions_are_those_of_the_plain_calls(units, prob, length, stdev):
     """The readable form of the original's draws, with ``choice`` and a loop over spans."""
     for index in range(20):
-        twin = np.random.RandomState(index)
-        count = int(prob * units / float(length) + twin.rand())
-        starts = twin.choice(units, count, replace=False) if units else np.empty(0, dtype=int)
-        spans = twin.normal(length, stdev, size=count) if stdev > 0 else [length] * count
+        reference = np.random.RandomState(index)
+        count = int(prob * units / float(length) + reference.rand())
+        starts = reference.choice(units, count, replace=False) if units else np.empty(0, dtype=int)
+        spans = reference.normal(length, stdev, size=count) if stdev > 0 else [length] * count
         expected = {
             start + offset
             for start, span in zip(starts, spans, strict=True)

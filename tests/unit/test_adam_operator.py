@@ -1,4 +1,4 @@
-"""The operators for half-precision models: the same bits as their twins, as the update without them, for any threads."""
+"""The operators for half-precision models: the same bits as their reference implementations, as the update without them, for any threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fairseq.ops import library
-from fairseq.ops.adam import adam_with_mirrors_, adam_with_mirrors_twin, block_norms, block_norms_twin
+from fairseq.ops.adam import block_norms, block_norms_reference, low_precision_adam_, low_precision_adam_reference
 from fairseq.optim import adam_update
 from fairseq.optim.adam_update import Hyperparameters, Segment, update
 from fairseq.optim.fairseq_optimizer import total_norm
@@ -19,7 +19,7 @@ compiled = pytest.mark.skipif(not library.load(), reason="the operators are not 
 
 
 def lists(dtype: torch.dtype) -> list[list[Tensor]]:
-    """Weights, gradients, moments and mirrors."""
+    """Weights, gradients, moments and low-precision parameters."""
     params = [torch.randn(shape) for shape in SHAPES]
     grads = [(torch.randn(shape) * 1e-3).to(dtype) for shape in SHAPES]
     zeros = [[torch.zeros_like(param) for param in params] for _ in range(2)]
@@ -55,15 +55,15 @@ def test_kernel_gives_the_bits_of_the_twin_for_any_threads(dtype: torch.dtype):
         torch.set_num_threads(threads)
         torch.manual_seed(1)
         columns = lists(dtype)
-        adam_with_mirrors_(*columns, *numbers)
+        low_precision_adam_(*columns, *numbers)
         results.append(columns)
         norms = block_norms(columns[1], 64)
         torch.set_num_threads(before)
-        assert torch.equal(norms, block_norms_twin(columns[1], 64))
+        assert torch.equal(norms, block_norms_reference(columns[1], 64))
     torch.manual_seed(1)
     columns = lists(dtype)
     step, lr, betas, decay, eps, factor = numbers
-    adam_with_mirrors_twin(*columns, step, lr, *betas, decay, eps, factor)
+    low_precision_adam_reference(*columns, step, lr, *betas, decay, eps, factor)
     assert equal(results[0], results[1]) and equal(results[0], columns)
 
 
@@ -80,13 +80,15 @@ def test_norm_of_nothing_and_of_what_is_not_finite():
     assert torch.isnan(total_norm([torch.ones(5, dtype=torch.bfloat16), torch.full((2,), torch.nan).bfloat16()]))
 
 
-def test_gradients_are_left_as_they_are_and_mirrors_change_version():
+def test_gradients_are_left_as_they_are_and_low_precision_parameters_change_version():
     columns = lists(torch.bfloat16)
     before, version = [grad.clone() for grad in columns[1]], columns[4][0]._version
-    adam_with_mirrors_(*columns, 1, 1e-2, (0.9, 0.98), 0.01, 1e-6, 0.5)
+    low_precision_adam_(*columns, 1, 1e-2, (0.9, 0.98), 0.01, 1e-6, 0.5)
     assert all(torch.equal(a, b) for a, b in zip(before, columns[1], strict=True))
     assert columns[4][0]._version > version
-    assert all(torch.equal(mirror, param.bfloat16()) for param, mirror in zip(columns[0], columns[4], strict=True))
+    assert all(
+        torch.equal(low_param, param.bfloat16()) for param, low_param in zip(columns[0], columns[4], strict=True)
+    )
 
 
 @compiled
@@ -96,10 +98,10 @@ def test_lists_that_do_not_fit_are_refused():
         broken = [list(column) for column in columns]
         broken[wrong] = broken[wrong][:-1]
         with pytest.raises(RuntimeError, match="one length"):
-            adam_with_mirrors_(*broken, 1, 1e-2, (0.9, 0.98), 0.01, 1e-6)
+            low_precision_adam_(*broken, 1, 1e-2, (0.9, 0.98), 0.01, 1e-6)
     columns[2][0] = columns[2][0].double()
     with pytest.raises(RuntimeError, match="float32"):
-        adam_with_mirrors_(*columns, 1, 1e-2, (0.9, 0.98), 0.01, 1e-6)
+        low_precision_adam_(*columns, 1, 1e-2, (0.9, 0.98), 0.01, 1e-6)
 
 
 def test_registration():
@@ -107,6 +109,6 @@ def test_registration():
     utilities = ("test_schema", "test_faketensor")
     operators = torch.ops.fairseq
     torch.library.opcheck(
-        operators.adam_with_mirrors_, (*columns, 1.0, 1e-2, 0.9, 0.98, 0.01, 1e-6, 0.5), test_utils=utilities
+        operators.low_precision_adam_, (*columns, 1.0, 1e-2, 0.9, 0.98, 0.01, 1e-6, 0.5), test_utils=utilities
     )
     torch.library.opcheck(operators.block_norms, (columns[1], 64), test_utils=utilities)

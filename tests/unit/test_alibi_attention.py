@@ -1,4 +1,4 @@
-"""Attention with linear biases: compiled kernels and their lanes against the readable twin and plain eager attention."""
+"""Attention with linear biases: compiled kernels and their lanes against the reference implementation and plain eager attention."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fairseq.ops.alibi_attention import (
     _philox,
     alibi_attention,
     alibi_bias,
-    backward_twin,
+    backward_reference,
     dropout_factors,
-    forward_twin,
+    forward_reference,
 )
 from tests.common import ROOT, assert_as_accurate_as
 
 compiled = pytest.mark.skipif(not library.load(), reason=str(library.why_unavailable()))
 OPERATOR = torch.ops.fairseq.alibi_attention
 SEED = (77 << 33) + 5
-# (B, H, T, D): one token, odd lengths, several blocks of keys, widths that are no multiple of 8, 1 to 12 heads
+# (B, H, T, D): one token, odd lengths, several blocks of keys, widths that are not multiples of 8, 1 to 12 heads
 SHAPES = [(1, 1, 1, 1), (2, 3, 7, 5), (2, 12, 33, 8), (1, 5, 65, 16), (2, 2, 577, 13), (1, 1, 1030, 64), (0, 2, 3, 4)]
 # Scores a chunk: a row (too slow for long sequences), some rows or heads, everything.
 ROWS_AT_ONCE = [(shape, chunk) for shape in SHAPES for chunk in (1, 5000, 1 << 25) if chunk > 1 or shape[2] <= 100]
@@ -109,7 +109,7 @@ def test_twin_by_hand():
     assert alibi_bias(slopes, 3, True)[1].tolist() == [[0, -0.25, -0.75], [-0.5, 0, -0.25], [-1, -0.5, 0]]
     q = k = torch.zeros(1, 2, 3, 4, dtype=torch.float64)
     v = torch.eye(3, 4, dtype=torch.float64).expand(1, 2, 3, 4)
-    out, lse = forward_twin(q, k, v, slopes, False, None, 0.0, torch.tensor(0))
+    out, lse = forward_reference(q, k, v, slopes, False, None, 0.0, torch.tensor(0))
     row = torch.tensor([1, 0.1353352832, 0.0183156389], dtype=torch.float64)
     torch.testing.assert_close(out[0, 0, 0, :3], row / row.sum())
     torch.testing.assert_close(lse[0, 0, 0], row.sum().log())
@@ -120,10 +120,12 @@ def test_gradcheck(p):
     q, k, v, _, slopes, mask = problem((2, 3, 6, 3), torch.float64)
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
     assert torch.autograd.gradcheck(lambda *x: OPERATOR(*x, slopes, True, mask, p, SEED), leaves)
-    assert torch.autograd.gradcheck(lambda *x: forward_twin(*x, slopes, True, mask, p, torch.tensor(SEED))[0], leaves)
-    out, lse = forward_twin(*leaves, slopes, True, mask, p, torch.tensor(SEED))
+    assert torch.autograd.gradcheck(
+        lambda *x: forward_reference(*x, slopes, True, mask, p, torch.tensor(SEED))[0], leaves
+    )
+    out, lse = forward_reference(*leaves, slopes, True, mask, p, torch.tensor(SEED))
     grad = torch.randn_like(out)
-    by_hand = backward_twin(grad, q, k, v, out, lse, slopes, True, mask, p, torch.tensor(SEED))
+    by_hand = backward_reference(grad, q, k, v, out, lse, slopes, True, mask, p, torch.tensor(SEED))
     torch.testing.assert_close(by_hand, torch.autograd.grad(out, leaves, grad))
 
 
@@ -139,8 +141,8 @@ def test_row_kernels_lane_after_lane(shape, dtype, p, chunk):
     out, lse = torch.ops.fairseq_host.attention_rows_forward(q, k, v, *extras, chunk)
     grads = torch.ops.fairseq_host.attention_rows_backward(grad, q, k, v, out, lse, *extras, chunk)
     wide = [x.double() for x in (q, k, v)]
-    true_out, true_lse = forward_twin(*wide, *extras)
-    truth = [true_out, *backward_twin(grad.double(), *wide, true_out, true_lse, *extras)]
+    true_out, true_lse = forward_reference(*wide, *extras)
+    truth = [true_out, *backward_reference(grad.double(), *wide, true_out, true_lse, *extras)]
     factors = dropout_factors(q.new_empty(batch, heads, tokens, tokens, dtype=torch.float64), p, extras[-1])
     eager = with_grads(plain(slopes, True, mask, dtype, factors), q, k, v, grad)
     torch.testing.assert_close(lse, true_lse.float(), rtol=1e-4, atol=1e-4)
@@ -290,7 +292,7 @@ def test_a_library_that_does_not_fit_is_explained(tmp_path, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_device_equals_twin(shape, dtype, device):
+def test_device_equals_reference(shape, dtype, device):
     assert library.compiled_for("alibi_attention_forward", "cuda"), library.why_unavailable()
     q, k, v, grad, slopes, mask = (x.to(device) for x in problem(shape, dtype))
     factors = dropout_factors(

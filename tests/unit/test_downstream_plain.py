@@ -1,4 +1,4 @@
-"""Plain files, and what all data sets share: the encoder's traps, labels, the destination, the table."""
+"""Plain files, and what all datasets share: the encoder's traps, labels, the destination, the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other sub-word encoders, the builders and the download cache."""
+"""The other subword encoders, the builders and the download cache."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def test_workers_see_each_epoch_and_use_one_thread(reader):
         assert {item[0] for item in items} == {epoch} and sorted(item[1] for item in items) == list(range(6))
         if reader["num_workers"]:
             assert {item[2] for item in items} == {1}
-    # Validation leaves the data set in the epoch it is in.
+    # Validation leaves the dataset in the epoch it is in.
     assert {item[0] for batch in itr.next_epoch_itr(set_dataset_epoch=False) for item in batch} == {3}
 
 

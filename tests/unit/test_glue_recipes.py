@@ -54,7 +54,7 @@ def test_extending_and_overriding(tmp_path: Path):
     cola, rte = loaded.for_task("CoLA"), loaded.for_task("RTE", {"lr": "5e-5", "fp16": True})
     assert loaded.select == "last" and loaded.about.startswith("RoBERTa")
     assert cola.options["weight_decay"] == 0.01 and "max_tokens" not in cola.options
-    # epochs replace the inherited updates, and the warm-up keeps its share of them
+    # epochs replace the inherited updates, and the warm-up keeps its fraction of them
     assert (cola.updates, cola.epochs) == (None, 4) and cola.warmup == pytest.approx(320 / 5336)
     assert rte.options["lr"] == "5e-5" and rte.options["fp16"] is True and rte.updates == 2036
 

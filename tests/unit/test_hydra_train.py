@@ -15,7 +15,7 @@ import pytest
 
 from fairseq.cli import hydra_train
 from fairseq.dataclass.build import convert_namespace_to_omegaconf
-from fairseq.dataclass.hydra_yaml import Primary, normalise_overrides
+from fairseq.dataclass.hydra_yaml import Primary, normalize_overrides
 from fairseq.dataclass.parser import get_training_parser, parse_args_and_arch
 from fairseq.errors import ConfigError, FairseqError
 from tests.common import ROOT
@@ -102,7 +102,7 @@ def test_settings_may_follow_options() -> None:
         ("task.data=/d +model.drpout=1", "unknown key 'model.drpout'; did you mean 'dropout'"),
         ("task.data=/d dataset.bach_size=1", "did you mean 'batch_size'"),
         ("task.data=/d datset.batch_size=1", "did you mean 'dataset'"),
-        ("task.data=/d common.seed=abc", "common.seed must be a whole number"),
+        ("task.data=/d common.seed=abc", "common.seed must be an integer"),
         ("task.data=/d common.tpu=true", "out of scope"),
         ("task.data=/d optimization.lr=[0.1", "."),
         ("task.data", "has no value"),
@@ -168,7 +168,7 @@ def test_overrides_that_belong_to_hydra_pass_through(tmp_path: Path) -> None:
     (tmp_path / "run_config").mkdir()
     primary = Primary(path=tmp_path / "x.yaml")
     words = ["hydra.run.dir=.", "hydra/launcher=basic", "+run_config=local", "~model.dropout"]
-    assert normalise_overrides(words, primary) == words
+    assert normalize_overrides(words, primary) == words
 
 
 def test_the_command_prints_one_line() -> None:
@@ -220,5 +220,5 @@ def test_crashes_can_be_suppressed(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 def test_a_failing_job_of_a_sweep_is_reported() -> None:
-    with pytest.raises(FairseqError, match="must be a whole number"):
+    with pytest.raises(FairseqError, match="must be an integer"):
         compose("-m task.data=/d common.seed=1,x")

@@ -19,7 +19,7 @@ LENGTHS = [3, 1, 4, 1, 5]
 
 
 class Sums(nn.Module):
-    """A model whose head gives the sum of the ids that are no padding, times a parameter."""
+    """A model whose head gives the sum of the ids that are not padding, times a parameter."""
 
     def __init__(self) -> None:
         super().__init__()

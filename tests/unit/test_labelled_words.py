@@ -1,4 +1,4 @@
-"""CoNLL columns: reading, mistakes in them, pieces of words, the data set and the scores."""
+"""CoNLL columns: reading, mistakes in them, pieces of words, the dataset and the scores."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_every_word_has_its_pieces(words: list[str]) -> None:
 
 
 class Deaf:
-    """An encoder that drops what is no letter."""
+    """An encoder that drops what is not a letter."""
 
     def encode(self, text: str) -> str:
         return " ".join("".join(char if char.isalpha() else " " for char in text).split())

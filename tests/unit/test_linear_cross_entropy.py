@@ -1,4 +1,4 @@
-"""Head and loss in one operator: against the twin, in chunks, its memory, gradients handed out once, registration."""
+"""Head and loss in one operator: against the reference implementation, in chunks, its memory, gradients handed out once, registration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import pytest
 import torch
 
 from fairseq.ops import linear_cross_entropy as module
-from fairseq.ops.linear_cross_entropy import cross_entropy_rows_twin, linear_cross_entropy, linear_cross_entropy_twin
+from fairseq.ops.linear_cross_entropy import (
+    cross_entropy_rows_reference,
+    linear_cross_entropy,
+    linear_cross_entropy_reference,
+)
 from tests.common import ROOT, assert_as_accurate_as
 
 
@@ -34,13 +38,13 @@ def with_grads(function, hidden, weight, targets, bias, scale, times=3.0):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("bias", "scale"), [(True, False), (False, True), (False, False), (True, True)])
 @pytest.mark.parametrize("rows", [512, 16])
-def test_as_accurate_as_the_twin(size, dtype, bias, scale, rows, monkeypatch):
+def test_as_accurate_as_the_reference(size, dtype, bias, scale, rows, monkeypatch):
     monkeypatch.setattr(module, "ROWS", rows)
     tensors = problem(*size, dtype, bias, scale)
-    fast, twin = with_grads(linear_cross_entropy, *tensors), with_grads(linear_cross_entropy_twin, *tensors)
+    fast, reference = with_grads(linear_cross_entropy, *tensors), with_grads(linear_cross_entropy_reference, *tensors)
     wide = [x.double() if x is not None and x.is_floating_point() else x for x in tensors]
-    truth = with_grads(linear_cross_entropy_twin, *wide)
-    for a, b, c in zip(fast, twin, truth, strict=True):
+    truth = with_grads(linear_cross_entropy_reference, *wide)
+    for a, b, c in zip(fast, reference, truth, strict=True):
         assert a.dtype == b.dtype
         if dtype == torch.float64:
             torch.testing.assert_close(a, c)
@@ -60,7 +64,7 @@ def test_extreme_logits():
     hidden, weight = torch.eye(3) * 300, torch.eye(3)
     targets = torch.tensor([0, 0, 2])
     found = with_grads(linear_cross_entropy, hidden, weight, targets, None, None)
-    expected = with_grads(linear_cross_entropy_twin, hidden, weight, targets, None, None)
+    expected = with_grads(linear_cross_entropy_reference, hidden, weight, targets, None, None)
     torch.testing.assert_close(found, expected)
 
 
@@ -70,7 +74,7 @@ def test_no_gradients_without_need():
     with torch.no_grad():
         loss = linear_cross_entropy(leaf, weight, targets, bias, None, 1)
     assert not loss.requires_grad
-    torch.testing.assert_close(loss, linear_cross_entropy_twin(hidden, weight, targets, bias, None, 1))
+    torch.testing.assert_close(loss, linear_cross_entropy_reference(hidden, weight, targets, bias, None, 1))
 
 
 def test_a_graph_can_be_walked_twice():
@@ -118,12 +122,12 @@ def test_opcheck(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_kernel_equals_its_twin(dtype):
+def test_rows_kernel_equals_its_reference(dtype):
     logits, targets, bias = torch.randn(9, 301).to(dtype), torch.arange(9), torch.randn(301).to(dtype)
     scale = torch.tensor(1.5)
     mine, other = logits.clone(), logits.clone()
     losses = torch.ops.fairseq.cross_entropy_rows_(mine, bias, targets, 4, scale, True)
-    torch.testing.assert_close(losses, cross_entropy_rows_twin(other, bias, targets, 4, scale, True))
+    torch.testing.assert_close(losses, cross_entropy_rows_reference(other, bias, targets, 4, scale, True))
     torch.testing.assert_close(mine, other)
     assert float(losses[4]) == 0 and not mine[4].any()
 
@@ -162,12 +166,12 @@ def test_targets_outside_the_vocabulary_are_refused():
 
 MEMORY = """
 import resource, sys, torch
-from fairseq.ops.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_twin
+from fairseq.ops.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_reference
 torch.set_num_threads(1)
 rows, channels, vocabulary = 4096, 16, 12000
 hidden, weight = torch.randn(rows, channels, requires_grad=True), torch.randn(vocabulary, channels, requires_grad=True)
 targets = torch.randint(0, vocabulary, (rows,))
-function = linear_cross_entropy if sys.argv[1] == "fast" else linear_cross_entropy_twin
+function = linear_cross_entropy if sys.argv[1] == "fast" else linear_cross_entropy_reference
 function(hidden[:8], weight, targets[:8]).backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 function(hidden, weight, targets).backward()
@@ -178,7 +182,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.skipif(not hasattr(resource, "RUSAGE_SELF"), reason="no getrusage")
 def test_memory_is_at_most_a_fifth():
     used = []
-    for name in ("fast", "twin"):
+    for name in ("fast", "reference"):
         done = subprocess.run([sys.executable, "-c", MEMORY, name], cwd=ROOT, capture_output=True, text=True)
         used.append(int(done.stdout))
     assert used[0] <= used[1] / 5, used

@@ -1,4 +1,4 @@
-"""Encoder parts: dropout, linear maps, activations, positions, layers, initialisation."""
+"""Encoder parts: dropout, linear maps, activations, positions, layers, initialization."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_layer_formulas():
         torch.testing.assert_close(layer(x, context), expected)
 
 
-def test_initialisation():
+def test_initialization():
     model = nn.Sequential(TokenEmbedding(400, 64, 1), nn.Linear(64, 300), MultiheadSelfAttention(64, 4), LayerNorm(64))
     model.apply(init_bert_params)
     embedding, linear, attention, norm = model

@@ -111,7 +111,7 @@ def test_files_of_commonsense_qa(tmp_path):
     [
         ({"answerKey": "F"}, r"line 1: answerKey 'F' names none of the 5 choices"),
         ({"answerKey": "AB"}, r"line 1: answerKey 'AB'"),
-        ({"question": {"stem": "w00"}}, r"line 1 is no question with stem and choices"),
+        ({"question": {"stem": "w00"}}, r"line 1 is not a question with stem and choices"),
         ({"question": {"stem": "w00", "choices": [{"text": "w01"}]}}, r"line 1 has 1 choices, but num_classes is 5"),
     ],
 )

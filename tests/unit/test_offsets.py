@@ -98,7 +98,7 @@ def test_every_word_is_found_again(bpe: Any, text: str) -> None:
         assert found is not None
         first, last = found
         assert spans[first][0] <= start and spans[last][1] >= cursor
-        if word.isascii():  # a normalisation may join other characters across a space
+        if word.isascii():  # a normalization may join other characters across a space
             assert text[spans[first][0] : spans[last][1]].strip() == word
 
 

@@ -69,7 +69,7 @@ def test_seeds_come_back():
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(9)
     assert torch.equal(torch.rand(3), inside)
-    with pytest.raises(TypeError, match="whole number"):
+    with pytest.raises(TypeError, match="integer"):
         utils.set_torch_seed("9")  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Batching and blocks: the stated examples, odd input, and equality of the compiled functions with their twins."""
+"""Batching and blocks: the stated examples, odd input, and equality of the compiled functions with their reference implementations."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TOKENS = [3, 3, 4, 5, 5, 6, 7, 9, 9, 10]
 SIZES = [3, 4, 1, 2, 1, 5, 6, 1, 1, 9]
 
 
-@pytest.fixture(params=["compiled", "twin"])
+@pytest.fixture(params=["compiled", "reference"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to the same answer; the compiled one where it is built."""
-    if request.param == "twin":
+    if request.param == "reference":
         monkeypatch.setattr(native, "function", lambda name, sizes: None)
     elif not native.load():
         pytest.skip(str(native.why_unavailable()))
@@ -61,7 +61,7 @@ def test_batches_refuse_impossible_settings(path: str):
         batch_by_size(TOKENS, 9)
     with pytest.raises(ConfigError, match="required_batch_size_multiple must be at least 1, but is 0"):
         batch_by_size(TOKENS, 20, None, 0)
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError, match="integers"):
         batch_by_size(np.array([1.5]), 20)
     with pytest.raises(ValueError, match="negative"):
         batch_by_size([3, -1], 20)
@@ -93,7 +93,7 @@ def test_blocks_at_the_edges(path: str, sizes: list[int], separator: int | None,
 
 
 @pytest.mark.skipif(not native.load(), reason=str(native.why_unavailable()))
-def test_compiled_equals_twin():
+def test_compiled_equals_reference():
     rng = np.random.default_rng(0)
     for _ in range(2000):
         kind = rng.choice(["uint8", "uint16", "int32", "uint32", "int64", "uint64"])
@@ -102,10 +102,10 @@ def test_compiled_equals_twin():
         tokens, sentences, multiple = (int(rng.integers(low, high)) for low, high in ((12, 60), (1, 20), (1, 9)))
         for limits in ((tokens, sentences), (tokens, batching.UNLIMITED), (batching.UNLIMITED, sentences)):
             fast = batch_by_size(sizes, *limits, multiple)
-            assert np.array_equal(fast, batching.batch_by_size_twin(sizes, *limits, multiple))
+            assert np.array_equal(fast, batching.batch_by_size_reference(sizes, *limits, multiple))
         for separator in (None, 0, 1, 2):
             fast = complete_blocks(sizes, sentences, separator)
-            assert np.array_equal(fast, blocks.complete_blocks_twin(sizes, sentences, separator))
+            assert np.array_equal(fast, blocks.complete_blocks_reference(sizes, sentences, separator))
 
 
 def test_read_only_sizes_are_not_copied():

@@ -132,7 +132,7 @@ def test_bf16_does_not_force_tpu() -> None:
         ("--max-updates 3", "did you mean --max-update?"),
         ("--max-upd 3", "unknown option --max-upd"),
         ("stray", "unexpected argument 'stray'"),
-        ("--seed abc", "must be a whole number, but is 'abc'"),
+        ("--seed abc", "must be an integer, but is 'abc'"),
         ("--log-format jsn", "did you mean 'json'"),
         ("--sample-break-mode complet", "did you mean 'complete'"),
         ("--optimizer adm", "did you mean 'adam'"),

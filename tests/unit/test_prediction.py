@@ -1,4 +1,4 @@
-"""Predictions: every kind of head, any order and batch size, raw texts as binarised ones, and mistakes."""
+"""Predictions: every kind of head, any order and batch size, raw texts as binarized ones, and mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress lines and log sinks: the exact shape that scripts parse."""
+"""Progress lines and loggers: the exact shape that scripts parse."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_tensorboard_of_jobs_in_directories_of_their_own(tmp_path, monkeypatch):
     assert all(len(list((tmp_path / job / "logs" / "valid").iterdir())) == 1 for job in ("0", "1"))
 
 
-def test_missing_or_unsupported_sinks_warn_once(monkeypatch, caplog):
+def test_missing_or_unsupported_loggers_warn_once(monkeypatch, caplog):
     monkeypatch.setattr(progress, "_warned", set())
     monkeypatch.setitem(sys.modules, "wandb", None)  # import fails
     for _ in range(2):

@@ -133,7 +133,7 @@ def test_layout_keeps_everything(tmp_path: Path, dictionary: Dictionary) -> None
     with pytest.raises(DataNotFoundError, match="Dataset not found: test"):
         SquadSplit(tmp_path / "out", "test")
     (tmp_path / "out" / "label" / "valid.jsonl").write_text('{"id": 1}\n' * 3)
-    with pytest.raises(DataError, match="label/valid.jsonl, line 1: .* is no question"):
+    with pytest.raises(DataError, match="label/valid.jsonl, line 1: .* is not a question"):
         _ = SquadSplit(tmp_path / "out", "valid").records
     (tmp_path / "out" / "label" / "valid.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="valid.jsonl has 1 lines, but 3 belong to the data"):

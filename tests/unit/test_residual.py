@@ -1,4 +1,4 @@
-"""Dropout, residual and layer norm in one pass: kernels against twins, masks, gradients, registration."""
+"""Dropout, residual and layer norm in one pass: kernels against reference implementations, masks, gradients, registration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fairseq.ops import library
 from fairseq.ops.residual import (
     dropout_add,
     dropout_add_layer_norm,
-    dropout_add_twin,
+    dropout_add_reference,
     factors,
-    layer_norm_backward_twin,
-    layer_norm_twin,
+    layer_norm_backward_reference,
+    layer_norm_reference,
 )
 from tests.common import ROOT, assert_as_accurate_as
 
@@ -54,7 +54,7 @@ def test_as_accurate_as_the_parts(shape, dtype, p):
 
     fast = with_grads(lambda *t: dropout_add_layer_norm(*t, EPS, p, SEED), (x, residual, weight, bias), grad)
     assert all(t.dtype == dtype for t in fast)
-    if shape[-1] == 1:  # the normalised row and its gradients are zero but for rounding, divided by sqrt(eps)
+    if shape[-1] == 1:  # the normalized row and its gradients are zero but for rounding, divided by sqrt(eps)
         return
     for name, a, b, c in zip(
         ("out", "dx", "dresidual", "dw", "db"), fast, parts(dtype), parts(torch.float64), strict=True
@@ -70,7 +70,7 @@ def test_as_accurate_as_the_parts(shape, dtype, p):
 def test_dropout_add(p, with_residual):
     x, residual, *_, grad = problem((3, 70, 300))
     base = residual if with_residual else None
-    torch.testing.assert_close(dropout_add(x, base, p, SEED), dropout_add_twin(x, base, p, SEED))
+    torch.testing.assert_close(dropout_add(x, base, p, SEED), dropout_add_reference(x, base, p, SEED))
     leaf = x.clone().requires_grad_()
     (dx,) = torch.autograd.grad(dropout_add(leaf, base, p, SEED), leaf, grad)
     assert torch.equal(dx, grad * factors(x, p, SEED))
@@ -84,9 +84,9 @@ def test_gradcheck():
     for p in (0.0, 0.4):
         assert torch.autograd.gradcheck(lambda *t, p=p: dropout_add_layer_norm(*t, EPS, p, SEED), leaves)
         assert torch.autograd.gradcheck(lambda a, b, p=p: dropout_add(a, b, p, SEED), leaves[:2])
-        out, mean, rstd = layer_norm_twin(*leaves, EPS, p, SEED)
+        out, mean, rstd = layer_norm_reference(*leaves, EPS, p, SEED)
         grad = torch.randn_like(out)
-        by_hand = list(layer_norm_backward_twin(grad, x, residual, weight, mean, rstd, p, SEED))
+        by_hand = list(layer_norm_backward_reference(grad, x, residual, weight, mean, rstd, p, SEED))
         by_hand[0] = by_hand[0] if p else by_hand[1]
         torch.testing.assert_close(by_hand, list(torch.autograd.grad(out, leaves, grad)))
 

@@ -26,7 +26,7 @@ VARIANTS = {
     "alibi, one head": {**ALIBI, "encoder_attention_heads": 1, "encoder_alibi_asymmetrical": True},
     "alibi, pre-norm": {**ALIBI, "encoder_normalize_before": True},
     "clap": {"contrastive_pretraining": True, "initial_beta": 3.0},
-    "clap, not normalised": {"contrastive_pretraining": True, "l2norm_embedding": False},
+    "clap, not normalized": {"contrastive_pretraining": True, "l2norm_embedding": False},
     "zero clap": {**ALIBI, "contrastive_pretraining": True, "zero_masking": True, "no_scale_embedding": False},
 }
 
@@ -63,7 +63,7 @@ def test_lengths(tokens):
     assert torch.equal(extra["inner_states"][-1].transpose(0, 1), features)  # post-norm
 
 
-def test_last_state_of_pre_norm_is_not_normalised():
+def test_last_state_of_pre_norm_is_not_normalized():
     model = small_model("roberta_prenorm").eval()
     features, extra = model(some_tokens(), features_only=True, return_all_hiddens=True)
     last = extra["inner_states"][-1].transpose(0, 1)
@@ -98,7 +98,7 @@ def test_too_long_an_input():
         small_model()(torch.full((1, 17), 5))
     padded = torch.full((1, 20), PAD)
     padded[0, :16] = 5
-    assert small_model()(padded)[0].shape == (1, 20, 31)  # only real tokens need a position
+    assert small_model()(padded)[0].shape == (1, 20, 31)  # only non-padding tokens need a position
     for values in ({"encoder_learned_pos": False}, {"no_token_positional_embeddings": True}):
         assert small_model(**values)(torch.full((1, 40), 5))[0].shape == (1, 40, 31)
 
@@ -216,7 +216,7 @@ def test_normalized_probabilities_are_float32():
         ({"attention_backend": "sdqa"}, ConfigError, "did you mean 'sdpa'"),
         ({"max_positions": 0}, ConfigError, "max_positions"),
         ({"encoder_layers_to_keep": "0,x"}, ConfigError, "layer numbers"),
-        ({"quant_noise_pq": 0.1}, OutOfScopeError, "quantisation noise"),
+        ({"quant_noise_pq": 0.1}, OutOfScopeError, "quantization noise"),
         ({"encoder_alibi": True}, ConfigError, "--no-token-positional-embeddings"),
         ({"contrastive_pretraining": True, "untie_weights_roberta": True}, ConfigError, "untie_weights_roberta"),
         ({"mask_prob": -0.1}, ConfigError, "between 0 and 1"),

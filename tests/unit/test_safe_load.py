@@ -106,7 +106,7 @@ def test_any_other_class_is_refused_by_name(tmp_path):
 def test_a_class_that_somebody_allowed_does_not_replace_ours(tmp_path):
     path = save(tmp_path / "a.pt", {"cfg": OmegaConf.create({"a": argparse.Namespace}, flags={"allow_objects": True})})
     with torch.serialization.safe_globals([argparse.Namespace, DictConfig, Mine]):
-        with pytest.raises(CheckpointError, match=r"argparse\.Namespace"):  # the bare class is no data
+        with pytest.raises(CheckpointError, match=r"argparse\.Namespace"):  # the bare class is not data
             load(path)
         assert set(torch.serialization.get_safe_globals()) >= {argparse.Namespace, DictConfig, Mine}
     assert Mine not in torch.serialization.get_safe_globals()
@@ -131,7 +131,7 @@ def raw_pickle(tmp_path, payload: bytes) -> str:
         (b"\x80\x02c__builtin__\ntype\nq\x00X\x01\x00\x00\x00a\x85R.", "builtins.type"),
         # state of a Namespace that tries to set its class
         (b"\x80\x02cargparse\nNamespace\nq\x00)\x81N}X\x09\x00\x00\x00__class__h\x00s\x86b.", "not the dictionary"),
-        (b"\x80\x02cargparse\nNamespace\nq\x00)\x81}K\x01K\x02sb.", "is no name"),
+        (b"\x80\x02cargparse\nNamespace\nq\x00)\x81}K\x01K\x02sb.", "is not a name"),
         # omegaconf: a container without content, a node without value
         (b"\x80\x02comegaconf.dictconfig\nDictConfig\n)\x81}b.", "no content"),
         (b"\x80\x02comegaconf.nodes\nAnyNode\n)\x81}b.", "no value"),

@@ -287,7 +287,7 @@ def test_positive_label(pairs):
     task = make(pairs)
     assert build(task)[1].positive == 0  # the label 1
     assert build(task, CriterionConfig(_name="sentence_prediction", positive_label="0"))[1].positive == 1
-    with pytest.raises(ConfigError, match="positive_label 'x' is no label"):
+    with pytest.raises(ConfigError, match="positive_label 'x' is not a label"):
         build(task, CriterionConfig(_name="sentence_prediction", positive_label="x"))
 
 

@@ -110,7 +110,7 @@ def test_span_loss_is_the_mean_of_both_cross_entropies(data: Path) -> None:
     expected = 0.0
     for row, length in enumerate(batch["net_input"]["src_lengths"].tolist()):
         for side in (0, 1):
-            probabilities = torch.log_softmax(logits[row, :length, side].double(), 0)  # padding is no choice
+            probabilities = torch.log_softmax(logits[row, :length, side].double(), 0)  # padding is not a choice
             expected -= float(probabilities[batch["target"][row, side]]) / 2
     assert float(loss) == pytest.approx(expected, rel=1e-5) and sample_size == 7
     assert "_collected" not in output  # nothing is searched in training

@@ -222,7 +222,7 @@ def test_average(tmp_path):
     mean = average_checkpoints(paths)
     assert mean["other"] == 0 and list(mean["model"]) == ["a", "b", "c", "d"]
     assert mean["model"]["a"].tolist() == [2.0, 4.0] and mean["model"]["b"].tolist() == [1.5]
-    assert mean["model"]["c"].tolist() == [5]  # whole numbers round down
+    assert mean["model"]["c"].tolist() == [5]  # integers round down
     assert mean["model"]["d"].dtype == torch.float32 and mean["model"]["d"].tolist() == [1.5]
 
 

@@ -162,5 +162,5 @@ def test_nested_with_two_sizes_and_with_members_that_do_not_fit():
     assert data.num_tokens_vec(np.arange(3)).tolist() == [3, 5, 2]
     with pytest.raises(ValueError, match="'b' has 2 items"):
         NestedDictionaryDataset({"a": tokens(), "b": tokens(ROWS[:2])}, sizes=[None])
-    with pytest.raises(ValueError, match="must be a data set"):
+    with pytest.raises(ValueError, match="must be a dataset"):
         NestedDictionaryDataset({"a": 3})

@@ -1,7 +1,7 @@
 // Grouping of many small items: sentences into batches, and sentences into blocks of tokens.
 //
 // Plain C functions on plain arrays: they are called through ctypes, so that preprocessing and data workers need no
-// torch. Readable twins, with the rules in words: fairseq/ops/batching.py and fairseq/ops/blocks.py. The callers
+// torch. Reference implementations, with the rules in words: fairseq/ops/batching.py and fairseq/ops/blocks.py. The callers
 // check all arguments; limits that are not wanted arrive as INT64_MAX.
 
 #include <algorithm>

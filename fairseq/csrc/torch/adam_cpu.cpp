@@ -1,8 +1,8 @@
-// fairseq::adam_with_mirrors_ and fairseq::block_norms on the CPU: what the update of a bfloat16 or float16 model does with
-// its gradients, in one pass over memory each. Readable twins: fairseq/ops/adam.py.
+// fairseq::low_precision_adam_ and fairseq::block_norms on the CPU: what the update of a bfloat16 or float16 model does with
+// its gradients, in one pass over memory each. Reference implementations: fairseq/ops/adam.py.
 //
 // A thread takes a piece that fits its core's cache through all of its steps. The steps themselves are torch's kernels
-// (its conversions, its AdamW, its norm): the results are to the last bit those of the twins, and do not depend on the number
+// (its conversions, its AdamW, its norm): the results are to the last bit those of the reference implementations, and do not depend on the number
 // of threads, because pieces are independent and every piece but a tensor's last is a multiple of any vector width.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -54,15 +54,15 @@ void for_pieces(const std::vector<Piece>& pieces, int64_t size, F f) {
 void check_dense(at::TensorList tensors, bool float32) {
   for (const at::Tensor& tensor : tensors)
     TORCH_CHECK(tensor.is_cpu() && tensor.is_contiguous() && (!float32 || tensor.scalar_type() == at::kFloat),
-                "masters and moments must be dense float32 tensors, gradients and mirrors dense ones, on the CPU");
+                "masters and moments must be dense float32 tensors, gradients and low-precision parameters dense ones, on the CPU");
 }
 
-void adam_with_mirrors(at::TensorList params, at::TensorList grads, at::TensorList exp_avgs, at::TensorList exp_avg_sqs,
-                       at::TensorList mirrors, double step, double lr, double beta1, double beta2, double weight_decay,
+void low_precision_adam(at::TensorList params, at::TensorList grads, at::TensorList exp_avgs, at::TensorList exp_avg_sqs,
+                       at::TensorList low_params, double step, double lr, double beta1, double beta2, double weight_decay,
                        double eps, double factor) {
   for (at::TensorList list : {params, exp_avgs, exp_avg_sqs}) check_dense(list, true);
-  for (at::TensorList list : {grads, mirrors}) check_dense(list, false);
-  for (at::TensorList list : {grads, exp_avgs, exp_avg_sqs, mirrors}) {
+  for (at::TensorList list : {grads, low_params}) check_dense(list, false);
+  for (at::TensorList list : {grads, exp_avgs, exp_avg_sqs, low_params}) {
     TORCH_CHECK(list.size() == params.size(), "all lists must have one length");
     for (size_t i = 0; i < params.size(); ++i)
       TORCH_CHECK(list[i].numel() == params[i].numel(), "tensors of one parameter must have one size");
@@ -78,9 +78,9 @@ void adam_with_mirrors(at::TensorList params, at::TensorList grads, at::TensorLi
     grad.copy_(part(grads[n], piece));
     at::cpu::_fused_adamw_({param}, {grad}, {part(exp_avgs[n], piece)}, {part(exp_avg_sqs[n], piece)}, {}, {steps}, lr,
                            beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, scale, {});
-    part(mirrors[n], piece).copy_(param);
+    part(low_params[n], piece).copy_(param);
   });
-  for (at::TensorList list : {params, exp_avgs, exp_avg_sqs, mirrors})
+  for (at::TensorList list : {params, exp_avgs, exp_avg_sqs, low_params})
     for (const at::Tensor& tensor : list)
       if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
 }
@@ -111,6 +111,6 @@ at::Tensor block_norms(at::TensorList tensors, int64_t block) {
 }  // namespace fairseq
 
 TORCH_LIBRARY_IMPL(fairseq, CPU, m) {
-  m.impl("adam_with_mirrors_", fairseq::adam_with_mirrors);
+  m.impl("low_precision_adam_", fairseq::low_precision_adam);
   m.impl("block_norms", fairseq::block_norms);
 }

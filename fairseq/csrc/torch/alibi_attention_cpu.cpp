@@ -3,7 +3,7 @@
 // Forward: (sequence and head, 64 queries) in parallel; scores of 512 keys at a time with a running maximum and sum.
 // Backward: (sequence and head) in parallel; every block of scores is computed again from q, k and the saved logarithm
 // of the row sum. Scratch memory is linear in T. Everything inside is float32 (float64 for float64).
-// The readable twin is fairseq/ops/alibi_attention.py.
+// The reference implementation is fairseq/ops/alibi_attention.py.
 //
 // Legend: B sequences, H heads, T tokens, D head width.
 #include <ATen/Parallel.h>

@@ -1,5 +1,5 @@
 // fairseq::cross_entropy_rows_ on the CPU: the softmax loss of rows of logits, and its gradient in their place.
-// A row stays in the cache from the first pass over it to the last. Readable twin: fairseq/ops/linear_cross_entropy.py.
+// A row stays in the cache from the first pass over it to the last. Reference implementation: fairseq/ops/linear_cross_entropy.py.
 //
 // Legend: N rows, V columns.
 #include <ATen/Parallel.h>

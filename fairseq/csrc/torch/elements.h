@@ -1,4 +1,4 @@
-// Numbers of any type as the type that kernels compute in, and back; in forms that the compiler vectorises.
+// Numbers of any type as the type that kernels compute in, and back; in forms that the compiler vectorizes.
 #pragma once
 
 #include <c10/util/BFloat16.h>

@@ -1,4 +1,4 @@
-// fairseq::dropout_add and fairseq::dropout_add_layer_norm on the CPU. Readable twins: fairseq/ops/residual.py.
+// fairseq::dropout_add and fairseq::dropout_add_layer_norm on the CPU. Reference implementations: fairseq/ops/residual.py.
 //
 // Rows are independent of each other, but for the gradients of the norm's weight and bias: those are added up over
 // blocks of a fixed number of rows first, so that results do not depend on the number of threads.

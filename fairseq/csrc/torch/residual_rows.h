@@ -54,7 +54,7 @@ FS_CLONES Moments<acc> norm_row(T* out, const acc* z, const T* weight, const T* 
 }
 
 // The gradient of z, times the factors (null: ones) in `dx` and as it is in `dresidual` (null: not wanted); sums for
-// the gradients of weight and bias grow in `dweight` and `dbias`. z becomes the normalised row.
+// the gradients of weight and bias grow in `dweight` and `dbias`. z becomes the normalized row.
 template <typename T, typename acc>
 FS_CLONES void norm_row_backward(const T* grad, acc* z, const T* weight, const acc* factors, Moments<acc> moments,
                                  int64_t n, T* dx, T* dresidual, acc* dweight, acc* dbias) {

@@ -1,4 +1,4 @@
-// Rows of a block of scores on vector units: plain loops that the compiler vectorises, once for each instruction set.
+// Rows of a block of scores on vector units: plain loops that the compiler vectorizes, once for each instruction set.
 //
 // `n` is a multiple of 64 throughout: keys beyond the sequence have a padding of -inf, like padded ones.
 #pragma once

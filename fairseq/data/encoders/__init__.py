@@ -1,4 +1,4 @@
-"""Sub-word encoders (``--bpe``) and tokenizers (``--tokenizer``), by name; see `fairseq.data.encoders.base`."""
+"""Subword encoders (``--bpe``) and tokenizers (``--tokenizer``), by name; see `fairseq.data.encoders.base`."""
 
 from fairseq.lazy import exporter
 

@@ -1,4 +1,4 @@
-"""Settings of the sub-word encoders (torch-free). Files may be paths or addresses, which are downloaded and cached."""
+"""Settings of the subword encoders (torch-free). Files may be paths or addresses, which are downloaded and cached."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SentencepieceConfig(FairseqDataclass):
     """SentencePiece models (XLM-R, CamemBERT)."""
 
     sentencepiece_model: str = option(MISSING, "sentencepiece .model file")
-    sentencepiece_enable_sampling: bool = option(False, "sample a segmentation anew each time (subword regularisation)")
+    sentencepiece_enable_sampling: bool = option(False, "sample a segmentation anew each time (subword regularization)")
     sentencepiece_alpha: float | None = option(
         None, "smoothing of the sampling (unigram) or merge drop-out probability (bpe)"
     )

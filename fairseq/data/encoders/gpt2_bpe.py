@@ -145,7 +145,7 @@ class Encoder:
         for token in tokens:
             piece = token if isinstance(token, str) else self.decoder.get(token)
             if piece is None:
-                raise DataError(f"{token} is no BPE id: encoder.json has {len(self.decoder)} pieces")
+                raise DataError(f"{token} is not a BPE id: encoder.json has {len(self.decoder)} pieces")
             parts.append(piece)
         data = bytearray(self.byte_decoder[char] for char in "".join(parts))
         return data.decode("utf-8", errors=self.errors)
@@ -167,7 +167,7 @@ def read_merges(path: str) -> list[tuple[str, str]]:
             merges.append((parts[0], parts[1]))
         elif line.strip() or number < len(lines):
             raise DataError(
-                f"{path}, line {number}: {line!r} is no merge; expected two pieces and a space between them"
+                f"{path}, line {number}: {line!r} is not a merge; expected two pieces and a space between them"
             )
     return merges
 

@@ -78,7 +78,7 @@ class HuggingFaceByteLevelBPE(_TokenizersBPE):
                 vocab, merges, add_prefix_space=bool(getattr(cfg, "bpe_add_prefix_space", False))
             )
         except Exception as error:  # the library raises plain Exception for malformed files
-            raise DataError(f"{vocab} and {merges} are no byte-level BPE: {error}") from None
+            raise DataError(f"{vocab} and {merges} are not byte-level BPE: {error}") from None
         self._tables = None if getattr(cfg, "bpe_add_prefix_space", False) else _gpt2_encoder(vocab, merges)
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
@@ -103,13 +103,13 @@ class HuggingFaceTokenizer(_TokenizersBPE):
         try:
             self.bpe = Tokenizer.from_file(path)
         except Exception as error:  # as above
-            raise DataError(f"{path} is no tokenizer.json: {error}") from None
+            raise DataError(f"{path} is not a valid tokenizer.json: {error}") from None
         self._word_pieces = any(piece.startswith("##") for piece in self.bpe.get_vocab())
 
     def is_beginning_of_word(self, x: str) -> bool:
         piece = x if x in LITERAL else self.bpe.id_to_token(int(x))
         if piece is None:
-            raise DataError(f"{x} is no id of the tokenizer")
+            raise DataError(f"{x} is not an id of the tokenizer")
         return not piece.startswith("##") if self._word_pieces else piece.startswith(("\u0120", "\u2581", " "))
 
 
@@ -125,7 +125,7 @@ class BertBPE:
         try:
             self.bpe = BertWordPieceTokenizer(path, lowercase=not cased)
         except Exception as error:  # as above
-            raise DataError(f"{path} is no word-piece vocabulary: {error}") from None
+            raise DataError(f"{path} is not a word-piece vocabulary: {error}") from None
         by_id = {idx: piece for piece, idx in self.bpe.get_vocab().items()}
         self.symbols = [by_id.get(idx, "") for idx in range(max(by_id, default=-1) + 1)]
 
@@ -167,7 +167,7 @@ class SentencepieceBPE:
         try:
             self.sp.Load(path)
         except (RuntimeError, OSError) as error:
-            raise DataError(f"{path} is no sentencepiece model: {str(error).strip()}") from None
+            raise DataError(f"{path} is not a sentencepiece model: {str(error).strip()}") from None
         self.symbols = [self.sp.IdToPiece(idx) for idx in range(len(self.sp))]
         self._index = {piece: idx for idx, piece in enumerate(self.symbols)}
 
@@ -196,7 +196,7 @@ class SentencepieceBPE:
         return id_arrays(rows)
 
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
-        """Pieces and the characters of each, before the model's normalisation."""
+        """Pieces and the characters of each, before the model's normalization."""
         encode: Any = self.sp.encode
         try:
             found = encode(x, out_type="offset_mapping", **self._options())

@@ -22,7 +22,7 @@ ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear")
 
 @dataclass(kw_only=True)
 class RobertaConfig(FairseqDataclass):
-    """Sizes, regularisation and variants of the encoder and its heads.
+    """Sizes, regularization and variants of the encoder and its heads.
 
     A probability is a float in [0, 1]. The defaults are those of ``roberta_base``. Fields that are only ``carried``
     by old files accept their default value alone.
@@ -40,10 +40,10 @@ class RobertaConfig(FairseqDataclass):
         None, "always overwritten with max_positions; kept because old files carry it"
     )
 
-    # Activations, norms and regularisation
+    # Activations, norms and regularization
     activation_fn: str = option("gelu", "activation of the feed-forward blocks and of the LM head", choices=ACTIVATIONS)
     pooler_activation_fn: str = option("tanh", "activation of the classification heads", choices=ACTIVATIONS)
-    encoder_normalize_before: bool = option(False, "normalise the input of each block (pre-norm), not its output")
+    encoder_normalize_before: bool = option(False, "normalize the input of each block (pre-norm), not its output")
     layernorm_embedding: bool = option(True, "layer norm over the embeddings")
     dropout: float = option(0.1, "dropout after embeddings, attention and feed-forward")
     attention_dropout: float = option(0.1, "dropout of the attention weights")
@@ -78,7 +78,7 @@ class RobertaConfig(FairseqDataclass):
     initial_beta: float = option(1.0, "initial inverse temperature of the CLAP head")
     l2norm_embedding: bool = option(
         True,
-        "giving this flag, under either name, turns OFF the L2 normalisation that the CLAP head applies to the embeddings",
+        "giving this flag, under either name, turns OFF the L2 normalization that the CLAP head applies to the embeddings",
         action="store_false",
         alias="--no-l2norm-embedding",
     )

@@ -274,7 +274,7 @@ class RobertaHubInterface(nn.Module):
         try:
             token = self.bpe.decode(symbol)
         except (ValueError, TypeError, KeyError, IndexError):
-            return symbol  # <unk>, madeupword0000 and the like are no pieces of the BPE
+            return symbol  # <unk>, madeupword0000 and the like are not pieces of the BPE
         return f" {token}" if symbol.startswith("\u2581") else token
 
 
