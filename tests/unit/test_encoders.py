@@ -69,7 +69,7 @@ def test_sentencepiece_needs_its_model(tmp_path):
     with pytest.raises(ConfigError, match="--sentencepiece-model"):
         build_bpe("sentencepiece")
     (tmp_path / "m").write_text("no model")
-    with pytest.raises(DataError, match="no sentencepiece model"):
+    with pytest.raises(DataError, match="not a sentencepiece model"):
         build_bpe(SentencepieceConfig(_name="sentencepiece", sentencepiece_model=str(tmp_path / "m")))
 
 
