@@ -6,7 +6,7 @@ parameter, biases and layer norms included. AdamW is not in the original fairseq
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -77,21 +77,12 @@ class Adam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": False})
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
-        self,
-        closure: Callable[[], Any] | None = None,
-        factor: Factor = 1.0,
-        low_precision: LowPrecision | None = None,
-    ) -> Any:
+    def step(self, factor: Factor = 1.0, low_precision: LowPrecision | None = None) -> None:  # type: ignore[override]
         """One update with the gradients multiplied by ``factor``. Parameters without gradient are skipped.
 
         With ``low_precision`` gradients are read from, and rounded results written to, the low-precision parameters of
         each master; a missing gradient then counts as zero.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             by_step: dict[int, list[Segment]] = {}
             for param in group["params"]:
@@ -104,7 +95,6 @@ class Adam(torch.optim.Optimizer):
                     float(group["lr"]), group["betas"], group["eps"], group["weight_decay"], step, self.corrected_eps
                 )
                 update(segments, numbers, factor, fused=self.fused)
-        return loss
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
         """The state of ``param`` with its step counted up; created at the first update."""
@@ -123,15 +113,20 @@ class Adam(torch.optim.Optimizer):
     def _segments(param: Tensor, state: Mapping[str, Any], low_precision: LowPrecision | None) -> list[Segment]:
         m, v = state["exp_avg"], state["exp_avg_sq"]
         if low_precision is None:
-            return [Segment(param, param.grad, m, v)]
+            return [Segment(param, param.grad, m, v)]  # type: ignore[arg-type]
         halves = low_precision[param]
-        if len(halves) == 1 and halves[0].shape == param.shape:
-            return [Segment(param, halves[0].grad, m, v, halves[0])]
         sizes = [half.numel() for half in halves]
-        parts = zip(param.split(sizes), m.split(sizes), v.split(sizes), halves, strict=True)
+        whole = param.shape == halves[0].shape  # not to be cut, and perhaps not contiguous
+        columns = ([tensor] if whole else tensor.split(sizes) for tensor in (param, m, v))
         return [
-            Segment(p.view_as(half), half.grad, m_part.view_as(half), v_part.view_as(half), half)
-            for p, m_part, v_part, half in parts
+            Segment(
+                p.view_as(half),
+                torch.zeros_like(half) if half.grad is None else half.grad,
+                m_part.view_as(half),
+                v_part.view_as(half),
+                half,
+            )
+            for p, m_part, v_part, half in zip(*columns, halves, strict=True)
         ]
 
     @torch.no_grad()
@@ -198,20 +193,18 @@ class DeferredScaling(FairseqOptimizer):
     def multiply_grads(self, c: float | Tensor) -> None:
         self._factor = self._factor * as_factor(c)
 
-    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
         norm = total_norm([param.grad for param in self.params if param.grad is not None]) * self._factor
-        if aggregate_norm_fn is not None:
-            norm = aggregate_norm_fn(norm)
         if max_norm > 0:
             self._factor = self._factor * clip_coefficient(norm, max_norm)
         return norm
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> Any:
-        factor, self._factor = self._factor / scale, 1.0
-        return self._optimizer.step(closure, factor)
+    def step(self) -> None:
+        factor, self._factor = self._factor, 1.0
+        self._optimizer.step(factor)
 
     def step_from(self, low_precision: LowPrecision, factor: float | Tensor = 1.0) -> None:
-        self._optimizer.step(factor=as_factor(factor), low_precision=low_precision)
+        self._optimizer.step(as_factor(factor), low_precision)
 
     def zero_grad(self) -> None:
         super().zero_grad()
@@ -236,6 +229,7 @@ class AdamW(Adam):
     """Epsilon is added to the bias-corrected second moment; Loshchilov and Hutter (2019), algorithm 2."""
 
     corrected_eps = True
+    supports_flat_params = False  # weight decay depends on the parameter
 
 
 @register_optimizer("adamw", dataclass=AdamWConfig)
@@ -247,7 +241,3 @@ class FairseqAdamW(DeferredScaling):
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
         self._optimizer = AdamW(params, **self.optimizer_config)
-
-    @property
-    def supports_flat_params(self) -> bool:
-        return False  # weight decay depends on the parameter

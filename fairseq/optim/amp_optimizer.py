@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -78,17 +78,17 @@ class AMPOptimizer(WrappedOptimizer):
     def multiply_grads(self, c: float | Tensor) -> None:
         self.fp32_optimizer.multiply_grads(c)
 
-    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
         """As the base class, after undoing the loss scale.
 
         Raises OverflowError when the norm is not finite (the scale has been halved; repeat or drop the batch), or
         FloatingPointError when the scale has become too small.
         """
         if self.scaler is None:
-            return self.fp32_optimizer.clip_grad_norm(max_norm, aggregate_norm_fn)
+            return self.fp32_optimizer.clip_grad_norm(max_norm)
         scaler = self.scaler.scaler
         scaler.unscale_(self.optimizer)
-        norm = self.fp32_optimizer.clip_grad_norm(max_norm, aggregate_norm_fn)
+        norm = self.fp32_optimizer.clip_grad_norm(max_norm)
         if not math.isfinite(float(norm)):
             before = self.scaler.loss_scale
             scaler.update()
@@ -102,11 +102,10 @@ class AMPOptimizer(WrappedOptimizer):
             raise OverflowError(f"gradient overflow; the loss scale is now {self.scaler.loss_scale}")
         return norm
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> Any:
-        result = self.fp32_optimizer.step(closure, scale)
+    def step(self) -> None:
+        self.fp32_optimizer.step()
         if self.scaler is not None:
             self.scaler.scaler.update()
-        return result
 
     def zero_grad(self) -> None:
         self.fp32_optimizer.zero_grad()

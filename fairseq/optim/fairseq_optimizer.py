@@ -127,10 +127,6 @@ class FairseqOptimizer:
             raise TypeError(f"{type(self).__name__}._optimizer must be a torch.optim.Optimizer")
         return self._optimizer
 
-    @optimizer.setter
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
-
     @property
     def optimizer_config(self) -> dict[str, Any]:
         """Keyword arguments of the wrapped optimizer; also what overrides a loaded state's groups."""
@@ -205,15 +201,13 @@ class FairseqOptimizer:
         if grads:
             torch._foreach_mul_(grads, c.to(grads[0].device) if torch.is_tensor(c) else c)
 
-    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Total L2 norm of the gradients before clipping (0-dim float32); clips to ``max_norm`` when positive."""
-        return clip([param.grad for param in self.params if param.grad is not None], max_norm, aggregate_norm_fn)
+        return clip([param.grad for param in self.params if param.grad is not None], max_norm)
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> Any:
-        """One update from gradients that are ``scale`` times too large."""
-        if scale != 1.0:
-            self.multiply_grads(1.0 / scale)
-        return self._optimizer.step(closure)
+    def step(self) -> None:
+        """One update."""
+        self._optimizer.step()
 
     def step_from(self, low_precision: LowPrecision, factor: float | Tensor = 1.0) -> None:
         """One update of float32 masters from the gradients of low-precision parameters, which then get the result.
@@ -274,6 +268,12 @@ def register_optimizer(name: str, dataclass: type | None = None) -> Callable[[C]
     return OPTIMIZERS.register(name, dataclass=dataclass, base=FairseqOptimizer)
 
 
+def named_trainable(params: Iterable[Any]) -> list[tuple[str, Parameter]]:
+    """(name, parameter) of what needs a gradient, from such pairs or parameters alone, which get an empty name."""
+    named = (item if isinstance(item, tuple) else ("", item) for item in params)
+    return [(name, param) for name, param in named if param.requires_grad]
+
+
 def build_optimizer(cfg: Any, params: Iterable[Any], **kwargs: Any) -> FairseqOptimizer:
     """Build the optimizer that ``cfg`` names.
 
@@ -282,9 +282,7 @@ def build_optimizer(cfg: Any, params: Iterable[Any], **kwargs: Any) -> FairseqOp
     no gradient are left out. Raises ConfigError when nothing is chosen or nothing is to be trained.
     """
     cls, cfg = OPTIMIZERS.resolve(cfg, "optimizer")
-    given = [item for p in params for item in (p.values() if isinstance(p, dict) else (p,))]
-    pairs = [item if isinstance(item, tuple) else ("", item) for item in given]
-    pairs = [(key, param) for key, param in pairs if param.requires_grad]
+    pairs = named_trainable(item for p in params for item in (p.values() if isinstance(p, dict) else (p,)))
     if not pairs:
         raise ConfigError("the model has no parameter to train")
     groups = parameter_groups(pairs, cfg.no_decay or "" if cls.decays_by_name else "")
@@ -311,18 +309,6 @@ class WrappedOptimizer(FairseqOptimizer):
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         return self.fp32_optimizer.optimizer
-
-    @optimizer.setter
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        self.fp32_optimizer.optimizer = optimizer
-
-    @property
-    def optimizer_config(self) -> dict[str, Any]:
-        return self.fp32_optimizer.optimizer_config
-
-    @property
-    def supports_flat_params(self) -> bool:
-        return self.fp32_optimizer.supports_flat_params
 
     def get_lr(self) -> float:
         return self.fp32_optimizer.get_lr()

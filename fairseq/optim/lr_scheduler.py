@@ -98,18 +98,33 @@ def build_lr_scheduler(cfg: Any, optimizer: Any) -> FairseqLRScheduler:
     return LR_SCHEDULERS.build(cfg, "lr_scheduler", optimizer)
 
 
-@register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)
-class FixedLRSchedule(FairseqLRScheduler):
-    """With w = warmup_updates and n completed updates: base(epoch) * (n + 1) / w while n < w, then base(epoch).
-
-    base(epoch) is the epoch's entry of lr (the last one repeats); from force_anneal on, the last entry times
-    lr_shrink ^ (epoch + 1 - force_anneal).
-    """
+class _PerEpoch(FairseqLRScheduler):
+    """What the two schedules share that may have a learning rate per epoch: ``lr``, and the warm-up's factor on it."""
 
     def __init__(self, cfg: Any, optimizer: Any) -> None:
         super().__init__(cfg, optimizer)
         self.lr = learning_rates(cfg)[0]
         self.warmup_factor = 1.0 / cfg.warmup_updates if cfg.warmup_updates > 0 else 1.0
+
+    def get_next_lr(self, epoch: int) -> float:
+        raise NotImplementedError
+
+    def step_begin_epoch(self, epoch: int) -> float:
+        self.lr = self.get_next_lr(epoch)
+        return self._set(self.warmup_factor * self.lr)
+
+    def _warm_up(self, fraction: float) -> float:
+        self.warmup_factor = fraction
+        return self._set(fraction * self.lr)
+
+
+@register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)
+class FixedLRSchedule(_PerEpoch):
+    """With w = warmup_updates and n completed updates: base(epoch) * (n + 1) / w while n < w, then base(epoch).
+
+    base(epoch) is the epoch's entry of lr (the last one repeats); from force_anneal on, the last entry times
+    lr_shrink ^ (epoch + 1 - force_anneal).
+    """
 
     def state_dict(self) -> dict[str, Any]:
         return {"lr": self.lr}
@@ -123,19 +138,14 @@ class FixedLRSchedule(FairseqLRScheduler):
             return values[min(epoch - 1, len(values) - 1)]
         return values[-1] * self.cfg.lr_shrink ** (epoch + 1 - self.cfg.force_anneal)
 
-    def step_begin_epoch(self, epoch: int) -> float:
-        self.lr = self.get_next_lr(epoch)
-        return self._set(self.warmup_factor * self.lr)
-
     def step_update(self, num_updates: int) -> float:
         if num_updates < self.cfg.warmup_updates:
-            self.warmup_factor = (num_updates + 1) / self.cfg.warmup_updates
-            return self._set(self.warmup_factor * self.lr)
+            return self._warm_up((num_updates + 1) / self.cfg.warmup_updates)
         return self._set(self.lr)
 
 
 @register_lr_scheduler("polynomial_decay", dataclass=PolynomialDecayLRScheduleConfig)
-class PolynomialDecayLRSchedule(FairseqLRScheduler):
+class PolynomialDecayLRSchedule(_PerEpoch):
     """With w = warmup_updates, N = total_num_update and n completed updates.
 
     n <= w: lr * n / w, so the very first update has learning rate 0; n >= N: end_learning_rate; between:
@@ -151,11 +161,6 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
                 f"total_num_update is {cfg.total_num_update}, but polynomial_decay needs a positive number of updates; "
                 "set it, or set max_update"
             )
-        self.lr = learning_rates(cfg)[0]
-        self.warmup_factor = 1.0 / cfg.warmup_updates if cfg.warmup_updates > 0 else 1.0
-        self.end_learning_rate = cfg.end_learning_rate
-        self.total_num_update = cfg.total_num_update
-        self.power = cfg.power
         self._set(self.warmup_factor * self.lr)
 
     def get_next_lr(self, epoch: int) -> float:
@@ -164,19 +169,14 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
             return values[min(epoch, len(values) - 1)]
         return self.optimizer.get_lr()
 
-    def step_begin_epoch(self, epoch: int) -> float:
-        self.lr = self.get_next_lr(epoch)
-        return self._set(self.warmup_factor * self.lr)
-
     def step_update(self, num_updates: int) -> float:
-        warmup = self.cfg.warmup_updates
+        warmup, total, end = self.cfg.warmup_updates, self.cfg.total_num_update, self.cfg.end_learning_rate
         if warmup > 0 and num_updates <= warmup:
-            self.warmup_factor = num_updates / warmup
-            return self._set(self.warmup_factor * self.lr)
-        if num_updates >= self.total_num_update:
-            return self._set(self.end_learning_rate)
-        remaining = 1 - (num_updates - warmup) / (self.total_num_update - warmup)
-        return self._set((self.lr - self.end_learning_rate) * remaining**self.power + self.end_learning_rate)
+            return self._warm_up(num_updates / warmup)
+        if num_updates >= total:
+            return self._set(end)
+        remaining = 1 - (num_updates - warmup) / (total - warmup)
+        return self._set((self.lr - end) * remaining**self.cfg.power + end)
 
 
 @register_lr_scheduler("cosine", dataclass=CosineLRScheduleConfig)

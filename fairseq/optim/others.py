@@ -15,6 +15,8 @@ from fairseq.optim.fairseq_optimizer import FairseqOptimizer, first_lr, register
 class SGD(FairseqOptimizer):
     """torch's SGD with momentum and L2 weight decay; the class name is stored in checkpoints."""
 
+    supports_flat_params = True
+
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
         self._optimizer = torch.optim.SGD(params, **self.optimizer_config)
@@ -26,10 +28,6 @@ class SGD(FairseqOptimizer):
             "momentum": getattr(self.cfg, "momentum", 0.0),
             "weight_decay": getattr(self.cfg, "weight_decay", 0.0),
         }
-
-    @property
-    def supports_flat_params(self) -> bool:
-        return True
 
 
 @register_optimizer("adagrad", dataclass=AdagradConfig)
@@ -43,8 +41,3 @@ class Adagrad(FairseqOptimizer):
     @property
     def optimizer_config(self) -> dict[str, Any]:
         return {"lr": first_lr(self.cfg), "weight_decay": getattr(self.cfg, "weight_decay", 0.0)}
-
-    @property
-    def supports_flat_params(self) -> bool:
-        # As in the original: its state is created at construction, one entry per parameter.
-        return False
