@@ -159,7 +159,8 @@ def reset_meters(name: str) -> None:
 
 def get_meter(name: str, key: str) -> Any:
     """The meter ``key`` of aggregator ``name``, or None."""
-    return _aggregators.get(name, {}).get(key)
+    meters = get_meters(name)
+    return None if meters is None else meters.get(key)
 
 
 def get_meters(name: str) -> MetersDict | None:
