@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -129,34 +130,19 @@ def resolve_max_positions(*limits: Limit) -> Limit:
     A limit is a number, a tuple of numbers (one per input) or a dict of them (one per dataset); a number meets every
     element of a tuple or dict.
     """
-    result: Limit = None
-    for limit in limits:
-        if limit is None:
-            continue
-        result = limit if result is None else _smaller(result, limit)
-    return result
+    return functools.reduce(_smaller, limits, None)
 
 
 def _smaller(a: Limit, b: Limit) -> Limit:
-    if isinstance(a, dict) or isinstance(b, dict):
-        (table, other) = (a, b) if isinstance(a, dict) else (b, a)
-        assert isinstance(table, dict)
-        return {
-            key: value
-            if isinstance(other, dict) and key not in other
-            else _smaller(value, other[key] if isinstance(other, dict) else other)
-            for key, value in table.items()
-        }
-    if isinstance(a, Iterable) and isinstance(b, Iterable):
-        return tuple(_least(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, Iterable):
-        return tuple(_least(x, b) for x in a)
-    if isinstance(b, Iterable):
-        return tuple(_least(a, y) for y in b)
-    return _least(a, b)
-
-
-def _least(a: Limit, b: Limit) -> Limit:
     if a is None or b is None:
         return b if a is None else a
+    for table, other in ((a, b), (b, a)):
+        if isinstance(table, dict):
+            others = other if isinstance(other, dict) else dict.fromkeys(table, other)
+            return {key: _smaller(value, others.get(key)) for key, value in table.items()}
+    if isinstance(a, Iterable) and isinstance(b, Iterable):
+        return tuple(_smaller(x, y) for x, y in zip(a, b, strict=True))
+    for elements, number in ((a, b), (b, a)):
+        if isinstance(elements, Iterable):
+            return tuple(_smaller(element, number) for element in elements)
     return min(a, b)  # type: ignore[type-var]
