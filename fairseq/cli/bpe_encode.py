@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,9 @@ REPORT = 10000  # rows between two progress lines
 Row = tuple[str, ...]
 
 
+_tables = functools.cache(get_encoder)
+
+
 class MultiprocessingEncoder:
     """Rows of parallel lines to rows of ids. The tables are read once per process.
 
@@ -31,20 +35,16 @@ class MultiprocessingEncoder:
         args: ``encoder_json``, ``vocab_bpe``, ``keep_empty`` and ``jsonlines`` of the command line.
     """
 
-    _shared: Encoder | None = None
-
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
 
     def initializer(self) -> None:
-        if MultiprocessingEncoder._shared is None:
-            MultiprocessingEncoder._shared = get_encoder(self.args.encoder_json, self.args.vocab_bpe)
+        """Read the tables now."""
+        _tables(self.args.encoder_json, self.args.vocab_bpe)
 
     @property
     def bpe(self) -> Encoder:
-        self.initializer()
-        assert MultiprocessingEncoder._shared is not None
-        return MultiprocessingEncoder._shared
+        return _tables(self.args.encoder_json, self.args.vocab_bpe)
 
     def encode(self, line: str) -> list[str]:
         """Ids of ``line`` in decimal."""

@@ -102,10 +102,9 @@ class Adam(torch.optim.Optimizer):
         if not state:
             if param.grad is not None and param.grad.is_sparse:
                 raise ConfigError("adam does not support sparse gradients; use --optimizer adagrad")
-            dtype = torch.float32 if param.dtype in HALF else param.dtype
             state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(param, dtype=_moment_type(param), memory_format=torch.preserve_format)
         state["step"] += 1
         return state
 
@@ -132,44 +131,37 @@ class Adam(torch.optim.Optimizer):
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load this layout, that of old fused optimizers (``step`` kept by the group), or torch's own AdamW's."""
-        groups = [dict(group) for group in state_dict["param_groups"]]
-        state = {index: dict(entry) for index, entry in state_dict["state"].items()}
-        for group, own in zip(groups, self.param_groups, strict=True):
+        stored, groups = state_dict["param_groups"], []
+        for group, own in zip(stored, self.param_groups, strict=True):
             if group.get("amsgrad"):
                 raise CheckpointError(
                     "the optimizer state of the checkpoint was made with amsgrad, which is not supported; "
                     "start it afresh with --reset-optimizer"
                 )
-            for index in group["params"]:
-                if index in state:
-                    state[index] = _entry(state[index], group.get("step", 0), index)
-            for key in set(group) - set(own):
-                del group[key]
-            for key in set(own) - set(group):
-                group[key] = own[key]
-            group["betas"] = tuple(group["betas"])
+            known = {key: group.get(key, value) for key, value in own.items()}
+            groups.append({**known, "betas": tuple(known["betas"])})
         # The base class would round float32 moments of a half-precision parameter to its type.
         _undecorated(torch.optim.Optimizer.load_state_dict)(self, {"state": {}, "param_groups": groups})
-        numbers = [index for group in groups for index in group["params"]]
-        for index, param in zip(numbers, (p for g in self.param_groups for p in g["params"]), strict=True):
-            if index in state:
-                dtype = torch.float32 if param.dtype in HALF else param.dtype
-                self.state[param] = {
-                    key: value.to(param.device, dtype) if torch.is_tensor(value) else value
-                    for key, value in state[index].items()
-                }
+        for group, own in zip(stored, self.param_groups, strict=True):
+            for index, param in zip(group["params"], own["params"], strict=True):
+                if index in state_dict["state"]:
+                    self.state[param] = _entry(state_dict["state"][index], group.get("step", 0), index, param)
 
 
-def _entry(entry: Mapping[str, Any], group_step: Any, index: int) -> dict[str, Any]:
-    """A stored state entry with exactly our three values."""
+def _moment_type(param: Tensor) -> torch.dtype:
+    return torch.float32 if param.dtype in HALF else param.dtype
+
+
+def _entry(entry: Mapping[str, Any], group_step: Any, index: int, param: Tensor) -> dict[str, Any]:
+    """A stored state entry with exactly our three values, for ``param``."""
     missing = {"exp_avg", "exp_avg_sq"} - set(entry)
     if missing:
         raise CheckpointError(
             f"the optimizer state of the checkpoint has no {' and '.join(sorted(missing))} for parameter {index}: it "
             "was not written by adam; start it afresh with --reset-optimizer"
         )
-    step = int(entry.get("step", group_step))
-    return {"step": step, "exp_avg": entry["exp_avg"], "exp_avg_sq": entry["exp_avg_sq"]}
+    moments = {name: entry[name].to(param.device, _moment_type(param)) for name in ("exp_avg", "exp_avg_sq")}
+    return {"step": int(entry.get("step", group_step)), **moments}
 
 
 class DeferredScaling(FairseqOptimizer):

@@ -16,16 +16,14 @@ from torch import Tensor
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, WrappedOptimizer, build_optimizer
 
 
-class LossScale:
-    """torch's GradScaler with the ``loss_scale`` attribute that the trainer logs."""
+class LossScale(torch.amp.GradScaler):
+    """torch's scaler with the ``loss_scale`` that the trainer logs, and the value at which training gives up."""
 
-    def __init__(self, scaler: torch.amp.GradScaler, min_loss_scale: float) -> None:
-        self.scaler = scaler
-        self.min_loss_scale = min_loss_scale
+    min_loss_scale: float
 
     @property
     def loss_scale(self) -> float:
-        return self.scaler.get_scale()
+        return self.get_scale()
 
 
 class AMPOptimizer(WrappedOptimizer):
@@ -63,17 +61,17 @@ class AMPOptimizer(WrappedOptimizer):
     def state_dict(self) -> dict[str, Any]:
         state = self.fp32_optimizer.state_dict()
         if self.scaler is not None:
-            state["loss_scaler"] = self.scaler.scaler.state_dict()
+            state["loss_scaler"] = self.scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Mapping[str, Any] | None = None) -> None:
         saved = state_dict.get("loss_scaler", {})
         if self.scaler is not None and "growth_factor" in saved:
-            self.scaler.scaler.load_state_dict(saved)
+            self.scaler.load_state_dict(saved)
         self.fp32_optimizer.load_state_dict(state_dict, optimizer_overrides)
 
     def backward(self, loss: Tensor) -> None:
-        (loss if self.scaler is None else self.scaler.scaler.scale(loss)).backward()
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def multiply_grads(self, c: float | Tensor) -> None:
         self.fp32_optimizer.multiply_grads(c)
@@ -84,28 +82,28 @@ class AMPOptimizer(WrappedOptimizer):
         Raises OverflowError when the norm is not finite (the scale has been halved; repeat or drop the batch), or
         FloatingPointError when the scale has become too small.
         """
-        if self.scaler is None:
+        scaler = self.scaler
+        if scaler is None:
             return self.fp32_optimizer.clip_grad_norm(max_norm)
-        scaler = self.scaler.scaler
         scaler.unscale_(self.optimizer)
         norm = self.fp32_optimizer.clip_grad_norm(max_norm)
         if not math.isfinite(float(norm)):
-            before = self.scaler.loss_scale
+            before = scaler.loss_scale
             scaler.update()
-            if self.scaler.loss_scale >= before:  # finite gradients here, but not their norm, or not on another worker
+            if scaler.loss_scale >= before:  # finite gradients here, but not their norm, or not on another worker
                 scaler.update(before * scaler.get_backoff_factor())
-            if self.scaler.loss_scale <= self.scaler.min_loss_scale:
+            if scaler.loss_scale <= scaler.min_loss_scale:
                 raise FloatingPointError(
-                    f"the loss scale has fallen to its minimum ({self.scaler.min_loss_scale}): the loss is probably "
+                    f"the loss scale has fallen to its minimum ({scaler.min_loss_scale}): the loss is probably "
                     "exploding; try a lower learning rate, gradient clipping or a larger batch"
                 )
-            raise OverflowError(f"gradient overflow; the loss scale is now {self.scaler.loss_scale}")
+            raise OverflowError(f"gradient overflow; the loss scale is now {scaler.loss_scale}")
         return norm
 
     def step(self) -> None:
         self.fp32_optimizer.step()
         if self.scaler is not None:
-            self.scaler.scaler.update()
+            self.scaler.update()
 
     def zero_grad(self) -> None:
         self.fp32_optimizer.zero_grad()
@@ -114,7 +112,8 @@ class AMPOptimizer(WrappedOptimizer):
 def build_amp_scaler(common: Any, device_type: str) -> LossScale:
     """The gradient scaler of ``cfg.common``; a growth window of None is torch's default (2000 updates)."""
     window = getattr(common, "amp_scale_window", None)
-    scaler = torch.amp.GradScaler(
+    scaler = LossScale(
         device_type, init_scale=float(common.amp_init_scale), growth_interval=2000 if window is None else window
     )
-    return LossScale(scaler, common.min_loss_scale)
+    scaler.min_loss_scale = common.min_loss_scale
+    return scaler

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from fairseq.errors import ConfigError
 from fairseq.ops import library
-from fairseq.ops.adam import block_norms
+from fairseq.ops.adam import block_norms, block_norms_reference
 from fairseq.optim.parameter_groups import parameter_groups
 from fairseq.optim.state_layout import fit_state
 from fairseq.registry import OPTIMIZERS, RegistryView
@@ -39,27 +39,8 @@ def total_norm(grads: Sequence[Tensor]) -> Tensor:
         return torch.zeros((), dtype=torch.float32)
     if grads[0].device.type != "cpu":
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(grads), 2, dtype=torch.float32)))
-    if library.compiled_for("block_norms", "cpu") and all(g.dtype in HALF and g.is_contiguous() for g in grads):
-        return torch.linalg.vector_norm(block_norms(grads, BLOCK))
-    partial: list[Tensor] = []
-    buffer: Tensor | None = None
-    for grad in grads:
-        flat = grad.detach().reshape(-1)
-        if flat.dtype == torch.float32:
-            partial += _block_norms(flat)
-            continue
-        # Converting in cache and summing there is several times faster than a reduction over bfloat16.
-        buffer = torch.empty(128 * BLOCK) if buffer is None else buffer
-        for piece in flat.split(buffer.numel()):
-            partial += _block_norms(buffer[: piece.numel()].copy_(piece))
-    return torch.linalg.vector_norm(torch.cat(partial)) if partial else torch.zeros(())
-
-
-def _block_norms(flat: Tensor) -> list[Tensor]:
-    """Norms of consecutive blocks of a float32 vector, in one or two tensors."""
-    full = flat.numel() // BLOCK * BLOCK
-    norms = [torch.linalg.vector_norm(flat[:full].view(-1, BLOCK), dim=1)] if full else []
-    return norms + ([torch.linalg.vector_norm(flat[full:]).view(1)] if full < flat.numel() else [])
+    compiled = library.compiled_for("block_norms", "cpu") and all(g.dtype in HALF and g.is_contiguous() for g in grads)
+    return torch.linalg.vector_norm((block_norms if compiled else block_norms_reference)(grads, BLOCK))
 
 
 def as_factor(number: float | Tensor) -> Factor:

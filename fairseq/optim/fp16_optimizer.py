@@ -33,6 +33,8 @@ from fairseq.optim.fairseq_optimizer import (
 from fairseq.optim.parameter_groups import copy_tags, tagged_options
 from fairseq.registry import OPTIMIZERS
 
+_COUNTERS = ("iter", "last_overflow", "last_rescale", "overflows_since_rescale")
+
 
 class DynamicLossScaler:
     """A loss scale that follows the overflows.
@@ -99,18 +101,11 @@ class DynamicLossScaler:
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, without the scale itself (which checkpoints have kept in a place of its own)."""
-        return {
-            "iter": self._iter,
-            "last_overflow": self._last_overflow,
-            "last_rescale": self._last_rescale,
-            "overflows_since_rescale": self._overflows_since_rescale,
-        }
+        return {name: getattr(self, f"_{name}") for name in _COUNTERS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._iter = int(state["iter"])
-        self._last_overflow = int(state["last_overflow"])
-        self._last_rescale = int(state["last_rescale"])
-        self._overflows_since_rescale = int(state["overflows_since_rescale"])
+        for name in _COUNTERS:
+            setattr(self, f"_{name}", int(state[name]))
 
 
 def build_scaler(cfg: Any) -> DynamicLossScaler | None:

@@ -81,14 +81,21 @@ def train_batches(
     )
 
 
-def valid_batches(cfg: FairseqConfig, task: FairseqTask, model: BaseFairseqModel, subset: str) -> EpochBatchIterator:
+def valid_batches(
+    cfg: FairseqConfig,
+    task: FairseqTask,
+    model: BaseFairseqModel,
+    subset: str,
+    max_tokens: int | None,
+    max_sentences: int | None,
+) -> EpochBatchIterator:
     """The batches of the validation ``subset``, always as in epoch 1."""
     return batch_iterator(
         cfg,
         task,
         subset,
-        max_tokens=cfg.dataset.max_tokens_valid,
-        max_sentences=cfg.dataset.batch_size_valid,
+        max_tokens=max_tokens,
+        max_sentences=max_sentences,
         max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
         ignore_invalid_inputs=cfg.dataset.skip_invalid_size_inputs_valid_test,
     )

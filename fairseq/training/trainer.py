@@ -177,7 +177,8 @@ class Trainer:
 
     def get_valid_iterator(self, subset: str) -> EpochBatchIterator:
         """The batches of the validation ``subset``, always as in epoch 1."""
-        return valid_batches(self.cfg, self.task, self.model, subset)
+        data = self.cfg.dataset
+        return valid_batches(self.cfg, self.task, self.model, subset, data.max_tokens_valid, data.batch_size_valid)
 
     def prepare_sample(self, sample: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
         """``sample`` on the device in the run's precision; an empty one becomes a dummy batch (second value True)."""

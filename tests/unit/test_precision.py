@@ -293,7 +293,7 @@ def test_amp_loss_scale() -> None:
     resumed = setup("amp")[1]
     resumed._scaler = build_amp_scaler(cfg.common, "cpu")
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert resumed.scaler.scaler.state_dict() == optimizer.scaler.scaler.state_dict()
+    assert resumed.scaler.state_dict() == optimizer.scaler.state_dict()
 
     before = copy.deepcopy(model.state_dict())
     for expected in (64.0, 32.0):
