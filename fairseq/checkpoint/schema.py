@@ -73,6 +73,9 @@ def portable(state: Any, snapshot: bool = False) -> Any:
     return _Copier(snapshot).copy(state, "")
 
 
+_PLAIN = (bool, int, float, str, bytes, np.ndarray, torch.dtype, torch.device)
+
+
 class _Copier:
     """One walk over a state; remembers converted tensors, so that those which share memory keep sharing it."""
 
@@ -82,11 +85,11 @@ class _Copier:
         self.alive: list[torch.Tensor] = []  # an address is only a key as long as its tensor lives
 
     def copy(self, value: Any, where: str) -> Any:
-        if (
-            value is None
-            or isinstance(value, (bool, int, float, str, bytes))
-            and not isinstance(value, (enum.Enum, np.generic))
-        ):
+        if isinstance(value, enum.Enum):
+            return self.copy(value.value, where)
+        if isinstance(value, np.generic):
+            return value.item()
+        if value is None or isinstance(value, _PLAIN):
             return value
         if torch.is_tensor(value):
             return self.tensor(value)
@@ -97,12 +100,6 @@ class _Copier:
             return type(value)(items) if type(value) in (tuple, set) else items
         if isinstance(value, argparse.Namespace):
             return argparse.Namespace(**self._mapping(vars(value), where))
-        if isinstance(value, enum.Enum):
-            return self.copy(value.value, where)
-        if isinstance(value, np.generic):
-            return value.item()
-        if isinstance(value, (np.ndarray, torch.dtype, torch.device, torch.Size)):
-            return value
         if isinstance(value, os.PathLike):
             return os.fspath(value)
         raise CheckpointError(

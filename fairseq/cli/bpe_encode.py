@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from fairseq.cli.common import run_command
+from fairseq.cli.common import batches, run_command
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
 from fairseq.data.preprocessing import json_text
 from fairseq.data.text import map_in_order
@@ -104,8 +104,7 @@ def main(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         inputs = [_open(stack, path, "r") for path in args.inputs]
         outputs = [_open(stack, path, "w") for path in args.outputs]
-        batches = map_in_order(encoder.encode_rows, _rows(inputs), args.workers)
-        encoded = itertools.chain.from_iterable(batches)
+        encoded = itertools.chain.from_iterable(map_in_order(encoder.encode_rows, _rows(inputs), args.workers))
         for count, (state, lines) in enumerate(encoded, 1):
             filtered += state == "EMPTY"
             for line, output in zip(lines or (), outputs, strict=False):
@@ -132,15 +131,10 @@ def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
 
 
 def _rows(inputs: Sequence[IO[str]]) -> Iterator[list[Row]]:
-    rows = zip(*inputs, strict=False)  # stops at the shortest, as the original does
-    while True:
-        try:
-            batch = list(itertools.islice(rows, BATCH))
-        except UnicodeDecodeError as error:
-            raise DataError(f"the input is not UTF-8 text: {error}") from None
-        if not batch:
-            return
-        yield batch
+    try:
+        yield from batches(zip(*inputs, strict=False), BATCH)  # stops at the shortest, as the original does
+    except UnicodeDecodeError as error:
+        raise DataError(f"the input is not UTF-8 text: {error}") from None
 
 
 def cli_main(argv: Sequence[str] | None = None) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -57,6 +58,13 @@ def set_up(args: FairseqConfig | argparse.Namespace) -> FairseqConfig:
     cfg: Any = convert_namespace_to_omegaconf(args) if isinstance(args, argparse.Namespace) else args
     import_user_module(cfg.common)
     return cfg
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most ``size`` consecutive items."""
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
 
 
 def byte_progress(args: argparse.Namespace) -> Callable[[str, int], Any] | None:

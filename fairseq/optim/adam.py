@@ -22,7 +22,7 @@ from fairseq.optim.fairseq_optimizer import (
     LowPrecision,
     as_factor,
     clip_coefficient,
-    first_lr,
+    learning_rates,
     register_optimizer,
     total_norm,
 )
@@ -176,7 +176,7 @@ class DeferredScaling(FairseqOptimizer):
     @property
     def optimizer_config(self) -> dict[str, Any]:
         return {
-            "lr": first_lr(self.cfg),
+            "lr": learning_rates(self.cfg)[0],
             "betas": parse_betas(self.cfg.adam_betas),
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,

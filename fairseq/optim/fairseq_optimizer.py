@@ -77,11 +77,6 @@ def learning_rates(cfg: Any) -> list[float]:
     return [float(value) for value in values]
 
 
-def first_lr(cfg: Any) -> float:
-    """The learning rate an optimizer starts with."""
-    return learning_rates(cfg)[0]
-
-
 class FairseqOptimizer:
     """Base class. Subclasses set ``self._optimizer`` in ``__init__(cfg, params)``."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fairseq.optim.configs import AdagradConfig, SGDConfig
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer, first_lr, register_optimizer
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates, register_optimizer
 
 
 @register_optimizer("sgd", dataclass=SGDConfig)
@@ -24,7 +24,7 @@ class SGD(FairseqOptimizer):
     @property
     def optimizer_config(self) -> dict[str, Any]:
         return {
-            "lr": first_lr(self.cfg),
+            "lr": learning_rates(self.cfg)[0],
             "momentum": getattr(self.cfg, "momentum", 0.0),
             "weight_decay": getattr(self.cfg, "weight_decay", 0.0),
         }
@@ -40,4 +40,4 @@ class Adagrad(FairseqOptimizer):
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        return {"lr": first_lr(self.cfg), "weight_decay": getattr(self.cfg, "weight_decay", 0.0)}
+        return {"lr": learning_rates(self.cfg)[0], "weight_decay": getattr(self.cfg, "weight_decay", 0.0)}
