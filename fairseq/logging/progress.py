@@ -220,17 +220,15 @@ class JsonProgressBar(BaseProgressBar):
             position = self._position()
             if self.epoch is not None and self.i is not None and self.size:
                 position["update"] = round(self.epoch - 1 + (self.i + 1) / float(self.size), 3)
-            self._emit(position | _formatted(stats), tag)
+            emit(json.dumps(position | _formatted(stats)), tag)
 
     def _print(self, stats: Mapping[str, Any], tag: str | None) -> None:
         prefix = f"{tag}_" if tag is not None else ""
-        self._emit(self._position() | {f"{prefix}{key}": value for key, value in _formatted(stats).items()}, tag)
+        named = {f"{prefix}{key}": value for key, value in _formatted(stats).items()}
+        emit(json.dumps(self._position() | named), tag)
 
     def _position(self) -> dict[str, Any]:
         return {} if self.epoch is None else {"epoch": self.epoch}
-
-    def _emit(self, line: Mapping[str, Any], tag: str | None) -> None:
-        emit(json.dumps(line), tag)
 
 
 class NoopProgressBar(BaseProgressBar):

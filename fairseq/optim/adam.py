@@ -67,13 +67,7 @@ class Adam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        amsgrad: bool = False,
-        fused: bool = True,
     ) -> None:
-        """``fused`` False computes with the reference implementation of the fused kernel."""
-        if amsgrad:
-            raise ConfigError("amsgrad is not supported")
-        self.fused = fused
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": False})
 
     @torch.no_grad()
@@ -94,7 +88,7 @@ class Adam(torch.optim.Optimizer):
                 numbers = Hyperparameters(
                     float(group["lr"]), group["betas"], group["eps"], group["weight_decay"], step, self.corrected_eps
                 )
-                update(segments, numbers, factor, fused=self.fused)
+                update(segments, numbers, factor)
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
         """The state of ``param`` with its step counted up; created at the first update."""

@@ -119,17 +119,17 @@ def _kernel_eps(hyper: Hyperparameters) -> float:
     return hyper.eps if hyper.corrected_eps else hyper.eps / math.sqrt(1 - hyper.betas[1] ** hyper.step)
 
 
-def update(segments: list[Segment], hyper: Hyperparameters, factor: Factor = 1.0, *, fused: bool = True) -> None:
+def update(segments: list[Segment], hyper: Hyperparameters, factor: Factor = 1.0) -> None:
     """Update every segment in place, with gradients multiplied by ``factor``; gradients themselves may be overwritten.
 
-    ``fused`` False, or a type, layout or device that the kernel does not know, takes the reference implementation. Weights in
-    float16 or bfloat16 are updated through a temporary float32 copy.
+    A type, layout or device that the kernel does not know takes the reference implementation. Weights in float16 or
+    bfloat16 are updated through a temporary float32 copy.
     """
     plain: list[Segment] = []
     rounded: list[Segment] = []
     converted: list[Segment] = []
     for segment in segments:
-        if not (fused and _kernel_knows(segment)):
+        if not _kernel_knows(segment):
             _update_converted([segment], hyper, factor, reference_update)
         elif segment.low_precision is None and _same_type(segment):
             plain.append(segment)

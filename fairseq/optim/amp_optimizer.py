@@ -40,19 +40,15 @@ class AMPOptimizer(WrappedOptimizer):
         super().__init__(cfg, fp32_optimizer)
         first = next(fp32_optimizer.params)
         self.device_type = device_type or first.device.type
-        self._scaler: LossScale | None = None
+        self.scaler: LossScale | None = None
         if self.device_type == "cuda":
-            self._scaler = build_amp_scaler(cfg.common, self.device_type)
+            self.scaler = build_amp_scaler(cfg.common, self.device_type)
 
     @classmethod
     def build_optimizer(cls, cfg: Any, params: Iterable[Any], **kwargs: Any) -> AMPOptimizer:
         """``cfg`` is the root configuration; ``params`` are parameters or ``(name, parameter)`` pairs."""
         given = list(params)
         return cls(cfg, given, build_optimizer(cfg.optimizer, given), **kwargs)
-
-    @property
-    def scaler(self) -> LossScale | None:
-        return self._scaler
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16

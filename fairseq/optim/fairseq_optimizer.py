@@ -84,6 +84,8 @@ class FairseqOptimizer:
     decays_by_name = False
     #: Per group, the entries that its parameters ask for (see ``parameter_groups``): no loaded state replaces them.
     own_options: Sequence[Mapping[str, float]] = ()
+    #: The loss scaler (something with ``loss_scale``), or None.
+    scaler: Any = None
     #: The place of each parameter in the model; groups may have another order.
     order: Mapping[Tensor, int] = {}
 
@@ -158,11 +160,6 @@ class FairseqOptimizer:
         """Restore what :meth:`master_weights` gave; nothing to do when the model holds the weights."""
 
     # -------------------------------------------------------------------------------- one update
-
-    @property
-    def scaler(self) -> Any:
-        """The loss scaler (something with ``loss_scale``), or None."""
-        return None
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Context for the training forward pass."""

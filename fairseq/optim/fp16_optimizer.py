@@ -139,12 +139,8 @@ class _HalfOptimizer(WrappedOptimizer):
         super().__init__(cfg, inner)
         self.named_params = named_trainable(params)
         self.fp16_params = [param for _, param in self.named_params]
-        self._scaler = build_scaler(cfg)
+        self.scaler = build_scaler(cfg)
         self._factor: Factor = 1.0
-
-    @property
-    def scaler(self) -> DynamicLossScaler | None:
-        return self._scaler
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state, ``loss_scale``, and the scaler's counters (not known to the original)."""

@@ -113,9 +113,6 @@ def progress_of(
 ) -> BaseProgressBar:
     """``batches`` in the bar that the configuration asks for; with ``run_name`` (training) tensorboard and wandb too."""
     common = cfg.common
-    loggers: dict[str, Any] = {}
-    if run_name is not None:
-        loggers = {"tensorboard_logdir": common.tensorboard_logdir, "wandb_project": common.wandb_project}
     return progress_bar(
         batches,
         log_format=common.log_format,
@@ -123,8 +120,9 @@ def progress_of(
         epoch=epoch,
         prefix=prefix,
         default_log_format="simple" if common.no_progress_bar else "tqdm",
+        tensorboard_logdir=None if run_name is None else common.tensorboard_logdir,
+        wandb_project=None if run_name is None else common.wandb_project,
         wandb_run_name=run_name,
-        **loggers,
     )
 
 
