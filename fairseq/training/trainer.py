@@ -133,9 +133,6 @@ class Trainer:
     def get_model(self) -> BaseFairseqModel:
         return self.model
 
-    def get_criterion(self) -> nn.Module:
-        return self.criterion
-
     def get_lr(self) -> float:
         """The learning rate of the next update."""
         return self.optimizer.get_lr()
