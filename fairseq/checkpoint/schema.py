@@ -6,9 +6,11 @@ Keys in the order of the original::
     cfg                   the whole configuration as nested plain dictionaries
     model                 OrderedDict of parameters and buffers
     criterion             the criterion's state, or None when it has no parameters
-    optimizer_history     one entry per run of the resume chain, see `history_entry`
+    optimizer_history     one entry per run of the resume chain: criterion_name and optimizer_name (class names, compared
+                          on resuming), lr_scheduler_state, num_updates
     task_state            dictionary of the task, {} for masked language models
-    extra_state           see `extra_state`
+    extra_state           metrics, previous_training_time, [ema, ema_fp32_params], train_iterator, val_loss, [best],
+                          [early_stop] (which the original ignores)
     last_optimizer_state  state and param_groups; absent with no_save_optimizer_state
 
 Every tensor is on the CPU, and half precision is widened to float32. Tensors that share memory (the tied output matrix)
@@ -31,67 +33,35 @@ from fairseq.errors import CheckpointError
 from fairseq.tree import HALF
 
 
-def history_entry(
-    criterion_name: str, optimizer_name: str, lr_scheduler_state: Mapping[str, Any], num_updates: int
-) -> dict[str, Any]:
-    """One entry of ``optimizer_history``; the names are class names, compared on resuming."""
-    return {
-        "criterion_name": criterion_name,
-        "optimizer_name": optimizer_name,
-        "lr_scheduler_state": dict(lr_scheduler_state),
-        "num_updates": num_updates,
-    }
-
-
-def extra_state(
-    metrics: Mapping[str, list],
-    previous_training_time: float,
-    train_iterator: Mapping[str, Any],
-    val_loss: float | None,
-    best: float | None = None,
-    ema: Mapping[str, torch.Tensor] | None = None,
-    ema_fp32_params: Mapping[str, torch.Tensor] | None = None,
-    additions: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """``extra_state``. ``previous_training_time`` in seconds; ``additions``: keys that the original ignores."""
-    state: dict[str, Any] = {"metrics": metrics, "previous_training_time": previous_training_time}
-    if ema is not None:
-        state["ema"] = ema
-    if ema_fp32_params is not None:
-        state["ema_fp32_params"] = ema_fp32_params
-    state["train_iterator"] = dict(train_iterator)
-    state["val_loss"] = val_loss
-    if best is not None:
-        state["best"] = best
-    state.update(additions or {})
-    return state
-
-
 def build_state(
-    *,
-    cfg: Mapping[str, Any],
-    model: Mapping[str, torch.Tensor],
-    criterion: Mapping[str, torch.Tensor] | None,
-    optimizer_history: list[dict[str, Any]],
-    task_state: Mapping[str, Any] | None,
-    extra_state: Mapping[str, Any],
-    optimizer_state: Mapping[str, Any] | None,
+    cfg: Mapping[str, Any], states: Mapping[str, Any], position: Mapping[str, Any], val_loss: float | None
 ) -> dict[str, Any]:
-    """The dictionary to be saved; ``optimizer_state`` None leaves the key out.
+    """The checkpoint of the run's parts with their ``states`` at ``position``, the state of the data iterator.
 
     Raises CheckpointError for a value that could not be loaded again.
     """
-    state: dict[str, Any] = {
+    entry = {**states["classes"], **{key: states[key] for key in ("lr_scheduler_state", "num_updates")}}
+    extra = {
+        "metrics": states["meters"],
+        "previous_training_time": states["training_time"],  # seconds
+        **states.get("ema", {}),
+        "train_iterator": dict(position),
+        "val_loss": val_loss,
+    }
+    for key in ("best", "early_stop"):
+        if states[key] is not None:
+            extra[key] = states[key]
+    state = {
         "args": None,
         "cfg": cfg,
-        "model": model,
-        "criterion": criterion,
-        "optimizer_history": optimizer_history,
-        "task_state": {} if task_state is None else task_state,
-        "extra_state": extra_state,
+        "model": states["model"],
+        "criterion": states.get("criterion"),
+        "optimizer_history": [*states["optimizer_history"], entry],
+        "task_state": states["task"],
+        "extra_state": extra,
     }
-    if optimizer_state is not None:
-        state["last_optimizer_state"] = optimizer_state
+    if states["optimizer"] is not None:
+        state["last_optimizer_state"] = states["optimizer"]
     return portable(state)
 
 
@@ -103,6 +73,9 @@ def portable(state: Any, snapshot: bool = False) -> Any:
     return _Copier(snapshot).copy(state, "")
 
 
+_PLAIN = (bool, int, float, str, bytes, np.ndarray, torch.dtype, torch.device)
+
+
 class _Copier:
     """One walk over a state; remembers converted tensors, so that those which share memory keep sharing it."""
 
@@ -112,11 +85,11 @@ class _Copier:
         self.alive: list[torch.Tensor] = []  # an address is only a key as long as its tensor lives
 
     def copy(self, value: Any, where: str) -> Any:
-        if (
-            value is None
-            or isinstance(value, (bool, int, float, str, bytes))
-            and not isinstance(value, (enum.Enum, np.generic))
-        ):
+        if isinstance(value, enum.Enum):
+            return self.copy(value.value, where)
+        if isinstance(value, np.generic):
+            return value.item()
+        if value is None or isinstance(value, _PLAIN):
             return value
         if torch.is_tensor(value):
             return self.tensor(value)
@@ -127,12 +100,6 @@ class _Copier:
             return type(value)(items) if type(value) in (tuple, set) else items
         if isinstance(value, argparse.Namespace):
             return argparse.Namespace(**self._mapping(vars(value), where))
-        if isinstance(value, enum.Enum):
-            return self.copy(value.value, where)
-        if isinstance(value, np.generic):
-            return value.item()
-        if isinstance(value, (np.ndarray, torch.dtype, torch.device, torch.Size)):
-            return value
         if isinstance(value, os.PathLike):
             return os.fspath(value)
         raise CheckpointError(

@@ -15,9 +15,9 @@ import math
 import os
 import re
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,28 +56,14 @@ def update_pattern(suffix: str = "") -> str:
 
 
 def kept_best_pattern(metric: str, suffix: str = "") -> str:
-    """Matches `kept_best_name`; group 1 is the value of ``metric`` with the tie-breaking digit appended."""
+    """Matches `CheckpointStore.kept_best_name`; group 1 is the value of ``metric`` with the tie-breaking digit appended."""
     return rf"checkpoint\.best_{re.escape(metric)}_(-?\d+\.\d{{3}}\d+){re.escape(suffix)}\.pt"
 
 
-def kept_best_name(
-    metric: str, value: float, epoch: int, updates: int, keep: int, taken: set[str], suffix: str = ""
-) -> str:
-    """Name among the ``keep`` best by ``metric``: three decimals and one digit that breaks ties.
-
-    The digit is the original's seeded draw; if that name is taken, the next free digit, so that no kept file is lost.
-    """
-    draw = int(legacy_generator(epoch, updates, hash(float(value))).randint(0, keep))
-    names = [f"checkpoint.best_{metric}_{value:.3f}{(draw + i) % 10}{suffix}.pt" for i in range(10)]
-    return next((name for name in names if name not in taken), names[0])
-
-
-def kept_value(path: str, metric: str, suffix: str = "") -> float:
-    """The value in `kept_best_name`, to three decimals."""
-    match = re.fullmatch(kept_best_pattern(metric, suffix), os.path.basename(path))
-    if match is None:
-        raise ValueError(f"{path} is not a name of a best checkpoint by {metric}")
-    return float(re.match(r"-?\d+\.\d{3}", match.group(1)).group())  # type: ignore[union-attr]
+def kept_value(path: str, metric: str) -> float:
+    """The value in the name of one of the best files by ``metric``, to three decimals."""
+    text = os.path.basename(path).removeprefix(f"checkpoint.best_{metric}_")
+    return float(re.match(r"-?\d+\.\d{3}", text).group())  # type: ignore[union-attr]
 
 
 def checkpoint_paths(path: str, pattern: str = r"checkpoint(\d+)\.pt", keep_match: bool = False) -> list:
@@ -95,13 +81,11 @@ def checkpoint_paths(path: str, pattern: str = r"checkpoint(\d+)\.pt", keep_matc
     return [(os.path.join(path, name), number) if keep_match else os.path.join(path, name) for number, name in entries]
 
 
-def prune(cfg: Any, suffix: str, end_of_epoch: bool, written: Iterable[str]) -> None:
+def prune(cfg: Any, end_of_epoch: bool, written: Iterable[str]) -> None:
     """Delete what the ``keep_*`` options of the checkpoint section ``cfg`` no longer keep; ``written``: paths to spare."""
-    directory = cfg.save_dir
-    protected = {os.path.realpath(path) for path in written}
-    for name in (best_name(suffix), last_name(suffix)):
-        protected.add(os.path.realpath(os.path.join(directory, name)))
-
+    directory, suffix = cfg.save_dir, cfg.checkpoint_suffix
+    pointers = (os.path.join(directory, name) for name in (best_name(suffix), last_name(suffix)))
+    protected = {os.path.realpath(path) for path in (*written, *pointers)}
     if not end_of_epoch and cfg.keep_interval_updates > 0:
         found = checkpoint_paths(directory, update_pattern(suffix), keep_match=True)
         every = cfg.keep_interval_updates_pattern
@@ -113,12 +97,12 @@ def prune(cfg: Any, suffix: str, end_of_epoch: bool, written: Iterable[str]) -> 
     if cfg.keep_last_epochs > 0:
         _keep_first(checkpoint_paths(directory, epoch_pattern(suffix)), cfg.keep_last_epochs, protected)
     if cfg.keep_best_checkpoints > 0:
-        _keep_first(kept_best(cfg, suffix), cfg.keep_best_checkpoints, protected)
+        _keep_first(kept_best(cfg), cfg.keep_best_checkpoints, protected)
 
 
-def kept_best(cfg: Any, suffix: str) -> list[str]:
+def kept_best(cfg: Any) -> list[str]:
     """The ``checkpoint.best_*`` files, best first."""
-    found = checkpoint_paths(cfg.save_dir, kept_best_pattern(cfg.best_checkpoint_metric, suffix))
+    found = checkpoint_paths(cfg.save_dir, kept_best_pattern(cfg.best_checkpoint_metric, cfg.checkpoint_suffix))
     return found if cfg.maximize_best_checkpoint_metric else found[::-1]
 
 
@@ -135,64 +119,24 @@ def _keep_first(paths: list[str], count: int, protected: set[str]) -> None:
             logger.warning("cannot delete the old checkpoint %s: %s", path, error.strerror)
 
 
-class BackgroundWriter:
-    """Runs one job at a time. The thread is not a daemon: a program that ends waits for its last checkpoint."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def submit(self, job: Callable[[], None]) -> None:
-        """Run ``job`` in the background after the one before it; raises that one's error."""
-        self.wait()
-
-        def run() -> None:
-            try:
-                job()
-            except BaseException as error:
-                logger.error("%s", error)  # `wait` may never be called
-                self._error = error
-
-        self._thread = threading.Thread(target=run, name="checkpoint-writer")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Until nothing is being written; raises the error of the last job, once."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-
-CRASH_NAME = "crash.pt"
-
-
 class CheckpointStore:
     """Writes the checkpoints of one run.
 
-    ``cfg`` is the ``checkpoint`` section; ``suffix`` replaces its ``checkpoint_suffix`` (a shard's name). `best` is the best
-    validation value so far; on resuming, the trainer sets it from the checkpoint. It changes only in `save` (and `observe`):
-    a validation without a save does not count, as in the original.
+    ``cfg`` is the ``checkpoint`` section. `best` is the best validation value so far; on resuming, the trainer sets it from
+    the checkpoint. It changes only in `save`, with ``no_save`` too: a validation without a save does not count, as in the
+    original.
     """
 
-    def __init__(self, cfg: Any, suffix: str | None = None) -> None:
+    def __init__(self, cfg: Any) -> None:
         self.cfg = cfg
-        self.suffix: str = cfg.checkpoint_suffix if suffix is None else suffix
         self.best: float | None = None
-        self._written: list[str] = []
-        self._background = BackgroundWriter() if cfg.write_checkpoints_asynchronously else None
+        self._writing: Future[None] | None = None
 
     # -- what is best ---------------------------------------------------------------------------------------------
 
     def is_better(self, value: float, than: float) -> bool:
         """Ties count."""
         return value >= than if self.cfg.maximize_best_checkpoint_metric else value <= than
-
-    def observe(self, val_loss: float | None) -> None:
-        """Update `best` with the value of a validation at a save point; happens with ``no_save`` too."""
-        self.best = self._best_with(val_loss)
 
     def _best_with(self, val_loss: float | None) -> float | None:
         if val_loss is None or math.isnan(val_loss):
@@ -203,7 +147,7 @@ class CheckpointStore:
 
     def names(self, epoch: int, updates: int, end_of_epoch: bool, val_loss: float | None) -> list[str]:
         """File names that a save now would write, in order; empty with ``no_save``."""
-        cfg, suffix = self.cfg, self.suffix
+        cfg, suffix = self.cfg, self.cfg.checkpoint_suffix
         if cfg.no_save:
             return []
         names = []
@@ -216,30 +160,30 @@ class CheckpointStore:
             if best is None or self.is_better(val_loss, best):
                 names.append(best_name(suffix))
             if cfg.keep_best_checkpoints > 0 and self._is_among_the_best(val_loss):
-                names.append(self._kept_best_name(epoch, updates, val_loss))
+                names.append(self.kept_best_name(epoch, updates, val_loss))
         if not cfg.no_last_checkpoints:
             names.append(last_name(suffix))
         return names
 
     def _is_among_the_best(self, val_loss: float) -> bool:
         """Room for another, or it ties or beats the worst (the original did not fill the room with worse ones)."""
-        kept = kept_best(self.cfg, self.suffix)
+        kept = kept_best(self.cfg)
         if len(kept) < self.cfg.keep_best_checkpoints:
             return True
-        worst = kept_value(kept[-1], self.cfg.best_checkpoint_metric, self.suffix)
+        worst = kept_value(kept[-1], self.cfg.best_checkpoint_metric)
         return self.is_better(float(f"{val_loss:.3f}"), worst)
 
-    def _kept_best_name(self, epoch: int, updates: int, val_loss: float) -> str:
-        taken = {os.path.basename(path) for path in kept_best(self.cfg, self.suffix)}
-        return kept_best_name(
-            self.cfg.best_checkpoint_metric,
-            val_loss,
-            epoch,
-            updates,
-            self.cfg.keep_best_checkpoints,
-            taken,
-            self.suffix,
-        )
+    def kept_best_name(self, epoch: int, updates: int, value: float) -> str:
+        """Name among the best files: the metric's value with three decimals and one digit that breaks ties.
+
+        The digit is the original's seeded draw; if that name is taken, the next free digit, so that no kept file is lost.
+        """
+        cfg = self.cfg
+        draw = int(legacy_generator(epoch, updates, hash(float(value))).randint(0, cfg.keep_best_checkpoints))
+        start, end = f"checkpoint.best_{cfg.best_checkpoint_metric}_{value:.3f}", f"{cfg.checkpoint_suffix}.pt"
+        names = [f"{start}{(draw + i) % 10}{end}" for i in range(10)]
+        taken = {os.path.basename(path) for path in kept_best(cfg)}
+        return next((name for name in names if name not in taken), names[0])
 
     def save(
         self,
@@ -257,7 +201,7 @@ class CheckpointStore:
         an earlier write is raised first. Raises CheckpointError; files from before are then untouched.
         """
         self.wait()  # before looking at the directory
-        self.observe(val_loss)
+        self.best = self._best_with(val_loss)
         names = self.names(epoch, updates, end_of_epoch, val_loss)
         if not names:
             return None
@@ -267,12 +211,22 @@ class CheckpointStore:
             state["extra_state"]["best"] = self.best
         paths = [os.path.join(self.cfg.save_dir, name) for name in names]
         done = f"epoch {epoch} @ {updates} updates, score {val_loss}"
-        if self._background is None:
+        if not self.cfg.write_checkpoints_asynchronously:
             self._write(state, paths, end_of_epoch, done)
         else:
+            # A program that ends waits for the threads of its executors.
+            executor = ThreadPoolExecutor(1, "checkpoint-writer")
             snapshot = portable(state, snapshot=True)
-            self._background.submit(lambda: self._write(snapshot, paths, end_of_epoch, done))
+            self._writing = executor.submit(self._write_or_log, snapshot, paths, end_of_epoch, done)
+            executor.shutdown(wait=False)
         return Path(paths[0])
+
+    def _write_or_log(self, *arguments: Any) -> None:
+        try:
+            self._write(*arguments)
+        except BaseException as error:
+            logger.error("%s", error)  # `wait` may never be called
+            raise
 
     def _write(self, state: dict[str, Any], paths: list[str], end_of_epoch: bool, done: str) -> None:
         start = time.perf_counter()
@@ -280,36 +234,25 @@ class CheckpointStore:
         atomic_save(state, paths[0])
         for path in paths[1:]:
             atomic_copy(paths[0], path)
-        self._written = paths
         seconds = time.perf_counter() - start
         logger.info("Saved checkpoint %s (%s) (writing took %s seconds)", paths[0], done, round(seconds, 3))
-        self._prune(end_of_epoch)
+        prune(self.cfg, end_of_epoch, paths)
 
-    def prune(self, end_of_epoch: bool) -> None:
-        """Delete what the ``keep_*`` options no longer keep; `save` does this by itself."""
-        self.wait()
-        self._prune(end_of_epoch)
-
-    def _prune(self, end_of_epoch: bool) -> None:
-        prune(self.cfg, self.suffix, end_of_epoch, self._written)
-
-    def save_crash(self, state: dict[str, Any]) -> Path | None:
+    def save_crash(self, state: dict[str, Any]) -> None:
         """Write ``crash.pt``. A failure is logged only: another error is on its way already."""
-        path = os.path.join(self.cfg.save_dir, CRASH_NAME)
         try:
             os.makedirs(self.cfg.save_dir, exist_ok=True)
-            atomic_save(state, path)
+            atomic_save(state, os.path.join(self.cfg.save_dir, "crash.pt"))
         except (CheckpointError, OSError) as error:
             logger.warning("%s", error)
-            return None
-        return Path(path)
 
     # -- the directory --------------------------------------------------------------------------------------------
 
     def wait(self) -> None:
         """Until everything is written; raises the error of a background write. Call it at the end of the run."""
-        if self._background is not None:
-            self._background.wait()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def verify_directory(self) -> None:
         """Before the first update: make sure that the directory can be written, and clear what killed runs left."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from fairseq.cli.common import run_command
+from fairseq.cli.common import batches, run_command
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
 from fairseq.data.preprocessing import json_text
 from fairseq.data.text import map_in_order
@@ -24,6 +25,9 @@ REPORT = 10000  # rows between two progress lines
 Row = tuple[str, ...]
 
 
+_tables = functools.cache(get_encoder)
+
+
 class MultiprocessingEncoder:
     """Rows of parallel lines to rows of ids. The tables are read once per process.
 
@@ -31,20 +35,16 @@ class MultiprocessingEncoder:
         args: ``encoder_json``, ``vocab_bpe``, ``keep_empty`` and ``jsonlines`` of the command line.
     """
 
-    _shared: Encoder | None = None
-
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
 
     def initializer(self) -> None:
-        if MultiprocessingEncoder._shared is None:
-            MultiprocessingEncoder._shared = get_encoder(self.args.encoder_json, self.args.vocab_bpe)
+        """Read the tables now."""
+        _tables(self.args.encoder_json, self.args.vocab_bpe)
 
     @property
     def bpe(self) -> Encoder:
-        self.initializer()
-        assert MultiprocessingEncoder._shared is not None
-        return MultiprocessingEncoder._shared
+        return _tables(self.args.encoder_json, self.args.vocab_bpe)
 
     def encode(self, line: str) -> list[str]:
         """Ids of ``line`` in decimal."""
@@ -104,8 +104,7 @@ def main(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         inputs = [_open(stack, path, "r") for path in args.inputs]
         outputs = [_open(stack, path, "w") for path in args.outputs]
-        batches = map_in_order(encoder.encode_rows, _rows(inputs), args.workers)
-        encoded = itertools.chain.from_iterable(batches)
+        encoded = itertools.chain.from_iterable(map_in_order(encoder.encode_rows, _rows(inputs), args.workers))
         for count, (state, lines) in enumerate(encoded, 1):
             filtered += state == "EMPTY"
             for line, output in zip(lines or (), outputs, strict=False):
@@ -132,15 +131,10 @@ def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
 
 
 def _rows(inputs: Sequence[IO[str]]) -> Iterator[list[Row]]:
-    rows = zip(*inputs, strict=False)  # stops at the shortest, as the original does
-    while True:
-        try:
-            batch = list(itertools.islice(rows, BATCH))
-        except UnicodeDecodeError as error:
-            raise DataError(f"the input is not UTF-8 text: {error}") from None
-        if not batch:
-            return
-        yield batch
+    try:
+        yield from batches(zip(*inputs, strict=False), BATCH)  # stops at the shortest, as the original does
+    except UnicodeDecodeError as error:
+        raise DataError(f"the input is not UTF-8 text: {error}") from None
 
 
 def cli_main(argv: Sequence[str] | None = None) -> None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError, DataNotFoundError, FairseqError
 from fairseq.registry import BPES, MODELS
+
+if TYPE_CHECKING:
+    from fairseq.dataclass.configs import FairseqConfig
 
 T = TypeVar("T")
 
@@ -43,6 +48,25 @@ def fail(program: str, message: object, status: int = MISTAKE) -> NoReturn:
     sys.exit(status)
 
 
+def set_up(args: FairseqConfig | argparse.Namespace) -> FairseqConfig:
+    """Set up memory, threads and plugins of a process that runs a model; returns the configuration that ``args`` are."""
+    prepare_to_compute()
+    # Imported here so that --help and mistakes on the command line do not wait for torch.
+    from fairseq.dataclass.build import convert_namespace_to_omegaconf
+    from fairseq.dataclass.user_module import import_user_module
+
+    cfg: Any = convert_namespace_to_omegaconf(args) if isinstance(args, argparse.Namespace) else args
+    import_user_module(cfg.common)
+    return cfg
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most ``size`` consecutive items."""
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
 def byte_progress(args: argparse.Namespace) -> Callable[[str, int], Any] | None:
     """Makes the bar of a file that is read, by its path and bytes; None when ``args`` wants no bars."""
     if getattr(args, "no_progress_bar", False) or getattr(args, "log_format", None) in ("none", "json"):
@@ -64,19 +88,20 @@ def byte_progress(args: argparse.Namespace) -> Callable[[str, int], Any] | None:
     return bar
 
 
+def _bpe_configs() -> list[Any]:
+    return [config for name in BPES.names() if (config := BPES.config_class(name)) is not None]
+
+
 def add_bpe_options(parser: argparse.ArgumentParser) -> None:
     """Flags for the files of every encoder; a flag that is not given is absent from the Namespace."""
     options = parser.add_argument_group("BPE files")
-    for name in BPES.names():
-        config = BPES.config_class(name)
-        if config is not None:
-            gen_parser_from_dataclass(options, config(), delete_default=True)
+    for config in _bpe_configs():
+        gen_parser_from_dataclass(options, config(), delete_default=True)
 
 
 def given_bpe_options(args: argparse.Namespace) -> dict[str, Any]:
     """The encoders' settings that the user gave."""
-    configs = [config for name in BPES.names() if (config := BPES.config_class(name)) is not None]
-    names = {field for config in configs for field in field_specs(config) if not field.startswith("_")}
+    names = {field for config in _bpe_configs() for field in field_specs(config) if not field.startswith("_")}
     return {key: value for key, value in vars(args).items() if key in names}
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fairseq.cli.common import add_bpe_options, add_model_options, load_hub, run_command
+from fairseq.cli.common import add_bpe_options, add_model_options, batches, load_hub, run_command
 from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError
@@ -51,7 +50,9 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError(f"--topk must be at least 1, but is {args.topk} instead")
     prepare_to_compute()
     hub = load_hub(args)
-    for batch in _batches(args.text or _lines()):
+    # One at a time for a person who types, who wants an answer at once.
+    size = 1 if sys.stdin.isatty() and not args.text else BATCH_LINES
+    for batch in batches(args.text or _lines(), size):
         for text, result in zip(batch, hub.fill_mask(batch, topk=args.topk), strict=True):
             masks = [result] if text.count("<mask>") == 1 else result
             print(as_json(text, masks) if args.json else as_table(text, masks), flush=True)
@@ -63,14 +64,6 @@ def _lines() -> Iterator[str]:
     for line in sys.stdin:
         if line.strip():
             yield line.rstrip("\n")
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """At most ``BATCH_LINES`` texts at a time; single ones for a person who types, who wants an answer at once."""
-    size = 1 if sys.stdin.isatty() and not isinstance(texts, list) else BATCH_LINES
-    source = iter(texts)
-    while batch := list(islice(source, size)):
-        yield batch
 
 
 def as_json(text: str, masks: Sequence[Sequence[Any]]) -> str:

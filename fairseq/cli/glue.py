@@ -110,7 +110,6 @@ def main(args: argparse.Namespace, command: str = PROGRAM) -> None:
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a directory")
-    quota = process.quota()
     run(
         Request(
             checkpoint=args.checkpoint,
@@ -124,7 +123,7 @@ def main(args: argparse.Namespace, command: str = PROGRAM) -> None:
             limits=Limits(args.max_epoch, args.max_updates),
             train_examples=args.train_examples,
             jobs=args.jobs,
-            cores=min(process.affinity(), quota or process.affinity()),
+            cores=process.processors(),
             cpu=args.cpu,
             dictionary=args.dict,
             bpe=args.bpe,

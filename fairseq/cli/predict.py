@@ -9,11 +9,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fairseq.cli.common import add_bpe_options, add_model_options, load_hub, run_command
+from fairseq.cli.common import add_bpe_options, add_model_options, batches, load_hub, run_command
 from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
@@ -145,7 +144,7 @@ def _by_head(hub: Any, args: argparse.Namespace) -> None:
             bar.reset(len(columns[0]))
             writer.write(predictor.predict(columns, bar.update))
         else:
-            for rows in _windows(_texts(args.input, reader.columns), WINDOW * args.batch_size):
+            for rows in batches(_texts(args.input, reader.columns), WINDOW * args.batch_size):
                 if not writer.count:
                     _check_encoding(args.input, rows, hub)
                 writer.write(predictor.predict_texts(rows, bar.update))
@@ -234,12 +233,6 @@ def _texts(path: str, allowed: Sequence[int]) -> Iterator[tuple[str, ...]]:
         if not any(text.strip() for text in texts):
             raise DataError(f"{shown}, line {number}: the text is empty")
         yield texts
-
-
-def _windows(rows: Iterable[tuple[str, ...]], size: int) -> Iterator[list[tuple[str, ...]]]:
-    source = iter(rows)
-    while window := list(islice(source, size)):
-        yield window
 
 
 def _check_encoding(path: str, rows: Sequence[Sequence[str]], hub: Any) -> None:

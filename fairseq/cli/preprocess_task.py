@@ -72,7 +72,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(process.affinity(), process.quota() or 1 << 10),
+        default=process.processors(),
         metavar="N",
         help="processes (%(default)s)",
     )

@@ -122,6 +122,11 @@ def affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processors() -> int:
+    """Processors that this process may use at a time."""
+    return min(affinity(), quota() or affinity())
+
+
 def quota(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
     """Processors that the control groups of this process grant together, rounded up; None: no limit."""
     shares = list(_shares(root, own))

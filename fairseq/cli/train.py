@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from fairseq.cli.common import run_command
-from fairseq.cli.process import prepare_to_compute
+from fairseq.cli.common import run_command, set_up
 
 if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
@@ -15,17 +14,12 @@ if TYPE_CHECKING:
 
 def main(cfg: FairseqConfig | argparse.Namespace) -> float | None:
     """Train as ``cfg`` says (a configuration, or the flags that ``fairseq-train`` parsed)."""
-    prepare_to_compute()
+    cfg = set_up(cfg)
     # Imported here so that --help and mistakes on the command line do not wait for torch.
-    from fairseq.dataclass.build import convert_namespace_to_omegaconf
-    from fairseq.dataclass.user_module import import_user_module
     from fairseq.distributed.utils import call_main
     from fairseq.logging.setup import configure_logging
     from fairseq.training.run import train
 
-    if isinstance(cfg, argparse.Namespace):
-        cfg = cast("FairseqConfig", convert_namespace_to_omegaconf(cfg))
-    import_user_module(cfg.common)
     configure_logging(cfg.common.log_file)
     return call_main(cfg, train)
 

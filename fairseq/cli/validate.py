@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from fairseq.cli.common import run_command
-from fairseq.cli.process import prepare_to_compute
+from fairseq.cli.common import run_command, set_up
 
 if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
@@ -17,16 +16,11 @@ def main(
     cfg: FairseqConfig | argparse.Namespace, override_args: argparse.Namespace | None = None
 ) -> dict[str, dict[str, Any]]:
     """Statistics of each validation subset; ``override_args`` holds the options that were typed."""
-    prepare_to_compute()
-    from fairseq.dataclass.build import convert_namespace_to_omegaconf
-    from fairseq.dataclass.user_module import import_user_module
+    cfg = set_up(cfg)
     from fairseq.distributed.utils import call_main
     from fairseq.logging.setup import configure_logging
     from fairseq.training.evaluate import evaluate
 
-    if isinstance(cfg, argparse.Namespace):
-        cfg = cast("FairseqConfig", convert_namespace_to_omegaconf(cfg))
-    import_user_module(cfg.common)
     configure_logging()
     return call_main(cfg, evaluate, overrides=vars(override_args) if override_args is not None else None)
 

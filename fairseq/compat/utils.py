@@ -34,7 +34,7 @@ from fairseq.modules.feed_forward import ACTIVATIONS, get_activation_fn
 from fairseq.modules.positions import position_ids_from_padding
 from fairseq.optim.fairseq_optimizer import clip, total_norm
 from fairseq.training.batches import resolve_max_positions
-from fairseq.training.run_state import load_checkpoint
+from fairseq.training.run import load_checkpoint
 from fairseq.tree import HALF, map_tensors
 
 __all__ = [

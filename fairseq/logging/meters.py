@@ -38,28 +38,40 @@ def _like(total: Any, addend: Any) -> Any:
 
 
 class Meter:
-    """What every meter does."""
+    """What every meter does. A subclass with an average needs no ``smoothed_value`` of its own."""
 
     stored = True
     """Whether checkpoints keep it."""
+    fields: tuple[str, ...] = ()
+    """The attributes that checkpoints keep, in their order there."""
+    round: int | None = None
+    """Decimals that are printed; None: all."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {name: getattr(self, name) for name in self.fields}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        pass
+        for name in self.fields:
+            # The oldest files have no `round`.
+            setattr(self, name, state_dict.get(name) if name == "round" else state_dict[name])
 
     def reset(self) -> None:
         raise NotImplementedError
 
     @property
+    def avg(self) -> Any:
+        raise NotImplementedError
+
+    @property
     def smoothed_value(self) -> Any:
         """The value to print, rounded."""
-        raise NotImplementedError
+        return safe_round(self.avg, self.round)
 
 
 class AverageMeter(Meter):
     """Weighted mean of what was logged since the last reset; with weight 0, the latest value."""
+
+    fields = ("val", "sum", "count", "round")
 
     def __init__(self, round: int | None = None) -> None:
         self.round = round
@@ -82,26 +94,15 @@ class AverageMeter(Meter):
             self.sum = _like(self.sum, val) + val * n
             self.count = _like(self.count, n) + n
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"val": self.val, "sum": self.sum, "count": self.count, "round": self.round}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.val = state_dict["val"]
-        self.sum = state_dict["sum"]
-        self.count = state_dict["count"]
-        self.round = state_dict.get("round", None)
-
     @property
     def avg(self) -> Any:
         return self.sum / self.count if self.count > 0 else self.val
 
-    @property
-    def smoothed_value(self) -> Any:
-        return safe_round(self.avg, self.round)
-
 
 class SumMeter(Meter):
     """Sum of what was logged since the last reset."""
+
+    fields = ("sum", "round")
 
     def __init__(self, round: int | None = None) -> None:
         self.round = round
@@ -114,20 +115,15 @@ class SumMeter(Meter):
         if val is not None:
             self.sum = _like(self.sum, val) + val
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"sum": self.sum, "round": self.round}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.sum = state_dict["sum"]
-        self.round = state_dict.get("round", None)
-
     @property
-    def smoothed_value(self) -> Any:
-        return safe_round(self.sum, self.round)
+    def avg(self) -> Any:
+        return self.sum
 
 
 class ConcatTensorMeter(Meter):
     """All logged tensors, joined along ``dim`` (predictions of an epoch, for metrics that need them all)."""
+
+    fields = ("tensor",)
 
     def __init__(self, dim: int = 0) -> None:
         self.dim = dim
@@ -138,12 +134,6 @@ class ConcatTensorMeter(Meter):
 
     def update(self, val: torch.Tensor) -> None:
         self.tensor = val if self.tensor is None else torch.cat([_like(self.tensor, val), val], dim=self.dim)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"tensor": self.tensor}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.tensor = state_dict["tensor"]
 
     @property
     def smoothed_value(self) -> Any:
@@ -187,13 +177,11 @@ class TimeMeter(Meter):
     def avg(self) -> Any:
         return self.n / self.elapsed_time
 
-    @property
-    def smoothed_value(self) -> Any:
-        return safe_round(self.avg, self.round)
-
 
 class StopwatchMeter(Meter):
     """Time between `start` and `stop`, summed; shows the running time as long as it was never stopped."""
+
+    fields = ("sum", "n", "round")
 
     def __init__(self, round: int | None = None) -> None:
         self.round = round
@@ -218,14 +206,9 @@ class StopwatchMeter(Meter):
         self.n = 0
         self.start()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"sum": self.sum, "n": self.n, "round": self.round}
-
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.sum = state_dict["sum"]
-        self.n = state_dict["n"]
+        super().load_state_dict(state_dict)
         self.start_time = None
-        self.round = state_dict.get("round", None)
 
     @property
     def avg(self) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,20 +28,16 @@ from fairseq.logging.meters import (
     _DerivedMeter,
 )
 
-# Every aggregator of the process by name, and those that are logged to now, with how often each has been entered.
+# Every aggregator of the process by name, and those that are logged to now.
 _aggregators: OrderedDict[str, MetersDict] = OrderedDict()
 _active_aggregators: OrderedDict[str, MetersDict] = OrderedDict()
-_active_aggregators_cnt: defaultdict[str, int] = defaultdict(int)
 
 
 def reset() -> None:
     """Forget everything; only a fresh ``default`` aggregator remains."""
     _aggregators.clear()
     _active_aggregators.clear()
-    _active_aggregators_cnt.clear()
-    _aggregators["default"] = MetersDict()
-    _active_aggregators["default"] = _aggregators["default"]
-    _active_aggregators_cnt["default"] = 1
+    _aggregators["default"] = _active_aggregators["default"] = MetersDict()
 
 
 reset()
@@ -64,23 +60,15 @@ def aggregate(name: str | None = None, new_root: bool = False, collect: bool = F
         meters = _aggregators.setdefault(name, MetersDict())
 
     meters.collects = meters.collects or collect
-    outer = (_active_aggregators.copy(), _active_aggregators_cnt.copy()) if new_root else None
+    outer = _active_aggregators.copy()
     if new_root:
         _active_aggregators.clear()
-        _active_aggregators_cnt.clear()
     _active_aggregators[name] = meters
-    _active_aggregators_cnt[name] += 1
     try:
         yield meters
     finally:
-        _active_aggregators_cnt[name] -= 1
-        if _active_aggregators_cnt[name] == 0 and name in _active_aggregators:
-            del _active_aggregators[name]
-        if outer is not None:
-            _active_aggregators.clear()
-            _active_aggregators.update(outer[0])
-            _active_aggregators_cnt.clear()
-            _active_aggregators_cnt.update(outer[1])
+        _active_aggregators.clear()
+        _active_aggregators.update(outer)
 
 
 def get_active_aggregators() -> list[MetersDict]:
@@ -160,24 +148,23 @@ def log_custom(new_meter_fn: Callable[[], Meter], key: str, *args: Any, priority
 
 
 def reset_meter(name: str, key: str) -> None:
-    meter = get_meter(name, key)
-    if meter is not None:
+    if (meter := get_meter(name, key)) is not None:
         meter.reset()
 
 
 def reset_meters(name: str) -> None:
-    meters = get_meters(name)
-    if meters is not None:
+    if (meters := get_meters(name)) is not None:
         meters.reset()
 
 
 def get_meter(name: str, key: str) -> Any:
     """The meter ``key`` of aggregator ``name``, or None."""
-    return _aggregators[name].get(key, None) if name in _aggregators else None
+    meters = get_meters(name)
+    return None if meters is None else meters.get(key)
 
 
 def get_meters(name: str) -> MetersDict | None:
-    return _aggregators.get(name, None)
+    return _aggregators.get(name)
 
 
 def get_smoothed_value(name: str, key: str) -> Any:
@@ -197,12 +184,8 @@ def load_state_dict(state_dict: dict[str, list]) -> None:
     """Restore `state_dict`. Aggregators keep their identity, and a stopwatch that is running keeps running."""
     for name, meters_state in state_dict.items():
         aggregator = _aggregators.setdefault(name, MetersDict())
-        running = {
-            key: meter.start_time
-            for key, meter in aggregator.items()
-            if isinstance(meter, StopwatchMeter) and meter.start_time is not None
-        }
+        before = dict(aggregator)
         aggregator.load_state_dict(meters_state)
-        for key, start_time in running.items():
-            if isinstance(aggregator.get(key), StopwatchMeter):
-                aggregator[key].start_time = start_time
+        for key, meter in aggregator.items():
+            if isinstance(meter, StopwatchMeter) and isinstance(before.get(key), StopwatchMeter):
+                meter.start_time = before[key].start_time

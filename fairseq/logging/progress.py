@@ -15,10 +15,8 @@ import json
 import logging
 import os
 import sys
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Number
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -37,10 +35,6 @@ def warn_once(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
         _logger.warning(message)
-
-
-def warn_unsupported(option: str) -> None:
-    warn_once(f"{option} is ignored: this fairseq logs to tensorboard (tensorboard_logdir) and wandb (wandb_project)")
 
 
 def scalars(stats: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,11 +58,10 @@ class TensorboardLogger:
     def __init__(self, logdir: str) -> None:
         self.logdir = os.path.abspath(logdir)  # jobs of one process (--multirun) each have a working directory
 
-    def write(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
+    def write(self, stats: Mapping[str, Any], tag: str | None, step: int) -> None:
         writer = self._writer(tag or "")
         if writer is None:
             return
-        step = stats.get("num_updates", -1) if step is None else step
         for key, value in scalars(stats).items():
             writer.add_scalar(key, value, step)
         writer.flush()
@@ -97,7 +90,7 @@ class TensorboardLogger:
 class WandbLogger:
     """Scalars ``<tag>/<name>`` to the wandb run of this process."""
 
-    def __init__(self, project: str, run_name: str | None = None) -> None:
+    def __init__(self, project: str, run_name: str | None) -> None:
         try:
             import wandb
         except ImportError:
@@ -108,10 +101,9 @@ class WandbLogger:
         if wandb.run is None:
             wandb.init(project=project, name=run_name)
 
-    def write(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
+    def write(self, stats: Mapping[str, Any], tag: str | None, step: int) -> None:
         if self.wandb is None:
             return
-        step = stats.get("num_updates", -1) if step is None else step
         prefix = "" if tag is None else f"{tag}/"
         self.wandb.log({f"{prefix}{key}": value for key, value in scalars(stats).items()}, step=step)
 
@@ -146,6 +138,10 @@ def format_stat(stat: Any) -> Any:
     return stat
 
 
+def _formatted(stats: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: format_stat(value) for key, value in stats.items()}
+
+
 def emit(message: str, tag: str | None) -> None:
     """Log ``message`` at INFO under the name ``tag``."""
     if logger.isEnabledFor(logging.INFO):
@@ -154,7 +150,7 @@ def emit(message: str, tag: str | None) -> None:
 
 
 class BaseProgressBar:
-    """An iterator that also prints statistics.
+    """An iterator that also prints statistics, and writes them to its ``loggers`` (tensorboard, wandb).
 
     ``iterable`` may be partly consumed: its attribute ``n`` is the position to count from. ``epoch`` is one-based.
     """
@@ -169,6 +165,7 @@ class BaseProgressBar:
         self.prefix = " | ".join(part for part in ("" if epoch is None else f"epoch {epoch:03d}", prefix or "") if part)
         self.i: int | None = None
         self.size: int | None = None
+        self.loggers: list[TensorboardLogger | WandbLogger] = []
 
     def __len__(self) -> int:
         return len(self.iterable)
@@ -176,9 +173,7 @@ class BaseProgressBar:
     def __enter__(self) -> BaseProgressBar:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         return None
 
     def __iter__(self) -> Iterator[Any]:
@@ -189,76 +184,73 @@ class BaseProgressBar:
 
     def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
         """Statistics in the middle of an epoch, after ``step`` updates (default: items seen)."""
-        raise NotImplementedError
+        self._write(stats, tag, step)
+        self._log(stats, tag, step)
 
     def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
         """Statistics at the end of an epoch or validation."""
-        raise NotImplementedError
+        self._write(stats, tag, step)
+        self._print(stats, tag)
 
     def update_config(self, config: Mapping[str, Any]) -> None:
         """Tell the loggers that keep one the configuration of the run."""
+        for logger in self.loggers:
+            logger.update_config(config)
+
+    def _write(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
+        for logger in self.loggers:
+            logger.write(stats, tag, stats.get("num_updates", -1) if step is None else step)
+
+    def _log(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
+        pass
+
+    def _print(self, stats: Mapping[str, Any], tag: str | None) -> None:
+        pass
 
     def _is_due(self, step: int | None) -> bool:
         step = step or self.i or 0
         return step > 0 and bool(self.log_interval) and step % self.log_interval == 0  # type: ignore[operator]
 
-    def _format_stats(self, stats: Mapping[str, Any]) -> OrderedDict[str, str]:
-        return OrderedDict((key, str(format_stat(value))) for key, value in stats.items())
-
-    def _commas(self, stats: Mapping[str, Any]) -> str:
-        return ", ".join(f"{key}={value.strip()}" for key, value in self._format_stats(stats).items())
-
-    def _pipes(self, stats: Mapping[str, Any]) -> str:
-        return " | ".join(f"{key} {value.strip()}" for key, value in self._format_stats(stats).items())
-
 
 class JsonProgressBar(BaseProgressBar):
     """One JSON object a line."""
 
-    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+    def _log(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
         if self._is_due(step):
-            position: OrderedDict[str, Any] = OrderedDict()
-            if self.epoch is not None:
-                position["epoch"] = self.epoch
-                if self.i is not None and self.size:
-                    position["update"] = round(self.epoch - 1 + (self.i + 1) / float(self.size), 3)
-            self._emit(position, stats, tag)
+            position = self._position()
+            if self.epoch is not None and self.i is not None and self.size:
+                position["update"] = round(self.epoch - 1 + (self.i + 1) / float(self.size), 3)
+            emit(json.dumps(position | _formatted(stats)), tag)
 
-    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+    def _print(self, stats: Mapping[str, Any], tag: str | None) -> None:
         prefix = f"{tag}_" if tag is not None else ""
-        position: OrderedDict[str, Any] = OrderedDict() if self.epoch is None else OrderedDict(epoch=self.epoch)
-        self._emit(position, {f"{prefix}{key}": value for key, value in stats.items()}, tag)
+        named = {f"{prefix}{key}": value for key, value in _formatted(stats).items()}
+        emit(json.dumps(self._position() | named), tag)
 
-    def _emit(self, position: OrderedDict[str, Any], stats: Mapping[str, Any], tag: str | None) -> None:
-        for key, value in stats.items():
-            position[key] = format_stat(value)
-        emit(json.dumps(position), tag)
+    def _position(self) -> dict[str, Any]:
+        return {} if self.epoch is None else {"epoch": self.epoch}
 
 
 class NoopProgressBar(BaseProgressBar):
     """Prints nothing."""
 
-    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
-        pass
-
-    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
-        pass
-
 
 class SimpleProgressBar(BaseProgressBar):
     """Plain lines for log files and terminals without a cursor."""
 
-    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
+    def _log(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
         if self._is_due(step):
             position = 0 if self.i is None else self.i + 1
-            emit(f"{self.prefix}:  {position:5d} / {self.size or len(self):d} {self._commas(stats)}", tag)
+            values = ", ".join(f"{key}={str(value).strip()}" for key, value in _formatted(stats).items())
+            emit(f"{self.prefix}:  {position:5d} / {self.size or len(self):d} {values}", tag)
 
-    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
-        emit(f"{self.prefix} | {self._pipes(stats)}", tag)
+    def _print(self, stats: Mapping[str, Any], tag: str | None) -> None:
+        values = " | ".join(f"{key} {str(value).strip()}" for key, value in _formatted(stats).items())
+        emit(f"{self.prefix} | {values}", tag)
 
 
-class TqdmProgressBar(BaseProgressBar):
-    """A live bar on stderr."""
+class TqdmProgressBar(SimpleProgressBar):
+    """A live bar on stderr; at the end of an epoch a plain line."""
 
     def __init__(
         self, iterable: Any, epoch: int | None = None, prefix: str | None = None, log_interval: int | None = None
@@ -266,56 +258,11 @@ class TqdmProgressBar(BaseProgressBar):
         super().__init__(iterable, epoch, prefix, log_interval)
         from tqdm import tqdm  # not needed by the other formats
 
-        self.tqdm = tqdm(
-            iterable,
-            self.prefix,
-            initial=self.n,
-            leave=False,
-            disable=logger.getEffectiveLevel() > logging.INFO,
-        )
+        hidden = logger.getEffectiveLevel() > logging.INFO
+        self.iterable = tqdm(iterable, self.prefix, initial=self.n, leave=False, disable=hidden)
 
-    def __iter__(self) -> Iterator[Any]:
-        self.size = len(self.iterable)
-        for i, item in enumerate(self.tqdm, start=self.n):
-            self.i = i
-            yield item
-
-    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
-        self.tqdm.set_postfix(self._format_stats(stats), refresh=False)
-
-    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
-        emit(f"{self.prefix} | {self._pipes(stats)}", tag)
-
-
-class SinkProgressBar(BaseProgressBar):
-    """A bar whose statistics also go to another logger (tensorboard, wandb)."""
-
-    def __init__(self, wrapped: BaseProgressBar, logger: TensorboardLogger | WandbLogger) -> None:
-        self.wrapped = wrapped
-        self.logger = logger
-
-    def __len__(self) -> int:
-        return len(self.wrapped)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.wrapped)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "wrapped":  # not set yet
-            raise AttributeError(name)
-        return getattr(self.wrapped, name)
-
-    def log(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
-        self.logger.write(stats, tag, step)
-        self.wrapped.log(stats, tag=tag, step=step)
-
-    def print(self, stats: Mapping[str, Any], tag: str | None = None, step: int | None = None) -> None:
-        self.logger.write(stats, tag, step)
-        self.wrapped.print(stats, tag=tag, step=step)
-
-    def update_config(self, config: Mapping[str, Any]) -> None:
-        self.logger.update_config(config)
-        self.wrapped.update_config(config)
+    def _log(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
+        self.iterable.set_postfix({key: str(value) for key, value in _formatted(stats).items()}, refresh=False)
 
 
 FORMATS: dict[str, type[BaseProgressBar]] = {
@@ -357,33 +304,12 @@ def progress_bar(
 
     bar = FORMATS[name](iterator, epoch, prefix, log_interval)
     if tensorboard_logdir:
-        bar = SinkProgressBar(bar, TensorboardLogger(tensorboard_logdir))
+        bar.loggers.append(TensorboardLogger(tensorboard_logdir))
     if wandb_project:
-        bar = SinkProgressBar(bar, WandbLogger(wandb_project, run_name=wandb_run_name))
-    if azureml_logging:
-        warn_unsupported("azureml_logging")
-    if aim_repo:
-        warn_unsupported("aim_repo")
+        bar.loggers.append(WandbLogger(wandb_project, wandb_run_name))
+    for option, given in (("azureml_logging", azureml_logging), ("aim_repo", aim_repo)):
+        if given:
+            warn_once(
+                f"{option} is ignored: this fairseq logs to tensorboard (tensorboard_logdir) and wandb (wandb_project)"
+            )
     return bar
-
-
-def build_progress_bar(
-    args: Any,
-    iterator: Any,
-    epoch: int | None = None,
-    prefix: str | None = None,
-    default: str = "tqdm",
-    no_progress_bar: str = "none",
-) -> BaseProgressBar:
-    """`progress_bar` from an old flat namespace of options."""
-    simple = no_progress_bar if getattr(args, "no_progress_bar", False) else default
-    master = getattr(args, "distributed_rank", 0) == 0
-    return progress_bar(
-        iterator,
-        log_format=getattr(args, "log_format", None),
-        log_interval=getattr(args, "log_interval", 100),
-        epoch=epoch,
-        prefix=prefix,
-        tensorboard_logdir=getattr(args, "tensorboard_logdir", None) if master else None,
-        default_log_format=simple,
-    )

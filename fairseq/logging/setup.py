@@ -30,10 +30,7 @@ def configure_logging(log_file: str | None = None, reset: bool = False) -> None:
 
     ``reset`` removes those handlers first (``common.reset_logging``). ``log_file``: see `add_log_file`.
     """
-    if reset:
-        for handler in logging.root.handlers[:]:
-            logging.root.removeHandler(handler)
-    logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), stream=sys.stdout)
+    logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), stream=sys.stdout, force=reset)
     if log_file:
         add_log_file(log_file)
 

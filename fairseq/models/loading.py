@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from fairseq.checkpoint import read
+from fairseq.checkpoint.reader import read
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
 from fairseq.registry import TASKS
 

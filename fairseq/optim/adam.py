@@ -6,7 +6,7 @@ parameter, biases and layer norms included. AdamW is not in the original fairseq
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from fairseq.optim.fairseq_optimizer import (
     LowPrecision,
     as_factor,
     clip_coefficient,
-    first_lr,
+    learning_rates,
     register_optimizer,
     total_norm,
 )
@@ -67,31 +67,16 @@ class Adam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        amsgrad: bool = False,
-        fused: bool = True,
     ) -> None:
-        """``fused`` False computes with the reference implementation of the fused kernel."""
-        if amsgrad:
-            raise ConfigError("amsgrad is not supported")
-        self.fused = fused
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": False})
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
-        self,
-        closure: Callable[[], Any] | None = None,
-        factor: Factor = 1.0,
-        low_precision: LowPrecision | None = None,
-    ) -> Any:
+    def step(self, factor: Factor = 1.0, low_precision: LowPrecision | None = None) -> None:  # type: ignore[override]
         """One update with the gradients multiplied by ``factor``. Parameters without gradient are skipped.
 
         With ``low_precision`` gradients are read from, and rounded results written to, the low-precision parameters of
         each master; a missing gradient then counts as zero.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             by_step: dict[int, list[Segment]] = {}
             for param in group["params"]:
@@ -103,8 +88,7 @@ class Adam(torch.optim.Optimizer):
                 numbers = Hyperparameters(
                     float(group["lr"]), group["betas"], group["eps"], group["weight_decay"], step, self.corrected_eps
                 )
-                update(segments, numbers, factor, fused=self.fused)
-        return loss
+                update(segments, numbers, factor)
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
         """The state of ``param`` with its step counted up; created at the first update."""
@@ -112,10 +96,9 @@ class Adam(torch.optim.Optimizer):
         if not state:
             if param.grad is not None and param.grad.is_sparse:
                 raise ConfigError("adam does not support sparse gradients; use --optimizer adagrad")
-            dtype = torch.float32 if param.dtype in HALF else param.dtype
             state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(param, dtype=_moment_type(param), memory_format=torch.preserve_format)
         state["step"] += 1
         return state
 
@@ -123,58 +106,56 @@ class Adam(torch.optim.Optimizer):
     def _segments(param: Tensor, state: Mapping[str, Any], low_precision: LowPrecision | None) -> list[Segment]:
         m, v = state["exp_avg"], state["exp_avg_sq"]
         if low_precision is None:
-            return [Segment(param, param.grad, m, v)]
+            return [Segment(param, param.grad, m, v)]  # type: ignore[arg-type]
         halves = low_precision[param]
-        if len(halves) == 1 and halves[0].shape == param.shape:
-            return [Segment(param, halves[0].grad, m, v, halves[0])]
         sizes = [half.numel() for half in halves]
-        parts = zip(param.split(sizes), m.split(sizes), v.split(sizes), halves, strict=True)
+        whole = param.shape == halves[0].shape  # not to be cut, and perhaps not contiguous
+        columns = ([tensor] if whole else tensor.split(sizes) for tensor in (param, m, v))
         return [
-            Segment(p.view_as(half), half.grad, m_part.view_as(half), v_part.view_as(half), half)
-            for p, m_part, v_part, half in parts
+            Segment(
+                p.view_as(half),
+                torch.zeros_like(half) if half.grad is None else half.grad,
+                m_part.view_as(half),
+                v_part.view_as(half),
+                half,
+            )
+            for p, m_part, v_part, half in zip(*columns, halves, strict=True)
         ]
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load this layout, that of old fused optimizers (``step`` kept by the group), or torch's own AdamW's."""
-        groups = [dict(group) for group in state_dict["param_groups"]]
-        state = {index: dict(entry) for index, entry in state_dict["state"].items()}
-        for group, own in zip(groups, self.param_groups, strict=True):
+        stored, groups = state_dict["param_groups"], []
+        for group, own in zip(stored, self.param_groups, strict=True):
             if group.get("amsgrad"):
                 raise CheckpointError(
                     "the optimizer state of the checkpoint was made with amsgrad, which is not supported; "
                     "start it afresh with --reset-optimizer"
                 )
-            for index in group["params"]:
-                if index in state:
-                    state[index] = _entry(state[index], group.get("step", 0), index)
-            for key in set(group) - set(own):
-                del group[key]
-            for key in set(own) - set(group):
-                group[key] = own[key]
-            group["betas"] = tuple(group["betas"])
+            known = {key: group.get(key, value) for key, value in own.items()}
+            groups.append({**known, "betas": tuple(known["betas"])})
         # The base class would round float32 moments of a half-precision parameter to its type.
         _undecorated(torch.optim.Optimizer.load_state_dict)(self, {"state": {}, "param_groups": groups})
-        numbers = [index for group in groups for index in group["params"]]
-        for index, param in zip(numbers, (p for g in self.param_groups for p in g["params"]), strict=True):
-            if index in state:
-                dtype = torch.float32 if param.dtype in HALF else param.dtype
-                self.state[param] = {
-                    key: value.to(param.device, dtype) if torch.is_tensor(value) else value
-                    for key, value in state[index].items()
-                }
+        for group, own in zip(stored, self.param_groups, strict=True):
+            for index, param in zip(group["params"], own["params"], strict=True):
+                if index in state_dict["state"]:
+                    self.state[param] = _entry(state_dict["state"][index], group.get("step", 0), index, param)
 
 
-def _entry(entry: Mapping[str, Any], group_step: Any, index: int) -> dict[str, Any]:
-    """A stored state entry with exactly our three values."""
+def _moment_type(param: Tensor) -> torch.dtype:
+    return torch.float32 if param.dtype in HALF else param.dtype
+
+
+def _entry(entry: Mapping[str, Any], group_step: Any, index: int, param: Tensor) -> dict[str, Any]:
+    """A stored state entry with exactly our three values, for ``param``."""
     missing = {"exp_avg", "exp_avg_sq"} - set(entry)
     if missing:
         raise CheckpointError(
             f"the optimizer state of the checkpoint has no {' and '.join(sorted(missing))} for parameter {index}: it "
             "was not written by adam; start it afresh with --reset-optimizer"
         )
-    step = int(entry.get("step", group_step))
-    return {"step": step, "exp_avg": entry["exp_avg"], "exp_avg_sq": entry["exp_avg_sq"]}
+    moments = {name: entry[name].to(param.device, _moment_type(param)) for name in ("exp_avg", "exp_avg_sq")}
+    return {"step": int(entry.get("step", group_step)), **moments}
 
 
 class DeferredScaling(FairseqOptimizer):
@@ -189,7 +170,7 @@ class DeferredScaling(FairseqOptimizer):
     @property
     def optimizer_config(self) -> dict[str, Any]:
         return {
-            "lr": first_lr(self.cfg),
+            "lr": learning_rates(self.cfg)[0],
             "betas": parse_betas(self.cfg.adam_betas),
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
@@ -198,20 +179,18 @@ class DeferredScaling(FairseqOptimizer):
     def multiply_grads(self, c: float | Tensor) -> None:
         self._factor = self._factor * as_factor(c)
 
-    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
         norm = total_norm([param.grad for param in self.params if param.grad is not None]) * self._factor
-        if aggregate_norm_fn is not None:
-            norm = aggregate_norm_fn(norm)
         if max_norm > 0:
             self._factor = self._factor * clip_coefficient(norm, max_norm)
         return norm
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> Any:
-        factor, self._factor = self._factor / scale, 1.0
-        return self._optimizer.step(closure, factor)
+    def step(self) -> None:
+        factor, self._factor = self._factor, 1.0
+        self._optimizer.step(factor)
 
     def step_from(self, low_precision: LowPrecision, factor: float | Tensor = 1.0) -> None:
-        self._optimizer.step(factor=as_factor(factor), low_precision=low_precision)
+        self._optimizer.step(as_factor(factor), low_precision)
 
     def zero_grad(self) -> None:
         super().zero_grad()
@@ -236,6 +215,7 @@ class AdamW(Adam):
     """Epsilon is added to the bias-corrected second moment; Loshchilov and Hutter (2019), algorithm 2."""
 
     corrected_eps = True
+    supports_flat_params = False  # weight decay depends on the parameter
 
 
 @register_optimizer("adamw", dataclass=AdamWConfig)
@@ -247,7 +227,3 @@ class FairseqAdamW(DeferredScaling):
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
         self._optimizer = AdamW(params, **self.optimizer_config)
-
-    @property
-    def supports_flat_params(self) -> bool:
-        return False  # weight decay depends on the parameter

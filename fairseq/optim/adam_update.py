@@ -1,16 +1,15 @@
-"""The Adam update itself: a reference implementation, torch's fused kernel, and how the weights are walked through.
+"""The Adam update itself: a reference implementation, torch's fused kernel, and which tensors take which way.
 
 Memory traffic decides the time of an update (float32: gradient read, weight and two moments read and written, 28
-bytes a weight; the kernel alone is at that floor). So everything that would be another pass over memory (multiplying
-the gradients, clipping, converting them from bfloat16, rounding the weights back) is done on pieces that stay in the
-processor's cache, between reading the gradient and writing the weight: by the compiled operator where it was built
-(``fairseq/ops/adam.py``), otherwise here, to the same bits.
+bytes a weight; the kernel alone is at that floor). So multiplying and clipping the gradients is part of the kernel's pass,
+and so is, in the compiled operator (``fairseq/ops/adam.py``), converting bfloat16 gradients and rounding the weights back.
+Where that was not built, float32 copies give the same bits in more time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,9 +19,6 @@ from fairseq.ops import library
 from fairseq.ops.adam import low_precision_adam_
 from fairseq.optim.fairseq_optimizer import Factor
 
-#: Values handled at a time on the CPU. A multiple of the kernel's vector width, so that where pieces are cut never
-#: changes a result; small enough that weight, moments and gradient of a piece fit a core's cache.
-PIECE = 1 << 18
 _FUSED_DTYPES = (torch.float32, torch.float64)
 
 
@@ -41,11 +37,11 @@ class Hyperparameters(NamedTuple):
 class Segment(NamedTuple):
     """One tensor to update. All present members have the same number of values, in the same order.
 
-    ``grad`` None means a gradient of zeros. ``low_precision``, if given, receives the updated values in its own type.
+    ``low_precision``, if given, receives the updated values in its own type.
     """
 
     param: Tensor
-    grad: Tensor | None
+    grad: Tensor
     exp_avg: Tensor
     exp_avg_sq: Tensor
     low_precision: Tensor | None = None
@@ -123,32 +119,30 @@ def _kernel_eps(hyper: Hyperparameters) -> float:
     return hyper.eps if hyper.corrected_eps else hyper.eps / math.sqrt(1 - hyper.betas[1] ** hyper.step)
 
 
-def update(segments: list[Segment], hyper: Hyperparameters, factor: Factor = 1.0, *, fused: bool = True) -> None:
+def update(segments: list[Segment], hyper: Hyperparameters, factor: Factor = 1.0) -> None:
     """Update every segment in place, with gradients multiplied by ``factor``; gradients themselves may be overwritten.
 
-    ``fused`` False, or a type, layout or device that the kernel does not know, takes the reference implementation. Weights in
-    float16 or bfloat16 are updated through a temporary float32 copy.
+    A type, layout or device that the kernel does not know takes the reference implementation. Weights in float16 or
+    bfloat16 are updated through a temporary float32 copy.
     """
-    whole: list[Segment] = []
-    pieces: list[Segment] = []
-    slow: list[Segment] = []
-    one_pass: list[Segment] = []
+    plain: list[Segment] = []
+    rounded: list[Segment] = []
+    converted: list[Segment] = []
     for segment in segments:
-        if not (fused and _kernel_knows(segment)):
-            slow.append(segment)
-        elif segment.low_precision is None and segment.grad is not None and _same_type(segment):
-            whole.append(segment)
+        if not _kernel_knows(segment):
+            _update_converted([segment], hyper, factor, reference_update)
+        elif segment.low_precision is None and _same_type(segment):
+            plain.append(segment)
         elif _operator_knows(segment):
-            one_pass.append(segment)
+            rounded.append(segment)
         else:
-            pieces.append(segment)
-    if whole:
-        fused_update(*_columns(whole), hyper, factor)
-    if one_pass:
-        rounded = [segment.low_precision for segment in one_pass if segment.low_precision is not None]
+            converted.append(segment)
+    if plain:
+        fused_update(*_columns(plain), hyper, factor)
+    if rounded:
         low_precision_adam_(
-            *_columns(one_pass),
-            rounded,
+            *_columns(rounded),
+            [segment.low_precision for segment in rounded if segment.low_precision is not None],
             hyper.step,
             hyper.lr,
             hyper.betas,
@@ -156,27 +150,24 @@ def update(segments: list[Segment], hyper: Hyperparameters, factor: Factor = 1.0
             _kernel_eps(hyper),
             float(factor),
         )
-    scratch = _Scratch()
-    for batch in _batches(pieces):
-        _update_converted(batch, hyper, factor, fused_update, scratch)
-    for segment in slow:
-        _update_converted([segment], hyper, factor, reference_update, scratch)
+    # A GPU wants few calls; elsewhere no more than one tensor's copies are to be held.
+    together = converted and converted[0].param.device.type == "cuda"
+    for batch in [converted] if together else [[segment] for segment in converted]:
+        _update_converted(batch, hyper, factor, fused_update)
 
 
 def _kernel_knows(segment: Segment) -> bool:
-    given = [tensor for tensor in segment if tensor is not None]
+    dense = (segment.param, segment.exp_avg, segment.exp_avg_sq, segment.low_precision)
     return (
         segment.param.device.type in ("cpu", "cuda")
         and segment.exp_avg.dtype in _FUSED_DTYPES
-        and all(tensor.is_contiguous() or tensor is segment.grad for tensor in given)
-        and hasattr(torch, "_fused_adamw_")
+        and all(tensor is None or tensor.is_contiguous() for tensor in dense)
     )
 
 
 def _operator_knows(segment: Segment) -> bool:
     return (
         segment.low_precision is not None
-        and segment.grad is not None
         and segment.grad.is_contiguous()
         and segment.param.dtype == segment.exp_avg.dtype == torch.float32
         and segment.param.device.type == "cpu"
@@ -185,79 +176,35 @@ def _operator_knows(segment: Segment) -> bool:
 
 
 def _same_type(segment: Segment) -> bool:
-    grad = segment.grad
-    return grad is not None and grad.is_contiguous() and grad.dtype == segment.param.dtype == segment.exp_avg.dtype
+    return segment.grad.is_contiguous() and segment.grad.dtype == segment.param.dtype == segment.exp_avg.dtype
 
 
 def _columns(batch: list[Segment]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     return (
         [segment.param for segment in batch],
-        [segment.grad for segment in batch if segment.grad is not None],
+        [segment.grad for segment in batch],
         [segment.exp_avg for segment in batch],
         [segment.exp_avg_sq for segment in batch],
     )
 
 
-class _Scratch:
-    """Memory for the float32 copies of one batch, used again for the next: fresh memory would cost page faults."""
-
-    def __init__(self) -> None:
-        self._buffer: Tensor | None = None
-        self._used = 0
-
-    def clear(self) -> None:
-        self._used = 0
-
-    def take(self, like: Tensor) -> Tensor:
-        """An uninitialized tensor of the type, shape and device of ``like``."""
-        size = like.numel()
-        if like.device.type != "cpu" or not like.is_contiguous() or self._used + size > 2 * PIECE:
-            return torch.empty_like(like)
-        if self._buffer is None or self._buffer.dtype != like.dtype:
-            self._buffer = torch.empty(2 * PIECE, dtype=like.dtype)
-        self._used += size
-        return self._buffer[self._used - size : self._used].view(like.shape)
-
-
 def _update_converted(
-    batch: list[Segment], hyper: Hyperparameters, factor: Factor, kernel: Callable[..., None], scratch: _Scratch
+    batch: list[Segment], hyper: Hyperparameters, factor: Factor, kernel: Callable[..., None]
 ) -> None:
     """Update through float32 copies of the gradients (and of the weights, where these are half precision)."""
-    scratch.clear()
-    grads = [scratch.take(s.exp_avg) if s.grad is not None else torch.zeros_like(s.exp_avg) for s in batch]
-    present = [(copy, s.grad) for copy, s in zip(grads, batch, strict=True) if s.grad is not None]
-    if present:
-        torch._foreach_copy_([copy for copy, _ in present], [grad for _, grad in present])
-    params = [s.param if s.param.dtype == s.exp_avg.dtype else scratch.take(s.exp_avg).copy_(s.param) for s in batch]
-    kernel(params, grads, [s.exp_avg for s in batch], [s.exp_avg_sq for s in batch], hyper, factor)
-    targets = [(s.param, new) for s, new in zip(batch, params, strict=True) if s.param is not new]
-    targets += [(s.low_precision, new) for s, new in zip(batch, params, strict=True) if s.low_precision is not None]
+    weights, gradients, moments, squares = _columns(batch)
+    grads = [torch.empty_like(moment) for moment in moments]
+    torch._foreach_copy_(grads, gradients)
+    params = [
+        weight if weight.dtype == moment.dtype else weight.to(moment.dtype)
+        for weight, moment in zip(weights, moments, strict=True)
+    ]
+    kernel(params, grads, moments, squares, hyper, factor)
+    targets = [
+        (target, new)
+        for segment, new in zip(batch, params, strict=True)
+        for target in (segment.param, segment.low_precision)
+        if target is not None and target is not new
+    ]
     if targets:
         torch._foreach_copy_([target for target, _ in targets], [new for _, new in targets])
-
-
-def _batches(segments: list[Segment]) -> Iterator[list[Segment]]:
-    """Segments in batches: on the CPU of about PIECE values each, large segments cut; elsewhere all at once."""
-    if segments and segments[0].param.device.type != "cpu":
-        yield segments
-        return
-    batch: list[Segment] = []
-    size = 0
-    for segment in _cut(segments):
-        if batch and size + segment.param.numel() > PIECE:
-            yield batch
-            batch, size = [], 0
-        batch.append(segment)
-        size += segment.param.numel()
-    if batch:
-        yield batch
-
-
-def _cut(segments: list[Segment]) -> Iterator[Segment]:
-    for segment in segments:
-        if segment.param.numel() <= PIECE:
-            yield segment
-            continue
-        columns = [None if tensor is None else tensor.reshape(-1).split(PIECE) for tensor in segment]
-        for i in range(math.ceil(segment.param.numel() / PIECE)):
-            yield Segment(*(column and column[i] for column in columns))  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,16 +16,14 @@ from torch import Tensor
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, WrappedOptimizer, build_optimizer
 
 
-class LossScale:
-    """torch's GradScaler with the ``loss_scale`` attribute that the trainer logs."""
+class LossScale(torch.amp.GradScaler):
+    """torch's scaler with the ``loss_scale`` that the trainer logs, and the value at which training gives up."""
 
-    def __init__(self, scaler: torch.amp.GradScaler, min_loss_scale: float) -> None:
-        self.scaler = scaler
-        self.min_loss_scale = min_loss_scale
+    min_loss_scale: float
 
     @property
     def loss_scale(self) -> float:
-        return self.scaler.get_scale()
+        return self.get_scale()
 
 
 class AMPOptimizer(WrappedOptimizer):
@@ -42,19 +40,15 @@ class AMPOptimizer(WrappedOptimizer):
         super().__init__(cfg, fp32_optimizer)
         first = next(fp32_optimizer.params)
         self.device_type = device_type or first.device.type
-        self._scaler: LossScale | None = None
+        self.scaler: LossScale | None = None
         if self.device_type == "cuda":
-            self._scaler = build_amp_scaler(cfg.common, self.device_type)
+            self.scaler = build_amp_scaler(cfg.common, self.device_type)
 
     @classmethod
     def build_optimizer(cls, cfg: Any, params: Iterable[Any], **kwargs: Any) -> AMPOptimizer:
         """``cfg`` is the root configuration; ``params`` are parameters or ``(name, parameter)`` pairs."""
         given = list(params)
         return cls(cfg, given, build_optimizer(cfg.optimizer, given), **kwargs)
-
-    @property
-    def scaler(self) -> LossScale | None:
-        return self._scaler
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
@@ -63,50 +57,49 @@ class AMPOptimizer(WrappedOptimizer):
     def state_dict(self) -> dict[str, Any]:
         state = self.fp32_optimizer.state_dict()
         if self.scaler is not None:
-            state["loss_scaler"] = self.scaler.scaler.state_dict()
+            state["loss_scaler"] = self.scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Mapping[str, Any] | None = None) -> None:
         saved = state_dict.get("loss_scaler", {})
         if self.scaler is not None and "growth_factor" in saved:
-            self.scaler.scaler.load_state_dict(saved)
+            self.scaler.load_state_dict(saved)
         self.fp32_optimizer.load_state_dict(state_dict, optimizer_overrides)
 
     def backward(self, loss: Tensor) -> None:
-        (loss if self.scaler is None else self.scaler.scaler.scale(loss)).backward()
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def multiply_grads(self, c: float | Tensor) -> None:
         self.fp32_optimizer.multiply_grads(c)
 
-    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
         """As the base class, after undoing the loss scale.
 
         Raises OverflowError when the norm is not finite (the scale has been halved; repeat or drop the batch), or
         FloatingPointError when the scale has become too small.
         """
-        if self.scaler is None:
-            return self.fp32_optimizer.clip_grad_norm(max_norm, aggregate_norm_fn)
-        scaler = self.scaler.scaler
+        scaler = self.scaler
+        if scaler is None:
+            return self.fp32_optimizer.clip_grad_norm(max_norm)
         scaler.unscale_(self.optimizer)
-        norm = self.fp32_optimizer.clip_grad_norm(max_norm, aggregate_norm_fn)
+        norm = self.fp32_optimizer.clip_grad_norm(max_norm)
         if not math.isfinite(float(norm)):
-            before = self.scaler.loss_scale
+            before = scaler.loss_scale
             scaler.update()
-            if self.scaler.loss_scale >= before:  # finite gradients here, but not their norm, or not on another worker
+            if scaler.loss_scale >= before:  # finite gradients here, but not their norm, or not on another worker
                 scaler.update(before * scaler.get_backoff_factor())
-            if self.scaler.loss_scale <= self.scaler.min_loss_scale:
+            if scaler.loss_scale <= scaler.min_loss_scale:
                 raise FloatingPointError(
-                    f"the loss scale has fallen to its minimum ({self.scaler.min_loss_scale}): the loss is probably "
+                    f"the loss scale has fallen to its minimum ({scaler.min_loss_scale}): the loss is probably "
                     "exploding; try a lower learning rate, gradient clipping or a larger batch"
                 )
-            raise OverflowError(f"gradient overflow; the loss scale is now {self.scaler.loss_scale}")
+            raise OverflowError(f"gradient overflow; the loss scale is now {scaler.loss_scale}")
         return norm
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> Any:
-        result = self.fp32_optimizer.step(closure, scale)
+    def step(self) -> None:
+        self.fp32_optimizer.step()
         if self.scaler is not None:
-            self.scaler.scaler.update()
-        return result
+            self.scaler.update()
 
     def zero_grad(self) -> None:
         self.fp32_optimizer.zero_grad()
@@ -115,7 +108,8 @@ class AMPOptimizer(WrappedOptimizer):
 def build_amp_scaler(common: Any, device_type: str) -> LossScale:
     """The gradient scaler of ``cfg.common``; a growth window of None is torch's default (2000 updates)."""
     window = getattr(common, "amp_scale_window", None)
-    scaler = torch.amp.GradScaler(
+    scaler = LossScale(
         device_type, init_scale=float(common.amp_init_scale), growth_interval=2000 if window is None else window
     )
-    return LossScale(scaler, common.min_loss_scale)
+    scaler.min_loss_scale = common.min_loss_scale
+    return scaler

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from fairseq.errors import ConfigError
 from fairseq.ops import library
-from fairseq.ops.adam import block_norms
+from fairseq.ops.adam import block_norms, block_norms_reference
 from fairseq.optim.parameter_groups import parameter_groups
 from fairseq.optim.state_layout import fit_state
 from fairseq.registry import OPTIMIZERS, RegistryView
@@ -39,27 +39,8 @@ def total_norm(grads: Sequence[Tensor]) -> Tensor:
         return torch.zeros((), dtype=torch.float32)
     if grads[0].device.type != "cpu":
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(grads), 2, dtype=torch.float32)))
-    if library.compiled_for("block_norms", "cpu") and all(g.dtype in HALF and g.is_contiguous() for g in grads):
-        return torch.linalg.vector_norm(block_norms(grads, BLOCK))
-    partial: list[Tensor] = []
-    buffer: Tensor | None = None
-    for grad in grads:
-        flat = grad.detach().reshape(-1)
-        if flat.dtype == torch.float32:
-            partial += _block_norms(flat)
-            continue
-        # Converting in cache and summing there is several times faster than a reduction over bfloat16.
-        buffer = torch.empty(128 * BLOCK) if buffer is None else buffer
-        for piece in flat.split(buffer.numel()):
-            partial += _block_norms(buffer[: piece.numel()].copy_(piece))
-    return torch.linalg.vector_norm(torch.cat(partial)) if partial else torch.zeros(())
-
-
-def _block_norms(flat: Tensor) -> list[Tensor]:
-    """Norms of consecutive blocks of a float32 vector, in one or two tensors."""
-    full = flat.numel() // BLOCK * BLOCK
-    norms = [torch.linalg.vector_norm(flat[:full].view(-1, BLOCK), dim=1)] if full else []
-    return norms + ([torch.linalg.vector_norm(flat[full:]).view(1)] if full < flat.numel() else [])
+    compiled = library.compiled_for("block_norms", "cpu") and all(g.dtype in HALF and g.is_contiguous() for g in grads)
+    return torch.linalg.vector_norm((block_norms if compiled else block_norms_reference)(grads, BLOCK))
 
 
 def as_factor(number: float | Tensor) -> Factor:
@@ -96,11 +77,6 @@ def learning_rates(cfg: Any) -> list[float]:
     return [float(value) for value in values]
 
 
-def first_lr(cfg: Any) -> float:
-    """The learning rate an optimizer starts with."""
-    return learning_rates(cfg)[0]
-
-
 class FairseqOptimizer:
     """Base class. Subclasses set ``self._optimizer`` in ``__init__(cfg, params)``."""
 
@@ -108,6 +84,8 @@ class FairseqOptimizer:
     decays_by_name = False
     #: Per group, the entries that its parameters ask for (see ``parameter_groups``): no loaded state replaces them.
     own_options: Sequence[Mapping[str, float]] = ()
+    #: The loss scaler (something with ``loss_scale``), or None.
+    scaler: Any = None
     #: The place of each parameter in the model; groups may have another order.
     order: Mapping[Tensor, int] = {}
 
@@ -126,10 +104,6 @@ class FairseqOptimizer:
         if not isinstance(self._optimizer, torch.optim.Optimizer):
             raise TypeError(f"{type(self).__name__}._optimizer must be a torch.optim.Optimizer")
         return self._optimizer
-
-    @optimizer.setter
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
@@ -187,11 +161,6 @@ class FairseqOptimizer:
 
     # -------------------------------------------------------------------------------- one update
 
-    @property
-    def scaler(self) -> Any:
-        """The loss scaler (something with ``loss_scale``), or None."""
-        return None
-
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Context for the training forward pass."""
         return contextlib.nullcontext()
@@ -205,15 +174,13 @@ class FairseqOptimizer:
         if grads:
             torch._foreach_mul_(grads, c.to(grads[0].device) if torch.is_tensor(c) else c)
 
-    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Total L2 norm of the gradients before clipping (0-dim float32); clips to ``max_norm`` when positive."""
-        return clip([param.grad for param in self.params if param.grad is not None], max_norm, aggregate_norm_fn)
+        return clip([param.grad for param in self.params if param.grad is not None], max_norm)
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> Any:
-        """One update from gradients that are ``scale`` times too large."""
-        if scale != 1.0:
-            self.multiply_grads(1.0 / scale)
-        return self._optimizer.step(closure)
+    def step(self) -> None:
+        """One update."""
+        self._optimizer.step()
 
     def step_from(self, low_precision: LowPrecision, factor: float | Tensor = 1.0) -> None:
         """One update of float32 masters from the gradients of low-precision parameters, which then get the result.
@@ -274,6 +241,12 @@ def register_optimizer(name: str, dataclass: type | None = None) -> Callable[[C]
     return OPTIMIZERS.register(name, dataclass=dataclass, base=FairseqOptimizer)
 
 
+def named_trainable(params: Iterable[Any]) -> list[tuple[str, Parameter]]:
+    """(name, parameter) of what needs a gradient, from such pairs or parameters alone, which get an empty name."""
+    named = (item if isinstance(item, tuple) else ("", item) for item in params)
+    return [(name, param) for name, param in named if param.requires_grad]
+
+
 def build_optimizer(cfg: Any, params: Iterable[Any], **kwargs: Any) -> FairseqOptimizer:
     """Build the optimizer that ``cfg`` names.
 
@@ -282,9 +255,7 @@ def build_optimizer(cfg: Any, params: Iterable[Any], **kwargs: Any) -> FairseqOp
     no gradient are left out. Raises ConfigError when nothing is chosen or nothing is to be trained.
     """
     cls, cfg = OPTIMIZERS.resolve(cfg, "optimizer")
-    given = [item for p in params for item in (p.values() if isinstance(p, dict) else (p,))]
-    pairs = [item if isinstance(item, tuple) else ("", item) for item in given]
-    pairs = [(key, param) for key, param in pairs if param.requires_grad]
+    pairs = named_trainable(item for p in params for item in (p.values() if isinstance(p, dict) else (p,)))
     if not pairs:
         raise ConfigError("the model has no parameter to train")
     groups = parameter_groups(pairs, cfg.no_decay or "" if cls.decays_by_name else "")
@@ -311,18 +282,6 @@ class WrappedOptimizer(FairseqOptimizer):
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         return self.fp32_optimizer.optimizer
-
-    @optimizer.setter
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        self.fp32_optimizer.optimizer = optimizer
-
-    @property
-    def optimizer_config(self) -> dict[str, Any]:
-        return self.fp32_optimizer.optimizer_config
-
-    @property
-    def supports_flat_params(self) -> bool:
-        return self.fp32_optimizer.supports_flat_params
 
     def get_lr(self) -> float:
         return self.fp32_optimizer.get_lr()

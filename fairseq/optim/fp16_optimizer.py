@@ -11,7 +11,7 @@ The scale doubles after a window of good updates and halves when a gradient over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,10 +27,13 @@ from fairseq.optim.fairseq_optimizer import (
     as_factor,
     build_optimizer,
     clip_coefficient,
+    named_trainable,
     total_norm,
 )
 from fairseq.optim.parameter_groups import copy_tags, tagged_options
 from fairseq.registry import OPTIMIZERS
+
+_COUNTERS = ("iter", "last_overflow", "last_rescale", "overflows_since_rescale")
 
 
 class DynamicLossScaler:
@@ -98,21 +101,11 @@ class DynamicLossScaler:
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, without the scale itself (which checkpoints have kept in a place of its own)."""
-        return {
-            "iter": self._iter,
-            "last_overflow": self._last_overflow,
-            "last_rescale": self._last_rescale,
-            "overflows_since_rescale": self._overflows_since_rescale,
-        }
+        return {name: getattr(self, f"_{name}") for name in _COUNTERS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._iter = int(state["iter"])
-        self._last_overflow = int(state["last_overflow"])
-        self._last_rescale = int(state["last_rescale"])
-        self._overflows_since_rescale = int(state["overflows_since_rescale"])
-
-
-Named = list[tuple[str, Parameter]]
+        for name in _COUNTERS:
+            setattr(self, f"_{name}", int(state[name]))
 
 
 def build_scaler(cfg: Any) -> DynamicLossScaler | None:
@@ -140,19 +133,14 @@ def build_scaler(cfg: Any) -> DynamicLossScaler | None:
 
 
 class _HalfOptimizer(WrappedOptimizer):
-    """What both variants fraction: scaling the loss, the factor on the gradients, clipping, overflow."""
+    """What both variants share: scaling the loss, the factor on the gradients, clipping, overflow."""
 
     def __init__(self, cfg: Any, params: Iterable[Any], inner: FairseqOptimizer) -> None:
         super().__init__(cfg, inner)
-        given = [item if isinstance(item, tuple) else ("", item) for item in params]
-        self.named_params: Named = [(name, param) for name, param in given if param.requires_grad]
+        self.named_params = named_trainable(params)
         self.fp16_params = [param for _, param in self.named_params]
-        self._scaler = build_scaler(cfg)
+        self.scaler = build_scaler(cfg)
         self._factor: Factor = 1.0
-
-    @property
-    def scaler(self) -> DynamicLossScaler | None:
-        return self._scaler
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state, ``loss_scale``, and the scaler's counters (not known to the original)."""
@@ -175,11 +163,9 @@ class _HalfOptimizer(WrappedOptimizer):
     def multiply_grads(self, c: float | Tensor) -> None:
         self._factor = self._factor * as_factor(c)
 
-    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
         """As the base class. Raises OverflowError or FloatingPointError as the loss scaler does."""
         norm = total_norm([param.grad for param in self.fp16_params if param.grad is not None]) * self._factor
-        if aggregate_norm_fn is not None:
-            norm = aggregate_norm_fn(norm)
         if self.scaler is not None:
             # The original's float16 rule has no epsilon; the bfloat16 one below has.
             if norm > max_norm > 0:
@@ -189,10 +175,8 @@ class _HalfOptimizer(WrappedOptimizer):
             self._factor = self._factor * clip_coefficient(norm, max_norm)
         return norm
 
-    def step(self, closure: Callable[[], Any] | None = None, scale: float = 1.0) -> None:
-        if closure is not None:
-            raise ConfigError("an optimizer that needs a closure cannot be used with fp16 or bf16")
-        self._update(self._factor / scale)
+    def step(self) -> None:
+        self._update(self._factor)
         if self.scaler is not None:
             self.scaler.update()
 
@@ -233,8 +217,7 @@ class FP16Optimizer(_HalfOptimizer):
     @classmethod
     def build_optimizer(cls, cfg: Any, params: Iterable[Any], **kwargs: Any) -> FP16Optimizer:
         """``cfg`` is the root configuration; ``params`` are parameters or ``(name, parameter)`` pairs."""
-        given = [item if isinstance(item, tuple) else ("", item) for item in params]
-        named = [(name, param) for name, param in given if param.requires_grad]
+        named = named_trainable(params)
         flatten = build_scaler(cfg) is not None and not getattr(cfg.common, "fp16_no_flatten_grads", False)
         if flatten and not _decays_by_name(cfg) and not any(tagged_options(param, name) for name, param in named):
             flat = flat_masters([param for _, param in named])

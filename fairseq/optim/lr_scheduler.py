@@ -98,18 +98,33 @@ def build_lr_scheduler(cfg: Any, optimizer: Any) -> FairseqLRScheduler:
     return LR_SCHEDULERS.build(cfg, "lr_scheduler", optimizer)
 
 
-@register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)
-class FixedLRSchedule(FairseqLRScheduler):
-    """With w = warmup_updates and n completed updates: base(epoch) * (n + 1) / w while n < w, then base(epoch).
-
-    base(epoch) is the epoch's entry of lr (the last one repeats); from force_anneal on, the last entry times
-    lr_shrink ^ (epoch + 1 - force_anneal).
-    """
+class _PerEpoch(FairseqLRScheduler):
+    """What the two schedules share that may have a learning rate per epoch: ``lr``, and the warm-up's factor on it."""
 
     def __init__(self, cfg: Any, optimizer: Any) -> None:
         super().__init__(cfg, optimizer)
         self.lr = learning_rates(cfg)[0]
         self.warmup_factor = 1.0 / cfg.warmup_updates if cfg.warmup_updates > 0 else 1.0
+
+    def get_next_lr(self, epoch: int) -> float:
+        raise NotImplementedError
+
+    def step_begin_epoch(self, epoch: int) -> float:
+        self.lr = self.get_next_lr(epoch)
+        return self._set(self.warmup_factor * self.lr)
+
+    def _warm_up(self, fraction: float) -> float:
+        self.warmup_factor = fraction
+        return self._set(fraction * self.lr)
+
+
+@register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)
+class FixedLRSchedule(_PerEpoch):
+    """With w = warmup_updates and n completed updates: base(epoch) * (n + 1) / w while n < w, then base(epoch).
+
+    base(epoch) is the epoch's entry of lr (the last one repeats); from force_anneal on, the last entry times
+    lr_shrink ^ (epoch + 1 - force_anneal).
+    """
 
     def state_dict(self) -> dict[str, Any]:
         return {"lr": self.lr}
@@ -123,19 +138,14 @@ class FixedLRSchedule(FairseqLRScheduler):
             return values[min(epoch - 1, len(values) - 1)]
         return values[-1] * self.cfg.lr_shrink ** (epoch + 1 - self.cfg.force_anneal)
 
-    def step_begin_epoch(self, epoch: int) -> float:
-        self.lr = self.get_next_lr(epoch)
-        return self._set(self.warmup_factor * self.lr)
-
     def step_update(self, num_updates: int) -> float:
         if num_updates < self.cfg.warmup_updates:
-            self.warmup_factor = (num_updates + 1) / self.cfg.warmup_updates
-            return self._set(self.warmup_factor * self.lr)
+            return self._warm_up((num_updates + 1) / self.cfg.warmup_updates)
         return self._set(self.lr)
 
 
 @register_lr_scheduler("polynomial_decay", dataclass=PolynomialDecayLRScheduleConfig)
-class PolynomialDecayLRSchedule(FairseqLRScheduler):
+class PolynomialDecayLRSchedule(_PerEpoch):
     """With w = warmup_updates, N = total_num_update and n completed updates.
 
     n <= w: lr * n / w, so the very first update has learning rate 0; n >= N: end_learning_rate; between:
@@ -151,11 +161,6 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
                 f"total_num_update is {cfg.total_num_update}, but polynomial_decay needs a positive number of updates; "
                 "set it, or set max_update"
             )
-        self.lr = learning_rates(cfg)[0]
-        self.warmup_factor = 1.0 / cfg.warmup_updates if cfg.warmup_updates > 0 else 1.0
-        self.end_learning_rate = cfg.end_learning_rate
-        self.total_num_update = cfg.total_num_update
-        self.power = cfg.power
         self._set(self.warmup_factor * self.lr)
 
     def get_next_lr(self, epoch: int) -> float:
@@ -164,23 +169,28 @@ class PolynomialDecayLRSchedule(FairseqLRScheduler):
             return values[min(epoch, len(values) - 1)]
         return self.optimizer.get_lr()
 
-    def step_begin_epoch(self, epoch: int) -> float:
-        self.lr = self.get_next_lr(epoch)
-        return self._set(self.warmup_factor * self.lr)
+    def step_update(self, num_updates: int) -> float:
+        warmup, total, end = self.cfg.warmup_updates, self.cfg.total_num_update, self.cfg.end_learning_rate
+        if warmup > 0 and num_updates <= warmup:
+            return self._warm_up(num_updates / warmup)
+        if num_updates >= total:
+            return self._set(end)
+        remaining = 1 - (num_updates - warmup) / (total - warmup)
+        return self._set((self.lr - end) * remaining**self.cfg.power + end)
+
+
+class _Curve(FairseqLRScheduler):
+    """A learning rate that follows from the number of updates alone."""
+
+    def lr_at(self, num_updates: int) -> float:
+        raise NotImplementedError
 
     def step_update(self, num_updates: int) -> float:
-        warmup = self.cfg.warmup_updates
-        if warmup > 0 and num_updates <= warmup:
-            self.warmup_factor = num_updates / warmup
-            return self._set(self.warmup_factor * self.lr)
-        if num_updates >= self.total_num_update:
-            return self._set(self.end_learning_rate)
-        remaining = 1 - (num_updates - warmup) / (self.total_num_update - warmup)
-        return self._set((self.lr - self.end_learning_rate) * remaining**self.power + self.end_learning_rate)
+        return self._set(self.lr_at(num_updates))
 
 
 @register_lr_scheduler("cosine", dataclass=CosineLRScheduleConfig)
-class CosineLRSchedule(FairseqLRScheduler):
+class CosineLRSchedule(_Curve):
     """Loshchilov and Hutter, SGDR (2017). With w = warmup_updates and n completed updates.
 
     n < w: from warmup_init_lr (default: min_lr) straight to lr. Then period i of length T, of which t updates are
@@ -195,7 +205,6 @@ class CosineLRSchedule(FairseqLRScheduler):
             raise ConfigError(f"lr ({self.max_lr}) must be greater than min_lr ({cfg.min_lr}) for the cosine schedule")
         if cfg.t_mult < 1:
             raise ConfigError(f"t_mult must be at least 1, but is {cfg.t_mult}")
-        self.warmup_updates = cfg.warmup_updates
         self.warmup_init_lr = cfg.min_lr if cfg.warmup_init_lr < 0 else cfg.warmup_init_lr
         self.period = cfg.lr_period_updates
         if self.period <= 0:
@@ -205,19 +214,16 @@ class CosineLRSchedule(FairseqLRScheduler):
                     "cosine schedule; set it, or set lr_period_updates"
                 )
             self.period = cfg.max_update - cfg.warmup_updates
-        self.lr_step = (self.max_lr - self.warmup_init_lr) / self.warmup_updates if self.warmup_updates > 0 else 1.0
-        self.lr = self.warmup_init_lr
-        self._set(self.lr)
+        self._set(self.warmup_init_lr)
 
-    def step_update(self, num_updates: int) -> float:
-        if num_updates < self.warmup_updates:
-            self.lr = self.warmup_init_lr + num_updates * self.lr_step
-            return self._set(self.lr)
-        i, t, length = self._position(num_updates - self.warmup_updates)
+    def lr_at(self, num_updates: int) -> float:
+        warmup = self.cfg.warmup_updates
+        if num_updates < warmup:
+            return self.warmup_init_lr + num_updates * ((self.max_lr - self.warmup_init_lr) / warmup)
+        i, t, length = self._position(num_updates - warmup)
         shrink = self.cfg.lr_shrink**i
         low, high = self.cfg.min_lr * shrink, self.max_lr * shrink
-        self.lr = low + 0.5 * (high - low) * (1 + math.cos(math.pi * t / length))
-        return self._set(self.lr)
+        return low + 0.5 * (high - low) * (1 + math.cos(math.pi * t / length))
 
     def _position(self, updates: int) -> tuple[int, float, float]:
         """(number of the period, updates into it, its length) after ``updates`` updates of annealing."""
@@ -230,7 +236,7 @@ class CosineLRSchedule(FairseqLRScheduler):
 
 
 @register_lr_scheduler("inverse_sqrt", dataclass=InverseSquareRootLRScheduleConfig)
-class InverseSquareRootSchedule(FairseqLRScheduler):
+class InverseSquareRootSchedule(_Curve):
     """Vaswani et al. (2017), section 5.3. With w = warmup_updates and n completed updates.
 
     n < w: from warmup_init_lr (default 0) straight to lr; then lr * sqrt(w) / sqrt(n).
@@ -246,19 +252,16 @@ class InverseSquareRootSchedule(FairseqLRScheduler):
         self.warmup_init_lr = 0.0 if cfg.warmup_init_lr < 0 else cfg.warmup_init_lr
         self.lr_step = (peak - self.warmup_init_lr) / cfg.warmup_updates
         self.decay_factor = peak * cfg.warmup_updates**0.5
-        self.lr = self.warmup_init_lr
-        self._set(self.lr)
+        self._set(self.warmup_init_lr)
 
-    def step_update(self, num_updates: int) -> float:
+    def lr_at(self, num_updates: int) -> float:
         if num_updates < self.cfg.warmup_updates:
-            self.lr = self.warmup_init_lr + num_updates * self.lr_step
-        else:
-            self.lr = self.decay_factor * num_updates**-0.5
-        return self._set(self.lr)
+            return self.warmup_init_lr + num_updates * self.lr_step
+        return self.decay_factor * num_updates**-0.5
 
 
 @register_lr_scheduler("tri_stage", dataclass=TriStageLRScheduleConfig)
-class TriStageLRSchedule(FairseqLRScheduler):
+class TriStageLRSchedule(_Curve):
     """Park et al., SpecAugment (2019). With n completed updates and stages of W, H and D updates.
 
     n < W: from init_lr_scale * lr straight to lr; n < W + H: lr; n <= W + H + D, k updates into the decay:
@@ -269,7 +272,6 @@ class TriStageLRSchedule(FairseqLRScheduler):
         super().__init__(cfg, optimizer)
         self.peak_lr = single_lr(cfg, "tri_stage")
         self.init_lr = cfg.init_lr_scale * self.peak_lr
-        self.final_lr = cfg.final_lr_scale * self.peak_lr
         if cfg.final_lr_scale <= 0:
             raise ConfigError(f"final_lr_scale must be positive, but is {cfg.final_lr_scale}")
         self.warmup_steps, self.hold_steps, self.decay_steps = _stages(cfg)
@@ -277,20 +279,17 @@ class TriStageLRSchedule(FairseqLRScheduler):
             raise ConfigError(f"decay_steps must be positive for the tri_stage schedule, but is {self.decay_steps}")
         self.warmup_rate = (self.peak_lr - self.init_lr) / self.warmup_steps if self.warmup_steps else 0.0
         self.decay_factor = -math.log(cfg.final_lr_scale) / self.decay_steps
-        self.lr = self.init_lr
-        self._set(self.lr)
+        self._set(self.init_lr)
 
-    def step_update(self, num_updates: int) -> float:
+    def lr_at(self, num_updates: int) -> float:
         decayed = num_updates - self.warmup_steps - self.hold_steps
         if num_updates < self.warmup_steps:
-            self.lr = self.init_lr + self.warmup_rate * num_updates
-        elif decayed < 0:
-            self.lr = self.peak_lr
-        elif decayed <= self.decay_steps:
-            self.lr = self.peak_lr * math.exp(-self.decay_factor * decayed)
-        else:
-            self.lr = self.final_lr
-        return self._set(self.lr)
+            return self.init_lr + self.warmup_rate * num_updates
+        if decayed < 0:
+            return self.peak_lr
+        if decayed <= self.decay_steps:
+            return self.peak_lr * math.exp(-self.decay_factor * decayed)
+        return self.cfg.final_lr_scale * self.peak_lr
 
 
 def _stages(cfg: Any) -> tuple[int, int, int]:

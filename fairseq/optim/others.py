@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from fairseq.optim.configs import AdagradConfig, SGDConfig
-from fairseq.optim.fairseq_optimizer import FairseqOptimizer, first_lr, register_optimizer
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates, register_optimizer
 
 
 @register_optimizer("sgd", dataclass=SGDConfig)
 class SGD(FairseqOptimizer):
     """torch's SGD with momentum and L2 weight decay; the class name is stored in checkpoints."""
+
+    supports_flat_params = True
 
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
@@ -22,14 +24,10 @@ class SGD(FairseqOptimizer):
     @property
     def optimizer_config(self) -> dict[str, Any]:
         return {
-            "lr": first_lr(self.cfg),
+            "lr": learning_rates(self.cfg)[0],
             "momentum": getattr(self.cfg, "momentum", 0.0),
             "weight_decay": getattr(self.cfg, "weight_decay", 0.0),
         }
-
-    @property
-    def supports_flat_params(self) -> bool:
-        return True
 
 
 @register_optimizer("adagrad", dataclass=AdagradConfig)
@@ -42,9 +40,4 @@ class Adagrad(FairseqOptimizer):
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        return {"lr": first_lr(self.cfg), "weight_decay": getattr(self.cfg, "weight_decay", 0.0)}
-
-    @property
-    def supports_flat_params(self) -> bool:
-        # As in the original: its state is created at construction, one entry per parameter.
-        return False
+        return {"lr": learning_rates(self.cfg)[0], "weight_decay": getattr(self.cfg, "weight_decay", 0.0)}

@@ -74,16 +74,13 @@ def cast_sample(sample: Any, mode: str) -> Any:
 
 def build(mode: str, cfg: Any, named_params: Iterable[tuple[str, Parameter]]) -> FairseqOptimizer:
     """The optimizer of a run. ``cfg`` is the root configuration; the parameters have been cast by ``cast_model``."""
-    named = [(name, param) for name, param in named_params if param.requires_grad]
-    if not named:
-        raise ConfigError("the model has no parameter to train")
     if mode in _DTYPES:
         if getattr(cfg.common, f"memory_efficient_{mode}", False):
-            return MemoryEfficientFP16Optimizer.build_optimizer(cfg, named)
-        return FP16Optimizer.build_optimizer(cfg, named)
+            return MemoryEfficientFP16Optimizer.build_optimizer(cfg, named_params)
+        return FP16Optimizer.build_optimizer(cfg, named_params)
     if mode == "amp":
-        return AMPOptimizer.build_optimizer(cfg, named)
-    return build_optimizer(cfg.optimizer, named)
+        return AMPOptimizer.build_optimizer(cfg, named_params)
+    return build_optimizer(cfg.optimizer, named_params)
 
 
 def accepts_state_of(optimizer: FairseqOptimizer, saved_name: str) -> bool:

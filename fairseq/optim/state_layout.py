@@ -61,6 +61,12 @@ def _check_shapes(state_dict: dict[str, Any], shapes: Sequence[torch.Size]) -> N
                 )
 
 
+def _wrong_size(name: str, stored: int, own: int) -> CheckpointError:
+    return CheckpointError(
+        f"{name} in the checkpoint's optimizer state has {stored} values, the model has {own}; {_ADVICE}"
+    )
+
+
 def _split(state_dict: dict[str, Any], shapes: Sequence[torch.Size]) -> dict[str, Any]:
     """One flat entry to one entry per parameter."""
     (group,) = state_dict["param_groups"]
@@ -69,10 +75,7 @@ def _split(state_dict: dict[str, Any], shapes: Sequence[torch.Size]) -> dict[str
     for name, value in state_dict["state"].get(group["params"][0], {}).items():
         if torch.is_tensor(value) and value.dim() > 0:
             if value.numel() != sum(sizes):
-                raise CheckpointError(
-                    f"{name} in the checkpoint's optimizer state has {value.numel()} values, the model has "
-                    f"{sum(sizes)}; {_ADVICE}"
-                )
+                raise _wrong_size(name, value.numel(), sum(sizes))
             parts = [part.view(shape).clone() for part, shape in zip(value.view(-1).split(sizes), shapes, strict=True)]
         else:
             parts = [value] * len(shapes)
@@ -97,10 +100,7 @@ def _join(state_dict: dict[str, Any], size: int) -> dict[str, Any]:
         if torch.is_tensor(values[0]) and (values[0].dim() > 0 or name.startswith("exp_avg")):
             joined[name] = torch.cat([value.reshape(-1) for value in values])
             if joined[name].numel() != size:
-                raise CheckpointError(
-                    f"{name} in the checkpoint's optimizer state has {joined[name].numel()} values, the model has "
-                    f"{size}; {_ADVICE}"
-                )
+                raise _wrong_size(name, joined[name].numel(), size)
         elif any(value != values[0] for value in values):
             raise CheckpointError(
                 f"{name} differs between parameters in the checkpoint's optimizer state, which one flat float16 "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -80,14 +81,21 @@ def train_batches(
     )
 
 
-def valid_batches(cfg: FairseqConfig, task: FairseqTask, model: BaseFairseqModel, subset: str) -> EpochBatchIterator:
+def valid_batches(
+    cfg: FairseqConfig,
+    task: FairseqTask,
+    model: BaseFairseqModel,
+    subset: str,
+    max_tokens: int | None,
+    max_sentences: int | None,
+) -> EpochBatchIterator:
     """The batches of the validation ``subset``, always as in epoch 1."""
     return batch_iterator(
         cfg,
         task,
         subset,
-        max_tokens=cfg.dataset.max_tokens_valid,
-        max_sentences=cfg.dataset.batch_size_valid,
+        max_tokens=max_tokens,
+        max_sentences=max_sentences,
         max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
         ignore_invalid_inputs=cfg.dataset.skip_invalid_size_inputs_valid_test,
     )
@@ -105,9 +113,6 @@ def progress_of(
 ) -> BaseProgressBar:
     """``batches`` in the bar that the configuration asks for; with ``run_name`` (training) tensorboard and wandb too."""
     common = cfg.common
-    loggers: dict[str, Any] = {}
-    if run_name is not None:
-        loggers = {"tensorboard_logdir": common.tensorboard_logdir, "wandb_project": common.wandb_project}
     return progress_bar(
         batches,
         log_format=common.log_format,
@@ -115,8 +120,9 @@ def progress_of(
         epoch=epoch,
         prefix=prefix,
         default_log_format="simple" if common.no_progress_bar else "tqdm",
+        tensorboard_logdir=None if run_name is None else common.tensorboard_logdir,
+        wandb_project=None if run_name is None else common.wandb_project,
         wandb_run_name=run_name,
-        **loggers,
     )
 
 
@@ -129,34 +135,19 @@ def resolve_max_positions(*limits: Limit) -> Limit:
     A limit is a number, a tuple of numbers (one per input) or a dict of them (one per dataset); a number meets every
     element of a tuple or dict.
     """
-    result: Limit = None
-    for limit in limits:
-        if limit is None:
-            continue
-        result = limit if result is None else _smaller(result, limit)
-    return result
+    return functools.reduce(_smaller, limits, None)
 
 
 def _smaller(a: Limit, b: Limit) -> Limit:
-    if isinstance(a, dict) or isinstance(b, dict):
-        (table, other) = (a, b) if isinstance(a, dict) else (b, a)
-        assert isinstance(table, dict)
-        return {
-            key: value
-            if isinstance(other, dict) and key not in other
-            else _smaller(value, other[key] if isinstance(other, dict) else other)
-            for key, value in table.items()
-        }
-    if isinstance(a, Iterable) and isinstance(b, Iterable):
-        return tuple(_least(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, Iterable):
-        return tuple(_least(x, b) for x in a)
-    if isinstance(b, Iterable):
-        return tuple(_least(a, y) for y in b)
-    return _least(a, b)
-
-
-def _least(a: Limit, b: Limit) -> Limit:
     if a is None or b is None:
         return b if a is None else a
+    for table, other in ((a, b), (b, a)):
+        if isinstance(table, dict):
+            others = other if isinstance(other, dict) else dict.fromkeys(table, other)
+            return {key: _smaller(value, others.get(key)) for key, value in table.items()}
+    if isinstance(a, Iterable) and isinstance(b, Iterable):
+        return tuple(_smaller(x, y) for x, y in zip(a, b, strict=True))
+    for elements, number in ((a, b), (b, a)):
+        if isinstance(elements, Iterable):
+            return tuple(_smaller(element, number) for element in elements)
     return min(a, b)  # type: ignore[type-var]

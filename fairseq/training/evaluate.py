@@ -13,7 +13,7 @@ from fairseq.logging import metrics
 from fairseq.models.inference import run_batches
 from fairseq.models.loading import load_model_ensemble_and_task
 from fairseq.optim import precision
-from fairseq.training.batches import batch_iterator, progress_of, resolve_max_positions, seed_run, subset_names
+from fairseq.training.batches import progress_of, seed_run, subset_names, valid_batches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,18 +62,9 @@ def _evaluate_subset(
     subset: str,
     mode: str,
 ) -> dict[str, Any]:
-    batches = batch_iterator(
-        cfg,
-        task,
-        subset,
-        max_tokens=cfg.dataset.max_tokens,
-        max_sentences=cfg.dataset.batch_size,
-        max_positions=resolve_max_positions(task.max_positions(), model.max_positions()),
-        ignore_invalid_inputs=cfg.dataset.skip_invalid_size_inputs_valid_test,
-    ).next_epoch_itr(shuffle=False)
-    progress = progress_of(cfg, batches, prefix=f"valid on '{subset}' subset")
-    outputs = []
-    step = 0
+    batches = valid_batches(cfg, task, model, subset, cfg.dataset.max_tokens, cfg.dataset.batch_size)
+    progress = progress_of(cfg, batches.next_epoch_itr(shuffle=False), prefix=f"valid on '{subset}' subset")
+    outputs, step = [], 0
     passes = run_batches(
         model, progress, lambda batch: task.valid_step(precision.cast_sample(batch, mode), model, criterion)
     )

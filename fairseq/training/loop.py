@@ -37,16 +37,6 @@ def training_stats(stats: dict[str, Any]) -> dict[str, Any]:
     return stats
 
 
-def validation_stats(
-    stats: dict[str, Any], num_updates: int, metric: str, best: float | None, maximize: bool
-) -> dict[str, Any]:
-    """``stats`` with ``num_updates`` and, once there is a ``best`` value so far, the best including this one."""
-    stats["num_updates"] = num_updates
-    if best is not None and metric in stats:
-        stats[f"best_{metric}"] = (max if maximize else min)(best, float(stats[metric]))
-    return stats
-
-
 def validate(cfg: FairseqConfig, trainer: Trainer, epoch: int, subsets: list[str]) -> list[float]:
     """The value of ``best_checkpoint_metric`` on each of ``subsets``; the first one drives best, schedule and patience.
 
@@ -75,13 +65,12 @@ def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: s
             if most is not None and i >= most:
                 break
             trainer.valid_step(sample)
-    stats = validation_stats(
-        meters.get_smoothed_values(),
-        trainer.get_num_updates(),
-        cfg.checkpoint.best_checkpoint_metric,
-        trainer.store.best if track_best else None,
-        cfg.checkpoint.maximize_best_checkpoint_metric,
-    )
+    stats = meters.get_smoothed_values()
+    stats["num_updates"] = trainer.get_num_updates()
+    metric, best = cfg.checkpoint.best_checkpoint_metric, trainer.store.best
+    if track_best and best is not None and metric in stats:
+        better = max if cfg.checkpoint.maximize_best_checkpoint_metric else min
+        stats[f"best_{metric}"] = better(best, float(stats[metric]))
     progress.print(stats, tag=subset, step=trainer.get_num_updates())
     return stats
 

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 logger = logging.getLogger(__name__)
 
 
-def first_bad_parameter(model: nn.Module) -> str | None:
-    """Description of the first parameter of ``model`` holding NaN or infinity, or None."""
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"parameter {name}"
+def _first_bad(kind: str, named: Iterable[tuple[str, Tensor | None]]) -> str | None:
+    for name, tensor in named:
+        if tensor is not None and not torch.isfinite(tensor).all():
+            return f"{kind} {name}"
     return None
 
 
 def first_bad_gradient(model: nn.Module) -> str | None:
     """Description of the first gradient of ``model`` holding NaN or infinity, or None."""
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            return f"gradient of {name}"
-    return None
+    return _first_bad("gradient of", ((name, parameter.grad) for name, parameter in model.named_parameters()))
 
 
 def first_bad_tensor(model: nn.Module, criterion: nn.Module, batches: Iterable[Any]) -> str | None:
     """Description of the first parameter, module's output for ``batches``, or gradient that is not finite, or None."""
-    bad = first_bad_parameter(model)
+    bad = _first_bad("parameter", model.named_parameters())
     for batch in batches if bad is None else ():
-        with keep_gradients(model), NanDetector(model, backward=False) as detector, torch.no_grad():
+        with NanDetector(model, backward=False) as detector, torch.no_grad():
             criterion(model, batch)
         if detector.found is not None:
             return detector.found
@@ -67,31 +63,9 @@ class NanDetector:
 
     def _watch(self, where: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if self.found is None and any(not torch.isfinite(t).all() for t in _floats(output)):
+            tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+            if self.found is None and any(not torch.isfinite(tensor).all() for tensor in tensors):
                 self.found = where
                 logger.warning("NaN or infinity detected in the %s", where)
 
         return hook
-
-
-def _floats(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _floats(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _floats(item)
-
-
-@contextmanager
-def keep_gradients(model: nn.Module) -> Iterator[None]:
-    """Leave the gradients of ``model`` as they were, whatever happens inside."""
-    saved = [parameter.grad for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        for parameter, grad in zip(model.parameters(), saved, strict=True):
-            parameter.grad = grad

@@ -1,26 +1,31 @@
-"""A training run from its configuration to its last checkpoint."""
+"""A training run from the configuration, and the checkpoint that it starts from, to its last checkpoint."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fairseq.checkpoint.store import last_name
 from fairseq.data import indexed_dataset
+from fairseq.dataclass.base import literal_dict
 from fairseq.dataclass.state import config_to_state
-from fairseq.errors import ConfigError
+from fairseq.errors import CheckpointError, ConfigError
+from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.ops import library
 from fairseq.tasks import setup_task
 from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
 from fairseq.training.loop import train_epochs
-from fairseq.training.run_state import load_checkpoint
+from fairseq.training.run_state import Resets
 from fairseq.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from fairseq.dataclass.configs import FairseqConfig
+    from fairseq.data.iterators import EpochBatchIterator
+    from fairseq.dataclass.configs import CheckpointConfig, FairseqConfig
     from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(TRAIN_LOGGER)
@@ -118,3 +123,60 @@ def load_validation_data(cfg: FairseqConfig, task: FairseqTask) -> None:
         return
     for subset in subset_names(cfg):
         task.load_dataset(subset, combine=False, epoch=1)
+
+
+def load_checkpoint(
+    cfg: CheckpointConfig, trainer: Trainer, **iterator_args: Any
+) -> tuple[dict[str, Any] | None, EpochBatchIterator]:
+    """Restore ``trainer`` as the ``checkpoint`` section ``cfg`` says.
+
+    Returns the checkpoint's ``extra_state`` (None without a checkpoint) and the iterator at the place where training
+    goes on. ``iterator_args`` go to ``trainer.get_train_iterator``.
+    """
+    path, resets = starting_point(cfg)
+    overrides = literal_dict(cfg.optimizer_overrides, "--optimizer-overrides")
+    extra_state = trainer.load_checkpoint(path, resets, overrides)
+    if extra_state is None or resets.dataloader:
+        return extra_state, trainer.get_train_iterator(epoch=1, load_dataset=True, **iterator_args)
+    position = extra_state["train_iterator"]
+    epoch_itr = trainer.get_train_iterator(epoch=position["epoch"], load_dataset=True, **iterator_args)
+    epoch_itr.load_state_dict(position)
+    return extra_state, epoch_itr
+
+
+def starting_point(cfg: CheckpointConfig) -> tuple[str, Resets]:
+    """The file that a run starts from, if it exists, and what is not taken over from it."""
+    resets = Resets(cfg.reset_optimizer, cfg.reset_lr_scheduler, cfg.reset_meters, cfg.reset_dataloader)
+    if cfg.finetune_from_model is not None and any(resets):
+        raise ConfigError(
+            "--finetune-from-model can not be set together with either --reset-optimizer"
+            " or reset_lr_scheduler or reset_meters or reset_dataloader"
+        )
+    suffix = cfg.checkpoint_suffix or ""
+    if cfg.restore_file != last_name():
+        if cfg.finetune_from_model:
+            raise ConfigError(
+                f"--finetune-from-model and --restore-file ({cfg.restore_file}) can not be specified together: keep one"
+            )
+        path = cfg.restore_file.replace(".pt", suffix + ".pt") if suffix else cfg.restore_file
+        if not PathManager.exists(path):
+            raise CheckpointError(
+                f"--restore-file {path} does not exist; give the path of a checkpoint, or leave the option out to start "
+                f"from {cfg.save_dir}/{last_name()} when there is one and from scratch otherwise"
+            )
+        return path, resets
+    last = str(Path(cfg.save_dir) / last_name(suffix))
+    if PathManager.exists(last):
+        return last, resets
+    if cfg.continue_once is not None:
+        if not PathManager.exists(cfg.continue_once):
+            raise CheckpointError(f"--continue-once {cfg.continue_once} does not exist")
+        return cfg.continue_once, resets
+    if cfg.finetune_from_model is not None:
+        if not PathManager.exists(cfg.finetune_from_model):
+            raise ConfigError(f"--finetune-from-model {cfg.finetune_from_model} does not exist")
+        logger.info(
+            "loading pretrained model from %s: optimizer, schedule, meters and data start anew", cfg.finetune_from_model
+        )
+        return cfg.finetune_from_model, Resets(True, True, True, True)
+    return last, resets

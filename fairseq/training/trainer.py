@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.checkpoint.reader import read
+from fairseq.checkpoint.schema import build_state
 from fairseq.checkpoint.store import CheckpointStore
 from fairseq.dataclass.state import config_to_state
 from fairseq.distributed import utils as distributed
@@ -34,13 +35,11 @@ from fairseq.optim.lr_scheduler import build_lr_scheduler
 from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.nan_detector import first_bad_tensor
 from fairseq.training.run_state import (
-    NO_RESETS,
     EarlyStop,
     Resets,
     StatefulPart,
     check_same,
     from_checkpoint,
-    to_checkpoint,
 )
 from fairseq.tree import map_tensors
 
@@ -134,9 +133,6 @@ class Trainer:
     def get_model(self) -> BaseFairseqModel:
         return self.model
 
-    def get_criterion(self) -> nn.Module:
-        return self.criterion
-
     def get_lr(self) -> float:
         """The learning rate of the next update."""
         return self.optimizer.get_lr()
@@ -178,7 +174,8 @@ class Trainer:
 
     def get_valid_iterator(self, subset: str) -> EpochBatchIterator:
         """The batches of the validation ``subset``, always as in epoch 1."""
-        return valid_batches(self.cfg, self.task, self.model, subset)
+        data = self.cfg.dataset
+        return valid_batches(self.cfg, self.task, self.model, subset, data.max_tokens_valid, data.batch_size_valid)
 
     def prepare_sample(self, sample: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
         """``sample`` on the device in the run's precision; an empty one becomes a dummy batch (second value True)."""
@@ -413,7 +410,7 @@ class Trainer:
         metrics.log_start_time("wall", priority=790, round=0)
 
     def load_checkpoint(
-        self, filename: str, resets: Resets = NO_RESETS, optimizer_overrides: Mapping[str, Any] | None = None
+        self, filename: str, resets: Resets | None = None, optimizer_overrides: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """Take over the parts in ``filename`` that ``resets`` leaves; returns its ``extra_state`` (None: no file)."""
         if not PathManager.exists(filename):
@@ -422,7 +419,7 @@ class Trainer:
         logger.info("Preparing to load checkpoint %s", filename)
         checkpoint = read(filename, with_config=False)
         try:
-            states = from_checkpoint(checkpoint, resets)
+            states = from_checkpoint(checkpoint, resets or Resets())
             for part in self.parts(filename, optimizer_overrides):
                 if part.name in states:
                     part.load(states[part.name])
@@ -447,7 +444,7 @@ class Trainer:
     def state_dict(self, position: Mapping[str, Any], val_loss: float | None) -> dict[str, Any]:
         """The checkpoint at ``position``, the state of the data iterator."""
         states = {part.name: part.state() for part in self.parts()}
-        return to_checkpoint(config_to_state(self.cfg), states, position, val_loss)
+        return build_state(config_to_state(self.cfg), states, position, val_loss)
 
     def _save_crash(self) -> None:
         """Keep the state of an update that failed, for inspection."""

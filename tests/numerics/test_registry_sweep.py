@@ -199,10 +199,7 @@ def test_saved_and_loaded_by_from_pretrained(settings: dict[str, Any], tmp_path:
     torch.manual_seed(1)
     model = build_model(cfg.model, Task())
     Task().source_dictionary.save(str(tmp_path / "dict.txt"))
-    state = schema.build_state(
-        cfg=config_to_state(cfg), model=model.state_dict(), criterion=None, optimizer_history=[], task_state={},
-        extra_state={}, optimizer_state=None,
-    )  # fmt: skip
+    state = schema.portable({"args": None, "cfg": config_to_state(cfg), "model": model.state_dict()})
     torch.save(state, tmp_path / "model.pt")
     hub = RobertaModel.from_pretrained(str(tmp_path), "model.pt", str(tmp_path), bpe=None).eval()
     assert digest(hub.model) == digest(model)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fairseq.checkpoint import read
+from fairseq.checkpoint.reader import read
 from fairseq.data.dictionary import Dictionary
 from fairseq.models import build_model
 from fairseq.models.roberta import RobertaModel

@@ -30,22 +30,23 @@ class Tied(nn.Module):
 
 def build(model=None, optimizer_state=None, snapshot=False, **changes):
     model = model or Tied()
-    parts = {
-        "cfg": {"_name": None, "common": {"seed": 1}},
+    states = {
         "model": model.state_dict(),
-        "criterion": None,
-        "optimizer_history": [schema.history_entry("MaskedLmLoss", "FairseqAdam", {"best": None}, 12)],
-        "task_state": {},
-        "extra_state": schema.extra_state(
-            metrics=OrderedDict(default=[(10, "loss", "AverageMeter", {"val": torch.tensor(1.0)})]),
-            previous_training_time=1.5,
-            train_iterator={"version": 2, "epoch": 1, "iterations_in_epoch": 24, "shuffle": True},
-            val_loss=9.4,
-            best=9.4,
-        ),
+        "optimizer_history": [],
+        "classes": {"criterion_name": "MaskedLmLoss", "optimizer_name": "FairseqAdam"},
+        "lr_scheduler_state": {"best": None},
+        "num_updates": 12,
+        "task": {},
+        "meters": OrderedDict(default=[(10, "loss", "AverageMeter", {"val": torch.tensor(1.0)})]),
+        "training_time": 1.5,
+        "best": 9.4,
+        "early_stop": None,
+        "optimizer": optimizer_state,
         **changes,
     }
-    return schema.portable(schema.build_state(**parts, optimizer_state=optimizer_state), snapshot)
+    position = {"version": 2, "epoch": 1, "iterations_in_epoch": 24, "shuffle": True}
+    state = schema.build_state({"_name": None, "common": {"seed": 1}}, states, position, 9.4)
+    return schema.portable(state, snapshot)
 
 
 def test_keys_and_order_of_the_original():
@@ -74,17 +75,15 @@ def test_keys_and_order_of_the_original():
 
 
 def test_extra_state_with_ema():
-    extra = schema.extra_state(
-        {}, 0.0, {}, None, ema={"w": torch.ones(1)}, ema_fp32_params={}, additions={"patience": 2}
-    )
-    assert list(extra) == [
+    state = build(ema={"ema": {"w": torch.ones(1)}, "ema_fp32_params": {}}, best=None, early_stop={"runs": 2})
+    assert list(state["extra_state"]) == [
         "metrics",
         "previous_training_time",
         "ema",
         "ema_fp32_params",
         "train_iterator",
         "val_loss",
-        "patience",
+        "early_stop",
     ]
 
 
@@ -165,4 +164,4 @@ class Unknown:
 
 def test_what_could_not_be_loaded_again_is_not_saved():
     with pytest.raises(CheckpointError, match=r"cannot save task_state\.x\[1\].*test_checkpoint_schema\.Unknown"):
-        build(task_state={"x": [0, Unknown()]})
+        build(task={"x": [0, Unknown()]})

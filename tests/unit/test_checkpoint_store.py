@@ -13,19 +13,19 @@ from fairseq.checkpoint import atomic
 from fairseq.checkpoint import store as naming
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.safe_load import load
-from fairseq.checkpoint.store import BackgroundWriter, CheckpointStore
+from fairseq.checkpoint.store import CheckpointStore
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def store(tmp_path, suffix=None, **options) -> CheckpointStore:
+def store(tmp_path, **options) -> CheckpointStore:
     cfg = CheckpointConfig()
     for key, value in {"save_dir": str(tmp_path / "ckpt"), **options}.items():
         assert hasattr(cfg, key)
         setattr(cfg, key, value)
-    return CheckpointStore(cfg, suffix)
+    return CheckpointStore(cfg)
 
 
 def state(value=0.0, size=4):
@@ -65,7 +65,7 @@ def test_names(tmp_path, options, when, expected):
 
 
 def test_suffix_of_a_shard(tmp_path):
-    assert store(tmp_path, suffix="-shard3").names(1, 1, True, None) == [
+    assert store(tmp_path, checkpoint_suffix="-shard3").names(1, 1, True, None) == [
         "checkpoint1-shard3.pt",
         "checkpoint_last-shard3.pt",
     ]
@@ -151,7 +151,7 @@ def test_interval_checkpoints_are_pruned_in_mid_epoch_only(tmp_path):
     atomic_save(state(), tmp_path / "ckpt/checkpoint_1_5.pt")
     s.save(state(), 1, 115, True, None)
     assert "checkpoint_1_5.pt" in files(tmp_path)
-    s.prune(end_of_epoch=False)
+    naming.prune(s.cfg, False, [])
     assert "checkpoint_1_5.pt" not in files(tmp_path)
 
 
@@ -190,7 +190,7 @@ def test_what_a_link_points_to_stays(tmp_path):
     for epoch in (1, 2, 3, 4):
         atomic_save(state(), tmp_path / f"ckpt/checkpoint{epoch}.pt")
     (tmp_path / "ckpt/checkpoint_best.pt").symlink_to("checkpoint1.pt")
-    store(tmp_path, keep_last_epochs=2).prune(end_of_epoch=True)
+    naming.prune(store(tmp_path, keep_last_epochs=2).cfg, True, [])
     assert files(tmp_path) == ["checkpoint1.pt", "checkpoint4.pt", "checkpoint_best.pt"]
 
 
@@ -230,7 +230,8 @@ def test_more_than_ten_best(tmp_path):
 
 def test_digit_of_the_original(tmp_path):
     """The seeded draw: RandomState(hash((epoch, updates, value)) as the original used it), below N."""
-    names = {naming.kept_best_name("loss", 2.5, epoch, 10, 3, set()) for epoch in range(1, 30)}
+    s = store(tmp_path, keep_best_checkpoints=3)
+    names = {s.kept_best_name(epoch, 10, 2.5) for epoch in range(1, 30)}
     assert names == {f"checkpoint.best_loss_2.500{digit}.pt" for digit in range(3)}
 
 
@@ -274,14 +275,14 @@ def test_background_write_is_a_snapshot_with_all_names(tmp_path, monkeypatch):
     assert files(tmp_path) == ["checkpoint2.pt", "checkpoint_best.pt", "checkpoint_last.pt"]
 
 
-def test_background_errors_are_raised_once_and_logged(caplog):
-    writer = BackgroundWriter()
-
-    def fail():
+def test_background_errors_are_raised_once_and_logged(tmp_path, monkeypatch, caplog):
+    def fail(obj, path):
         raise CheckpointError("disk full")
 
-    writer.submit(fail)
+    s = store(tmp_path, write_checkpoints_asynchronously=True)
+    monkeypatch.setattr("fairseq.checkpoint.store.atomic_save", fail)
+    s.save(state(1.0), 1, 10, True, 2.0)
     with pytest.raises(CheckpointError, match="disk full"):
-        writer.submit(lambda: None)
-    writer.wait()
+        s.save(state(1.0), 2, 20, True, 2.0)
+    s.wait()
     assert "disk full" in caplog.text

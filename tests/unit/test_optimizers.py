@@ -99,7 +99,8 @@ def test_plugins() -> None:
     param.grad = torch.tensor([3.0, 4.0])
     assert optimizer.clip_grad_norm(1.0).item() == 5.0
     torch.testing.assert_close(param.grad, torch.tensor([0.6, 0.8]))
-    optimizer.step(scale=2.0)
+    optimizer.multiply_grads(0.5)
+    optimizer.step()
     torch.testing.assert_close(param, torch.tensor([0.85, 0.8]))
     assert optimizer.scaler is None and optimizer.master_weights() is None
     with pytest.raises(ValueError, match="FairseqOptimizer"):

@@ -285,15 +285,15 @@ def test_amp_on_the_cpu_computes_in_bfloat16() -> None:
 def test_amp_loss_scale() -> None:
     model, optimizer = setup("amp")
     cfg = root(amp=True)
-    optimizer._scaler = build_amp_scaler(cfg.common, "cpu")  # what CUDA runs use
+    optimizer.scaler = build_amp_scaler(cfg.common, "cpu")  # what CUDA runs use
     plain_model, plain = setup("amp")
     for _ in range(2):
         assert train(model, optimizer, "amp", range(1)) == train(plain_model, plain, "amp", range(1))
     assert optimizer.scaler.loss_scale == 128.0  # 64 doubled after the window of 2
     resumed = setup("amp")[1]
-    resumed._scaler = build_amp_scaler(cfg.common, "cpu")
+    resumed.scaler = build_amp_scaler(cfg.common, "cpu")
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert resumed.scaler.scaler.state_dict() == optimizer.scaler.scaler.state_dict()
+    assert resumed.scaler.state_dict() == optimizer.scaler.state_dict()
 
     before = copy.deepcopy(model.state_dict())
     for expected in (64.0, 32.0):
