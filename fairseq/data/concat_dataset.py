@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data.dataloader import default_collate
 
-from fairseq.data.datasets import FairseqDataset
+from fairseq.data.datasets import CompositeDataset
 
 
-class ConcatDataset(FairseqDataset):
+class ConcatDataset(CompositeDataset):
     """``datasets`` one after the other; ``sample_ratios`` repeats each of them a whole number of times."""
 
     def __init__(self, datasets: Iterable[Any], sample_ratios: int | Sequence[int] = 1) -> None:
-        super().__init__()
-        self.datasets: list[Any] = list(datasets)
+        super().__init__(datasets)
+        self.datasets = self.parts
         if not self.datasets:
             raise ValueError("`datasets` must hold at least one dataset, but is empty instead")
         ratios = [sample_ratios] * len(self.datasets) if isinstance(sample_ratios, int) else list(sample_ratios)
@@ -53,9 +53,6 @@ class ConcatDataset(FairseqDataset):
 
     def num_tokens(self, index: int) -> int:
         return int(np.max(self.size(index)))
-
-    def attr(self, attr: str, index: int) -> Any:
-        return getattr(self.datasets[bisect.bisect_right(self.cumulative_sizes, index)], attr, None)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -108,22 +105,12 @@ class ConcatDataset(FairseqDataset):
                 part.prefetch([(i - start) % length for i in indices if start <= i < end])
             start = end
 
-    @property
-    def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        return all(getattr(part, "can_reuse_epoch_itr_across_epochs", True) for part in self.datasets)
 
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        for part in self.datasets:
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
-
-
-class ConcatSentencesDataset(FairseqDataset):
+class ConcatSentencesDataset(CompositeDataset):
     """Item i joins item i of every dataset, tensors end to end; all have the same number of items."""
 
     def __init__(self, *datasets: Any) -> None:
-        super().__init__()
+        super().__init__(datasets)
         if len({len(part) for part in datasets}) != 1:
             raise ValueError(
                 f"`datasets` must have the same number of items, but have {[len(part) for part in datasets]} instead"
@@ -151,18 +138,3 @@ class ConcatSentencesDataset(FairseqDataset):
 
     def ordered_indices(self) -> np.ndarray:
         return self.datasets[0].ordered_indices()
-
-    @property
-    def supports_prefetch(self) -> bool:
-        return any(getattr(part, "supports_prefetch", False) for part in self.datasets)
-
-    def prefetch(self, indices: Any) -> None:
-        for part in self.datasets:
-            if getattr(part, "supports_prefetch", False):
-                part.prefetch(indices)
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        for part in self.datasets:
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)

@@ -365,17 +365,19 @@ class EpochBatchIterator(EpochBatchIterating):
 
     def _order(self) -> np.ndarray:
         """Positions of this shard's batches in this epoch, from the first one on."""
-        count = len(self.frozen_batches)
-        if not self._supports_prefetch:
-            order = epoch_order(count, self.seed, self.epoch, self.shuffle, self.num_shards, self.grouped_shuffling)
-            return shard_order(order, self.num_shards, self.shard_id)
-        shuffle_all = self.shuffle and not self.fix_batches_to_gpus
-        order = epoch_order(count, self.seed, self.epoch, shuffle_all, self.num_shards, self.grouped_shuffling)
-        own = shard_order(order, self.num_shards, self.shard_id)
-        batches = OrderedBatches(self.frozen_batches, own)
-        self.dataset.prefetch(
-            np.concatenate([np.empty(0, np.int64), *(np.asarray(batch, np.int64) for batch in batches)])
+        fixed = self._supports_prefetch and self.fix_batches_to_gpus
+        order = epoch_order(
+            len(self.frozen_batches),
+            self.seed,
+            self.epoch,
+            self.shuffle and not fixed,
+            self.num_shards,
+            self.grouped_shuffling,
         )
-        if self.shuffle and self.fix_batches_to_gpus:
+        own = shard_order(order, self.num_shards, self.shard_id)
+        if self._supports_prefetch:
+            batches = OrderedBatches(self.frozen_batches, own)
+            self.dataset.prefetch(np.concatenate([np.empty(0, np.int64), *map(np.asarray, batches)]).astype(np.int64))
+        if self.shuffle and fixed:
             own = own[epoch_order(len(own), self.seed + self.shard_id, self.epoch, True)]
         return own

@@ -22,7 +22,8 @@ class _OneMoreToken(BaseWrapperDataset):
         super().__init__(dataset)
         self.token = token
         self._tensor = torch.tensor([] if token is None else [token])
-        self._sizes: np.ndarray = dataset.sizes if token is None else _one_more(dataset.sizes)
+        # An unsigned 16-bit 65535 would wrap to 0.
+        self._sizes: np.ndarray = dataset.sizes if token is None else np.asarray(dataset.sizes) + np.int32(1)
 
     def _like(self, item: Tensor) -> Tensor:
         """The token in the type of ``item``; usually there is nothing to convert."""
@@ -40,12 +41,6 @@ class _OneMoreToken(BaseWrapperDataset):
 
     def size(self, index: int) -> Any:
         return self.dataset.size(index) + (self.token is not None)
-
-
-def _one_more(sizes: Any) -> np.ndarray:
-    """``sizes + 1`` in a type wide enough (an unsigned 16-bit 65535 would wrap to 0)."""
-    sizes = np.asarray(sizes)
-    return sizes + (1 if sizes.dtype.itemsize >= 4 else np.int32(1))
 
 
 class PrependTokenDataset(_OneMoreToken):
@@ -136,9 +131,6 @@ class NumelDataset(BaseWrapperDataset):
         item = self.dataset[index]
         return item.numel() if torch.is_tensor(item) else int(item.size)
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def collater(self, samples: list[int]) -> int | Tensor:
         return sum(samples) if self.reduce else torch.tensor(samples)
 
@@ -171,9 +163,6 @@ class ListDataset(BaseWrapperDataset):
     def sizes(self) -> Any:
         return self._sizes
 
-    def __iter__(self) -> Any:
-        yield from self.dataset
-
     def collater(self, samples: list[Any]) -> list[Any]:
         return samples
 
@@ -185,9 +174,6 @@ class ListDataset(BaseWrapperDataset):
 
     def size(self, index: int) -> Any:
         return self._sizes[index]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lists do not change with the epoch."""
 
 
 class PadDataset(BaseWrapperDataset):
@@ -215,9 +201,6 @@ class RightPadDataset(PadDataset):
 
 class RightPaddingMaskDataset(BaseWrapperDataset):
     """The mask that goes with right padding: bool (B, T), True where there is padding."""
-
-    def __init__(self, dataset: Any) -> None:
-        super().__init__(dataset)
 
     def __getitem__(self, index: int) -> Tensor:
         return torch.zeros_like(self.dataset[index], dtype=torch.bool)
