@@ -110,9 +110,13 @@ NAMES = _by_name(
             fairseq.data.BacktranslationDataset fairseq.data.DenoisingDataset fairseq.data.LanguagePairDataset
             fairseq.data.NoisingDataset fairseq.data.RoundRobinZipDatasets fairseq.data.TransformEosDataset
             fairseq.data.TransformEosLangPairDataset fairseq.models.CompositeEncoder fairseq.modules.AdaptiveSoftmax
-            fairseq.modules.BeamableMM fairseq.modules.TransformerDecoderLayer
+            fairseq.modules.BeamableMM fairseq.modules.TransformerDecoderLayer fairseq.dataclass.configs.GenerationConfig
+            fairseq.dataclass.configs.InteractiveConfig
         """,
-        CAUSAL: "fairseq.data.MonolingualDataset fairseq.data.LMContextWindowDataset",
+        CAUSAL: """
+            fairseq.data.MonolingualDataset fairseq.data.LMContextWindowDataset fairseq.dataclass.configs.EvalLMConfig
+        """,
+        "block-momentum training (BMUF)": "fairseq.dataclass.configs.FairseqBMUFConfig",
         SPEECH: "fairseq.data.FileAudioDataset fairseq.data.AddTargetDataset fairseq.data.HubertDataset",
     }
 )

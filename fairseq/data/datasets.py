@@ -106,6 +106,21 @@ class FairseqDataset(torch.utils.data.Dataset, EpochListening):
         return filter_by_size_dynamic(indices, self.size, max_sizes)
 
 
+class SizedDataset(FairseqDataset):
+    """Items that are measured by one array ``sizes``, the tokens of each."""
+
+    sizes: np.ndarray
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return self.sizes[indices]
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+
 class CompositeDataset(FairseqDataset):
     """A dataset made of ``parts``: it hands on to them what it is told, and can do what they can."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairseq.data.datasets import FairseqDataset
+from fairseq.data.datasets import SizedDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.index_formats import (
     DTYPES,
@@ -32,16 +32,8 @@ from fairseq.data.index_formats import (
 from fairseq.errors import DataError, DataNotFoundError
 
 
-class Corpus(FairseqDataset):
-    """Items that are measured by one array ``sizes``."""
-
-    sizes: npt.NDArray[Any]
-
-    def num_tokens(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
+class Corpus(SizedDataset):
+    """A dataset whose files may be there or not."""
 
     @staticmethod
     def exists(path: str) -> bool:

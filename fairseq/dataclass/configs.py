@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
+from fairseq import refusals
 from fairseq.dataclass.base import HIDDEN, II, MISSING, FairseqDataclass, option
 from fairseq.dataclass.legacy import carried
-from fairseq.errors import OutOfScopeError
-from fairseq.refusals import HERE
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
 DATASET_IMPLS = ("raw", "lazy", "cached", "mmap", "fasta", "huffman")
@@ -253,14 +252,9 @@ class DistributedTrainingConfig(FairseqDataclass):
     not_fsdp_flatten_parameters: bool = option(False, "do not flatten parameters (FSDP)")
 
 
-_ABSENT = ("GenerationConfig", "EvalLMConfig", "InteractiveConfig", "FairseqBMUFConfig")
-
-
-def __getattr__(name: str) -> NoReturn:
+def __getattr__(name: str) -> Any:
     """Old section classes that are not here: one sentence for whoever imports them."""
-    if name in _ABSENT:
-        raise OutOfScopeError(f"{__name__}.{name} is out of scope: {HERE}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return refusals.name_of_package(__name__, name)
 
 
 SECTIONS: dict[str, type[FairseqDataclass]] = {

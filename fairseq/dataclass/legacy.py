@@ -143,11 +143,6 @@ OUT_OF_SCOPE.update(
     }
 )
 
-# Values of accepted settings that are refused: section -> key -> value -> what it belongs to.
-REFUSED_VALUES: dict[str, dict[str, dict[Any, str]]] = {
-    "distributed_training": {"ddp_backend": {"slowmo": _SLOWMO}},
-}
-
 # Keys of old files that have another name now, or none (None): section -> old -> new.
 RENAMED: dict[str, dict[str, str | None]] = {
     "task": {"omit_mask_and_pad": "omit_mask", "omit_unk": None},
@@ -171,8 +166,8 @@ def is_out_of_scope(section: str, key: str) -> bool:
 
 def check_value(section: str, key: str, value: Any) -> None:
     """Refuse an out-of-scope ``value`` of ``section.key`` (OutOfScopeError); anything else passes."""
-    field = REFUSED_VALUES.get(section, {}).get(key, {}).get(value if isinstance(value, str) else None)
-    if field is None and is_out_of_scope(section, key) and (section, key) not in _MIRRORS:
+    field = _SLOWMO if (section, key, value) == ("distributed_training", "ddp_backend", "slowmo") else None
+    if is_out_of_scope(section, key) and (section, key) not in _MIRRORS:
         default, belongs_to = OUT_OF_SCOPE[section][key]
         if key != "_name" and value is not None and value != default:
             field = belongs_to

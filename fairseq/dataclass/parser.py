@@ -115,16 +115,9 @@ def add_distributed_training_args(parser: Any, default_world_size: int | None = 
     return group
 
 
-def add_optimization_args(parser: Any) -> Any:
-    return _add_section(parser, "optimization", "optimization")
-
-
-def add_checkpoint_args(parser: Any) -> Any:
-    return _add_section(parser, "checkpoints", "checkpoint")
-
-
-def add_ema_args(parser: Any) -> Any:
-    return _add_section(parser, "moving average of the parameters", "ema")
+add_optimization_args = functools.partial(_add_section, title="optimization", section="optimization")
+add_checkpoint_args = functools.partial(_add_section, title="checkpoints", section="checkpoint")
+add_ema_args = functools.partial(_add_section, title="moving average of the parameters", section="ema")
 
 
 def add_model_args(parser: Any) -> Any:
@@ -305,17 +298,11 @@ def _add_component(
 
 
 def _parse_given(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Only what was typed."""
-    saved = [(action, action.default) for action in parser._actions]
-    defaults, parser._defaults = parser._defaults, {}
-    try:
-        for action, _ in saved:
-            action.default = argparse.SUPPRESS
-        return parser.parse_args(words)
-    finally:
-        parser._defaults = defaults
-        for action, default in saved:
-            action.default = default
+    """Only what was typed; the parser's own defaults are gone afterwards."""
+    parser._defaults.clear()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return parser.parse_args(words)
 
 
 def _complete(args: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ def test_the_model_has_only_what_was_given() -> None:
         ({"dataset": {"bach_size": 1}}, r"unknown key 'dataset\.bach_size'; did you mean 'batch_size'\?"),
         ({"model": {"_name": "roberta", "encoder_layer": 1}}, "did you mean 'encoder_layers'"),
         ({"optimizer": {"_name": "adam", "beta": 1}}, r"unknown key 'optimizer\.beta'"),
-        ({"optimization": {"lr": [1]}}, "did you mean 'optimization'"),
+        ({"optimizaton": {"lr": [1]}}, "did you mean 'optimization'"),
         ({"model": "roberta_bsae"}, "did you mean 'roberta_base'"),
         ({"task": "masked_ml"}, "did you mean 'masked_lm'"),
         ({"optimizer": {"weight_decay": 1}}, "optimizer needs a name"),
