@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,8 +27,6 @@ class ConcatDataset(CompositeDataset):
         repeated = zip(self.datasets, self.sample_ratios, strict=True)
         self.cumulative_sizes: list[int] = np.cumsum([ratio * len(part) for part, ratio in repeated]).tolist()
         self.real_sizes: list[int] = [len(part) for part in self.datasets]
-        self._sizes: np.ndarray | None = None
-        self._token_ends: list[int] | None = None
 
     def __len__(self) -> int:
         return self.cumulative_sizes[-1]
@@ -54,14 +53,16 @@ class ConcatDataset(CompositeDataset):
     def num_tokens(self, index: int) -> int:
         return int(np.max(self.size(index)))
 
-    @property
+    @functools.cached_property
     def sizes(self) -> np.ndarray:
         """Tokens per item, joined once and kept (four bytes an item)."""
-        if self._sizes is None:
-            self._sizes = np.concatenate(
-                [np.tile(part.sizes, ratio) for part, ratio in zip(self.datasets, self.sample_ratios, strict=True)]
-            )
-        return self._sizes
+        return np.concatenate(
+            [np.tile(part.sizes, ratio) for part, ratio in zip(self.datasets, self.sample_ratios, strict=True)]
+        )
+
+    @functools.cached_property
+    def _token_ends(self) -> list[int]:
+        return np.cumsum([int(part.sizes.sum(dtype=np.int64)) for part in self.datasets]).tolist()
 
     @property
     def is_contiguous(self) -> bool:
@@ -72,8 +73,6 @@ class ConcatDataset(CompositeDataset):
 
     def read_tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens ``[start, stop)`` of the concatenation of all items; a view when they lie in one part."""
-        if self._token_ends is None:
-            self._token_ends = np.cumsum([int(part.sizes.sum(dtype=np.int64)) for part in self.datasets]).tolist()
         pieces = []
         part = bisect.bisect_right(self._token_ends, start)
         while start < stop and part < len(self.datasets):
@@ -86,13 +85,11 @@ class ConcatDataset(CompositeDataset):
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
     def ordered_indices(self) -> np.ndarray:
-        """By size if that is one number an item, else by the second, then the first of two (as the original)."""
+        """By size if that is one number an item, else by the first, then the second of two (as the original)."""
         sizes = self.sizes
         if sizes.ndim == 1:
             return np.argsort(sizes)
-        indices = np.arange(len(self), dtype=np.int64)
-        indices = indices[np.argsort(sizes[indices][:, 1], kind="mergesort")]
-        return indices[np.argsort(sizes[indices][:, 0], kind="mergesort")]
+        return np.lexsort([sizes[:, 1], sizes[:, 0]])
 
     @property
     def supports_prefetch(self) -> bool:

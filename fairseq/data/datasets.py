@@ -19,19 +19,7 @@ from torch.utils.data.dataloader import default_collate
 from fairseq.data.batching import Batches, batch_by_size, filter_by_size_dynamic
 
 
-class EpochListening:
-    """Mixin of datasets that are told when an epoch begins."""
-
-    @property
-    def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        """Whether batches made for one epoch hold for all (they do unless sizes or order change with the epoch)."""
-        return True
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called with the number of the epoch (from 1) before its first item is read."""
-
-
-class FairseqDataset(torch.utils.data.Dataset, EpochListening):
+class FairseqDataset(torch.utils.data.Dataset):
     """A map-style dataset that knows the size of its items without reading them."""
 
     def __getitem__(self, index: int) -> Any:
@@ -72,6 +60,14 @@ class FairseqDataset(torch.utils.data.Dataset, EpochListening):
     def supports_fetch_outside_dataloader(self) -> bool:
         """Whether items may be read in the main process (for the dummy batch)."""
         return True
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """Whether batches made for one epoch hold for all (they do unless sizes or order change with the epoch)."""
+        return True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called with the number of the epoch (from 1) before its first item is read."""
 
     def batch_by_size(
         self,

@@ -103,15 +103,13 @@ class GroupedIterator(CountingIterator):
             logger.info("grouped total_num_itrs = %d", start + groups)
         if skip_remainder_batch and hasattr(iterable, "take"):
             iterable.take(position + groups * chunk_size)
-        super().__init__(_groups(iterable, chunk_size, skip_remainder_batch), start=start, total=start + groups)
+        super().__init__(_groups(iterable, chunk_size), start=start, total=start + groups)
         self.chunk_size = chunk_size
 
 
-def _groups(iterable: Iterable[Any], size: int, skip_remainder: bool) -> Iterator[list[Any]]:
+def _groups(iterable: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(iterable)
     while group := list(itertools.islice(iterator, size)):
-        if skip_remainder and len(group) < size:
-            return
         yield group
 
 

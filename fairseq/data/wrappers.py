@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fairseq.data.batching import collate_tokens
-from fairseq.data.datasets import BaseWrapperDataset, FairseqDataset
+from fairseq.data.datasets import BaseWrapperDataset, FairseqDataset, SizedDataset
 from fairseq.errors import ConfigError
 from fairseq.rng import legacy_generator
 
 
-class _OneMoreToken(BaseWrapperDataset):
+class _OneMoreToken(SizedDataset, BaseWrapperDataset):
     """Adds ``token`` to every item (not at all if it is None)."""
 
     def __init__(self, dataset: Any, token: int | None = None) -> None:
@@ -30,17 +30,8 @@ class _OneMoreToken(BaseWrapperDataset):
         return self._tensor if self._tensor.dtype == item.dtype else self._tensor.to(item.dtype)
 
     @property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> np.ndarray:  # type: ignore[override]
         return self._sizes
-
-    def num_tokens(self, index: int) -> int:
-        return self.dataset.num_tokens(index) + (self.token is not None)
-
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self._sizes[indices]
-
-    def size(self, index: int) -> Any:
-        return self.dataset.size(index) + (self.token is not None)
 
 
 class PrependTokenDataset(_OneMoreToken):

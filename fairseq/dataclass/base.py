@@ -23,6 +23,7 @@ Metadata keys (all optional):
                     ``"boolean"`` (the pair ``--x`` / ``--no-x``). Default: ``store_true`` for False; for True
                     ``"boolean"`` in models and ``store_false``, as in the original, elsewhere
 ``new``             True for a key that the original does not know: stored only when it differs from its default
+``belongs_to``      for a key that only old files carry: what other values than its default would ask for
 ``slot``            the registry whose variants the setting names: see ``fairseq.dataclass.slots``
 ==================  ====================================================================================================
 
@@ -109,16 +110,16 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+def carried(default: Any, belongs_to: str, **metadata: Any) -> Any:
+    """A field that only old files carry: not worth a line of help, refused at another value than its default."""
+    return field(default=default, metadata={"help": HIDDEN, "belongs_to": belongs_to, **metadata})
+
+
 @dataclass(kw_only=True)
 class FairseqDataclass:
     """Settings of one section or component; ``_name`` is the registered name of the component it configures."""
 
     _name: str | None = None
-
-    @staticmethod
-    def name() -> str | None:
-        """The default component name (old interface)."""
-        return None
 
     @classmethod
     def from_namespace(cls, args: Any) -> Any:

@@ -221,8 +221,7 @@ def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], want
     if names["scoring"] == "bleu":
         names["scoring"] = None  # the original's default, for generation only
     if names["arch"] is not None:
-        _add_model(parser, names["arch"])
-        _add_variants(parser, names["arch"], words)
+        _add_model(parser, names["arch"], words)
     if stage == "validate" and names["task"] is None:
         parser.add_argument("data", help="directory of the binarized data")
     for group, registry in GROUPS.items():
@@ -248,7 +247,8 @@ def _refuse_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) ->
         names["optimizer"] = names.get("optimizer") or "adam"
 
 
-def _add_model(parser: argparse.ArgumentParser, arch: str) -> None:
+def _add_model(parser: argparse.ArgumentParser, arch: str, words: list[str]) -> None:
+    """The flags of an architecture, and of the variants that ``words`` or the architecture put into its slots."""
     group = parser.add_argument_group(f"architecture: {arch}")
     cls = model_config_class(arch)
     _add_component(parser, group, cls, lambda: MODELS.get(ARCHITECTURE_MODELS.get(arch, arch)), True)
@@ -263,12 +263,6 @@ def _add_model(parser: argparse.ArgumentParser, arch: str) -> None:
             else:
                 group.add_argument(flag, type=type(default) if default is not None else str, **kwargs)
 
-
-def _add_variants(parser: argparse.ArgumentParser, arch: str, words: list[str]) -> None:
-    """The flags of the variants that ``words`` or the architecture put into the slots of the model."""
-    cls = model_config_class(arch)
-    if cls is None or not slots_of(cls):
-        return
     if isinstance(parser, FairseqParser):
         parser.model_class = cls
     given, _ = parser.parse_known_args(words)
