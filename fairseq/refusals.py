@@ -23,12 +23,12 @@ VISION = "vision and multi-modal modelling"
 PRONOUNS = "pronoun disambiguation (Winograd schemas)"
 
 
-def _by_name(fields: dict[str, str]) -> dict[str, str]:
-    """Name -> field, of the names that are listed under each field."""
+def by_name(fields: dict[str, str]) -> dict[str, str]:
+    """Name -> field (or module, ...), of the names that are listed under each."""
     return {name: field for field, names in fields.items() for name in names.split()}
 
 
-TASKS = _by_name(
+TASKS = by_name(
     {
         SEQ2SEQ: """
             translation translation_lev translation_from_pretrained_bart translation_from_pretrained_xlm
@@ -45,7 +45,7 @@ TASKS = _by_name(
         "the legacy XLM/BERT task (use masked_lm)": "legacy_masked_lm cross_lingual_lm",
     }
 )
-MODELS = _by_name(
+MODELS = by_name(
     {
         SEQ2SEQ: """
             transformer transformer_align transformer_wmt_en_de transformer_iwslt_de_en
@@ -59,7 +59,7 @@ MODELS = _by_name(
         "the legacy XLM/BERT model (use roberta)": "masked_lm",
     }
 )
-CRITERIONS = _by_name(
+CRITERIONS = by_name(
     {
         SEQ2SEQ: "label_smoothed_cross_entropy label_smoothed_cross_entropy_with_alignment nat_loss latency_augmented",
         SPEECH: "ctc wav2vec hubert tacotron2 fastspeech2",
@@ -69,7 +69,7 @@ CRITERIONS = _by_name(
     }
 )
 # Import paths of the original.
-MODULES = _by_name(
+MODULES = by_name(
     {
         SEQ2SEQ: """
             fairseq.sequence_generator fairseq.sequence_scorer fairseq.search fairseq.iterative_refinement_generator
@@ -104,15 +104,19 @@ MODULES = _by_name(
     }
 )
 # Names that packages of the original exported.
-NAMES = _by_name(
+NAMES = by_name(
     {
         SEQ2SEQ: """
             fairseq.data.BacktranslationDataset fairseq.data.DenoisingDataset fairseq.data.LanguagePairDataset
             fairseq.data.NoisingDataset fairseq.data.RoundRobinZipDatasets fairseq.data.TransformEosDataset
             fairseq.data.TransformEosLangPairDataset fairseq.models.CompositeEncoder fairseq.modules.AdaptiveSoftmax
-            fairseq.modules.BeamableMM fairseq.modules.TransformerDecoderLayer
+            fairseq.modules.BeamableMM fairseq.modules.TransformerDecoderLayer fairseq.dataclass.configs.GenerationConfig
+            fairseq.dataclass.configs.InteractiveConfig
         """,
-        CAUSAL: "fairseq.data.MonolingualDataset fairseq.data.LMContextWindowDataset",
+        CAUSAL: """
+            fairseq.data.MonolingualDataset fairseq.data.LMContextWindowDataset fairseq.dataclass.configs.EvalLMConfig
+        """,
+        "block-momentum training (BMUF)": "fairseq.dataclass.configs.FairseqBMUFConfig",
         SPEECH: "fairseq.data.FileAudioDataset fairseq.data.AddTargetDataset fairseq.data.HubertDataset",
     }
 )

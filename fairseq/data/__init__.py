@@ -1,52 +1,30 @@
 """Everything between a text file and a batch: dictionary, corpora, wrappers, batching, iterators."""
 
 from fairseq.lazy import exporter
+from fairseq.refusals import by_name
 
 __getattr__, __dir__, __all__ = exporter(
     __name__,
-    {
-        "AppendTokenDataset": "wrappers",
-        "BaseWrapperDataset": "datasets",
-        "ConcatDataset": "concat_dataset",
-        "ConcatSentencesDataset": "concat_dataset",
-        "CountingIterator": "iterators",
-        "Dictionary": "dictionary",
-        "EpochBatchIterator": "iterators",
-        "FairseqDataset": "datasets",
-        "GroupByLengthDataset": "sampling",
-        "GroupedIterator": "iterators",
-        "IdDataset": "wrappers",
-        "IndexedCachedDataset": "legacy_index",
-        "IndexedDataset": "legacy_index",
-        "IndexedRawTextDataset": "legacy_index",
-        "LRUCacheDataset": "fairseq.compat.data",
-        "LeftPadDataset": "wrappers",
-        "ListDataset": "wrappers",
-        "MMapIndexedDataset": "indexed_dataset",
-        "MaskTokensDataset": "masking",
-        "NestedDictionaryDataset": "datasets",
-        "NumSamplesDataset": "wrappers",
-        "NumelDataset": "wrappers",
-        "OffsetTokensDataset": "wrappers",
-        "PadDataset": "wrappers",
-        "PrependTokenDataset": "wrappers",
-        "RandomCropDataset": "wrappers",
-        "RawLabelDataset": "wrappers",
-        "ResamplingDataset": "sampling",
-        "RightPadDataset": "wrappers",
-        "RightPaddingMaskDataset": "wrappers",
-        "RollDataset": "wrappers",
-        "ShardedIterator": "iterators",
-        "SortDataset": "sampling",
-        "StripTokenDataset": "wrappers",
-        "SubsampleDataset": "sampling",
-        "TokenBlockDataset": "token_block_dataset",
-        "TruncateDataset": "wrappers",
-        "data_utils": "",
-        "data_utils_fast": "",
-        "encoders": "",
-        "indexed_dataset": "",
-        "iterators": "",
-        "token_block_utils_fast": "",
-    },
+    by_name(
+        {
+            "": """
+                data_utils data_utils_fast encoders indexed_dataset iterators token_block_utils_fast
+            """,
+            "concat_dataset": "ConcatDataset ConcatSentencesDataset",
+            "datasets": "BaseWrapperDataset FairseqDataset NestedDictionaryDataset",
+            "dictionary": "Dictionary",
+            "fairseq.compat.data": "LRUCacheDataset",
+            "indexed_dataset": "MMapIndexedDataset",
+            "iterators": "CountingIterator EpochBatchIterator GroupedIterator ShardedIterator",
+            "legacy_index": "IndexedCachedDataset IndexedDataset IndexedRawTextDataset",
+            "masking": "MaskTokensDataset",
+            "sampling": "GroupByLengthDataset ResamplingDataset SortDataset SubsampleDataset",
+            "token_block_dataset": "TokenBlockDataset",
+            "wrappers": """
+                AppendTokenDataset IdDataset LeftPadDataset ListDataset NumSamplesDataset NumelDataset
+                OffsetTokensDataset PadDataset PrependTokenDataset RandomCropDataset RawLabelDataset RightPadDataset
+                RightPaddingMaskDataset RollDataset StripTokenDataset TruncateDataset
+            """,
+        }
+    ),
 )

@@ -43,9 +43,6 @@ class Batches(Sequence[np.ndarray]):
         position = range(len(self))[index]  # negative ones count from the end; IndexError when out of range
         return self.indices[self.ends[position - 1] if position else 0 : self.ends[position]]
 
-    def __repr__(self) -> str:
-        return f"Batches({len(self.indices)} sentences in {len(self)} batches)"
-
 
 class OrderedBatches(Sequence[Any]):
     """The batches of one shard and epoch, in order: ``batches[order[0]], batches[order[1]], ...``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,15 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data.dataloader import default_collate
 
-from fairseq.data.datasets import FairseqDataset
+from fairseq.data.datasets import CompositeDataset
 
 
-class ConcatDataset(FairseqDataset):
+class ConcatDataset(CompositeDataset):
     """``datasets`` one after the other; ``sample_ratios`` repeats each of them a whole number of times."""
 
     def __init__(self, datasets: Iterable[Any], sample_ratios: int | Sequence[int] = 1) -> None:
-        super().__init__()
-        self.datasets: list[Any] = list(datasets)
+        super().__init__(datasets)
+        self.datasets = self.parts
         if not self.datasets:
             raise ValueError("`datasets` must hold at least one dataset, but is empty instead")
         ratios = [sample_ratios] * len(self.datasets) if isinstance(sample_ratios, int) else list(sample_ratios)
@@ -26,8 +27,6 @@ class ConcatDataset(FairseqDataset):
         repeated = zip(self.datasets, self.sample_ratios, strict=True)
         self.cumulative_sizes: list[int] = np.cumsum([ratio * len(part) for part, ratio in repeated]).tolist()
         self.real_sizes: list[int] = [len(part) for part in self.datasets]
-        self._sizes: np.ndarray | None = None
-        self._token_ends: list[int] | None = None
 
     def __len__(self) -> int:
         return self.cumulative_sizes[-1]
@@ -54,17 +53,16 @@ class ConcatDataset(FairseqDataset):
     def num_tokens(self, index: int) -> int:
         return int(np.max(self.size(index)))
 
-    def attr(self, attr: str, index: int) -> Any:
-        return getattr(self.datasets[bisect.bisect_right(self.cumulative_sizes, index)], attr, None)
-
-    @property
+    @functools.cached_property
     def sizes(self) -> np.ndarray:
         """Tokens per item, joined once and kept (four bytes an item)."""
-        if self._sizes is None:
-            self._sizes = np.concatenate(
-                [np.tile(part.sizes, ratio) for part, ratio in zip(self.datasets, self.sample_ratios, strict=True)]
-            )
-        return self._sizes
+        return np.concatenate(
+            [np.tile(part.sizes, ratio) for part, ratio in zip(self.datasets, self.sample_ratios, strict=True)]
+        )
+
+    @functools.cached_property
+    def _token_ends(self) -> list[int]:
+        return np.cumsum([int(part.sizes.sum(dtype=np.int64)) for part in self.datasets]).tolist()
 
     @property
     def is_contiguous(self) -> bool:
@@ -75,8 +73,6 @@ class ConcatDataset(FairseqDataset):
 
     def read_tokens(self, start: int, stop: int) -> np.ndarray:
         """Tokens ``[start, stop)`` of the concatenation of all items; a view when they lie in one part."""
-        if self._token_ends is None:
-            self._token_ends = np.cumsum([int(part.sizes.sum(dtype=np.int64)) for part in self.datasets]).tolist()
         pieces = []
         part = bisect.bisect_right(self._token_ends, start)
         while start < stop and part < len(self.datasets):
@@ -89,13 +85,11 @@ class ConcatDataset(FairseqDataset):
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
     def ordered_indices(self) -> np.ndarray:
-        """By size if that is one number an item, else by the second, then the first of two (as the original)."""
+        """By size if that is one number an item, else by the first, then the second of two (as the original)."""
         sizes = self.sizes
         if sizes.ndim == 1:
             return np.argsort(sizes)
-        indices = np.arange(len(self), dtype=np.int64)
-        indices = indices[np.argsort(sizes[indices][:, 1], kind="mergesort")]
-        return indices[np.argsort(sizes[indices][:, 0], kind="mergesort")]
+        return np.lexsort([sizes[:, 1], sizes[:, 0]])
 
     @property
     def supports_prefetch(self) -> bool:
@@ -108,22 +102,12 @@ class ConcatDataset(FairseqDataset):
                 part.prefetch([(i - start) % length for i in indices if start <= i < end])
             start = end
 
-    @property
-    def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        return all(getattr(part, "can_reuse_epoch_itr_across_epochs", True) for part in self.datasets)
 
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        for part in self.datasets:
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
-
-
-class ConcatSentencesDataset(FairseqDataset):
+class ConcatSentencesDataset(CompositeDataset):
     """Item i joins item i of every dataset, tensors end to end; all have the same number of items."""
 
     def __init__(self, *datasets: Any) -> None:
-        super().__init__()
+        super().__init__(datasets)
         if len({len(part) for part in datasets}) != 1:
             raise ValueError(
                 f"`datasets` must have the same number of items, but have {[len(part) for part in datasets]} instead"
@@ -151,18 +135,3 @@ class ConcatSentencesDataset(FairseqDataset):
 
     def ordered_indices(self) -> np.ndarray:
         return self.datasets[0].ordered_indices()
-
-    @property
-    def supports_prefetch(self) -> bool:
-        return any(getattr(part, "supports_prefetch", False) for part in self.datasets)
-
-    def prefetch(self, indices: Any) -> None:
-        for part in self.datasets:
-            if getattr(part, "supports_prefetch", False):
-                part.prefetch(indices)
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        for part in self.datasets:
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)

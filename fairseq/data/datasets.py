@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,7 @@ from torch.utils.data.dataloader import default_collate
 from fairseq.data.batching import Batches, batch_by_size, filter_by_size_dynamic
 
 
-class EpochListening:
-    """Mixin of datasets that are told when an epoch begins."""
-
-    @property
-    def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        """Whether batches made for one epoch hold for all (they do unless sizes or order change with the epoch)."""
-        return True
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called with the number of the epoch (from 1) before its first item is read."""
-
-
-class FairseqDataset(torch.utils.data.Dataset, EpochListening):
+class FairseqDataset(torch.utils.data.Dataset):
     """A map-style dataset that knows the size of its items without reading them."""
 
     def __getitem__(self, index: int) -> Any:
@@ -73,12 +61,13 @@ class FairseqDataset(torch.utils.data.Dataset, EpochListening):
         """Whether items may be read in the main process (for the dummy batch)."""
         return True
 
-    def attr(self, attr: str, index: int) -> Any:
-        return getattr(self, attr, None)
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """Whether batches made for one epoch hold for all (they do unless sizes or order change with the epoch)."""
+        return True
 
-    def get_batch_shapes(self) -> list[tuple[int, int]] | None:
-        """Fixed (sentences, tokens) shapes of batches; None, the only supported answer: shapes vary."""
-        return None
+    def set_epoch(self, epoch: int) -> None:
+        """Called with the number of the epoch (from 1) before its first item is read."""
 
     def batch_by_size(
         self,
@@ -113,16 +102,58 @@ class FairseqDataset(torch.utils.data.Dataset, EpochListening):
         return filter_by_size_dynamic(indices, self.size, max_sizes)
 
 
-class BaseWrapperDataset(FairseqDataset):
+class SizedDataset(FairseqDataset):
+    """Items that are measured by one array ``sizes``, the tokens of each."""
+
+    sizes: np.ndarray
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return self.sizes[indices]
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+
+class CompositeDataset(FairseqDataset):
+    """A dataset made of ``parts``: it hands on to them what it is told, and can do what they can."""
+
+    def __init__(self, parts: Iterable[Any]) -> None:
+        super().__init__()
+        self.parts: list[Any] = list(parts)
+
+    @property
+    def supports_prefetch(self) -> bool:
+        return any(getattr(part, "supports_prefetch", False) for part in self.parts)
+
+    def prefetch(self, indices: Any) -> None:
+        for part in self.parts:
+            if getattr(part, "supports_prefetch", False):
+                part.prefetch(indices)
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return all(getattr(part, "can_reuse_epoch_itr_across_epochs", True) for part in self.parts)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        for part in self.parts:
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+
+
+class BaseWrapperDataset(CompositeDataset):
     """Override what changes; the rest comes from ``dataset``.
 
     ``sizes``, ``size`` and ``num_tokens`` come from the wrapped dataset too, so a wrapper that changes lengths
     overrides all three.
     """
 
-    def __init__(self, dataset: torch.utils.data.Dataset) -> None:
-        super().__init__()
-        self.dataset: Any = dataset
+    def __init__(self, dataset: Any) -> None:
+        super().__init__([dataset])
+        self.dataset = dataset
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[index]
@@ -150,28 +181,6 @@ class BaseWrapperDataset(FairseqDataset):
 
     def ordered_indices(self) -> np.ndarray:
         return self.dataset.ordered_indices()
-
-    @property
-    def supports_prefetch(self) -> bool:
-        return getattr(self.dataset, "supports_prefetch", False)
-
-    def attr(self, attr: str, index: int) -> Any:
-        return self.dataset.attr(attr, index)
-
-    def prefetch(self, indices: Any) -> None:
-        self.dataset.prefetch(indices)
-
-    def get_batch_shapes(self) -> list[tuple[int, int]] | None:
-        return self.dataset.get_batch_shapes()
-
-    @property
-    def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        return getattr(self.dataset, "can_reuse_epoch_itr_across_epochs", True)
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
 
 
 def flatten(value: Any, prefix: str | None = None) -> OrderedDict[str, Any]:
@@ -201,15 +210,15 @@ def unflatten(flat: dict[str, Any]) -> OrderedDict[str, Any]:
     return nested
 
 
-class NestedDictionaryDataset(FairseqDataset):
+class NestedDictionaryDataset(CompositeDataset):
     """``defn``: a nested dictionary (lists allowed) of datasets; ``sizes``: the arrays that measure an item.
 
     Members of length 0 (ids, counts) are as long as the others need; the others must agree.
     """
 
     def __init__(self, defn: dict[str, Any], sizes: Any = None) -> None:
-        super().__init__()
         self.defn = flatten(defn)
+        super().__init__(self.defn.values())
         self.sizes = list(sizes) if isinstance(sizes, (list, tuple)) else [sizes]
         self._length = 0
         for key, member in self.defn.items():
@@ -251,22 +260,3 @@ class NestedDictionaryDataset(FairseqDataset):
     def size(self, index: int) -> Any:
         """The item's size: a number, or a tuple when there are several size arrays."""
         return self.sizes[0][index] if len(self.sizes) == 1 else tuple(sizes[index] for sizes in self.sizes)
-
-    @property
-    def supports_prefetch(self) -> bool:
-        return any(getattr(member, "supports_prefetch", False) for member in self.defn.values())
-
-    def prefetch(self, indices: Any) -> None:
-        for member in self.defn.values():
-            if getattr(member, "supports_prefetch", False):
-                member.prefetch(indices)
-
-    @property
-    def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        return all(getattr(member, "can_reuse_epoch_itr_across_epochs", True) for member in self.defn.values())
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        for member in self.defn.values():
-            if hasattr(member, "set_epoch"):
-                member.set_epoch(epoch)

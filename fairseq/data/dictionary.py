@@ -281,14 +281,6 @@ class Dictionary:
         words = (unk if i == self.unk_index else self[i] for i in ids if i not in ignored)
         return post_process(separator.join(words), bpe_symbol)
 
-    def dummy_sentence(self, length: int) -> torch.Tensor:
-        """``length`` random ordinary ids (float tensor truncated to int64, last one eos), from torch's generator."""
-        import torch
-
-        ids = torch.Tensor(length).uniform_(self.nspecial + 1, len(self)).long()
-        ids[-1] = self.eos()
-        return ids
-
     # Counting
 
     @staticmethod

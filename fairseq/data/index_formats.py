@@ -12,13 +12,9 @@ r"""The corpus formats without torch: writing ``.bin``/``.idx``, checking and ma
 from __future__ import annotations
 
 import os
-import shutil
 import struct
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +38,7 @@ DTYPES: dict[int, type] = {
     10: np.uint64,
 }
 _CODES: dict[np.dtype[Any], int] = {np.dtype(dtype): code for code, dtype in reversed(DTYPES.items())}
+_REMEDY = "copy or preprocess the data again"
 _CHECK_ITEMS = 1 << 20  # items checked at a time, so that checking never allocates anything of the corpus's size
 
 
@@ -70,14 +67,6 @@ def data_file_path(prefix_path: str) -> str:
     return f"{prefix_path}.bin"
 
 
-def byte_offsets(sizes: npt.NDArray[np.integer[Any]], itemsize: int) -> npt.NDArray[np.int64]:
-    """Start of each item in ``.bin``, in 64 bits whatever the type of ``sizes``."""
-    offsets = np.zeros(len(sizes), dtype=np.int64)
-    np.cumsum(sizes[:-1], dtype=np.int64, out=offsets[1:])
-    offsets *= itemsize
-    return offsets
-
-
 def write_index(path: str, sizes: npt.NDArray[np.integer[Any]], dtype: npt.DTypeLike) -> None:
     """Write ``.idx`` for items of ``sizes`` tokens stored one after the other.
 
@@ -91,26 +80,51 @@ def write_index(path: str, sizes: npt.NDArray[np.integer[Any]], dtype: npt.DType
             handle.write(sizes[first : first + _CHECK_ITEMS].astype("<i4").tobytes())
         position = 0
         for first in starts:
-            piece = sizes[first : first + _CHECK_ITEMS]
-            handle.write((byte_offsets(piece, itemsize) + position).astype("<i8", copy=False).tobytes())
-            position += int(piece.sum(dtype=np.int64)) * itemsize
+            lengths = sizes[first : first + _CHECK_ITEMS].astype(np.int64) * itemsize
+            ends = position + np.cumsum(lengths)
+            handle.write((ends - lengths).astype("<i8", copy=False).tobytes())
+            position = int(ends[-1])
 
 
-@dataclass(frozen=True)
-class MMapIndex:
+def read_header(path: str, layout: struct.Struct, magic: bytes, kind: str) -> list[int]:
+    """The numbers that follow ``magic`` at the beginning of the index at ``path``.
+
+    Raises DataNotFoundError, or DataError when it is not such an index.
+    """
+    try:
+        with open(path, "rb") as handle:
+            header = handle.read(layout.size)
+    except FileNotFoundError:
+        raise DataNotFoundError(f"index file not found: {path}") from None
+    if len(header) < layout.size:
+        raise DataError(f"{path} is truncated: {len(header)} bytes, shorter than its header; {_REMEDY}")
+    found, *numbers = layout.unpack(header)
+    if found != magic:
+        raise DataError(
+            f"{path} is not a {kind} index (it starts with {found[:8]!r}); if it is of another kind, choose it"
+            " with --dataset-impl, else preprocess the data again"
+        )
+    return numbers
+
+
+def check_length(path: str, items: int, expected: int) -> None:
+    """Raise DataError unless the index at ``path`` has the ``expected`` bytes."""
+    size = os.path.getsize(path)
+    if size != expected:
+        state = "truncated" if size < expected else "inconsistent"
+        raise DataError(f"{path} is {state}: {size} bytes, but {items} items take {expected}; {_REMEDY}")
+
+
+class MMapIndex(NamedTuple):
     """A checked ``.idx``: ``sizes`` (N, int32) and ``pointers`` (N, int64, bytes) are views of the mapped file.
 
     ``is_contiguous`` means that the items lie one after the other from 0, as every builder writes them.
     """
 
-    path: str
     dtype: np.dtype[Any]
     sizes: npt.NDArray[np.int32]
     pointers: npt.NDArray[np.int64]
     is_contiguous: bool
-
-    def __len__(self) -> int:
-        return len(self.sizes)
 
 
 def read_index(path: str, bin_size: int) -> MMapIndex:
@@ -118,34 +132,18 @@ def read_index(path: str, bin_size: int) -> MMapIndex:
 
     Raises DataNotFoundError, or DataError naming the file and its defect.
     """
-    remedy = "copy or preprocess the data again"
-    try:
-        file_size = os.path.getsize(path)
-    except FileNotFoundError:
-        raise DataNotFoundError(f"index file not found: {path}") from None
-    if file_size < MMAP_HEADER.size:
-        raise DataError(f"{path} is truncated: {file_size} bytes, shorter than its header; {remedy}")
-    with open(path, "rb") as handle:
-        magic, version, code, count = MMAP_HEADER.unpack(handle.read(MMAP_HEADER.size))
-    if magic != MMAP_MAGIC:
-        raise DataError(
-            f"{path} is not a memory-mapped index (it starts with {magic[:8]!r}); if it is of another kind, choose it"
-            " with --dataset-impl, else preprocess the data again"
-        )
+    version, code, count = read_header(path, MMAP_HEADER, MMAP_MAGIC, "memory-mapped")
     if version != VERSION:
-        raise DataError(f"{path} has index version {version}, but only version {VERSION} is known; {remedy}")
+        raise DataError(f"{path} has index version {version}, but only version {VERSION} is known; {_REMEDY}")
     if code not in DTYPES:
-        raise DataError(f"{path} names the unknown token type code {code}; {remedy}")
-    expected = MMAP_HEADER.size + 12 * count
-    if file_size != expected:
-        state = "truncated" if file_size < expected else "inconsistent"
-        raise DataError(f"{path} is {state}: {file_size} bytes, but {count} items take {expected}; {remedy}")
+        raise DataError(f"{path} names the unknown token type code {code}; {_REMEDY}")
+    check_length(path, count, MMAP_HEADER.size + 12 * count)
     dtype = np.dtype(DTYPES[code]).newbyteorder("<")
-    raw = np.memmap(path, mode="r") if file_size else np.empty(0, np.uint8)
+    raw = np.memmap(path, mode="r")
     sizes = np.frombuffer(raw, dtype="<i4", count=count, offset=MMAP_HEADER.size)
     pointers = np.frombuffer(raw, dtype="<i8", count=count, offset=MMAP_HEADER.size + 4 * count)
     contiguous = _check_layout(path, sizes, pointers, dtype.itemsize, bin_size)
-    return MMapIndex(path, dtype, sizes, pointers, contiguous)
+    return MMapIndex(dtype, sizes, pointers, contiguous)
 
 
 def _check_layout(
@@ -189,49 +187,6 @@ def map_tokens(path: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     if os.path.getsize(path) == 0:
         return np.empty(0, dtype=dtype)
     return np.memmap(path, mode="r", dtype=np.uint8).view(np.ndarray).view(dtype)
-
-
-class TokenWriter:
-    """Append items to a ``.bin``, then write its ``.idx``; a context manager closes the file.
-
-    Sizes are kept in 4 bytes an item. For public use see `fairseq.data.indexed_dataset.MMapIndexedDatasetBuilder`.
-    """
-
-    def __init__(self, path: str, dtype: npt.DTypeLike) -> None:
-        self.path, self.dtype = path, np.dtype(dtype)
-        dtype_code(self.dtype)
-        self._file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by close)
-        self._sizes = array("i")
-
-    def write(self, tokens: bytes | npt.NDArray[Any], sizes: npt.ArrayLike) -> None:
-        """Append items of ``sizes`` tokens: their tokens in one array of ``self.dtype``, or its bytes."""
-        self._file.write(tokens if isinstance(tokens, bytes) else np.ascontiguousarray(tokens).tobytes())
-        self._sizes.frombytes(np.asarray(sizes, dtype=np.int32).tobytes())
-
-    def append(self, bin_path: str, sizes: npt.ArrayLike) -> None:
-        """Append a whole ``.bin`` of the same type."""
-        with open(bin_path, "rb") as other:
-            shutil.copyfileobj(other, self._file, 1 << 22)
-        self._sizes.frombytes(np.asarray(sizes, dtype=np.int32).tobytes())
-
-    def sizes(self) -> npt.NDArray[np.int32]:
-        return np.frombuffer(self._sizes, dtype=np.int32)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def write_index(self, path: str) -> None:
-        """Close the ``.bin`` and write the ``.idx`` at ``path``."""
-        self.close()
-        write_index(path, self.sizes(), self.dtype)
-
-    def __enter__(self) -> TokenWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 TNT_MAGIC = b"TNTIDX\x00\x00"

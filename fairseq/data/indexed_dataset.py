@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import re
+from array import array
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,16 +21,16 @@ from fairseq.data.concat_dataset import ConcatDataset
 from fairseq.data.datasets import FairseqDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.index_formats import (
-    DTYPES,
-    TokenWriter,
     best_fitting_int_dtype,
     data_file_path,
     index_file_path,
     map_tokens,
     read_index,
+    write_index,
 )
 from fairseq.data.legacy_index import (
     Corpus,
+    CorpusBuilder,
     IndexedCachedDataset,
     IndexedDataset,
     IndexedDatasetBuilder,
@@ -40,7 +41,6 @@ from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScope
 # The name under which the original logs, so that its lines keep their looks.
 logger = logging.getLogger("fairseq.data.data_utils")
 
-dtypes = DTYPES
 _IMPLS = ["raw", "lazy", "cached", "mmap"]
 _REFUSED_IMPLS = ("fasta", "huffman")
 _MAGICS = {b"TNTIDX\x00\x00": "cached", b"MMIDIDX\x00": "mmap", b"HUFFIDX\x00": "huffman"}
@@ -59,9 +59,10 @@ class MMapIndexedDataset(Corpus):
         bin_path = data_file_path(path)
         if not os.path.isfile(bin_path):
             raise DataNotFoundError(f"data file not found: {bin_path}")
-        self._index = read_index(index_file_path(path), os.path.getsize(bin_path))
-        self.sizes = self._index.sizes  # tokens per item (N), a view of the mapped index
-        self._tokens = map_tokens(bin_path, self._index.dtype)
+        self.dtype, self.sizes, self._pointers, self.is_contiguous = read_index(
+            index_file_path(path), os.path.getsize(bin_path)
+        )
+        self._tokens = map_tokens(bin_path, self.dtype)
 
     def __getstate__(self) -> str:
         return self._path
@@ -70,54 +71,42 @@ class MMapIndexedDataset(Corpus):
         self.__init__(state)  # type: ignore[misc]
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.sizes)
 
     def __getitem__(self, i: int) -> torch.Tensor:
         """Item ``i`` as a new int64 tensor (T); the caller may change it."""
-        start = int(self._index.pointers[i]) // self._index.dtype.itemsize
-        tokens = self._tokens[start : start + int(self._index.sizes[i])]
+        start = int(self._pointers[i]) // self.dtype.itemsize
+        tokens = self._tokens[start : start + int(self.sizes[i])]
         return torch.from_numpy(tokens.astype(np.int64))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The stored token type."""
-        return self._index.dtype
-
-    @property
-    def is_contiguous(self) -> bool:
-        """Whether the items lie one after the other, so that `read_tokens` sees their concatenation."""
-        return self._index.is_contiguous
 
     def read_tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Tokens ``[start, stop)`` of the concatenated items, in the stored type: a read-only view, no copy.
 
-        Only when `is_contiguous`; positions are clipped like those of a slice.
+        Only when the items lie one after the other (``is_contiguous``); positions are clipped like those of a slice.
         """
         return self._tokens[start:stop]
 
 
-class MMapIndexedDatasetBuilder:
+class MMapIndexedDatasetBuilder(CorpusBuilder):
     """Write a corpus item by item: `add_item` and `merge_file_` as often as wanted, then `finalize`."""
 
+    reader = MMapIndexedDataset
+
     def __init__(self, out_file: str, dtype: npt.DTypeLike = np.int64) -> None:
-        self._writer = TokenWriter(out_file, dtype)
+        super().__init__(out_file, dtype)
+        self._sizes = array("i")  # four bytes an item
 
     def add_item(self, tensor: torch.Tensor | npt.NDArray[Any]) -> None:
         tokens = np.asarray(tensor)
-        self._writer.write(tokens.astype(self._writer.dtype), [tokens.size])
+        self.out_file.write(tokens.astype(self.dtype).tobytes())
+        self._sizes.append(tokens.size)
 
-    def merge_file_(self, another_file: str) -> None:
-        """Append the corpus at the path prefix ``another_file``. Raises DataError when its token type differs."""
-        bin_path = data_file_path(another_file)
-        index = read_index(index_file_path(another_file), os.path.getsize(bin_path))
-        if index.dtype != self._writer.dtype:
-            raise DataError(
-                f"{another_file} holds {index.dtype} tokens and cannot be appended to {self._writer.dtype} ones"
-            )
-        self._writer.append(bin_path, index.sizes)
+    def _extend_index(self, other: MMapIndexedDataset) -> None:
+        self._sizes.frombytes(other.sizes.tobytes())
 
     def finalize(self, index_file: str) -> None:
-        self._writer.write_index(index_file)
+        self.out_file.close()
+        write_index(index_file, np.frombuffer(self._sizes, dtype=np.int32), self.dtype)
 
 
 def infer_dataset_impl(path: str) -> str | None:
@@ -139,15 +128,6 @@ def infer_dataset_impl(path: str) -> str | None:
     return "fasta" if os.path.isfile(f"{path}.fasta") else None
 
 
-def dataset_exists(path: str, impl: str | None) -> bool:
-    """Whether the files of a dataset of kind ``impl`` are there."""
-    if impl == "raw":
-        return IndexedRawTextDataset.exists(path)
-    if impl == "fasta":
-        return os.path.isfile(f"{path}.fasta")
-    return IndexedDataset.exists(path)
-
-
 def _check_impl(impl: str) -> None:
     if impl in _REFUSED_IMPLS:
         raise OutOfScopeError(
@@ -165,7 +145,7 @@ def make_dataset(
     if impl is None:
         return None
     _check_impl(impl)
-    if not dataset_exists(path, impl):
+    if not (IndexedRawTextDataset if impl == "raw" else IndexedDataset).exists(path):
         return None
     if impl == "mmap":
         return MMapIndexedDataset(path)

@@ -103,15 +103,13 @@ class GroupedIterator(CountingIterator):
             logger.info("grouped total_num_itrs = %d", start + groups)
         if skip_remainder_batch and hasattr(iterable, "take"):
             iterable.take(position + groups * chunk_size)
-        super().__init__(_groups(iterable, chunk_size, skip_remainder_batch), start=start, total=start + groups)
+        super().__init__(_groups(iterable, chunk_size), start=start, total=start + groups)
         self.chunk_size = chunk_size
 
 
-def _groups(iterable: Iterable[Any], size: int, skip_remainder: bool) -> Iterator[list[Any]]:
+def _groups(iterable: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(iterable)
     while group := list(itertools.islice(iterator, size)):
-        if skip_remainder and len(group) < size:
-            return
         yield group
 
 
@@ -365,17 +363,19 @@ class EpochBatchIterator(EpochBatchIterating):
 
     def _order(self) -> np.ndarray:
         """Positions of this shard's batches in this epoch, from the first one on."""
-        count = len(self.frozen_batches)
-        if not self._supports_prefetch:
-            order = epoch_order(count, self.seed, self.epoch, self.shuffle, self.num_shards, self.grouped_shuffling)
-            return shard_order(order, self.num_shards, self.shard_id)
-        shuffle_all = self.shuffle and not self.fix_batches_to_gpus
-        order = epoch_order(count, self.seed, self.epoch, shuffle_all, self.num_shards, self.grouped_shuffling)
-        own = shard_order(order, self.num_shards, self.shard_id)
-        batches = OrderedBatches(self.frozen_batches, own)
-        self.dataset.prefetch(
-            np.concatenate([np.empty(0, np.int64), *(np.asarray(batch, np.int64) for batch in batches)])
+        fixed = self._supports_prefetch and self.fix_batches_to_gpus
+        order = epoch_order(
+            len(self.frozen_batches),
+            self.seed,
+            self.epoch,
+            self.shuffle and not fixed,
+            self.num_shards,
+            self.grouped_shuffling,
         )
-        if self.shuffle and self.fix_batches_to_gpus:
+        own = shard_order(order, self.num_shards, self.shard_id)
+        if self._supports_prefetch:
+            batches = OrderedBatches(self.frozen_batches, own)
+            self.dataset.prefetch(np.concatenate([np.empty(0, np.int64), *map(np.asarray, batches)]).astype(np.int64))
+        if self.shuffle and fixed:
             own = own[epoch_order(len(own), self.seed + self.shard_id, self.epoch, True)]
         return own

@@ -7,36 +7,33 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairseq.data.datasets import FairseqDataset
+from fairseq.data.datasets import SizedDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.index_formats import (
     DTYPES,
     TNT_HEADER,
     TNT_MAGIC,
+    check_length,
     data_file_path,
+    dtype_code,
     index_file_path,
     map_tokens,
+    read_header,
     write_tnt_index,
 )
 from fairseq.errors import DataError, DataNotFoundError
 
 
-class Corpus(FairseqDataset):
-    """Items that are measured by one array ``sizes``."""
-
-    sizes: npt.NDArray[Any]
-
-    def num_tokens(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
+class Corpus(SizedDataset):
+    """A dataset whose files may be there or not."""
 
     @staticmethod
     def exists(path: str) -> bool:
@@ -49,18 +46,15 @@ class IndexedDataset(Corpus):
     def __init__(self, path: str, fix_lua_indexing: bool = False) -> None:
         super().__init__()
         self.path, self.fix_lua_indexing = path, fix_lua_indexing
-        self._open()
-
-    def _open(self) -> None:
-        index_path, bin_path = index_file_path(self.path), data_file_path(self.path)
-        if not (os.path.isfile(index_path) and os.path.isfile(bin_path)):
+        index_path, bin_path = index_file_path(path), data_file_path(path)
+        if not self.exists(path):
             raise DataNotFoundError(f"dataset not found: {index_path} and {bin_path} must both exist")
         code, count, total = _read_header(index_path)
         longs = np.memmap(index_path, mode="r", dtype=np.uint8)[TNT_HEADER.size :].view("<i8")
         self.dtype = np.dtype(DTYPES[code]).newbyteorder("<")
         self.dim_offsets, self.data_offsets = longs[: count + 1], longs[count + 1 : 2 * count + 2]
         self.sizes = longs[2 * count + 2 :]
-        self._len, self._one_dimensional = count, total == count
+        self._len, self.is_contiguous = count, total == count
         bin_size = os.path.getsize(bin_path)
         if bin_size != int(self.data_offsets[-1]) * self.dtype.itemsize:
             raise DataError(
@@ -69,7 +63,7 @@ class IndexedDataset(Corpus):
             )
         if bool((np.diff(self.data_offsets) < 0).any()) or int(self.data_offsets[0]) != 0:
             raise DataError(f"{index_path} is damaged: its item positions do not increase; preprocess the data again")
-        if self._one_dimensional and not np.array_equal(np.diff(self.data_offsets), self.sizes):
+        if self.is_contiguous and not np.array_equal(np.diff(self.data_offsets), self.sizes):
             raise DataError(f"{index_path} is damaged: its sizes and positions disagree; preprocess the data again")
         self._tokens = map_tokens(bin_path, self.dtype)
 
@@ -80,9 +74,7 @@ class IndexedDataset(Corpus):
         self.__init__(**state)  # type: ignore[misc]
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        if not -self._len <= i < self._len:
-            raise IndexError(f"item {i} of a dataset with {self._len} items")
-        i %= self._len
+        i = range(self._len)[i]  # negative ones count from the end; IndexError when out of range
         tokens = self.read_tokens(int(self.data_offsets[i]), int(self.data_offsets[i + 1]))
         shape = self.sizes[int(self.dim_offsets[i]) : int(self.dim_offsets[i + 1])]
         return torch.from_numpy(tokens.astype(np.int64)).reshape(tuple(shape.tolist()))
@@ -91,10 +83,6 @@ class IndexedDataset(Corpus):
         """Tokens ``[start, stop)`` of the concatenated items, as a new array."""
         tokens = self._tokens[start:stop]
         return tokens - 1 if self.fix_lua_indexing else tokens.copy()
-
-    @property
-    def is_contiguous(self) -> bool:
-        return self._one_dimensional
 
     def __len__(self) -> int:
         return self._len
@@ -113,34 +101,47 @@ class IndexedCachedDataset(IndexedDataset):
 
 def _read_header(path: str) -> tuple[int, int, int]:
     """(dtype code, number of items, length of the sizes) of a TNTIDX index whose length fits them."""
-    file_size = os.path.getsize(path)
-    if file_size < TNT_HEADER.size:
-        raise DataError(f"{path} is truncated: {file_size} bytes, shorter than its header; preprocess the data again")
-    with open(path, "rb") as handle:
-        magic, version, code, itemsize, count, total = TNT_HEADER.unpack(handle.read(TNT_HEADER.size))
-    if magic != TNT_MAGIC:
-        raise DataError(
-            f"{path} is not a TNTIDX index (it starts with {magic!r}); choose its kind with --dataset-impl or preprocess"
-            " the data again"
-        )
+    version, code, itemsize, count, total = read_header(path, TNT_HEADER, TNT_MAGIC, "TNTIDX")
     if version != 1 or code not in DTYPES or np.dtype(DTYPES[code]).itemsize != itemsize:
         raise DataError(
             f"{path} has version {version}, token type code {code} and token size {itemsize}, which is not a known"
             " combination; preprocess the data again"
         )
-    expected = TNT_HEADER.size + 8 * (2 * (count + 1) + total)
-    if file_size != expected:
-        state = "truncated" if file_size < expected else "inconsistent"
-        raise DataError(f"{path} is {state}: {file_size} bytes instead of {expected}; preprocess the data again")
+    check_length(path, count, TNT_HEADER.size + 8 * (2 * (count + 1) + total))
     return code, count, total
 
 
-class IndexedDatasetBuilder:
+class CorpusBuilder:
+    """Write a ``.bin`` from items and whole corpora of the format that ``reader`` opens; its ``.idx`` comes last."""
+
+    reader: Callable[[str], Any]
+
+    def __init__(self, out_file: str, dtype: npt.DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        dtype_code(self.dtype)
+        self.out_file = open(out_file, "wb")  # noqa: SIM115 (closed by finalize)
+
+    def merge_file_(self, another_file: str) -> None:
+        """Append the corpus at the path prefix ``another_file``. Raises DataError when its token type differs."""
+        other = self.reader(another_file)
+        if other.dtype != self.dtype:
+            raise DataError(f"{another_file} holds {other.dtype} tokens and cannot be appended to {self.dtype} ones")
+        self._extend_index(other)
+        with open(data_file_path(another_file), "rb") as handle:
+            shutil.copyfileobj(handle, self.out_file, 1 << 22)
+
+    def _extend_index(self, other: Any) -> None:
+        """Take in the sizes of the corpus ``other``."""
+        raise NotImplementedError
+
+
+class IndexedDatasetBuilder(CorpusBuilder):
     """Write TNTIDX; items may have any number of dimensions."""
 
+    reader = IndexedDataset
+
     def __init__(self, out_file: str, dtype: npt.DTypeLike = np.int32) -> None:
-        self.out_file = open(out_file, "wb")  # noqa: SIM115 (closed by finalize)
-        self.dtype = np.dtype(dtype)
+        super().__init__(out_file, dtype)
         self.data_offsets, self.dim_offsets, self.sizes = [0], [0], list[int]()
 
     def add_item(self, tensor: torch.Tensor) -> None:
@@ -149,16 +150,10 @@ class IndexedDatasetBuilder:
         self.sizes.extend(tensor.shape)
         self.dim_offsets.append(self.dim_offsets[-1] + len(tensor.shape))
 
-    def merge_file_(self, another_file: str) -> None:
-        """Append the dataset at the path prefix ``another_file``."""
-        other = IndexedDataset(another_file)
-        if other.dtype != self.dtype:
-            raise DataError(f"{another_file} holds {other.dtype} tokens and cannot be appended to {self.dtype} ones")
+    def _extend_index(self, other: IndexedDataset) -> None:
         self.data_offsets.extend((other.data_offsets[1:] + self.data_offsets[-1]).tolist())
         self.dim_offsets.extend((other.dim_offsets[1:] + self.dim_offsets[-1]).tolist())
         self.sizes.extend(other.sizes.tolist())
-        with open(data_file_path(another_file), "rb") as handle:
-            shutil.copyfileobj(handle, self.out_file)
 
     def finalize(self, index_file: str) -> None:
         self.out_file.close()
@@ -170,24 +165,18 @@ class IndexedRawTextDataset(Corpus):
 
     def __init__(self, path: str, dictionary: Dictionary, append_eos: bool = True, reverse_order: bool = False) -> None:
         super().__init__()
-        self.append_eos, self.reverse_order = append_eos, reverse_order
-        self.lines: list[str] = []
-        self.tokens_list: list[torch.Tensor] = []
         try:
             with open(path, encoding="utf-8") as handle:
-                self.lines = [line.strip("\n") for line in handle]
+                self.lines: list[str] = [line.strip("\n") for line in handle]
         except FileNotFoundError:
             raise DataNotFoundError(f"dataset not found: {path}") from None
         except UnicodeError as error:
             raise DataError(f"{path} is not UTF-8 text: {error}") from None
-        for line in self.lines:
-            self.tokens_list.append(
-                dictionary.encode_line(
-                    line, add_if_not_exist=False, append_eos=append_eos, reverse_order=reverse_order
-                ).long()
-            )
+        encode = partial(
+            dictionary.encode_line, add_if_not_exist=False, append_eos=append_eos, reverse_order=reverse_order
+        )
+        self.tokens_list: list[torch.Tensor] = [encode(line).long() for line in self.lines]
         self.sizes = np.array([len(tokens) for tokens in self.tokens_list], dtype=np.int64)
-        self.size_ = len(self.tokens_list)
 
     def __getitem__(self, i: int) -> torch.Tensor:
         return self.tokens_list[i]

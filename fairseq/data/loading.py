@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
@@ -29,12 +30,6 @@ class _EpochDataset(torch.utils.data.Dataset):
         self.dataset = dataset
         self.epoch: int | None = None
 
-    def __getitem__(self, index: Any) -> Any:
-        return self.dataset[index]
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitems__(self, request: tuple[int | None, Sequence[int]]) -> list[Any]:
         epoch, batch = request
         if epoch is not None and epoch != self.epoch:
@@ -54,9 +49,6 @@ class _Order:
     def __iter__(self) -> Iterator[Any]:
         batches, epoch = self.batches, self.epoch
         return ((epoch, batch) for batch in batches) if self.sends_epoch else iter(batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class BatchLoader:
@@ -158,7 +150,7 @@ class _Failure:
         self.error = error
 
 
-def _fill(source: Iterator[Any], limit: int | None, out: queue.Queue[Any], stop: threading.Event) -> None:
+def _fill(source: Iterator[Any], limit: int, out: queue.Queue[Any], stop: threading.Event) -> None:
     """Put up to ``limit`` elements of ``source`` into ``out``, then the end mark or the error; give up on ``stop``."""
 
     def put(element: Any) -> bool:
@@ -171,15 +163,9 @@ def _fill(source: Iterator[Any], limit: int | None, out: queue.Queue[Any], stop:
         return False
 
     try:
-        taken = 0
-        while (limit is None or taken < limit) and not stop.is_set():
-            try:
-                element = next(source)
-            except StopIteration:
-                break
+        for element in itertools.islice(source, limit):
             if not put(element):
                 return
-            taken += 1
         put(_END)
     except BaseException as error:  # handed to the consumer, who raises it
         put(_Failure(error))

@@ -59,35 +59,31 @@ class MaskingOptions:
         return self.random_token_prob + self.leave_unmasked_prob
 
 
-class TokenSampler:
-    """Random replacement ids, the numbers of ``RandomState.choice(V, k, p=weights)``.
+def replacement_table(counts: list[int] | None, size: int, nspecial: int) -> np.ndarray:
+    """Cumulative probabilities (V) of random replacements; `draw_replacements` draws from them.
 
-    The cumulative sum is taken once: doing it for every sequence, as ``choice`` does, costs more than all the rest
+    Ids below ``nspecial`` never occur; the others equally often, or in proportion to ``counts``. The mask symbol and
+    the padding words count as ordinary symbols, as they did in the original.
+    """
+    weights = np.ones(size) if counts is None else np.array(counts, dtype=np.float64)
+    weights[:nspecial] = 0.0
+    total = weights.sum()
+    if not total > 0.0:
+        raise DataError(
+            "the dictionary has no symbol (with a count above 0) that could replace a masked token at random: "
+            "set random_token_prob to 0, or use a dictionary with counts"
+        )
+    cumulative = (weights / total).cumsum()
+    return cumulative / cumulative[-1]
+
+
+def draw_replacements(stream: np.random.RandomState, table: np.ndarray, count: int) -> np.ndarray:
+    """The ids of ``stream.choice(V, count, p=weights)``.
+
+    Its cumulative sum is taken once: doing it for every sequence, as ``choice`` does, costs more than all the rest
     of masking with a vocabulary of 50 000.
     """
-
-    def __init__(self, weights: np.ndarray) -> None:
-        self.cumulative = weights.cumsum()
-        self.cumulative /= self.cumulative[-1]
-
-    @classmethod
-    def over_dictionary(cls, counts: list[int] | None, size: int, nspecial: int) -> TokenSampler:
-        """Ids below ``nspecial`` never occur; the others equally often, or in proportion to ``counts``.
-
-        The mask symbol and the padding words count as ordinary symbols, as they did in the original.
-        """
-        weights = np.ones(size) if counts is None else np.array(counts, dtype=np.float64)
-        weights[:nspecial] = 0.0
-        total = weights.sum()
-        if not total > 0.0:
-            raise DataError(
-                "the dictionary has no symbol (with a count above 0) that could replace a masked token at random: "
-                "set random_token_prob to 0, or use a dictionary with counts"
-            )
-        return cls(weights / total)
-
-    def draw(self, stream: np.random.RandomState, count: int) -> np.ndarray:
-        return self.cumulative.searchsorted(stream.random_sample(count), side="right")
+    return table.searchsorted(stream.random_sample(count), side="right")
 
 
 def choose_units(stream: np.random.RandomState, units: int, options: MaskingOptions) -> np.ndarray:
@@ -146,7 +142,7 @@ def mask_sequence(
     options: MaskingOptions,
     mask_idx: int,
     pad_idx: int,
-    sampler: TokenSampler | None,
+    replacements: np.ndarray | None,
     begins: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Source and target of ``item``, int64 (T,) each.
@@ -156,7 +152,7 @@ def mask_sequence(
         item: token ids, int64 (T,); any of them may be masked, bos and eos too.
         mask_idx: what the source holds at masked positions.
         pad_idx: what the target holds where nothing is predicted.
-        sampler: random replacements; needed when ``random_token_prob`` is positive.
+        replacements: see `replacement_table`; needed when ``random_token_prob`` is positive.
         begins: (T,), non-zero where a word begins: mask whole words; None: mask tokens.
     """
     lengths = None if begins is None else word_lengths(begins)
@@ -168,40 +164,33 @@ def mask_sequence(
         random = None if random is None else np.repeat(random, lengths)
     source = item.copy()
     source[hidden] = mask_idx
-    if random is not None and sampler is not None:
+    if random is not None and replacements is not None:
         places = np.flatnonzero(random)
-        if len(places):
-            source[places] = sampler.draw(stream, len(places))
+        source[places] = draw_replacements(stream, replacements, len(places))
     return source, np.where(predicted, item, pad_idx)
 
 
+@dataclass
 class _Masker:
     """Masks items of ``dataset`` and keeps the last pair, which source and target views read one after the other.
 
     The pair is keyed by epoch and index: an item never comes back with the mask of an earlier epoch.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        vocab_size: int,
-        pad_idx: int,
-        mask_idx: int,
-        seed: int,
-        options: MaskingOptions | None,
-        sampler: TokenSampler | None,
-        word_begins: np.ndarray | None,
-    ) -> None:
-        self.dataset = dataset
-        self.vocab_size = vocab_size
-        self.pad_idx, self.mask_idx, self.seed = pad_idx, mask_idx, seed
-        self.options, self.sampler, self.word_begins = options, sampler, word_begins
-        self.epoch = 0
-        self._last: tuple[int, int, Tensor, Tensor] | None = None
+    dataset: Any
+    vocab_size: int
+    pad_idx: int
+    mask_idx: int
+    seed: int
+    options: MaskingOptions | None
+    replacements: np.ndarray | None
+    word_begins: np.ndarray | None
+    epoch: int = 0
+    last: tuple[int, int, Tensor, Tensor] | None = None
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         """(source, target) of item ``index`` in the current epoch, int64 (T) each; do not change them."""
-        last = self._last
+        last = self.last
         if last is not None and last[0] == self.epoch and last[1] == index:
             return last[2], last[3]
         epoch, item = self.epoch, self.dataset[index]
@@ -209,7 +198,7 @@ class _Masker:
             source = target = item.clone()
         else:
             source, target = self._mask(item.numpy(), epoch, index, self.options)
-        self._last = (epoch, index, source, target)  # one assignment: threads see a whole pair
+        self.last = (epoch, index, source, target)  # one assignment: threads see a whole pair
         return source, target
 
     def _mask(self, item: np.ndarray, epoch: int, index: int, options: MaskingOptions) -> tuple[Tensor, Tensor]:
@@ -226,7 +215,7 @@ class _Masker:
             )
         begins = None if self.word_begins is None else self.word_begins[item]
         stream = legacy_generator(self.seed, epoch, index)
-        source, target = mask_sequence(stream, item, options, self.mask_idx, self.pad_idx, self.sampler, begins)
+        source, target = mask_sequence(stream, item, options, self.mask_idx, self.pad_idx, self.replacements, begins)
         return torch.from_numpy(source), torch.from_numpy(target)
 
 
@@ -281,23 +270,20 @@ class MaskTokensDataset(BaseWrapperDataset):
         skip_masking: bool = False,
     ) -> None:
         super().__init__(dataset)
-        self.vocab = vocab
-        self.pad_idx, self.mask_idx = pad_idx, mask_idx
         self.return_masked_tokens = return_masked_tokens
-        self.seed = seed
         options = (
             None
             if skip_masking
             else MaskingOptions(mask_prob, leave_unmasked_prob, random_token_prob, mask_multiple_length, mask_stdev)
         )
-        sampler = None
+        replacements = None
         if random_token_prob > 0.0 and not skip_masking:
             counts = vocab.count if freq_weighted_replacement else None
-            sampler = TokenSampler.over_dictionary(counts, len(vocab), vocab.nspecial)
+            replacements = replacement_table(counts, len(vocab), vocab.nspecial)
         begins = None if mask_whole_words is None else np.asarray(mask_whole_words)
         if begins is not None and len(begins) < len(vocab):
             raise DataError(f"mask_whole_words covers {len(begins)} symbols, but the dictionary has {len(vocab)}")
-        self._masker = _Masker(dataset, len(vocab), pad_idx, mask_idx, seed, options, sampler, begins)
+        self._masker = _Masker(dataset, len(vocab), pad_idx, mask_idx, seed, options, replacements, begins)
 
     @property
     def epoch(self) -> int:
@@ -326,10 +312,8 @@ def get_whole_word_mask(args: Any, dictionary: Dictionary) -> torch.Tensor | Non
         return None
 
     def is_beginning_of_word(idx: int) -> bool:
-        if idx < dictionary.nspecial:
-            return True
         symbol = dictionary[idx]
-        if symbol.startswith("madeupword"):
+        if idx < dictionary.nspecial or symbol.startswith("madeupword"):
             return True
         try:
             return bool(bpe.is_beginning_of_word(symbol))

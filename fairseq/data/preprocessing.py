@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.base import Ids, SymbolSource, build_bpe, look_up, symbol_source
-from fairseq.data.index_formats import best_fitting_int_dtype, write_index, write_tnt_index
+from fairseq.data.index_formats import best_fitting_int_dtype, map_tokens, write_index, write_tnt_index
 from fairseq.data.text import ByteRange, chunk_ranges, map_in_order, read_blocks
 from fairseq.errors import DataError
 
@@ -157,19 +157,13 @@ class Target:
 
     def write_index(self, prefix: str) -> None:
         """Turn ``prefix.sizes`` into ``prefix.idx``."""
-        sizes = _map_sizes(prefix + ".sizes")
+        sizes = map_tokens(prefix + ".sizes", np.int32)
         if self.lua:
             offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
             write_tnt_index(prefix + ".idx", self.dtype, range(len(sizes) + 1), offsets, sizes)
         else:
             write_index(prefix + ".idx", sizes, self.dtype)
         os.remove(prefix + ".sizes")
-
-
-def _map_sizes(path: str) -> npt.NDArray[np.int32]:
-    if os.path.getsize(path) == 0:
-        return np.empty(0, dtype=np.int32)
-    return np.memmap(path, dtype=np.int32, mode="r").view(np.ndarray)
 
 
 # Of a chunk: ids, tokens of each line, and a `Summary` or, of local ids, the symbols they stand for with their counts.

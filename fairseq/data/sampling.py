@@ -78,10 +78,6 @@ class SubsampleDataset(_Selected):
         self.shuffle = shuffle
         logger.info("subsampled dataset from %d to %d (ratio=%s)", len(dataset), actual, size_ratio)
 
-    @property
-    def name(self) -> Any:
-        return self.dataset.name
-
     def ordered_indices(self) -> np.ndarray:
         """By size, ties at random with ``shuffle`` (from the global stream, which the task seeds)."""
         tie_break = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))

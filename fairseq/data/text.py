@@ -11,9 +11,9 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from multiprocessing import get_all_start_methods, get_context
-from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
 from fairseq.errors import DataError, DataNotFoundError
@@ -175,20 +175,11 @@ def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list
     return lines
 
 
-class Chunker:
-    """Context manager over the lines (each with a ``\\n`` at its end) of one chunk, see `read_blocks`.
+@contextmanager
+def Chunker(path: str | os.PathLike[str], start_offset: int, end_offset: int) -> Iterator[Iterator[str]]:
+    """The lines (each with a ``\\n`` at its end) of one chunk, see `read_blocks`.
 
     ``end_offset`` of 0 or less reads to the end of the file, as in the original.
     """
-
-    def __init__(self, path: str | os.PathLike[str], start_offset: int, end_offset: int) -> None:
-        self.path, self.start_offset, self.end_offset = path, start_offset, end_offset
-
-    def __enter__(self) -> Iterator[str]:
-        blocks = read_blocks(self.path, self.start_offset, self.end_offset if self.end_offset > 0 else None)
-        return (line + "\n" for lines in blocks for line in lines)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    blocks = read_blocks(path, start_offset, end_offset if end_offset > 0 else None)
+    yield (line + "\n" for lines in blocks for line in lines)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq.data.datasets import FairseqDataset
+from fairseq.data.datasets import SizedDataset
 from fairseq.errors import ConfigError, DataError
 from fairseq.ops.blocks import complete_blocks
 
 
-class TokenBlockDataset(FairseqDataset):
+class TokenBlockDataset(SizedDataset):
     """Blocks of the 1-D token tensors of ``dataset``.
 
     Args:
@@ -57,28 +57,28 @@ class TokenBlockDataset(FairseqDataset):
         self.dataset = dataset
         self.pad, self.eos = pad, eos
         self.include_targets = include_targets
-        self._sentence_sizes = _as_array(sizes)
+        self._sentence_sizes = np.asarray(sizes)
         if len(dataset) == 0 or len(dataset) != len(self._sentence_sizes):
             raise DataError(
                 f"token blocks need at least one sentence and a size for each, but got {len(dataset)} sentences and "
                 f"{len(self._sentence_sizes)} sizes: is the data file empty?"
             )
         self._total = int(self._sentence_sizes.sum(dtype=np.int64))
-        self._block_size = block_size
         # Exactly one of three: fixed length (both None), explicit ranges, or one block a sentence.
         self._ranges: np.ndarray | None = None
         self._is_sentences = break_mode == "eos"
+        if not self._is_sentences and (block_size is None or block_size < 1):
+            raise ConfigError(f"the block size (tokens_per_sample - 1) must be at least 1, but is {block_size} instead")
+        self._block_size = block_size or 0
         if break_mode in ("complete", "complete_doc"):
             separator = document_sep_len if break_mode == "complete_doc" else None
-            self._ranges = complete_blocks(self._sentence_sizes, _positive(block_size), separator)
-        elif break_mode in (None, "none"):
-            _positive(block_size)
-        elif not self._is_sentences:
+            self._ranges = complete_blocks(self._sentence_sizes, self._block_size, separator)
+        elif not self._is_sentences and break_mode not in (None, "none"):
             raise ConfigError(
                 f"sample_break_mode must be none, complete, complete_doc or eos, but is {break_mode!r} instead"
             )
-        self._sizes = self._block_sizes()
-        if len(self._sizes) == 0:
+        self.sizes = self._block_sizes()
+        if len(self.sizes) == 0:
             raise DataError(
                 f"{len(dataset)} sentences ({self._total} tokens) give no block with sample_break_mode {break_mode}: all of "
                 "them are empty or separate documents; check the data or choose another --sample-break-mode"
@@ -94,7 +94,7 @@ class TokenBlockDataset(FairseqDataset):
         if self._ranges is not None:
             sizes = self._ranges[:, 1] - self._ranges[:, 0]
         else:
-            size = _positive(self._block_size)
+            size = self._block_size
             sizes = np.full(-(-self._total // size), min(size, self._total))
             if len(sizes):
                 sizes[-1] = self._total - (len(sizes) - 1) * size
@@ -106,21 +106,16 @@ class TokenBlockDataset(FairseqDataset):
         np.cumsum(self._sentence_sizes, out=starts[1:])
         return starts
 
-    @property
-    def sizes(self) -> np.ndarray:
-        """Tokens in each block."""
-        return self._sizes
-
     def __len__(self) -> int:
-        return len(self._sizes)
+        return len(self.sizes)
 
     @property
     def slice_indices(self) -> np.ndarray:
         """Token range of every block, int64 (blocks, 2); made on each access unless it is stored."""
         if self._ranges is not None:
             return self._ranges
-        ends = np.cumsum(self._sizes, dtype=np.int64)
-        return np.stack([ends - self._sizes, ends], axis=1)
+        ends = np.cumsum(self.sizes, dtype=np.int64)
+        return np.stack([ends - self.sizes, ends], axis=1)
 
     @property
     def block_to_dataset_index(self) -> np.ndarray:
@@ -134,12 +129,12 @@ class TokenBlockDataset(FairseqDataset):
         if self._is_sentences:
             assert self._starts is not None  # only asked for when items are put together from sentences
             return int(self._starts[index]), int(self._starts[index + 1])
-        start = int(index) * _positive(self._block_size)
-        return start, start + int(self._sizes[index])
+        start = int(index) * self._block_size
+        return start, start + int(self.sizes[index])
 
     def __getitem__(self, index: int) -> Any:
-        if not 0 <= index < len(self._sizes):
-            raise IndexError(f"block {index} of {len(self._sizes)}")
+        if not 0 <= index < len(self.sizes):
+            raise IndexError(f"block {index} of {len(self.sizes)}")
         if self._is_sentences and not self.include_targets:
             return self.dataset[index]
         start, stop = self._range(index)
@@ -174,15 +169,6 @@ class TokenBlockDataset(FairseqDataset):
         table = self.block_to_dataset_index[np.asarray(list(indices), dtype=np.int64)]
         self.dataset.prefetch(sorted({i for first, _, last in table.tolist() for i in range(first, last + 1)}))
 
-    def num_tokens(self, index: int) -> int:
-        return int(self._sizes[index])
-
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self._sizes[indices]
-
-    def size(self, index: int) -> int:
-        return int(self._sizes[index])
-
 
 def locate(starts: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     """(first sentence, offset in it, last sentence), int64 (n, 3), of token ``ranges`` (n, 2).
@@ -193,15 +179,3 @@ def locate(starts: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     first = np.searchsorted(starts, ranges[:, 0], side="right") - 1
     last = np.searchsorted(starts, ranges[:, 1], side="left") - 1
     return np.stack([first, ranges[:, 0] - starts[first], last], axis=1)
-
-
-def _as_array(sizes: Any) -> np.ndarray:
-    if isinstance(sizes, Tensor):
-        return sizes.numpy()
-    return sizes if isinstance(sizes, np.ndarray) else np.asarray(sizes, dtype=np.int64)
-
-
-def _positive(block_size: int | None) -> int:
-    if block_size is None or block_size < 1:
-        raise ConfigError(f"the block size (tokens_per_sample - 1) must be at least 1, but is {block_size} instead")
-    return block_size

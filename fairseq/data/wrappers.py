@@ -10,42 +10,28 @@ import torch
 from torch import Tensor
 
 from fairseq.data.batching import collate_tokens
-from fairseq.data.datasets import BaseWrapperDataset, FairseqDataset
+from fairseq.data.datasets import BaseWrapperDataset, FairseqDataset, SizedDataset
 from fairseq.errors import ConfigError
 from fairseq.rng import legacy_generator
 
 
-class _OneMoreToken(BaseWrapperDataset):
+class _OneMoreToken(SizedDataset, BaseWrapperDataset):
     """Adds ``token`` to every item (not at all if it is None)."""
 
     def __init__(self, dataset: Any, token: int | None = None) -> None:
         super().__init__(dataset)
         self.token = token
         self._tensor = torch.tensor([] if token is None else [token])
-        self._sizes: np.ndarray = dataset.sizes if token is None else _one_more(dataset.sizes)
+        # An unsigned 16-bit 65535 would wrap to 0.
+        self._sizes: np.ndarray = dataset.sizes if token is None else np.asarray(dataset.sizes) + np.int32(1)
 
     def _like(self, item: Tensor) -> Tensor:
         """The token in the type of ``item``; usually there is nothing to convert."""
         return self._tensor if self._tensor.dtype == item.dtype else self._tensor.to(item.dtype)
 
     @property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> np.ndarray:  # type: ignore[override]
         return self._sizes
-
-    def num_tokens(self, index: int) -> int:
-        return self.dataset.num_tokens(index) + (self.token is not None)
-
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self._sizes[indices]
-
-    def size(self, index: int) -> Any:
-        return self.dataset.size(index) + (self.token is not None)
-
-
-def _one_more(sizes: Any) -> np.ndarray:
-    """``sizes + 1`` in a type wide enough (an unsigned 16-bit 65535 would wrap to 0)."""
-    sizes = np.asarray(sizes)
-    return sizes + (1 if sizes.dtype.itemsize >= 4 else np.int32(1))
 
 
 class PrependTokenDataset(_OneMoreToken):
@@ -136,9 +122,6 @@ class NumelDataset(BaseWrapperDataset):
         item = self.dataset[index]
         return item.numel() if torch.is_tensor(item) else int(item.size)
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def collater(self, samples: list[int]) -> int | Tensor:
         return sum(samples) if self.reduce else torch.tensor(samples)
 
@@ -171,9 +154,6 @@ class ListDataset(BaseWrapperDataset):
     def sizes(self) -> Any:
         return self._sizes
 
-    def __iter__(self) -> Any:
-        yield from self.dataset
-
     def collater(self, samples: list[Any]) -> list[Any]:
         return samples
 
@@ -185,9 +165,6 @@ class ListDataset(BaseWrapperDataset):
 
     def size(self, index: int) -> Any:
         return self._sizes[index]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lists do not change with the epoch."""
 
 
 class PadDataset(BaseWrapperDataset):
@@ -215,9 +192,6 @@ class RightPadDataset(PadDataset):
 
 class RightPaddingMaskDataset(BaseWrapperDataset):
     """The mask that goes with right padding: bool (B, T), True where there is padding."""
-
-    def __init__(self, dataset: Any) -> None:
-        super().__init__(dataset)
 
     def __getitem__(self, index: int) -> Tensor:
         return torch.zeros_like(self.dataset[index], dtype=torch.bool)

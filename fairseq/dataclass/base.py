@@ -23,6 +23,7 @@ Metadata keys (all optional):
                     ``"boolean"`` (the pair ``--x`` / ``--no-x``). Default: ``store_true`` for False; for True
                     ``"boolean"`` in models and ``store_false``, as in the original, elsewhere
 ``new``             True for a key that the original does not know: stored only when it differs from its default
+``belongs_to``      for a key that only old files carry: what other values than its default would ask for
 ``slot``            the registry whose variants the setting names: see ``fairseq.dataclass.slots``
 ==================  ====================================================================================================
 
@@ -37,12 +38,12 @@ from __future__ import annotations
 
 import argparse
 import ast
-import functools
+import contextlib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING as _NO_DEFAULT
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -98,22 +99,20 @@ def option(
     slot: Registry[Any] | None = None,
 ) -> Any:
     """A dataclass field with its description; the arguments are the metadata keys of the module docstring."""
-    metadata: dict[str, Any] = {"help": help}
-    if choices is not None:
-        metadata["choices"] = tuple(choices)
-    if new:
-        metadata["new"] = True
-    if slot is not None:
-        metadata |= {"slot": slot, "new": True}
-    for key, value in (("alias", alias), ("const", const), ("flag", flag), ("action", action)):
-        if value is not None:
-            metadata[f"argparse_{key}"] = value
+    described = {"help": help, "choices": choices, "new": new or slot is not None or None, "slot": slot}
+    flagged = {"alias": alias, "const": const, "flag": flag, "action": action}
+    metadata = described | {f"argparse_{key}": value for key, value in flagged.items()}
+    metadata = {key: value for key, value in metadata.items() if value is not None}
     if isinstance(default, (list, dict)):
-        kind = type(default)
-        return field(default_factory=lambda: kind(default), metadata=metadata)
+        return field(default_factory=default.copy, metadata=metadata)
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def carried(default: Any, belongs_to: str, **metadata: Any) -> Any:
+    """A field that only old files carry: not worth a line of help, refused at another value than its default."""
+    return field(default=default, metadata={"help": HIDDEN, "belongs_to": belongs_to, **metadata})
 
 
 @dataclass(kw_only=True)
@@ -121,11 +120,6 @@ class FairseqDataclass:
     """Settings of one section or component; ``_name`` is the registered name of the component it configures."""
 
     _name: str | None = None
-
-    @staticmethod
-    def name() -> str | None:
-        """The default component name (old interface)."""
-        return None
 
     @classmethod
     def from_namespace(cls, args: Any) -> Any:
@@ -141,17 +135,19 @@ class FairseqDataclass:
 
 @dataclass(frozen=True, kw_only=True)
 class FieldSpec:
-    """One field, ready to use: its resolved type and a factory for its default."""
+    """One field, ready to use: its resolved type, its metadata and where its default comes from."""
 
     name: str
     hint: Any
     metadata: dict[str, Any]
-    factory: Any
+    field: Field[Any]
 
     @property
     def default(self) -> Any:
         """A fresh copy of the default; ``MISSING`` when there is none."""
-        return self.factory()
+        if self.field.default_factory is not _NO_DEFAULT:
+            return self.field.default_factory()
+        return MISSING if self.field.default is _NO_DEFAULT else self.field.default
 
     @property
     def help(self) -> str | None:
@@ -187,28 +183,12 @@ _specs: dict[type, dict[str, FieldSpec]] = {}
 def field_specs(cls: type) -> dict[str, FieldSpec]:
     """Name -> :class:`FieldSpec` of every field of a configuration dataclass, ``_name`` included."""
     if cls not in _specs:
-        _specs[cls] = _read_fields(cls)
+        hints = typing.get_type_hints(cls)
+        _specs[cls] = {
+            item.name: FieldSpec(name=item.name, hint=hints[item.name], metadata=dict(item.metadata), field=item)
+            for item in fields(cls)  # type: ignore[arg-type]
+        }
     return _specs[cls]
-
-
-def _read_fields(cls: Any) -> dict[str, FieldSpec]:
-    hints = typing.get_type_hints(cls)
-    specs = {}
-    for item in fields(cls):
-        if item.default is not _NO_DEFAULT:
-            factory = functools.partial(_identity, item.default)
-        elif item.default_factory is not _NO_DEFAULT:
-            factory = item.default_factory  # type: ignore[assignment]
-        else:
-            factory = functools.partial(_identity, MISSING)
-        specs[item.name] = FieldSpec(
-            name=item.name, hint=hints.get(item.name, Any), metadata=dict(item.metadata), factory=factory
-        )
-    return specs
-
-
-def _identity(value: Any) -> Any:
-    return value
 
 
 GROUPS: dict[str, Registry[Any]] = {
@@ -232,11 +212,6 @@ def model_config_class(name: str) -> type | None:
     return found if found is not None or name not in MODELS else MODELS.config_class(name)
 
 
-def component_config_class(group: str, name: str) -> type | None:
-    """The configuration class of ``group``'s component ``name`` (ConfigError or OutOfScopeError if there is none)."""
-    return model_config_class(name) if group == "model" else GROUPS[group].config_class(name)
-
-
 _TRUE = {"true", "yes", "on", "y", "1"}
 _FALSE = {"false", "no", "off", "n", "0"}
 
@@ -246,9 +221,13 @@ def convert(spec: FieldSpec, value: Any, where: str) -> Any:
     value = coerce(value, spec.hint, where)
     choices = spec.choices
     if choices is not None and value is not None and value not in choices:
-        known = [str(choice) for choice in choices]
-        raise ConfigError(f"{where} must be one of {', '.join(known)}, but is {value!r}{nearest(str(value), known)}")
+        raise _not_among(value, choices, where)
     return value
+
+
+def _not_among(value: Any, choices: Iterable[Any], where: str) -> ConfigError:
+    known = list(map(str, choices))
+    return ConfigError(f"{where} must be one of {', '.join(known)}, but is {value!r}{nearest(str(value), known)}")
 
 
 def coerce(value: Any, hint: Any, where: str) -> Any:
@@ -296,13 +275,10 @@ def _bad(value: Any, wanted: str, where: str) -> ConfigError:
 
 
 def _bool(value: Any) -> bool:
-    if isinstance(value, str):
-        text = value.strip().lower()
-        if text in _TRUE or text in _FALSE:
-            return text in _TRUE
-    elif isinstance(value, (bool, int)) and value in (0, 1):
-        return bool(value)
-    raise ValueError(value)
+    text = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+    if text not in _TRUE | _FALSE:
+        raise ValueError(value)
+    return text in _TRUE
 
 
 def _int(value: Any) -> int:
@@ -343,14 +319,10 @@ def _union(value: Any, members: tuple[Any, ...], where: str) -> Any:
     for member in rest:
         if isinstance(member, type) and type(value) is member:
             return value
-    error: ConfigError | None = None
     for member in rest:
-        try:
+        with contextlib.suppress(ConfigError):
             return coerce(value, member, where)
-        except ConfigError as failure:
-            error = error or failure
-    assert error is not None
-    raise error
+    return coerce(value, rest[0], where)  # raises what is wrong
 
 
 def _list(value: Any, arguments: tuple[Any, ...], where: str) -> list[Any]:
@@ -366,13 +338,10 @@ def _list(value: Any, arguments: tuple[Any, ...], where: str) -> list[Any]:
 
 
 def _enum(value: Any, hint: type[Enum], where: str) -> Any:
-    if isinstance(value, Enum):
-        return value.value
     for member in hint:
-        if value in (member.value, member.name):
+        if value in (member, member.value, member.name):
             return member.value
-    known = [str(member.value) for member in hint]
-    raise ConfigError(f"{where} must be one of {', '.join(known)}, but is {value!r}{nearest(str(value), known)}")
+    raise _not_among(value, [member.value for member in hint], where)
 
 
 def eval_str_list(x: Any, x_type: Callable[[Any], Any] = float) -> list[Any] | None:

@@ -83,7 +83,7 @@ class _Builder:
             elif name in GROUPS:
                 tree[name] = self._component(name, given.get(name))
             elif given.get(name) is not None:
-                tree[name] = _plain(given[name])
+                tree[name] = as_plain(given[name])
         _imply_precision(tree["common"])
         tree = self._convert(_resolve(tree))
         _finish(tree)
@@ -165,7 +165,7 @@ class _Builder:
                     continue
                 self._check_scope(section, key, value)
                 continue
-            merged[key] = _plain(value)
+            merged[key] = as_plain(value)
         return merged
 
     def _unknown(self, path: str, kind: str, known: list[str]) -> None:
@@ -201,19 +201,19 @@ class _Builder:
         return tree
 
 
-def _plain(value: Any) -> Any:
-    """omegaconf containers, dataclasses and tuples as plain dicts and lists."""
+def as_plain(value: Any, resolve: bool = False) -> Any:
+    """omegaconf containers (``resolve``: their ``${...}`` too), dataclasses, Namespaces, tuples as dicts and lists."""
     if OmegaConf.is_config(value):
-        return OmegaConf.to_container(value, resolve=False, enum_to_str=True)
+        return OmegaConf.to_container(value, resolve=resolve, enum_to_str=True)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return list(value)
-    return value
+        return {item.name: as_plain(getattr(value, item.name), resolve) for item in dataclasses.fields(value)}
+    if isinstance(value, argparse.Namespace):
+        return dict(vars(value))
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _mapping(section: str, node: Any) -> dict[str, Any]:
-    node = vars(node) if isinstance(node, argparse.Namespace) else _plain(node)
+    node = as_plain(node)
     if not isinstance(node, Mapping):
         raise ConfigError(f"{section} must be a group of settings, but is {node!r}")
     return {str(key): value for key, value in node.items()}
@@ -361,9 +361,8 @@ def upgrade_args(args: argparse.Namespace) -> argparse.Namespace:
         args.update_freq = [int(args.update_freq)]
     if isinstance(getattr(args, "data", None), (list, tuple)) and args.data:
         args.data = args.data[0]
-    for name, value in list(vars(args).items()):
-        if name == "log_keys" and value is None:
-            delattr(args, name)
+    if getattr(args, "log_keys", ()) is None:
+        del args.log_keys
     return args
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
-from fairseq.dataclass.base import HIDDEN, II, MISSING, FairseqDataclass, option
-from fairseq.dataclass.legacy import carried
-from fairseq.errors import OutOfScopeError
-from fairseq.refusals import HERE
+from fairseq import refusals
+from fairseq.dataclass.base import HIDDEN, II, MISSING, FairseqDataclass, carried, option
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
 DATASET_IMPLS = ("raw", "lazy", "cached", "mmap", "fasta", "huffman")
+
+# What settings that are only carried belong to.
+BMUF = "block-wise model updates (BMUF)"
+QUANTIZATION = "quantization noise"
+PIPELINES = "pipeline parallelism"
+SLOWMO = "slow momentum"
 
 
 @dataclass(kw_only=True)
@@ -29,14 +33,14 @@ class CommonConfig(FairseqDataclass):
         None, "form of the statistics lines (default: tqdm on a terminal)", choices=LOG_FORMATS
     )
     log_file: str | None = option(None, "also write the log to this file")
-    aim_repo: str | None = carried("common", "aim_repo")
-    aim_run_hash: str | None = carried("common", "aim_run_hash")
+    aim_repo: str | None = carried(None, "logging to Aim")
+    aim_run_hash: str | None = carried(None, "logging to Aim")
     tensorboard_logdir: str | None = option(None, "write tensorboard event files into this directory")
     wandb_project: str | None = option(None, "log to this Weights & Biases project")
-    azureml_logging: bool | None = carried("common", "azureml_logging")
+    azureml_logging: bool | None = carried(False, "logging to AzureML")
     seed: int = option(1, "seed of initialization, data order, masks and dropout")
     cpu: bool = option(False, "use the CPU even if a GPU is there")
-    tpu: bool = carried("common", "tpu")
+    tpu: bool = carried(False, "TPU training")
     bf16: bool = option(False, "train in bfloat16 with a float32 master copy of the parameters")
     memory_efficient_bf16: bool = option(False, "bfloat16 with less memory; implies bf16")
     fp16: bool = option(False, "train in float16 with loss scaling (needs a GPU; without one float32 is used)")
@@ -55,8 +59,8 @@ class CommonConfig(FairseqDataclass):
     user_dir: str | None = option(None, "directory of a Python module with own tasks, models, criterions, ...")
     empty_cache_freq: int = option(0, "empty the GPU memory cache every this many updates (0: never)")
     all_gather_list_size: int = option(16384, "accepted without effect")
-    model_parallel_size: int = carried("common", "model_parallel_size")
-    quantization_config_path: str | None = carried("common", "quantization_config_path")
+    model_parallel_size: int = carried(1, "model parallelism")
+    quantization_config_path: str | None = carried(None, QUANTIZATION)
     profile: bool = option(
         False, "write a trace of a few early updates for TensorBoard or Perfetto; its place is logged"
     )
@@ -142,7 +146,7 @@ class OptimizationConfig(FairseqDataclass):
     update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
     lr: list[float] = option([0.25], "learning rate; a list gives one value per epoch for schedules that use it")
     stop_min_lr: float = option(-1.0, "stop when the learning rate falls to this value (-1: never)")
-    use_bmuf: bool = carried("optimization", "use_bmuf")
+    use_bmuf: bool = carried(False, BMUF)
     skip_remainder_batch: bool = option(False, "drop the incomplete group of batches at the end of an epoch")
 
 
@@ -227,21 +231,19 @@ class DistributedTrainingConfig(FairseqDataclass):
     fast_stat_sync: bool = option(False, "accepted without effect (deprecated)")
     heartbeat_timeout: int = option(-1, "kill the job after this many seconds without progress (-1: never)")
     broadcast_buffers: bool = option(False, "copy buffers from rank 0 at every update")
-    slowmo_momentum: float | None = carried("distributed_training", "slowmo_momentum")
-    slowmo_base_algorithm: str = carried("distributed_training", "slowmo_base_algorithm")
-    localsgd_frequency: int = carried("distributed_training", "localsgd_frequency")
+    slowmo_momentum: float | None = carried(None, SLOWMO)
+    slowmo_base_algorithm: str = carried("localsgd", SLOWMO)
+    localsgd_frequency: int = carried(3, SLOWMO)
     nprocs_per_node: int = option(1, "processes per machine")
-    pipeline_model_parallel: bool = carried("distributed_training", "pipeline_model_parallel")
-    pipeline_balance: str | None = carried("distributed_training", "pipeline_balance")
-    pipeline_devices: str | None = carried("distributed_training", "pipeline_devices")
-    pipeline_chunks: int | None = carried("distributed_training", "pipeline_chunks")
-    pipeline_encoder_balance: str | None = carried("distributed_training", "pipeline_encoder_balance")
-    pipeline_encoder_devices: str | None = carried("distributed_training", "pipeline_encoder_devices")
-    pipeline_decoder_balance: str | None = carried("distributed_training", "pipeline_decoder_balance")
-    pipeline_decoder_devices: str | None = carried("distributed_training", "pipeline_decoder_devices")
-    pipeline_checkpoint: str = carried(
-        "distributed_training", "pipeline_checkpoint", choices=("always", "never", "except_last")
-    )
+    pipeline_model_parallel: bool = carried(False, PIPELINES)
+    pipeline_balance: str | None = carried(None, PIPELINES)
+    pipeline_devices: str | None = carried(None, PIPELINES)
+    pipeline_chunks: int | None = carried(0, PIPELINES)
+    pipeline_encoder_balance: str | None = carried(None, PIPELINES)
+    pipeline_encoder_devices: str | None = carried(None, PIPELINES)
+    pipeline_decoder_balance: str | None = carried(None, PIPELINES)
+    pipeline_decoder_devices: str | None = carried(None, PIPELINES)
+    pipeline_checkpoint: str = carried("never", PIPELINES, choices=("always", "never", "except_last"))
     zero_sharding: str = option("none", "shard the optimizer state over the workers", choices=("none", "os"))
     fp16: bool = option(II("common.fp16"), "")
     memory_efficient_fp16: bool = option(II("common.memory_efficient_fp16"), "")
@@ -253,14 +255,9 @@ class DistributedTrainingConfig(FairseqDataclass):
     not_fsdp_flatten_parameters: bool = option(False, "do not flatten parameters (FSDP)")
 
 
-_ABSENT = ("GenerationConfig", "EvalLMConfig", "InteractiveConfig", "FairseqBMUFConfig")
-
-
-def __getattr__(name: str) -> NoReturn:
+def __getattr__(name: str) -> Any:
     """Old section classes that are not here: one sentence for whoever imports them."""
-    if name in _ABSENT:
-        raise OutOfScopeError(f"{__name__}.{name} is out of scope: {HERE}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return refusals.name_of_package(__name__, name)
 
 
 SECTIONS: dict[str, type[FairseqDataclass]] = {

@@ -8,7 +8,7 @@ import typing
 from enum import Enum
 from typing import Any, NoReturn
 
-from fairseq.dataclass.base import HIDDEN, MISSING, FieldSpec, coerce, field_specs, is_interpolation
+from fairseq.dataclass.base import HIDDEN, MISSING, FieldSpec, convert, field_specs, is_interpolation
 from fairseq.dataclass.slots import not_chosen
 from fairseq.errors import ConfigError
 from fairseq.registry import nearest
@@ -170,17 +170,11 @@ class _Pair(argparse.Action):
 
 
 def _reader(spec: FieldSpec) -> Any:
-    choices = spec.choices
-
     def read(text: str) -> Any:
         try:
-            value = coerce(text, spec.hint, "the value")
+            return convert(spec, text, "the value")
         except ConfigError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
-        if choices is not None and value not in choices:
-            known = [str(choice) for choice in choices]
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known)}{nearest(text, known)}")
-        return value
 
     return read
 

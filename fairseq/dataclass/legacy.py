@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fairseq.dataclass.base import HIDDEN, option
+from fairseq.dataclass.base import field_specs
+from fairseq.dataclass.configs import BMUF, QUANTIZATION, SECTIONS, SLOWMO
 from fairseq.errors import OutOfScopeError
 from fairseq.refusals import HERE
 
@@ -84,43 +85,24 @@ STORED_SECTIONS: dict[str, dict[str, Any]] = {
     },
 }
 
-_BMUF = "block-wise model updates (BMUF)"
-_QUANT = "quantization noise"
-_PIPE = "pipeline parallelism"
-_SLOWMO = "slow momentum"
 _ADAPRUNE = "adaptive pruning (AdaPrune)"
 _SEQ2SEQ = "sequence-to-sequence generation"
 _D2V = "data2vec 2.0"
 
 # section -> key -> (default, what it belongs to). Those that a configuration class carries are stored, others dropped.
 OUT_OF_SCOPE: dict[str, dict[str, tuple[Any, str]]] = {
-    "common": {
-        "tpu": (False, "TPU training"),
-        "aim_repo": (None, "logging to Aim"),
-        "aim_run_hash": (None, "logging to Aim"),
-        "azureml_logging": (False, "logging to AzureML"),
-        "model_parallel_size": (1, "model parallelism"),
-        "quantization_config_path": (None, _QUANT),
+    **{
+        section: {
+            key: (spec.default, spec.metadata["belongs_to"])
+            for key, spec in field_specs(cls).items()
+            if "belongs_to" in spec.metadata
+        }
+        for section, cls in SECTIONS.items()
     },
-    "distributed_training": {
-        "slowmo_momentum": (None, _SLOWMO),
-        "slowmo_base_algorithm": ("localsgd", _SLOWMO),
-        "localsgd_frequency": (3, _SLOWMO),
-        "pipeline_model_parallel": (False, _PIPE),
-        "pipeline_balance": (None, _PIPE),
-        "pipeline_devices": (None, _PIPE),
-        "pipeline_chunks": (0, _PIPE),
-        "pipeline_encoder_balance": (None, _PIPE),
-        "pipeline_encoder_devices": (None, _PIPE),
-        "pipeline_decoder_balance": (None, _PIPE),
-        "pipeline_decoder_devices": (None, _PIPE),
-        "pipeline_checkpoint": ("never", _PIPE),
-    },
-    "optimization": {"use_bmuf": (False, _BMUF), "debug_param_names": (False, "debugging of parameter names")},
     "model": {
-        "quant_noise_pq": (0, _QUANT),
-        "quant_noise_pq_block_size": (8, _QUANT),
-        "quant_noise_scalar": (0, _QUANT),
+        "quant_noise_pq": (0, QUANTIZATION),
+        "quant_noise_pq_block_size": (8, QUANTIZATION),
+        "quant_noise_scalar": (0, QUANTIZATION),
         "adaptive_input": (False, "adaptive input embeddings"),
         "mha_reg_scale_factor": (0.0, _ADAPRUNE),
         "ffn_reg_scale_factor": (0.0, _ADAPRUNE),
@@ -136,17 +118,13 @@ OUT_OF_SCOPE: dict[str, dict[str, tuple[Any, str]]] = {
         "rebuild_batches": (False, _D2V),
     },
 }
+OUT_OF_SCOPE["optimization"]["debug_param_names"] = (False, "debugging of parameter names")
 OUT_OF_SCOPE.update(
     {
-        section: {key: (default, _BMUF if section == "bmuf" else _SEQ2SEQ) for key, default in table.items()}
+        section: {key: (default, BMUF if section == "bmuf" else _SEQ2SEQ) for key, default in table.items()}
         for section, table in STORED_SECTIONS.items()
     }
 )
-
-# Values of accepted settings that are refused: section -> key -> value -> what it belongs to.
-REFUSED_VALUES: dict[str, dict[str, dict[Any, str]]] = {
-    "distributed_training": {"ddp_backend": {"slowmo": _SLOWMO}},
-}
 
 # Keys of old files that have another name now, or none (None): section -> old -> new.
 RENAMED: dict[str, dict[str, str | None]] = {
@@ -160,19 +138,14 @@ RENAMED: dict[str, dict[str, str | None]] = {
 _MIRRORS = {("generation", "no_seed_provided"), ("bmuf", "distributed_world_size")}
 
 
-def carried(section: str, key: str, **metadata: Any) -> Any:
-    """A field of a configuration class for such a key: not worth a line of help."""
-    return option(OUT_OF_SCOPE[section][key][0], HIDDEN, **metadata)
-
-
 def is_out_of_scope(section: str, key: str) -> bool:
     return key in OUT_OF_SCOPE.get(section, {})
 
 
 def check_value(section: str, key: str, value: Any) -> None:
     """Refuse an out-of-scope ``value`` of ``section.key`` (OutOfScopeError); anything else passes."""
-    field = REFUSED_VALUES.get(section, {}).get(key, {}).get(value if isinstance(value, str) else None)
-    if field is None and is_out_of_scope(section, key) and (section, key) not in _MIRRORS:
+    field = SLOWMO if (section, key, value) == ("distributed_training", "ddp_backend", "slowmo") else None
+    if is_out_of_scope(section, key) and (section, key) not in _MIRRORS:
         default, belongs_to = OUT_OF_SCOPE[section][key]
         if key != "_name" and value is not None and value != default:
             field = belongs_to

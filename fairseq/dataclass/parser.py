@@ -115,16 +115,9 @@ def add_distributed_training_args(parser: Any, default_world_size: int | None = 
     return group
 
 
-def add_optimization_args(parser: Any) -> Any:
-    return _add_section(parser, "optimization", "optimization")
-
-
-def add_checkpoint_args(parser: Any) -> Any:
-    return _add_section(parser, "checkpoints", "checkpoint")
-
-
-def add_ema_args(parser: Any) -> Any:
-    return _add_section(parser, "moving average of the parameters", "ema")
+add_optimization_args = functools.partial(_add_section, title="optimization", section="optimization")
+add_checkpoint_args = functools.partial(_add_section, title="checkpoints", section="checkpoint")
+add_ema_args = functools.partial(_add_section, title="moving average of the parameters", section="ema")
 
 
 def add_model_args(parser: Any) -> Any:
@@ -228,8 +221,7 @@ def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], want
     if names["scoring"] == "bleu":
         names["scoring"] = None  # the original's default, for generation only
     if names["arch"] is not None:
-        _add_model(parser, names["arch"])
-        _add_variants(parser, names["arch"], words)
+        _add_model(parser, names["arch"], words)
     if stage == "validate" and names["task"] is None:
         parser.add_argument("data", help="directory of the binarized data")
     for group, registry in GROUPS.items():
@@ -255,7 +247,8 @@ def _refuse_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) ->
         names["optimizer"] = names.get("optimizer") or "adam"
 
 
-def _add_model(parser: argparse.ArgumentParser, arch: str) -> None:
+def _add_model(parser: argparse.ArgumentParser, arch: str, words: list[str]) -> None:
+    """The flags of an architecture, and of the variants that ``words`` or the architecture put into its slots."""
     group = parser.add_argument_group(f"architecture: {arch}")
     cls = model_config_class(arch)
     _add_component(parser, group, cls, lambda: MODELS.get(ARCHITECTURE_MODELS.get(arch, arch)), True)
@@ -270,12 +263,6 @@ def _add_model(parser: argparse.ArgumentParser, arch: str) -> None:
             else:
                 group.add_argument(flag, type=type(default) if default is not None else str, **kwargs)
 
-
-def _add_variants(parser: argparse.ArgumentParser, arch: str, words: list[str]) -> None:
-    """The flags of the variants that ``words`` or the architecture put into the slots of the model."""
-    cls = model_config_class(arch)
-    if cls is None or not slots_of(cls):
-        return
     if isinstance(parser, FairseqParser):
         parser.model_class = cls
     given, _ = parser.parse_known_args(words)
@@ -305,17 +292,11 @@ def _add_component(
 
 
 def _parse_given(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Only what was typed."""
-    saved = [(action, action.default) for action in parser._actions]
-    defaults, parser._defaults = parser._defaults, {}
-    try:
-        for action, _ in saved:
-            action.default = argparse.SUPPRESS
-        return parser.parse_args(words)
-    finally:
-        parser._defaults = defaults
-        for action, default in saved:
-            action.default = default
+    """Only what was typed; the parser's own defaults are gone afterwards."""
+    parser._defaults.clear()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return parser.parse_args(words)
 
 
 def _complete(args: argparse.Namespace) -> None:

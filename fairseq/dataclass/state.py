@@ -8,11 +8,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fairseq.dataclass import legacy
-from fairseq.dataclass.base import GROUPS, component_config_class, field_specs
-from fairseq.dataclass.build import ORDER, build_config, nest, upgrade_args
+from fairseq.dataclass.base import GROUPS, field_specs
+from fairseq.dataclass.build import ORDER, as_plain, build_config, nest, upgrade_args
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.slots import model_specs
 from fairseq.errors import FairseqError
@@ -34,19 +34,9 @@ def config_to_state(cfg: Any) -> dict[str, Any]:
             node = getattr(cfg, section, None)
             if section == "job_logging_cfg" and node is None:
                 continue
-            state[section] = _without_new_defaults(section, _container(node))
+            state[section] = _without_new_defaults(section, copy.deepcopy(as_plain(node, resolve=True)))
     state["bmuf"]["distributed_world_size"] = state["distributed_training"]["distributed_world_size"]
     return state
-
-
-def _container(node: Any) -> Any:
-    if isinstance(node, argparse.Namespace):
-        return dict(vars(node))
-    if OmegaConf.is_config(node):
-        return OmegaConf.to_container(node, resolve=True, enum_to_str=True)
-    if hasattr(node, "__dataclass_fields__"):
-        return {name: _container(getattr(node, name)) for name in field_specs(type(node))}
-    return copy.deepcopy(node)
 
 
 def _without_new_defaults(section: str, node: Any) -> Any:
@@ -65,12 +55,12 @@ def _specs(section: str, node: Mapping[str, Any]) -> dict[str, Any]:
     name = node.get("_name")
     if section in SECTIONS:
         return field_specs(SECTIONS[section])
-    if not isinstance(name, str) or (section != "model" and section not in GROUPS):
+    if not isinstance(name, str) or section not in ("model", *GROUPS):
         return {}
     try:
         if section == "model":
             return model_specs(name, node) or {}
-        cls = component_config_class(section, name)
+        cls = GROUPS[section].config_class(name)
     except FairseqError:
         return {}
     return field_specs(cls) if cls is not None else {}
@@ -92,13 +82,10 @@ def config_from_state(stored: Any, overrides: Mapping[str, Any] | None = None) -
 
 
 def _read_tree(stored: Any) -> dict[str, Any]:
-    if OmegaConf.is_config(stored):
-        stored = OmegaConf.to_container(stored, resolve=False, enum_to_str=True)
     tree: dict[str, Any] = {}
-    for section, node in stored.items():
-        flat = isinstance(node, argparse.Namespace)
-        node = copy.deepcopy(dict(vars(node)) if flat else _container(node))
-        tree[section] = _known_only(section, node) if flat else node
+    for section, node in as_plain(stored).items():
+        own = copy.deepcopy(as_plain(node))
+        tree[section] = _known_only(section, own) if isinstance(node, argparse.Namespace) else own
     return tree
 
 

@@ -87,7 +87,7 @@ def test_its_flags_are_in_the_help() -> None:
     ("words", "message"),
     [
         ("--window-reech 3", "unknown option --window-reech; did you mean --window-reach?"),
-        ("--gated-power 3", "'3' is not one of 1, 2"),
+        ("--gated-power 3", "must be one of 1, 2, but is 3"),
         ("--token-mixer windw", "unknown token mixer 'windw'; did you mean 'window'?"),
         (
             "--token-mixer self_attention",

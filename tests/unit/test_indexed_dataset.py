@@ -118,7 +118,7 @@ def test_positions_beyond_two_gib(tmp_path):
     with open(tmp_path / "d.bin", "wb") as handle:
         handle.truncate(5 * (2**30 - 7) * 2)
     data = MMapIndexedDataset(str(tmp_path / "d"))
-    assert data._index.pointers.tolist() == [i * 2 * (2**30 - 7) for i in range(5)]
+    assert data._pointers.tolist() == [i * 2 * (2**30 - 7) for i in range(5)]
     assert data.read_tokens(4 * 2**30, 4 * 2**30 + 3).tolist() == [0, 0, 0]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq.data.masking import MaskTokensDataset, TokenSampler
+from fairseq.data.masking import MaskTokensDataset, draw_replacements, replacement_table
 from fairseq.data.wrappers import ListDataset
 from fairseq.errors import ConfigError, DataError
 from tests.common import tiny_dictionary
@@ -75,7 +75,7 @@ def test_token_sampler_gives_the_numbers_of_choice(dictionary):
         weights = np.ones(45) if counts is None else np.array(counts, dtype=np.float64)
         weights[:4] = 0
         expected = np.random.RandomState(5).choice(45, 300, p=weights / weights.sum())
-        drawn = TokenSampler.over_dictionary(counts, 45, 4).draw(np.random.RandomState(5), 300)
+        drawn = draw_replacements(np.random.RandomState(5), replacement_table(counts, 45, 4), 300)
         assert drawn.tolist() == expected.tolist() and drawn.min() >= 4
 
 

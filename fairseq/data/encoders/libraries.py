@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -28,29 +29,9 @@ class _TokenizersBPE:
 
     bpe: Any
 
-    def _encode_batch(self, lines: Sequence[str]) -> list[list[int]]:
-        tokenizer = getattr(self.bpe, "_tokenizer", self.bpe)
-        encodings = tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-
-    def encode(self, x: str) -> str:
-        return " ".join(map(str, self._encode_batch([x])[0]))
-
-    def decode(self, x: str) -> str:
-        """Text of decimal ids; ``<unk>`` and ``<mask>`` are kept as they are."""
-        parts: list[str] = []
-        ids: list[int] = []
-        for token in [*x.split(), None]:
-            if token is not None and token not in LITERAL:
-                ids.append(int(token))
-                continue
-            parts.append(self.bpe.decode(ids, skip_special_tokens=False) if ids else "")
-            parts.append(token or "")
-            ids = []
-        return "".join(parts)
-
-    def is_beginning_of_word(self, x: str) -> bool:
-        return self.decode(x).startswith(" ")
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return getattr(self.bpe, "_tokenizer", self.bpe)
 
     @functools.cached_property
     def symbols(self) -> list[str]:
@@ -58,12 +39,29 @@ class _TokenizersBPE:
         return [str(idx) for idx in range(max(ids, default=-1) + 1)]
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
-        return id_arrays(self._encode_batch(lines))
+        encodings = self._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
+        return id_arrays([encoding.ids for encoding in encodings])
+
+    def encode(self, x: str) -> str:
+        return " ".join(self.encode_with_offsets(x)[0])
 
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
-        """Ids and the characters of each."""
-        encoding = getattr(self.bpe, "_tokenizer", self.bpe).encode(x, add_special_tokens=False)
-        return [str(idx) for idx in encoding.ids], encoding.offsets
+        """Symbols and the characters of each."""
+        encoding = self._tokenizer.encode(x, add_special_tokens=False)
+        return [self.symbols[idx] for idx in encoding.ids], encoding.offsets
+
+    def decode(self, x: str) -> str:
+        """Text of decimal ids; ``<unk>`` and ``<mask>`` are kept as they are."""
+        parts: list[str] = []
+        for literal, tokens in itertools.groupby(x.split(), LITERAL.__contains__):
+            if literal:
+                parts += tokens
+            else:
+                parts.append(self.bpe.decode([int(token) for token in tokens], skip_special_tokens=False))
+        return "".join(parts)
+
+    def is_beginning_of_word(self, x: str) -> bool:
+        return self.decode(x).startswith(" ")
 
 
 @BPES.register("hf_byte_bpe", dataclass=HuggingFaceByteLevelBPEConfig)
@@ -114,7 +112,7 @@ class HuggingFaceTokenizer(_TokenizersBPE):
 
 
 @BPES.register("bert", dataclass=BertBPEConfig)
-class BertBPE:
+class BertBPE(_TokenizersBPE):
     """BERT's word pieces; the symbols are the pieces, ``##`` marking those inside a word."""
 
     def __init__(self, cfg: Any) -> None:
@@ -129,9 +127,6 @@ class BertBPE:
         by_id = {idx: piece for piece, idx in self.bpe.get_vocab().items()}
         self.symbols = [by_id.get(idx, "") for idx in range(max(by_id, default=-1) + 1)]
 
-    def encode(self, x: str) -> str:
-        return " ".join(self.bpe.encode(x, add_special_tokens=False).tokens)
-
     def decode(self, x: str) -> str:
         """Pieces joined, and the spaces before punctuation and contractions closed up."""
         text = x.replace(" ##", "").strip()
@@ -140,15 +135,6 @@ class BertBPE:
 
     def is_beginning_of_word(self, x: str) -> bool:
         return not x.startswith("##")
-
-    def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
-        encodings = self.bpe._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
-        return id_arrays([encoding.ids for encoding in encodings])
-
-    def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
-        """Pieces and the characters of each."""
-        encoding = self.bpe.encode(x, add_special_tokens=False)
-        return encoding.tokens, encoding.offsets
 
 
 _SPACE = "\u2581"
@@ -162,7 +148,9 @@ class SentencepieceBPE:
     def __init__(self, cfg: Any) -> None:
         path = required_file(cfg, "sentencepiece_model", "sentencepiece")
         self.enable_sampling = bool(getattr(cfg, "sentencepiece_enable_sampling", False))
-        self.alpha = getattr(cfg, "sentencepiece_alpha", None)
+        alpha = getattr(cfg, "sentencepiece_alpha", None)
+        sampling = {"enable_sampling": True} | ({} if alpha is None else {"alpha": alpha})
+        self._options: dict[str, Any] = sampling if self.enable_sampling else {}
         self.sp = sentencepiece.SentencePieceProcessor()
         try:
             self.sp.Load(path)
@@ -171,14 +159,8 @@ class SentencepieceBPE:
         self.symbols = [self.sp.IdToPiece(idx) for idx in range(len(self.sp))]
         self._index = {piece: idx for idx, piece in enumerate(self.symbols)}
 
-    def _options(self) -> dict[str, Any]:
-        if not self.enable_sampling:
-            return {}
-        alpha = {} if self.alpha is None else {"alpha": self.alpha}
-        return {"enable_sampling": True, **alpha}
-
     def encode(self, x: str) -> str:
-        return " ".join(self.sp.encode(x, out_type=str, **self._options()))
+        return " ".join(self.sp.encode(x, out_type=str, **self._options))
 
     def decode(self, x: str) -> str:
         return x.replace(" ", "").replace(_SPACE, " ").strip()
@@ -188,7 +170,7 @@ class SentencepieceBPE:
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         """Local ids; a character outside the model is a symbol of its own, as in `encode`, not the unk piece."""
-        rows: list[list[int]] = self.sp.encode(list(lines), out_type=int, num_threads=1, **self._options())
+        rows: list[list[int]] = self.sp.encode(list(lines), out_type=int, num_threads=1, **self._options)
         unk = self.sp.unk_id()
         for i, row in enumerate(rows):
             if unk in row or self.enable_sampling:
@@ -199,9 +181,9 @@ class SentencepieceBPE:
         """Pieces and the characters of each, before the model's normalization."""
         encode: Any = self.sp.encode
         try:
-            found = encode(x, out_type="offset_mapping", **self._options())
+            found = encode(x, out_type="offset_mapping", **self._options)
         except (ValueError, RuntimeError):  # releases before 0.2.2
-            proto = encode(x, out_type="immutable_proto", **self._options())
+            proto = encode(x, out_type="immutable_proto", **self._options)
             return [piece.piece for piece in proto.pieces], [(piece.begin, piece.end) for piece in proto.pieces]
         return found["pieces"], found["offsets"]
 

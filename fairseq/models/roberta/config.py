@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fairseq.dataclass.base import FairseqDataclass, option
-from fairseq.dataclass.legacy import carried
+from fairseq.dataclass.base import FairseqDataclass, carried, option
+from fairseq.dataclass.legacy import OUT_OF_SCOPE
 from fairseq.dataclass.slots import Variant
 from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, LM_HEADS, POSITIONS, TOKEN_MIXERS
 
+_OLD = OUT_OF_SCOPE["model"]
 ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused")
 POOLINGS = ("first", "mean", "masked_mean")
 ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear")
@@ -59,7 +60,7 @@ class RobertaConfig(FairseqDataclass):
     encoder_learned_pos: bool = option(True, "learned positions; otherwise sinusoidal ones")
     no_token_positional_embeddings: bool = option(False, "no position embedding")
     no_scale_embedding: bool = option(True, "do not multiply the token embeddings by the root of the encoder width")
-    adaptive_input: bool = carried("model", "adaptive_input")
+    adaptive_input: bool = carried(*_OLD["adaptive_input"])
 
     # Slots: each names a registered variant, whose own options then join this section. The settings that follow are the
     # older spelling of the variants that the original has, which is what files of these keep.
@@ -113,14 +114,14 @@ class RobertaConfig(FairseqDataclass):
     min_params_to_wrap: int = option(100_000_000, "fully sharded training: wrap layers with at least this many weights")
 
     # Carried by old files
-    quant_noise_pq: float | int = carried("model", "quant_noise_pq")
-    quant_noise_pq_block_size: int = carried("model", "quant_noise_pq_block_size")
-    quant_noise_scalar: float | int = carried("model", "quant_noise_scalar")
-    mha_reg_scale_factor: float = carried("model", "mha_reg_scale_factor")
-    ffn_reg_scale_factor: float = carried("model", "ffn_reg_scale_factor")
-    mha_heads_to_keep: int = carried("model", "mha_heads_to_keep")
-    ffn_blocks_to_remove: int = carried("model", "ffn_blocks_to_remove")
-    encoder_xformers_att_config: str | None = carried("model", "encoder_xformers_att_config")
+    quant_noise_pq: float | int = carried(*_OLD["quant_noise_pq"])
+    quant_noise_pq_block_size: int = carried(*_OLD["quant_noise_pq_block_size"])
+    quant_noise_scalar: float | int = carried(*_OLD["quant_noise_scalar"])
+    mha_reg_scale_factor: float = carried(*_OLD["mha_reg_scale_factor"])
+    ffn_reg_scale_factor: float = carried(*_OLD["ffn_reg_scale_factor"])
+    mha_heads_to_keep: int = carried(*_OLD["mha_heads_to_keep"])
+    ffn_blocks_to_remove: int = carried(*_OLD["ffn_blocks_to_remove"])
+    encoder_xformers_att_config: str | None = carried(*_OLD["encoder_xformers_att_config"])
     export: bool = option(False, "ignored: kept because old files carry it")
 
     def __post_init__(self) -> None:
