@@ -37,20 +37,20 @@ _SPACE = "\u2581"  # how sentence pieces write a space
 class Sample:
     """The first `LINES` texts of ``path``; `check` refuses what would train on nonsense without a sign of it."""
 
-    def __init__(self, path: Path, dictionary: Dictionary, encodes: bool) -> None:
-        self._path, self._dictionary, self._encodes = path, dictionary, encodes
+    def __init__(self, path: Path, dictionary: Dictionary, bpe: Any) -> None:
+        self._path, self._dictionary, self._bpe = path, dictionary, bpe
         self._lines: list[str] = []
 
     def add(self, line: str) -> None:
         if len(self._lines) < LINES and line.strip():
             self._lines.append(line)
 
-    def check(self, bpe: Any) -> None:
+    def check(self) -> None:
         """Raises DataError for text that is encoded twice or never, and for a dictionary of another encoder."""
         words = [word for line in self._lines for word in line.split()]
         if len(words) < _LEAST:
             return
-        if not self._encodes:
+        if self._bpe is None:
             if self._unknown(words) >= 0.9:
                 raise DataError(
                     f"{self._path}: {self._unknown(words):.0%} of the words are not in the dictionary, so this is raw"
@@ -63,7 +63,7 @@ class Sample:
                 f"{self._path} consists of {what}, so it is encoded already and --bpe would encode it twice;"
                 " leave --bpe out, or give the raw text"
             )
-        pieces = [piece for line in self._lines for piece in bpe.encode(line.strip()).split()]
+        pieces = [piece for line in self._lines for piece in self._bpe.encode(line.strip()).split()]
         if pieces and self._unknown(pieces) >= 0.9:
             raise DataError(
                 f"{self._path}: {self._unknown(pieces):.0%} of the pieces that --bpe makes are not in the dictionary;"
@@ -228,7 +228,7 @@ class _Texts:
     def add(self, split: Split, notes: list[str]) -> SplitSummary:
         """Write the columns of ``split``."""
         summary = SplitSummary(split.name, split.path)
-        sample = Sample(split.path, self._job.dictionary, self._job.settings is not None)
+        sample = Sample(split.path, self._job.dictionary, self._job.bpe)
         empty: list[str] = []
         with ExitStack() as stack:
             handles: list[Any] = []
@@ -251,7 +251,7 @@ class _Texts:
                 summary.rows += 1
         if not summary.rows:
             raise DataError(f"{split.path} has no examples")
-        sample.check(self._job.bpe)
+        sample.check()
         if empty:
             notes.append(f"{len(empty)} examples of {split.name} have an empty text, the first in {empty[0]}")
         return summary
@@ -316,7 +316,7 @@ def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> N
     labelled = [split for split in written.splits if split.labels]
     if not labelled and job.label_dictionary is None:
         return
-    dictionary = job.label_dictionary or _count_classes(labelled[0])
+    dictionary = job.label_dictionary or count_classes(labelled[0].labels)
     if labelled and labelled[0].name != "train" and job.label_dictionary is None:
         written.notes.append(
             f"there is no training split, so classes are numbered by their frequency in {labelled[0].path};"
@@ -343,12 +343,13 @@ def _is_padding(word: str) -> bool:
     return word.startswith("madeupword")
 
 
-def _count_classes(split: SplitSummary) -> Dictionary:
+def count_classes(labels: Counter[str], padding_factor: int = 8) -> Dictionary:
+    """The dictionary of the classes in ``labels`` (each one class, or several with spaces between them)."""
     dictionary = Dictionary()
-    for label, count in split.labels.items():
+    for label, count in labels.items():
         for name in label.split():
             dictionary.add_symbol(name, count)
-    dictionary.finalize(threshold=0)
+    dictionary.finalize(padding_factor=padding_factor)
     return dictionary
 
 
