@@ -14,8 +14,8 @@ A batch: ``{"id" (B), "net_input1" ... "net_inputK": {"src_tokens" (B, T), "src_
 
 from __future__ import annotations
 
-import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders import build_bpe
 from fairseq.data.wrappers import ListDataset, PrependTokenDataset, RawLabelDataset, TruncateDataset
 from fairseq.errors import DataError
+from fairseq.finetune.choices import read_questions
 from fairseq.finetune.sentences import (
     check_not_empty,
     check_same_length,
@@ -130,13 +131,11 @@ class MultipleChoiceTask(SentenceRankingTask):
         bpe = build_bpe(self.bpe_config)
         choices: list[list[torch.Tensor]] = [[] for _ in range(self.cfg.num_classes)]
         labels: list[int] = []
-        with open(path, encoding="utf-8") as handle:
-            for number, line in enumerate(handle, start=1):
-                question, answers, label = _question(line, self.cfg.num_classes, f"{path}: line {number}")
-                stem = self._encode(bpe, f"Q: {question}")
-                for items, answer in zip(choices, answers, strict=True):
-                    items.append(torch.cat([stem, self._encode(bpe, f"A: {answer}")]))
-                labels += [] if label is None else [label]
+        for example in read_questions(Path(path), self.cfg.num_classes):
+            stem, *answers = (self._encode(bpe, text) for text in example.texts)
+            for items, answer in zip(choices, answers, strict=True):
+                items.append(torch.cat([stem, answer]))
+            labels += [] if example.label is None else [int(example.label)]
         if not choices[0]:
             raise DataError(f"{path} holds no questions")
         if len(labels) not in (0, len(choices[0])):
@@ -151,22 +150,3 @@ class MultipleChoiceTask(SentenceRankingTask):
 @register_task("commonsense_qa", dataclass=CommonsenseQAConfig)
 class CommonsenseQATask(MultipleChoiceTask):
     """``multiple_choice`` under its old name, with five choices."""
-
-
-def _question(line: str, num_classes: int, where: str) -> tuple[str, list[str], int | None]:
-    """Question, answers and the index of the right one (None without ``answerKey``) of a line of CommonsenseQA."""
-    try:
-        entry = json.loads(line)
-        question = str(entry["question"]["stem"])
-        answers = [str(choice["text"]) for choice in entry["question"]["choices"]]
-        key = entry.get("answerKey") or None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{where} is not a question with stem and choices, as CommonsenseQA's files have it") from None
-    if len(answers) != num_classes:
-        raise DataError(f"{where} has {len(answers)} choices, but num_classes is {num_classes}")
-    if key is None:
-        return question, answers, None
-    label = ord(key) - ord("A") if isinstance(key, str) and len(key) == 1 else -1
-    if not 0 <= label < num_classes:
-        raise DataError(f"{where}: answerKey {key!r} names none of the {num_classes} choices")
-    return question, answers, label

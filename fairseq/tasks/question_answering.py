@@ -16,6 +16,7 @@ from torch import Tensor
 from fairseq.criterions.scores import squad_score
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DataError
+from fairseq.finetune.sentences import check_ids
 from fairseq.finetune.spans import (
     Decision,
     Questions,
@@ -68,7 +69,7 @@ class QuestionAnsweringTask(SentenceTask):
         """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
         source = load_squad(self.cfg.data, split)
         for name, pieces in (("input0", source.questions), ("input1", source.contexts)):
-            self.check_ids(name, split, pieces)
+            check_ids(f"{self.cfg.data}/{name}/{split}", pieces, self.dictionary)
         unanswered = next((record for record in source.records if not record.answers), None)
         if unanswered is not None and not self.cfg.allow_no_answer and "test" not in split:
             raise DataError(

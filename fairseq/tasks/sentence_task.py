@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 from fairseq.data.concat_dataset import ConcatSentencesDataset
 from fairseq.data.datasets import NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.sampling import GroupByLengthDataset
+from fairseq.data.sampling import GroupByLengthDataset, SortDataset
 from fairseq.data.wrappers import (
     IdDataset,
     NumelDataset,
@@ -31,13 +31,11 @@ from fairseq.data.wrappers import (
     maybe_shorten_dataset,
 )
 from fairseq.dataclass.base import is_interpolation
-from fairseq.errors import ConfigError, DataError, DataNotFoundError
+from fairseq.errors import ConfigError, DataNotFoundError
 from fairseq.finetune.sentences import (
     check_not_empty,
     check_same_length,
     class_labels,
-    highest_id,
-    in_random_order,
     load_dictionary,
     load_sentences,
     model_input,
@@ -45,6 +43,7 @@ from fairseq.finetune.sentences import (
     require_sentences,
 )
 from fairseq.finetune.words import WindowDataset
+from fairseq.rng import legacy_permutation
 from fairseq.tasks.configs import SentencePredictionConfig
 from fairseq.tasks.fairseq_task import FairseqTask, register_task
 
@@ -111,16 +110,10 @@ class SentenceTask(FairseqTask):
         """``dataset`` in the order in which batches are cut: by length if asked for, else at random (or not at all)."""
         if getattr(self.cfg, "group_by_length", False):
             return GroupByLengthDataset(dataset, sizes, self.seed)
-        return in_random_order(dataset, self.seed, self.cfg.no_shuffle)
-
-    def check_ids(self, name: str, split: str, pieces: Any) -> None:
-        """Raise DataError when ``pieces``, those of ``DATA/name/split``, have ids that the dictionary lacks."""
-        highest = highest_id(pieces)
-        if highest >= len(self.dictionary):
-            raise DataError(
-                f"{self.cfg.data}/{name}/{split} holds the id {highest}, but the dictionary has only "
-                f"{len(self.dictionary)} symbols: it was preprocessed with another dict.txt"
-            )
+        if self.cfg.no_shuffle:
+            return dataset
+        # Drawn from the seed, the same for every split and epoch.
+        return SortDataset(dataset, sort_order=[legacy_permutation(len(dataset), self.seed)])
 
     def windows_of(self, split: str) -> Any:
         """The `WindowDataset` of ``split``, without what orders it."""

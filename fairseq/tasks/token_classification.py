@@ -19,7 +19,7 @@ from fairseq.criterions.entity_scores import accuracy, entity_scores
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError
 from fairseq.finetune.conll import load_conll, read_columns
-from fairseq.finetune.sentences import load_dictionary
+from fairseq.finetune.sentences import check_ids, load_dictionary
 from fairseq.finetune.words import TokenLabelsDataset, unlabelled, word_labels
 from fairseq.tasks.configs import TokenClassificationConfig
 from fairseq.tasks.fairseq_task import register_task
@@ -64,7 +64,7 @@ class TokenClassificationTask(SentenceTask):
     ) -> Any:
         """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
         source = load_conll(self.cfg.data, split, self.label_dictionary)
-        self.check_ids("input0", split, source.pieces)
+        check_ids(f"{self.cfg.data}/input0/{split}", source.pieces, self.dictionary)
         dataset = TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions, split)
         logger.info("Loaded %s with #samples: %d (%d sentences)", split, len(dataset), len(source.pieces))
         self.datasets[split] = self.ordered(dataset, dataset.sizes)
