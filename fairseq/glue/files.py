@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,10 +14,7 @@ from typing import Any
 
 from fairseq.errors import ConfigError
 
-try:
-    import fcntl
-except ImportError:  # not on Windows: there, nobody watches over two commands in one directory
-    fcntl = None  # type: ignore[assignment]
+PATIENCE = 10.0  # seconds
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -39,16 +37,16 @@ def fingerprint(value: Any) -> str:
 
 
 @contextmanager
-def claimed(directory: Path, patience: float = 10.0) -> Iterator[int]:
+def claimed(directory: Path) -> Iterator[int]:
     """Hold ``directory`` for this process; yields a descriptor that children inherit, which keeps it held until they end.
 
-    Raises ConfigError when another process still holds it after ``patience`` seconds.
+    Raises ConfigError when another process still holds it after `PATIENCE`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        end = time.monotonic() + patience
-        while fcntl is not None:
+        end = time.monotonic() + PATIENCE
+        while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ""
 
 
-def by_task(results: Sequence[Result]) -> dict[str, list[Result]]:
+def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Grouped, tasks in order of appearance."""
     found: dict[str, list[Result]] = {}
     for result in results:
