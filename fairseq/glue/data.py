@@ -191,11 +191,5 @@ class Preparation:
 
 
 def _task_data(path: Path, stored: dict[str, Any]) -> TaskData:
-    return TaskData(
-        stored["identity"]["task"],
-        path,
-        fingerprint(stored["identity"]),
-        stored["rows"],
-        stored["labels"],
-        stored["notes"],
-    )
+    identity = stored["identity"]
+    return TaskData(identity["task"], path, fingerprint(identity), stored["rows"], stored["labels"], stored["notes"])
