@@ -10,6 +10,7 @@ cuts, beside WNLI and the diagnostic set (AX), which it leaves out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -209,8 +210,6 @@ def _plain(name: str) -> str:
 
 def task_directory(data_dir: Path, task: GlueTask) -> Path | None:
     """Where the files of ``task`` are: a folder of its name in ``data_dir``, or ``data_dir``; None when they are not."""
-    if not data_dir.is_dir():
-        raise DataNotFoundError(f"directory not found: {data_dir}; it should hold GLUE's folders (CoLA, RTE, ...)")
     names = {_plain(task.name), "diagnostic"} if task.name == "AX" else {_plain(task.name)}
     folders = [folder for folder in sorted(data_dir.iterdir()) if folder.is_dir() and _plain(folder.name) in names]
     for folder in folders:
@@ -247,13 +246,11 @@ def write_glue(job: Job) -> Written:
     splits = list(reader.splits()) or list(glue_splits(folder, job.settings is not None, reader.label))
     kind = VALUES if task.regression else CLASSES
     written = write_layout(job, splits, kind, keep_empty=task.empty_texts)
-    missing = {split.name for split in task.splits} - {split.name for split in splits}
-    for split in task.splits:
-        if split.name in missing:
-            written.notes.append(f"{folder} has no {split.files[0]}, so there is no {split.name}")
-    written.notes += [
-        f"{path}: {count} rows with too few columns are left out" for path, count in reader.dropped.items()
-    ]
+    found = {split.name for split in splits}
+    lacking = [split for split in task.splits if split.name not in found]
+    written.notes += [f"{folder} has no {split.files[0]}, so there is no {split.name}" for split in lacking]
+    dropped = reader.dropped.items()
+    written.notes += [f"{path}: {count} rows with too few columns are left out" for path, count in dropped]
     if task.trains:
         written.train_with = prediction_flags(task.num_classes, kind)
     return written
@@ -264,7 +261,7 @@ class _Reader:
 
     def __init__(self, task: GlueTask, folder: Path) -> None:
         self.task, self.folder = task, folder
-        self.dropped: dict[Path, int] = {}
+        self.dropped: Counter[Path] = Counter()
 
     def label(self, text: str, where: str) -> str:
         if self.task.regression:
@@ -301,7 +298,7 @@ class _Reader:
                     continue
             if len(fields) != columns:
                 if self.task.name == "QQP" and split.label:  # as the original's script does
-                    self.dropped[path] = self.dropped.get(path, 0) + 1
+                    self.dropped[path] += 1
                     continue
                 raise DataError(f"{place(path, line)} has {len(fields)} columns, but the file has {columns}")
             if wanted is not None and ((fields[1], fields[2]) in dev_ids) != wanted:

@@ -20,6 +20,7 @@ from torch import Tensor
 from fairseq.data.concat_dataset import ConcatSentencesDataset
 from fairseq.data.wrappers import ListDataset, PrependTokenDataset, TruncateDataset
 from fairseq.errors import DataError
+from fairseq.finetune.layout import CHOICES, CLASSES, SETS, VALUES
 from fairseq.finetune.sentences import (
     check_not_empty,
     check_same_length,
@@ -30,8 +31,6 @@ from fairseq.finetune.sentences import (
 from fairseq.finetune.spans import Decision, Questions, answer_text, best_answers
 from fairseq.tasks.choices import SentenceRankingTask
 from fairseq.tasks.sentence_task import MASK, SentencePredictionTask
-
-CLASSES, SETS, VALUES, CHOICES = "classes", "sets", "values", "choices"
 
 
 @dataclass(frozen=True)

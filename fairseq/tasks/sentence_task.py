@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
@@ -74,7 +75,10 @@ class SentenceTask(FairseqTask):
     @classmethod
     def load_input_dictionary(cls, cfg: Any, *folders: str) -> Dictionary:
         """The dictionary of the first of ``folders`` in the data directory that has one, with ``<mask>`` unless omitted."""
-        check_data_directory(cfg.data)
+        if not os.path.isdir(cfg.data):
+            raise DataNotFoundError(
+                f"data directory not found: {cfg.data}; give the directory that holds input0 and label"
+            )
         paths = [os.path.join(cfg.data, folder, "dict.txt") for folder in folders]
         path = next((path for path in paths if os.path.isfile(path)), paths[0])
         dictionary = load_dictionary(path, None if omits_mask(cfg) else MASK)
@@ -124,10 +128,7 @@ class SentenceTask(FairseqTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The model, made for ``max_positions`` of the task, with the task's head."""
-        if isinstance(cfg, DictConfig):
-            with open_dict(cfg):
-                cfg.max_positions = self.cfg.max_positions
-        else:
+        with open_dict(cfg) if isinstance(cfg, DictConfig) else nullcontext():
             cfg.max_positions = self.cfg.max_positions
         model = super().build_model(cfg, from_checkpoint)
         self.add_head(model)
@@ -172,12 +173,6 @@ class SentenceTask(FairseqTask):
 def omits_mask(cfg: Any) -> bool:
     """Whether ``<mask>`` stays out of the dictionary; the option had another name before October 2022."""
     return bool(getattr(cfg, "omit_mask", False) or getattr(cfg, "omit_mask_and_pad", False))
-
-
-def check_data_directory(data: str) -> None:
-    """Raise DataNotFoundError when there is no directory ``data``."""
-    if not os.path.isdir(data):
-        raise DataNotFoundError(f"data directory not found: {data}; give the directory that holds input0 and label")
 
 
 def check_num_classes(cfg: Any, what: str) -> None:
