@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ from fairseq.finetune import glue_files
 from fairseq.finetune.glue_files import GlueTask
 from fairseq.finetune.layout import Job
 from fairseq.finetune.reading import first_existing
-from fairseq.glue.files import fingerprint, write_json
+from fairseq.glue.files import fingerprint, read_json, write_json
 from fairseq.glue.pretrained import PretrainedModel, digest
 
 NOT_IN_ALL = ("WNLI",)  # as in the original: its development set misleads, but it can be asked for by name
@@ -128,11 +127,8 @@ class Preparation:
     def find(self, task: GlueTask) -> TaskData | None:
         """The data that is there already, if it was made from the same."""
         path = self.out / task.name
-        try:
-            stored = json.loads((path / "data.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return _task_data(path, stored) if stored["identity"] == self.identity(task) else None
+        stored = read_json(path / "data.json")
+        return _task_data(path, stored) if stored and stored["identity"] == self.identity(task) else None
 
     def make(self, task: GlueTask) -> TaskData:
         """Preprocess ``task``; the directory appears at once and in full."""

@@ -154,9 +154,7 @@ def make(
         for task in order:
             source = recipes[task].start_from
             for point in recipes[task].points():
-                after = None
-                if source in by_task:
-                    after = runs[source, recipes[source].points()[0], seed]
+                after = runs[source, recipes[source].points()[0], seed] if source in by_task else None
                 runs[task, point, seed] = _run(recipes[task], start, by_task[task], point, seed, limits, after)
     for first in {run.task: run for run in reversed(runs.values())}.values():
         _check(first)
@@ -169,13 +167,11 @@ def _order(recipes: Mapping[str, TaskRecipe], notes: list[str]) -> list[str]:
     absent: dict[str, list[str]] = {}
     for task, recipe in recipes.items():
         source = recipe.start_from
-        if source is None:
-            continue
-        if source in recipes:
+        if source is not None and source in recipes:
             if recipes[source].start_from in recipes:
                 raise ConfigError(f"{task} starts from {source}, which itself starts from another task; one step only")
             order += [source] if source not in order else []
-        else:
+        elif source is not None:
             absent.setdefault(source, []).append(task)
     notes += [
         f"By the recipe {', '.join(tasks)} would start from the model of {source}, which is not among the tasks here; "

@@ -32,9 +32,8 @@ class Report:
 
     def ordered(self) -> list[Result]:
         """Results task by task, in the order of ``data``, whatever order the runs had."""
-        tasks = list(self.data)
-        place = {run: number for number, run in enumerate(self.planned)}
-        return sorted(self.results.values(), key=lambda r: (tasks.index(r.run.task), place[r.run]))
+        runs = [run for task in self.data for run in self.planned if run.task == task]
+        return [self.results[run] for run in runs if run in self.results]
 
     def lines(self) -> list[Line]:
         grouped = by_task(self.ordered())

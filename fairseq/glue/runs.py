@@ -6,7 +6,6 @@ when it is done and ``model.pt`` when its model is kept.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ import yaml
 from fairseq.errors import TrainingError
 from fairseq.glue import scores
 from fairseq.glue.data import TaskData
-from fairseq.glue.files import replace_text, write_json
+from fairseq.glue.files import read_json, replace_text, write_json
 from fairseq.glue.plan import Plan, Request, Run
 from fairseq.glue.pretrained import PretrainedModel
 from fairseq.glue.scores import Result
@@ -157,7 +156,7 @@ class Execution:
     def _start(self, run: Run, slot: int) -> _Child:
         where = self.directory(run)
         settings = where / "settings.json"
-        goes_on = self.request.resumable and _read(settings) == json.loads(json.dumps(run.settings()))
+        goes_on = self.request.resumable and read_json(settings) == json.loads(json.dumps(run.settings()))
         if not goes_on:
             shutil.rmtree(where, ignore_errors=True)
         where.mkdir(parents=True, exist_ok=True)
@@ -232,12 +231,6 @@ class _Child:
     process: subprocess.Popen[bytes]
     slot: int
     started: float
-
-
-def _read(path: Path) -> Any:
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
-    return None
 
 
 def _end(children: list[_Child]) -> None:

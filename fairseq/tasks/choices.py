@@ -86,14 +86,12 @@ class SentenceRankingTask(SentenceTask):
     def keep_choices(self, split: str, sequences: list[Any], target: Any) -> Any:
         """Make the dataset of ``split`` from the sequences of every candidate; batches follow the longest of them."""
         sequences = [self.shorten(tokens, split) for tokens in sequences]
-        members: dict[str, Any] = {
+        members = {
             f"net_input{k}": model_input(tokens, self.dictionary, self.token_types)
             for k, tokens in enumerate(sequences, start=1)
         }
-        if target is not None:
-            members["target"] = target
         longest = np.maximum.reduce([np.asarray(tokens.sizes) for tokens in sequences])
-        return self.keep(split, members, sequences[0], longest)
+        return self.keep(split, members, target, sequences[0], longest)
 
     def add_head(self, model: Any) -> None:
         name = followed(getattr(self.cfg, "ranking_head_name", None), "sentence_classification_head")
@@ -112,9 +110,17 @@ class MultipleChoiceTask(SentenceRankingTask):
         path = os.path.join(self.cfg.data, f"{split}.jsonl")
         if not os.path.isfile(path):
             return super().load_dataset(split, epoch, combine, task_cfg, **kwargs)
-        choices, labels = self._read_questions(path)
+        examples = list(read_questions(Path(path), self.cfg.num_classes))
+        labels = [int(example.label) for example in examples if example.label is not None]
+        if not examples:
+            raise DataError(f"{path} holds no questions")
+        if len(labels) not in (0, len(examples)):
+            raise DataError(f"{path}: only {len(labels)} of its {len(examples)} questions have an answerKey")
+        bpe = build_bpe(self.bpe_config)
+        rows = [[self._encode(bpe, text) for text in example.texts] for example in examples]  # question, then answers
         sequences = []
-        for items in choices:
+        for choice in range(1, self.cfg.num_classes + 1):
+            items = [torch.cat([row[0], row[choice]]) for row in rows]
             sizes = np.array([len(item) for item in items])
             sequences.append(PrependTokenDataset(ListDataset(items, sizes), self.cfg.init_token))
         return self.keep_choices(split, sequences, RawLabelDataset(labels) if labels else None)
@@ -125,22 +131,6 @@ class MultipleChoiceTask(SentenceRankingTask):
         return ConcatSentencesDataset(
             PrependTokenDataset(context, self.cfg.init_token), PrependTokenDataset(option, self.cfg.separator_token)
         )
-
-    def _read_questions(self, path: str) -> tuple[list[list[torch.Tensor]], list[int]]:
-        """Ids of question and answer, for every choice a list over the questions; and the labels, if there are any."""
-        bpe = build_bpe(self.bpe_config)
-        choices: list[list[torch.Tensor]] = [[] for _ in range(self.cfg.num_classes)]
-        labels: list[int] = []
-        for example in read_questions(Path(path), self.cfg.num_classes):
-            stem, *answers = (self._encode(bpe, text) for text in example.texts)
-            for items, answer in zip(choices, answers, strict=True):
-                items.append(torch.cat([stem, answer]))
-            labels += [] if example.label is None else [int(example.label)]
-        if not choices[0]:
-            raise DataError(f"{path} holds no questions")
-        if len(labels) not in (0, len(choices[0])):
-            raise DataError(f"{path}: only {len(labels)} of its {len(choices[0])} questions have an answerKey")
-        return choices, labels
 
     def _encode(self, bpe: Any, text: str) -> torch.Tensor:
         pieces = text if bpe is None else bpe.encode(text)

@@ -95,12 +95,14 @@ class SentenceTask(FairseqTask):
             tokens, split, cfg.shorten_data_split_list, cfg.shorten_method, cfg.max_positions, self.seed
         )
 
-    def keep(self, split: str, members: dict[str, Any], counted: Any, sizes: Any) -> Any:
-        """Make ``members`` the dataset of ``split``, with ids and the counts of sentences and of ``counted`` tokens."""
+    def keep(self, split: str, inputs: dict[str, Any], target: Any, counted: Any, sizes: Any) -> Any:
+        """Make ``inputs`` and ``target`` (None: not known) the dataset of ``split``, with ids and the counts of sentences
+        and of ``counted`` tokens."""
         nested = NestedDictionaryDataset(
             {
                 "id": IdDataset(),
-                **members,
+                **inputs,
+                **({} if target is None else {"target": target}),
                 "nsentences": NumSamplesDataset(),
                 "ntokens": NumelDataset(counted, reduce=True),
             },
@@ -240,11 +242,8 @@ class SentencePredictionTask(SentenceTask):
         net_input = model_input(tokens, self.dictionary, self.token_types)
         if cfg.add_prev_output_tokens:
             net_input["prev_output_tokens"] = RightPadDataset(RollDataset(tokens, 1), pad_idx=self.dictionary.pad())
-        members = {"net_input": net_input}
         target = self._targets(split, len(tokens), combine)
-        if target is not None:
-            members["target"] = target
-        return self.keep(split, members, tokens, tokens.sizes)
+        return self.keep(split, {"net_input": net_input}, target, tokens, tokens.sizes)
 
     def join(self, first: Any, second: Any = None) -> Any:
         """The sequences of the examples, before they are shortened."""
