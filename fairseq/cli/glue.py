@@ -103,8 +103,8 @@ def main(args: argparse.Namespace, command: str = PROGRAM) -> None:
     """Do what ``args`` asks for; ``command`` is shown above the table."""
     # Imported here so that --help and mistakes on the command line do not wait for torch.
     from fairseq.dataclass.user_module import import_user_module
-    from fairseq.glue.campaign import Request, run
-    from fairseq.glue.plan import Limits
+    from fairseq.glue.campaign import run
+    from fairseq.glue.plan import Limits, Request
 
     import_user_module(args)
     out = Path(args.out)

@@ -240,11 +240,11 @@ def _check_encoding(path: str, rows: Sequence[Sequence[str]], hub: Any) -> None:
     from fairseq.finetune.layout import Sample
 
     shown = Path("standard input" if path == "-" else path)
-    sample = Sample(shown, hub.task.source_dictionary, hub.bpe is not None)
+    sample = Sample(shown, hub.task.source_dictionary, hub.bpe)
     for texts in rows:
         for text in texts:
             sample.add(text)
-    sample.check(hub.bpe)
+    sample.check()
 
 
 class Writer:

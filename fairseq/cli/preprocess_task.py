@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
     if args.workers < 1:
         raise ConfigError(f"--workers must be at least 1, but is {args.workers}")
     data_dir = Path(args.data_dir)
-    if not data_dir.exists():
+    if not data_dir.is_dir():
         raise DataNotFoundError(f"directory not found: {data_dir} (given as --data-dir)")
     name, _, variant = args.task.partition("/")
     if name not in FORMATS and not variant:

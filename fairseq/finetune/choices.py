@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from fairseq.finetune.reading import (
     place,
     read_json,
     read_lines,
-    required_directory,
     squeeze,
 )
 
@@ -49,35 +49,34 @@ def write_files(
 
     Raises DataNotFoundError when it has none of them.
     """
-    required_directory(job.data_dir, " and ".join(names[0] for names in files.values()))
     known = ", ".join(name for names in files.values() for name in names)
     found = find_splits(job.data_dir, files, f"none of {known}")
-    splits = [Split(name, path, read(path)) for name, path in found.items()]
+    splits = [Split(name, path, map(_squeezed, read(path))) for name, path in found.items()]
     return write_choices(job, splits, candidates, "--task multiple_choice --context-first")
 
 
-def letter(answer: Any, candidates: int, path: Path, line: int) -> str:
+def _squeezed(example: Example) -> Example:
+    return replace(example, texts=tuple(map(squeeze, example.texts)))
+
+
+def letter(answer: Any, candidates: int, where: str) -> str:
     """The number of the answer ``A``, ``B``, ... as text."""
     known = [chr(ord("A") + k) for k in range(candidates)]
-    if answer not in known:
-        raise DataError(f"{place(path, line)}: unknown answer {answer!r}; expected one of {', '.join(known)}")
-    return str(known.index(answer))
+    return str(known.index(one_of(str(answer), known, where)))
 
 
-def entry(value: Any, key: str, kind: type, path: Path, line: int) -> Any:
+def entry(value: Any, key: str, kind: type, where: str) -> Any:
     """``value[key]``, which must be a ``kind``. Raises DataError naming the key and the place."""
     found = value.get(key) if isinstance(value, dict) else None
     if not isinstance(found, kind):
-        raise DataError(
-            f"{place(path, line)}: expected a JSON object with {key!r} ({kind.__name__}), not {str(value)[:80]}"
-        )
+        raise DataError(f"{where}: expected a JSON object with {key!r} ({kind.__name__}), not {str(value)[:80]}")
     return found
 
 
-def strings(values: list[Any], count: int, key: str, path: Path, line: int) -> list[str]:
+def strings(values: list[Any], count: int, key: str, where: str) -> list[str]:
     """``values`` if they are ``count`` strings, else DataError."""
     if len(values) != count or not all(isinstance(value, str) for value in values):
-        raise DataError(f"{place(path, line)}: {key!r} must have {count} texts, but has {len(values)}")
+        raise DataError(f"{where}: {key!r} must have {count} texts, but has {len(values)}")
     return values
 
 
@@ -93,7 +92,6 @@ _SPLITS = {
 @FORMATS.register("race")
 def write_race(job: Job) -> Written:
     """Every split that is there."""
-    required_directory(job.data_dir, "RACE's folders train, dev and test")
     splits = []
     for name, folders in _SPLITS.items():
         files = [file for folder in folders for file in sorted((job.data_dir / folder).glob("*.txt"), key=_number)]
@@ -111,19 +109,16 @@ def _number(path: Path) -> tuple[int, str]:
 
 def read_article(path: Path) -> Iterator[Example]:
     """The questions of one file; ``line`` is the number of the question."""
-    content = read_json(path)
-    article = squeeze(entry(content, "article", str, path, 0))
-    questions = entry(content, "questions", list, path, 0)
-    options, answers = entry(content, "options", list, path, 0), entry(content, "answers", list, path, 0)
+    content, where = read_json(path), str(path)
+    article = squeeze(entry(content, "article", str, where))
+    questions, options, answers = (entry(content, key, list, where) for key in ("questions", "options", "answers"))
     if not len(questions) == len(options) == len(answers):
-        raise DataError(
-            f"{place(path, 0)}: {len(questions)} questions, {len(options)} options and {len(answers)} answers"
-        )
+        raise DataError(f"{path}: {len(questions)} questions, {len(options)} options and {len(answers)} answers")
     for number, (question, candidates, answer) in enumerate(zip(questions, options, answers, strict=True), 1):
         if not isinstance(question, str) or not isinstance(candidates, list):
             raise DataError(f"{path}: question {number} is not a text with a list of options")
-        texts = [fill_question(question, text) for text in strings(candidates, OPTIONS, "options", path, 0)]
-        yield Example(0, (article, *texts), letter(answer, OPTIONS, path, 0), path)
+        texts = [fill_question(question, text) for text in strings(candidates, OPTIONS, "options", where)]
+        yield Example(0, (article, *texts), letter(answer, OPTIONS, where), path)
 
 
 def fill_question(question: str, candidate: str) -> str:
@@ -150,19 +145,18 @@ def read_examples(path: Path) -> Iterator[Example]:
     if missing:
         raise DataError(f"{path}: the first line must name the columns, but {', '.join(missing)} is not among them")
     for row in rows:
+        where = place(path, rows.line_num)
         if len(row) != len(header):
-            raise DataError(
-                f"{place(path, rows.line_num)} has {len(row)} columns, but the first line has {len(header)}"
-            )
+            raise DataError(f"{where} has {len(row)} columns, but the first line has {len(header)}")
         fields = dict(zip(header, row, strict=True))
-        texts = [squeeze(f"{fields['sent2']} {fields[f'ending{k}']}") for k in range(ENDINGS)]
+        texts = [f"{fields['sent2']} {fields[f'ending{k}']}" for k in range(ENDINGS)]
         label = None
         if "label" in fields:
-            label = one_of(fields["label"].strip(), [str(k) for k in range(ENDINGS)], path, rows.line_num)
-        yield Example(rows.line_num, (squeeze(fields["sent1"]), *texts), label)
+            label = one_of(fields["label"].strip(), [str(k) for k in range(ENDINGS)], where)
+        yield Example(rows.line_num, (fields["sent1"], *texts), label)
 
 
-_COMMONSENSE_CHOICES = 5
+COMMONSENSE_CHOICES = 5
 _COMMONSENSE_FILES = {
     "train": ("train_rand_split.jsonl", "train.jsonl"),
     "valid": ("dev_rand_split.jsonl", "valid.jsonl", "dev.jsonl"),
@@ -173,19 +167,18 @@ _COMMONSENSE_FILES = {
 @FORMATS.register("commonsense_qa")
 def write_commonsense_qa(job: Job) -> Written:
     """Every split that is there."""
-    return write_files(job, _COMMONSENSE_FILES, read_questions, _COMMONSENSE_CHOICES)
+    return write_files(job, _COMMONSENSE_FILES, read_questions, COMMONSENSE_CHOICES)
 
 
-def read_questions(path: Path) -> Iterator[Example]:
-    """The questions of a file; without ``answerKey`` they have no label."""
+def read_questions(path: Path, candidates: int = COMMONSENSE_CHOICES) -> Iterator[Example]:
+    """The questions of a file, each with so many ``candidates``; without ``answerKey`` they have no label."""
     for line, text in read_lines(path):
         if not text.strip():
             continue
-        row = parse_json(text, path, line)
-        question = entry(row, "question", dict, path, line)
-        stem = entry(question, "stem", str, path, line)
-        choices = [entry(choice, "text", str, path, line) for choice in entry(question, "choices", list, path, line)]
-        texts = [f"A: {squeeze(choice)}" for choice in strings(choices, _COMMONSENSE_CHOICES, "choices", path, line)]
+        row, where = parse_json(text, path, line), place(path, line)
+        question = entry(row, "question", dict, where)
+        stem = entry(question, "stem", str, where)
+        choices = [entry(choice, "text", str, where) for choice in entry(question, "choices", list, where)]
+        texts = [f"A: {choice}" for choice in strings(choices, candidates, "choices", where)]
         answer = row.get("answerKey")
-        label = None if answer is None or answer == "" else letter(answer, _COMMONSENSE_CHOICES, path, line)
-        yield Example(line, (f"Q: {squeeze(stem)}", *texts), label)
+        yield Example(line, (f"Q: {stem}", *texts), letter(answer, candidates, where) if answer else None)

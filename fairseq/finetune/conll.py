@@ -14,64 +14,41 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.data.wrappers import OffsetTokensDataset
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.finetune.layout import Job, Sample, SplitSummary, Written
+from fairseq.finetune.layout import Job, SplitSummary, Written, count_classes
 from fairseq.finetune.reading import FORMATS, ConllConfig, find_splits, place, read_lines, read_rows, write_row
-from fairseq.finetune.words import word_pieces
+from fairseq.finetune.words import LabelledSentences, word_pieces
 from fairseq.finetune.writing import SplitWriter
 
-Ints = npt.NDArray[np.int64]
 
-
-class ConllSplit:
-    """One split, as the source of a `fairseq.finetune.words.TokenLabelsDataset`.
+def load_conll(directory: str | Path, split: str, labels: Dictionary) -> LabelledSentences:
+    """The preprocessed ``split``; ``labels`` numbers the classes.
 
     Raises DataNotFoundError when it is not there, DataError when its files do not belong together.
     """
-
-    def __init__(self, directory: str | Path, split: str, labels: Dictionary) -> None:
-        self._prefix = Path(directory) / "input0" / split
-        label_prefix = Path(directory) / "label" / split
-        self._nspecial = labels.nspecial
-        for prefix in (self._prefix, label_prefix):
-            if not Path(f"{prefix}.idx").is_file():
-                raise DataNotFoundError(
-                    f"Dataset not found: {split} ({prefix}); make it with fairseq-preprocess-task --task conll"
-                )
-        self.sentences = MMapIndexedDataset(str(self._prefix))
-        self._words = MMapIndexedDataset(f"{self._prefix}.words")
-        self._labels = MMapIndexedDataset(str(label_prefix))
-        if not np.array_equal(self._words.sizes, self._labels.sizes):
-            wrong = (
-                int(np.argmax(self._words.sizes != self._labels.sizes)) if len(self._words) == len(self._labels) else 0
+    prefix, label_prefix = (Path(directory) / folder / split for folder in ("input0", "label"))
+    for needed in (prefix, label_prefix):
+        if not Path(f"{needed}.idx").is_file():
+            raise DataNotFoundError(
+                f"Dataset not found: {split} ({needed}); make it with fairseq-preprocess-task --task conll"
             )
-            raise DataError(
-                f"{label_prefix} does not have one label per word (first in sentence {wrong + 1}); preprocess the data again"
-            )
-        for sentence in range(len(self.sentences)):
-            if self.sizes(sentence).sum() != self.sentences.sizes[sentence]:
-                raise DataError(f"{self._prefix}.words does not belong to {self._prefix}; preprocess the data again")
-
-    @cached_property
-    def words(self) -> list[list[str]]:
-        """The words of every sentence."""
-        return read_rows(Path(f"{self._prefix}.jsonl"), len(self.sentences))
-
-    def sizes(self, sentence: int) -> Ints:
-        """Pieces of every word (W)."""
-        return self._words[sentence].numpy()
-
-    def labels(self, sentence: int) -> Ints | None:
-        """The class of every word (W)."""
-        return self._labels[sentence].numpy() - self._nspecial
+    sentences, sizes, classes = (MMapIndexedDataset(str(p)) for p in (prefix, f"{prefix}.words", label_prefix))
+    if not np.array_equal(sizes.sizes, classes.sizes):
+        wrong = int(np.argmax(sizes.sizes != classes.sizes)) if len(sizes) == len(classes) else 0
+        raise DataError(
+            f"{label_prefix} does not have one label per word (first in sentence {wrong + 1}); preprocess the data again"
+        )
+    if any(sizes[number].sum() != length for number, length in enumerate(sentences.sizes)):
+        raise DataError(f"{prefix}.words does not belong to {prefix}; preprocess the data again")
+    words = read_rows(Path(f"{prefix}.jsonl"), len(sentences))
+    return LabelledSentences(words, sentences, sizes, OffsetTokensDataset(classes, offset=-labels.nspecial))
 
 
 DOCUMENT = "-DOCSTART-"
@@ -140,40 +117,23 @@ def write_conll(job: Job) -> Written:
         split: [*(f"{stem}.{ending}" for stem in stems for ending in _ENDINGS), *own]
         for split, (stems, own) in _NAMES.items()
     }
+    options = job.options or ConllConfig()
     for split, path in find_splits(job.data_dir, files, _LACKS).items():
+        sentences = list(read_columns(path, options.word_column, options.label_column))
         if labels is None:
-            labels = _count_labels(job, path)
+            counts = Counter(label for sentence in sentences for label in sentence.labels)
+            labels = count_classes(counts, padding_factor=1)
             if split != "train":
                 written.notes.append(f"there is no training file, so labels are numbered by their frequency in {path}")
-        written.splits.append(_write_split(job, split, path, labels))
+        written.splits.append(_write_split(job, split, path, sentences, labels))
     return written
 
 
-def _options(job: Job) -> ConllConfig:
-    return job.options if isinstance(job.options, ConllConfig) else ConllConfig()
-
-
-def _read(job: Job, path: Path) -> list[Sentence]:
-    options = _options(job)
-    return list(read_columns(path, options.word_column, options.label_column))
-
-
-def _count_labels(job: Job, path: Path) -> Dictionary:
-    counts = Counter(label for sentence in _read(job, path) for label in sentence.labels)
-    labels = Dictionary()
-    for label, count in counts.items():
-        labels.add_symbol(label, count)
-    labels.finalize(padding_factor=1)
-    return labels
-
-
-def _write_split(job: Job, split: str, path: Path, labels: Dictionary) -> SplitSummary:
-    summary = SplitSummary(split, path)
-    sample = Sample(path, job.dictionary, job.settings is not None)
-    with SplitWriter(job.dest, split, job.dictionary) as writer:
+def _write_split(job: Job, split: str, path: Path, found: list[Sentence], labels: Dictionary) -> SplitSummary:
+    with SplitWriter(job, split, path) as writer:
         sentences, targets = writer.symbols("input0"), writer.symbols("label", labels, np.uint16)
         sizes, rows = writer.column("input0", ".words"), writer.rows("input0")
-        for sentence in _read(job, path):
+        for sentence in found:
             for number, label in enumerate(sentence.labels):
                 if label not in labels:
                     known = ", ".join(labels.symbols[labels.nspecial :])
@@ -181,14 +141,13 @@ def _write_split(job: Job, split: str, path: Path, labels: Dictionary) -> SplitS
                         f"{place(path, sentence.line + number)}: the label {label!r} is not among those of the training "
                         f"data ({known}); give a label/dict.txt that lists them all with --label-dict"
                     )
-            sample.add(" ".join(sentence.words))
+            writer.sample.add(" ".join(sentence.words))
             pieces = word_pieces(job.bpe, sentence.words, job.dictionary.unk_word)
-            sentences.add_item(writer.ids([symbol for found in pieces for symbol in found]))
-            sizes.add_item(np.array([len(found) for found in pieces]))
+            sentences.add_item(writer.ids([symbol for symbols in pieces for symbol in symbols]))
+            sizes.add_item(np.array([len(symbols) for symbols in pieces]))
             targets.add_item(np.array([labels.index(label) for label in sentence.labels]))
             write_row(rows, sentence.words)
-            summary.rows += 1
-            summary.labels.update(sentence.labels)
-    sample.check(job.bpe)
-    summary.tokens, summary.unknown = writer.tokens, writer.unknown
-    return summary
+            writer.summary.rows += 1
+            writer.summary.labels.update(sentence.labels)
+    writer.sample.check()
+    return writer.summary

@@ -10,8 +10,10 @@ cuts, beside WNLI and the diagnostic set (AX), which it leaves out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, takewhile, zip_longest
 from pathlib import Path
 
@@ -26,11 +28,10 @@ from fairseq.finetune.reading import (
     one_of,
     place,
     read_lines,
-    required_directory,
 )
 from fairseq.registry import nearest
 
-Label = Callable[[str, Path, int], str]  # (text, file, line) -> the label to write
+Label = Callable[[str, str], str]  # (text, its place) -> the label to write
 
 # Name on disk -> names in the dataset.
 SPLITS = {
@@ -52,8 +53,7 @@ def write_plain(job: Job) -> Written:
         raise ConfigError("--divide-labels-by takes a number above zero and needs --regression-target")
     if options.multi_label and options.regression_target:
         raise ConfigError("--multi-label and --regression-target exclude each other: choose one")
-    required_directory(job.data_dir, "files such as train.raw.input0 and train.label")
-    label = scaled_label(divisor) if options.regression_target else as_it_is
+    label = partial(scaled_label, divisor=divisor) if options.regression_target else lambda text, where: text.strip()
     splits = list(glue_splits(job.data_dir, job.settings is not None, label))
     if not splits:
         raise DataNotFoundError(f"{job.data_dir} has no train.raw.input0, train.input0 or the like of dev and test")
@@ -73,18 +73,10 @@ def prediction_flags(num_classes: int, kind: str) -> str:
     return flags + {VALUES: " --regression-target", SETS: " --multi-label"}.get(kind, "")
 
 
-def as_it_is(text: str, path: Path, line: int) -> str:
-    return text.strip()
-
-
-def scaled_label(divisor: float) -> Label:
+def scaled_label(text: str, where: str, divisor: float) -> str:
     """Numbers divided by ``divisor`` and printed with six significant digits, as awk does; as they are for 1."""
-
-    def label(text: str, path: Path, line: int) -> str:
-        values = numbers(text, path, line)
-        return text.strip() if divisor == 1 else " ".join(f"{value / divisor:.6g}" for value in values)
-
-    return label
+    values = numbers(text, where)
+    return text.strip() if divisor == 1 else " ".join(f"{value / divisor:.6g}" for value in values)
 
 
 def glue_splits(directory: Path, prefer_raw: bool, label: Label) -> Iterator[Split]:
@@ -108,7 +100,7 @@ def _examples(files: list[Path], label_file: Path | None, label: Label) -> Itera
             _refuse_lengths(columns)
         line = rows[0][0]
         texts = tuple(text for _, text in rows[: len(files)])
-        yield Example(line, texts, label(rows[-1][1], label_file, line) if label_file else None)
+        yield Example(line, texts, label(rows[-1][1], place(label_file, line)) if label_file else None)
 
 
 def _refuse_lengths(files: list[Path]) -> None:
@@ -129,11 +121,6 @@ class GlueSplit:
     texts: tuple[int, ...]
     label: int = 0
     header: bool = True
-
-    @property
-    def columns(self) -> int:
-        """The number of columns that are needed."""
-        return max(*self.texts, self.label)
 
 
 @dataclass(frozen=True)
@@ -156,11 +143,6 @@ class GlueTask:
     @property
     def num_classes(self) -> int:
         return len(self.labels) or 1
-
-    @property
-    def inputs(self) -> int:
-        """Texts of an example."""
-        return len(self.splits[0].texts)
 
     @property
     def metric(self) -> str:
@@ -228,8 +210,6 @@ def _plain(name: str) -> str:
 
 def task_directory(data_dir: Path, task: GlueTask) -> Path | None:
     """Where the files of ``task`` are: a folder of its name in ``data_dir``, or ``data_dir``; None when they are not."""
-    if not data_dir.is_dir():
-        raise DataNotFoundError(f"directory not found: {data_dir}; it should hold GLUE's folders (CoLA, RTE, ...)")
     names = {_plain(task.name), "diagnostic"} if task.name == "AX" else {_plain(task.name)}
     folders = [folder for folder in sorted(data_dir.iterdir()) if folder.is_dir() and _plain(folder.name) in names]
     for folder in folders:
@@ -266,13 +246,11 @@ def write_glue(job: Job) -> Written:
     splits = list(reader.splits()) or list(glue_splits(folder, job.settings is not None, reader.label))
     kind = VALUES if task.regression else CLASSES
     written = write_layout(job, splits, kind, keep_empty=task.empty_texts)
-    missing = {split.name for split in task.splits} - {split.name for split in splits}
-    for split in task.splits:
-        if split.name in missing:
-            written.notes.append(f"{folder} has no {split.files[0]}, so there is no {split.name}")
-    written.notes += [
-        f"{path}: {count} rows with too few columns are left out" for path, count in reader.dropped.items()
-    ]
+    found = {split.name for split in splits}
+    lacking = [split for split in task.splits if split.name not in found]
+    written.notes += [f"{folder} has no {split.files[0]}, so there is no {split.name}" for split in lacking]
+    dropped = reader.dropped.items()
+    written.notes += [f"{path}: {count} rows with too few columns are left out" for path, count in dropped]
     if task.trains:
         written.train_with = prediction_flags(task.num_classes, kind)
     return written
@@ -283,12 +261,12 @@ class _Reader:
 
     def __init__(self, task: GlueTask, folder: Path) -> None:
         self.task, self.folder = task, folder
-        self.dropped: dict[Path, int] = {}
-        scale = scaled_label(STS_B_SCALE)
-        self.label: Label = scale if task.regression else self._class
+        self.dropped: Counter[Path] = Counter()
 
-    def _class(self, text: str, path: Path, line: int) -> str:
-        return one_of(text.strip(), self.task.labels, path, line)
+    def label(self, text: str, where: str) -> str:
+        if self.task.regression:
+            return scaled_label(text, where, STS_B_SCALE)
+        return one_of(text.strip(), self.task.labels, where)
 
     def splits(self) -> Iterator[Split]:
         dev_ids = self._dev_ids()
@@ -320,16 +298,16 @@ class _Reader:
                     continue
             if len(fields) != columns:
                 if self.task.name == "QQP" and split.label:  # as the original's script does
-                    self.dropped[path] = self.dropped.get(path, 0) + 1
+                    self.dropped[path] += 1
                     continue
                 raise DataError(f"{place(path, line)} has {len(fields)} columns, but the file has {columns}")
             if wanted is not None and ((fields[1], fields[2]) in dev_ids) != wanted:
                 continue
             texts = tuple(fields[column - 1] for column in split.texts)
-            yield Example(line, texts, self.label(fields[split.label - 1], path, line) if split.label else None)
+            yield Example(line, texts, self.label(fields[split.label - 1], place(path, line)) if split.label else None)
 
     def _columns(self, path: Path, line: int, found: int, split: GlueSplit) -> int:
-        if found < split.columns:
+        if found < max(*split.texts, split.label):
             label = f" and the label in column {split.label}" if split.label else ""
             raise DataError(
                 f"{place(path, line)} has {found} columns separated by tabs, but {self.task.name} has its texts in"

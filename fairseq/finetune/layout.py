@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.base import build_bpe, symbol_source
-from fairseq.data.preprocessing import CorpusWriter, Summary, TextFormat
+from fairseq.data.preprocessing import CorpusWriter, TextFormat
 from fairseq.errors import DataError
 from fairseq.finetune.reading import place
 
@@ -37,20 +38,20 @@ _SPACE = "\u2581"  # how sentence pieces write a space
 class Sample:
     """The first `LINES` texts of ``path``; `check` refuses what would train on nonsense without a sign of it."""
 
-    def __init__(self, path: Path, dictionary: Dictionary, encodes: bool) -> None:
-        self._path, self._dictionary, self._encodes = path, dictionary, encodes
+    def __init__(self, path: Path, dictionary: Dictionary, bpe: Any) -> None:
+        self._path, self._dictionary, self._bpe = path, dictionary, bpe
         self._lines: list[str] = []
 
     def add(self, line: str) -> None:
         if len(self._lines) < LINES and line.strip():
             self._lines.append(line)
 
-    def check(self, bpe: Any) -> None:
+    def check(self) -> None:
         """Raises DataError for text that is encoded twice or never, and for a dictionary of another encoder."""
         words = [word for line in self._lines for word in line.split()]
         if len(words) < _LEAST:
             return
-        if not self._encodes:
+        if self._bpe is None:
             if self._unknown(words) >= 0.9:
                 raise DataError(
                     f"{self._path}: {self._unknown(words):.0%} of the words are not in the dictionary, so this is raw"
@@ -63,7 +64,7 @@ class Sample:
                 f"{self._path} consists of {what}, so it is encoded already and --bpe would encode it twice;"
                 " leave --bpe out, or give the raw text"
             )
-        pieces = [piece for line in self._lines for piece in bpe.encode(line.strip()).split()]
+        pieces = [piece for line in self._lines for piece in self._bpe.encode(line.strip()).split()]
         if pieces and self._unknown(pieces) >= 0.9:
             raise DataError(
                 f"{self._path}: {self._unknown(pieces):.0%} of the pieces that --bpe makes are not in the dictionary;"
@@ -178,19 +179,6 @@ class Job:
         """The encoder (``encode(str) -> str`` of symbols), or None."""
         return build_bpe(self.settings)
 
-    def scratch(self) -> tempfile.TemporaryDirectory[str]:
-        """A temporary directory beside the result, to be used in a ``with``."""
-        return tempfile.TemporaryDirectory(dir=self.dest, prefix=".scratch-")
-
-    def text_writer(self, scratch: str) -> CorpusWriter:
-        """Binarizes files of texts, one per line: through the encoder, on all workers."""
-        source = None if self.bpe is None else symbol_source(self.bpe)
-        return CorpusWriter(TextFormat(self.settings), self.workers, scratch, progress=self.progress, source=source)
-
-    def word_writer(self, scratch: str) -> CorpusWriter:
-        """Binarizes files of words, such as labels."""
-        return CorpusWriter(TextFormat(), self.workers, scratch)
-
 
 def write(job: Job, splits: Iterable[Split], kind: str = CLASSES, keep_empty: bool = False) -> Written:
     """Read ``splits`` once and fill ``job.dest``. ``keep_empty``: of this dataset, as if the job said it.
@@ -200,7 +188,7 @@ def write(job: Job, splits: Iterable[Split], kind: str = CLASSES, keep_empty: bo
     already while there is an encoder, or that are not while there is none.
     """
     written = Written(kind=kind)
-    with job.scratch() as scratch:
+    with tempfile.TemporaryDirectory(dir=job.dest, prefix=".scratch-") as scratch:
         texts = _Texts(job, Path(scratch), kind, keep_empty or job.keep_empty)
         for split in splits:
             written.splits.append(texts.add(split, written.notes))
@@ -227,38 +215,33 @@ class _Texts:
 
     def add(self, split: Split, notes: list[str]) -> SplitSummary:
         """Write the columns of ``split``."""
+        examples = iter(split.examples)
+        first = next(examples, None)
+        if first is None:
+            raise DataError(f"{split.path} has no examples")
+        self.inputs = self.inputs or len(first.texts)
         summary = SplitSummary(split.name, split.path)
-        sample = Sample(split.path, self._job.dictionary, self._job.settings is not None)
+        sample = Sample(split.path, self._job.dictionary, self._job.bpe)
         empty: list[str] = []
         with ExitStack() as stack:
-            handles: list[Any] = []
-            labels = stack.enter_context(self.file(split.name, "label").open("w", encoding="utf-8", newline="\n"))
-            for example in split.examples:
-                if not handles:
-                    names = [f"input{k}" for k in range(self._inputs(split, example))]
-                    handles = [
-                        stack.enter_context(self.file(split.name, name).open("w", encoding="utf-8", newline="\n"))
-                        for name in names
-                    ]
+            *inputs, labels = (
+                stack.enter_context(self.file(split.name, column).open("w", encoding="utf-8", newline="\n"))
+                for column in (*(f"input{k}" for k in range(self.inputs)), "label")
+            )
+            for example in chain([first], examples):
                 self._check(split, example, empty)
                 self._count_label(split, example, summary)
-                for handle, text in zip(handles, example.texts, strict=True):
+                for handle, text in zip(inputs, example.texts, strict=True):
                     line = text.replace("\r", " ").replace("\n", " ")
                     handle.write(line + "\n")
                     sample.add(line)
                 if example.label is not None:
                     labels.write(example.label + "\n")
                 summary.rows += 1
-        if not summary.rows:
-            raise DataError(f"{split.path} has no examples")
-        sample.check(self._job.bpe)
+        sample.check()
         if empty:
             notes.append(f"{len(empty)} examples of {split.name} have an empty text, the first in {empty[0]}")
         return summary
-
-    def _inputs(self, split: Split, example: Example) -> int:
-        self.inputs = self.inputs or len(example.texts)
-        return self.inputs
 
     def _check(self, split: Split, example: Example, empty: list[str]) -> None:
         found = len(example.texts)
@@ -294,21 +277,16 @@ class _Texts:
 
 
 def _write_inputs(job: Job, texts: _Texts, written: Written, scratch: str) -> None:
-    writer = job.text_writer(scratch)
+    source = None if job.bpe is None else symbol_source(job.bpe)
+    writer = CorpusWriter(TextFormat(job.settings), job.workers, scratch, progress=job.progress, source=source)
     for k in range(texts.inputs):
         folder = job.dest / f"input{k}"
         folder.mkdir()
         job.dictionary.save(folder / "dict.txt")
         for split in written.splits:
             summary = writer.write(str(texts.file(split.name, f"input{k}")), str(folder / split.name), job.dictionary)
-            _check_rows(split, summary)
             split.tokens += summary.num_tok
             split.unknown += summary.num_replaced
-
-
-def _check_rows(split: SplitSummary, summary: Summary) -> None:
-    if summary.num_seq != split.rows:
-        raise RuntimeError(f"{split.path} has {split.rows} examples, but {summary.num_seq} were written: a bug")
 
 
 def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> None:
@@ -316,7 +294,7 @@ def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> N
     labelled = [split for split in written.splits if split.labels]
     if not labelled and job.label_dictionary is None:
         return
-    dictionary = job.label_dictionary or _count_classes(labelled[0])
+    dictionary = job.label_dictionary or count_classes(labelled[0].labels)
     if labelled and labelled[0].name != "train" and job.label_dictionary is None:
         written.notes.append(
             f"there is no training split, so classes are numbered by their frequency in {labelled[0].path};"
@@ -325,12 +303,13 @@ def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> N
     folder = job.dest / "label"
     folder.mkdir()
     dictionary.save(folder / "dict.txt")
-    writer = job.word_writer(scratch)
+    writer = CorpusWriter(TextFormat(), job.workers, scratch)
     for split in labelled:
         for label in split.labels:
             for name in label.split():
                 if name not in dictionary:
-                    known = [word for word in dictionary.symbols[dictionary.nspecial :] if not _is_padding(word)]
+                    known = dictionary.symbols[dictionary.nspecial :]
+                    known = [word for word in known if not word.startswith("madeupword")]
                     raise DataError(
                         f"{texts.first_seen[split.name, label]}: the label {name!r} is not among"
                         f" those of the {'label dictionary' if job.label_dictionary else 'training data'}"
@@ -339,16 +318,13 @@ def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> N
         writer.write(str(texts.file(split.name, "label")), str(folder / split.name), dictionary)
 
 
-def _is_padding(word: str) -> bool:
-    return word.startswith("madeupword")
-
-
-def _count_classes(split: SplitSummary) -> Dictionary:
+def count_classes(labels: Counter[str], padding_factor: int = 8) -> Dictionary:
+    """The dictionary of the classes in ``labels`` (each one class, or several with spaces between them)."""
     dictionary = Dictionary()
-    for label, count in split.labels.items():
+    for label, count in labels.items():
         for name in label.split():
             dictionary.add_symbol(name, count)
-    dictionary.finalize(threshold=0)
+    dictionary.finalize(padding_factor=padding_factor)
     return dictionary
 
 

@@ -74,7 +74,7 @@ def parse_json(text: str, path: Path, line: int) -> Any:
         raise DataError(f"{where} is not JSON: {getattr(error, 'msg', error)}") from None
 
 
-def numbers(text: str, path: Path, line: int) -> list[float]:
+def numbers(text: str, where: str) -> list[float]:
     """The finite numbers of a label. Raises DataError when there is none or one is not a number."""
     values = []
     for word in text.split():
@@ -83,20 +83,19 @@ def numbers(text: str, path: Path, line: int) -> list[float]:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{place(path, line)}: a regression label must be a finite number, but is {word!r}")
+            raise DataError(f"{where}: a regression label must be a finite number, but is {word!r}")
         values.append(value)
     if not values:
-        raise DataError(f"{place(path, line)}: the label is missing; a regression label is a number")
+        raise DataError(f"{where}: the label is missing; a regression label is a number")
     return values
 
 
-def one_of(label: str, labels: Sequence[str], path: Path, line: int) -> str:
+def one_of(label: str, labels: Sequence[str], where: str) -> str:
     """``label`` if it is one of ``labels``, else DataError."""
     if label in labels:
         return label
-    if not label.strip():
-        raise DataError(f"{place(path, line)}: the label is missing; expected one of {', '.join(labels)}")
-    raise DataError(f"{place(path, line)}: unknown label {label!r}; expected one of {', '.join(labels)}")
+    problem = f"unknown label {label!r}" if label.strip() else "the label is missing"
+    raise DataError(f"{where}: {problem}; expected one of {', '.join(labels)}")
 
 
 def squeeze(text: str) -> str:
@@ -114,18 +113,10 @@ def find_splits(directory: Path, names: Mapping[str, Sequence[str]], lacks: str)
 
     Raises DataNotFoundError, saying what it ``lacks``, when there is none.
     """
-    found = {split: first_existing(directory, files) for split, files in names.items()}
-    there = {split: path for split, path in found.items() if path is not None}
-    if not there:
+    found = {split: path for split, files in names.items() if (path := first_existing(directory, files))}
+    if not found:
         raise DataNotFoundError(f"{directory} has {lacks}")
-    return there
-
-
-def required_directory(path: Path, what: str) -> Path:
-    """``path`` if it is a directory, else DataNotFoundError naming ``what`` was wanted."""
-    if not path.is_dir():
-        raise DataNotFoundError(f"directory not found: {path}; it should hold {what}")
-    return path
+    return found
 
 
 def write_row(handle: IO[str], value: Any) -> None:

@@ -9,12 +9,12 @@ Legend: B batch, N examples, K classes.
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,7 +22,6 @@ from fairseq.data.concat_dataset import ConcatDataset, ConcatSentencesDataset
 from fairseq.data.datasets import BaseWrapperDataset, NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import load_indexed_dataset
-from fairseq.data.sampling import SortDataset
 from fairseq.data.wrappers import (
     IdDataset,
     NumelDataset,
@@ -32,11 +31,9 @@ from fairseq.data.wrappers import (
     StripTokenDataset,
 )
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.rng import legacy_permutation
+from fairseq.finetune.reading import numbers
 
 logger = logging.getLogger(__name__)
-
-_CHECKED_TOKENS = 1 << 22  # tokens checked at a time
 
 
 def load_dictionary(path: str, mask: str | None) -> Dictionary:
@@ -63,13 +60,19 @@ def load_sentences(data: str, name: str, split: str, dictionary: Dictionary, com
         return None
     if len(lines) == 0:
         raise DataError(f"{path} holds no lines; preprocess a text that is not empty")
-    highest = highest_id(lines)
+    check_ids(path, lines, dictionary)
+    return lines
+
+
+def check_ids(path: str, lines: Any, dictionary: Dictionary) -> None:
+    """Raise DataError when ``lines``, those of ``path``, have ids that ``dictionary`` lacks."""
+    tokens = all_tokens(lines)
+    highest = int(tokens.max()) if len(tokens) else -1
     if highest >= len(dictionary):
         raise DataError(
             f"{path} holds the id {highest}, but its dictionary has only {len(dictionary)} symbols: it was preprocessed with "
             "another dict.txt"
         )
-    return lines
 
 
 def require_sentences(data: str, name: str, split: str, dictionary: Dictionary, combine: bool = False) -> Any:
@@ -84,15 +87,11 @@ def require_sentences(data: str, name: str, split: str, dictionary: Dictionary, 
     return lines
 
 
-def highest_id(lines: Any) -> int:
-    """The highest token id of a corpus, read in pieces."""
-    if not getattr(lines, "is_contiguous", False):
-        return max((int(lines[i].max()) for i in range(len(lines)) if len(lines[i])), default=-1)
-    total = int(np.asarray(lines.sizes).sum(dtype=np.int64))
-    pieces = (
-        lines.read_tokens(start, min(start + _CHECKED_TOKENS, total)) for start in range(0, total, _CHECKED_TOKENS)
-    )
-    return max((int(piece.max()) for piece in pieces), default=-1)
+def all_tokens(lines: Any) -> npt.NDArray[Any]:
+    """The ids of all lines, one after the other; without a copy where they lie so in one file."""
+    if getattr(lines, "is_contiguous", False):
+        return lines.read_tokens(0, int(np.asarray(lines.sizes).sum(dtype=np.int64)))
+    return np.concatenate([np.asarray(lines[index]) for index in range(len(lines))])
 
 
 def line_of(path: str, lines: Any, index: int) -> str:
@@ -167,11 +166,6 @@ def input_dataset(
     return NestedDictionaryDataset({"id": IdDataset(), **members}, sizes=[sizes])
 
 
-def in_random_order(dataset: Any, seed: int, no_shuffle: bool) -> Any:
-    """``dataset`` in an order drawn from ``seed``, the same for every split and epoch, and not by length."""
-    return dataset if no_shuffle else SortDataset(dataset, sort_order=[legacy_permutation(len(dataset), seed)])
-
-
 class MultiHotDataset(RawLabelDataset):
     """Lists of class indices; a batch is float32 (B, K) with ones at them."""
 
@@ -204,108 +198,77 @@ def class_labels(
         return None
     path = os.path.join(data, "label", split)
     _check_count(path, len(labels), inputs)
-    rows = _rows(labels, dictionary.eos())
-    if not multi_label:
-        _check_single(rows, labels, path)
-    first = dictionary.nspecial
-    for index in _foreign_rows(rows, first, first + num_classes):
-        symbol = next(int(symbol) for symbol in rows[index] if not first <= symbol < first + num_classes)
-        raise DataError(f"{line_of(path, labels, index)}: {_foreign(symbol, dictionary, num_classes, data)}")
+    symbols = all_tokens(labels)
+    lines = np.repeat(np.arange(len(labels)), labels.sizes)
+    real = symbols != dictionary.eos()
+    symbols, lines = symbols[real].astype(np.int64) - dictionary.nspecial, lines[real]
+    counts = np.bincount(lines, minlength=len(labels))
+    if not multi_label and (counts != 1).any():
+        index = int((counts != 1).argmax())
+        advice = "; for several labels per line set task.multi_label=true (--multi-label)" if counts[index] else ""
+        raise DataError(f"{line_of(path, labels, index)} must hold one label, but holds {counts[index]}{advice}")
+    foreign = (symbols < 0) | (symbols >= num_classes)
+    if foreign.any():
+        first = int(foreign.argmax())
+        where = line_of(path, labels, int(lines[first]))
+        raise DataError(f"{where}: {_foreign(int(symbols[first]), dictionary, num_classes, data)}")
     if multi_label:
-        return MultiHotDataset([[int(symbol) - first for symbol in row] for row in rows], num_classes)
-    return OffsetTokensDataset(StripTokenDataset(labels, id_to_strip=dictionary.eos()), offset=-first)
+        rows = np.split(symbols, counts.cumsum()[:-1])
+        return MultiHotDataset([row.tolist() for row in rows], num_classes)
+    return OffsetTokensDataset(StripTokenDataset(labels, dictionary.eos()), offset=-dictionary.nspecial)
 
 
-def _rows(labels: Any, eos: int) -> Any:
-    """The label ids of every line without ``</s>``: a list of lists, or at once (N, 1) when every line has one label."""
-    if getattr(labels, "is_contiguous", False) and bool((np.asarray(labels.sizes) == 2).all()):
-        pairs = labels.read_tokens(0, 2 * len(labels)).reshape(-1, 2).astype(np.int64)
-        if bool((pairs[:, 1] == eos).all()):
-            return pairs[:, :1]
-    return [[symbol for symbol in labels[i].tolist() if symbol != eos] for i in range(len(labels))]
-
-
-def _check_single(rows: Any, labels: Any, path: str) -> None:
-    for index, row in enumerate([] if isinstance(rows, np.ndarray) else rows):
-        if len(row) != 1:
-            advice = "; for several labels per line set task.multi_label=true (--multi-label)" if row else ""
-            raise DataError(f"{line_of(path, labels, index)} must hold one label, but holds {len(row)}{advice}")
-
-
-def _foreign_rows(rows: Any, low: int, high: int) -> list[int]:
-    """Indices of the rows with an id outside [low, high)."""
-    if isinstance(rows, np.ndarray):
-        return np.flatnonzero((rows[:, 0] < low) | (rows[:, 0] >= high)).tolist()
-    return [index for index, row in enumerate(rows) if any(not low <= symbol < high for symbol in row)]
-
-
-def _foreign(symbol: int, dictionary: Dictionary, num_classes: int, data: str) -> str:
-    known = ", ".join(dictionary.symbols[dictionary.nspecial : dictionary.nspecial + num_classes])
+def _foreign(label: int, dictionary: Dictionary, num_classes: int, data: str) -> str:
+    names = dictionary.symbols[dictionary.nspecial :]
+    known = ", ".join(names[:num_classes])
     file = os.path.join(data, "label", "dict.txt")
-    if symbol < dictionary.nspecial:
+    if label < 0:
         return f"the label is not in the dictionary {file} (known: {known}); preprocess the labels with one that has it"
     return (
-        f"the label {dictionary[symbol]!r} is number {symbol - dictionary.nspecial + 1} in {file}, but num_classes is "
-        f"{num_classes} (known: {known}); set --num-classes to the number of labels"
+        f"the label {names[label]!r} is number {label + 1} in {file}, but num_classes is {num_classes} (known: {known}); "
+        "set --num-classes to the number of labels"
     )
 
 
 def regression_targets(data: str, split: str, num_classes: int, inputs: int, combine: bool = False) -> Any:
     """The numbers of ``DATA/label/split.label``, ``num_classes`` a line: batches float32 (B, K). None without a file."""
-    if not os.path.isfile(_label_path(data, split)):
-        return None
-    targets: list[list[float]] = []
-    for path, number, line in _label_lines(data, split, combine):
-        values = line.split()
-        if len(values) != num_classes:
+
+    def read(line: str, where: str) -> list[float]:
+        count = len(line.split())
+        if count != num_classes:
             raise DataError(
-                f"{path}: line {number} must hold {num_classes} number(s) (num_classes), but is {line!r}, which has "
-                f"{len(values)}"
+                f"{where} must hold {num_classes} number(s) (num_classes), but is {line!r}, which has {count}"
             )
-        targets.append([_number(value, path, number) for value in values])
-    _check_count(_label_path(data, split), len(targets), inputs)
-    return RawLabelDataset(targets)
+        return numbers(line, where)
+
+    return _label_file(data, split, inputs, combine, read)
 
 
 def choice_labels(data: str, split: str, num_classes: int, inputs: int, combine: bool = False) -> Any:
     """The number of the right choice, from 0, on every line of ``DATA/label/split.label``: batches int64 (B)."""
-    if not os.path.isfile(_label_path(data, split)):
-        return None
-    labels: list[int] = []
-    for path, number, line in _label_lines(data, split, combine):
+
+    def read(line: str, where: str) -> int:
         if not line.isdigit() or int(line) >= num_classes:
-            raise DataError(
-                f"{path}: line {number} must be the number of a choice, 0 to {num_classes - 1}, but is {line!r}"
-            )
-        labels.append(int(line))
-    _check_count(_label_path(data, split), len(labels), inputs)
-    return RawLabelDataset(labels)
+            raise DataError(f"{where} must be the number of a choice, 0 to {num_classes - 1}, but is {line!r}")
+        return int(line)
+
+    return _label_file(data, split, inputs, combine, read)
 
 
-def _number(text: str, path: str, line: int) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise DataError(f"{path}: line {line}: the regression label {text!r} is not a number") from None
-    if not math.isfinite(value):
-        raise DataError(f"{path}: line {line}: the regression label {text!r} is not finite")
-    return value
-
-
-def _label_path(data: str, split: str) -> str:
-    return os.path.join(data, "label", f"{split}.label")
-
-
-def _label_lines(data: str, split: str, combine: bool) -> Any:
-    """(path, line number from 1, stripped line) of the split's label file and, with ``combine``, its numbered parts."""
-    part = 0
-    while os.path.isfile(path := _label_path(data, f"{split}{part or ''}")):
+def _label_file(data: str, split: str, inputs: int, combine: bool, read: Callable[[str, str], Any]) -> Any:
+    """``read(line, place)`` of every line of ``DATA/label/split.label``, and with ``combine`` of its numbered parts."""
+    first = os.path.join(data, "label", f"{split}.label")
+    if not os.path.isfile(first):
+        return None
+    labels: list[Any] = []
+    part, path = 0, first
+    while os.path.isfile(path) and (combine or not part):
         with open(path, encoding="utf-8") as handle:
-            for number, line in enumerate(handle, start=1):
-                yield path, number, line.strip()
+            labels += [read(line.strip(), f"{path}: line {number}") for number, line in enumerate(handle, start=1)]
         part += 1
-        if not combine:
-            return
+        path = os.path.join(data, "label", f"{split}{part}.label")
+    _check_count(first, len(labels), inputs)
+    return RawLabelDataset(labels)
 
 
 def _check_count(path: str, labels: int, inputs: int) -> None:

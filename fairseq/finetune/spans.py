@@ -17,7 +17,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,11 +74,19 @@ def best_spans(logits: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Ten
     return values, first, first + places % longest
 
 
-def decide(candidates: Iterable[Candidate], count: int, allow_no_answer: bool, threshold: float = 0.0) -> Decision:
+class Rules(NamedTuple):
+    """How many spans are kept of a window and a question, whether no answer is a choice, and how far it must lead."""
+
+    n_best: int = 20
+    allow_no_answer: bool = False
+    threshold: float = 0.0
+
+
+def decide(candidates: Iterable[Candidate], rules: Rules) -> Decision:
     """The answer to one question from the ``candidates`` of all its windows.
 
-    "No answer" is as likely as in the window where it is least likely, and every window has a candidate for it; with
-    ``allow_no_answer`` it is chosen when it beats the best span by more than ``threshold`` (in logits).
+    "No answer" is as likely as in the window where it is least likely, and every window has a candidate for it; where it
+    is a choice, it is chosen when it beats the best span by more than the threshold (in logits).
     """
     best: dict[tuple[int, int], Candidate] = {}
     null = math.inf
@@ -88,9 +96,9 @@ def decide(candidates: Iterable[Candidate], count: int, allow_no_answer: bool, t
             null = min(null, candidate.score)
         elif span not in best or candidate.score > best[span].score:
             best[span] = candidate
-    spans = sorted(best.values(), key=lambda candidate: (-candidate.score, candidate.start, candidate.stop))[:count]
-    answered = bool(spans) and not (allow_no_answer and null - spans[0].score > threshold)
-    return Decision(spans, null, answered)
+    spans = sorted(best.values(), key=lambda candidate: (-candidate.score, candidate.start, candidate.stop))
+    answered = bool(spans) and not (rules.allow_no_answer and null - spans[0].score > rules.threshold)
+    return Decision(spans[: rules.n_best], null, answered)
 
 
 SPECIALS = 4  # <s> question </s> </s> context </s>
@@ -172,53 +180,39 @@ class QuestionRecord:
     answers: tuple[tuple[str, int], ...] = ()
 
 
-class SpanSource(Protocol):
-    """Questions and contexts as ids without special symbols, with what leads from pieces to characters."""
+@dataclass
+class Questions:
+    """``questions`` and their ``contexts`` (C) as ids without special symbols, the ``texts`` of the contexts, and for
+    every piece of a context the characters [start, stop) that it stands for (``offsets``, 2C, start and stop in turn):
+    sequences of int64 tensors."""
 
-    @property
-    def questions(self) -> Any:
-        """Sequence of int64 tensors."""
+    records: list[QuestionRecord]
+    questions: Any
+    texts: list[str]
+    contexts: Any
+    offsets: Any
 
-    @property
-    def contexts(self) -> Any:
-        """Sequence of int64 tensors (C)."""
-
-    @property
-    def texts(self) -> list[str]:
-        """The text of every context."""
-
-    @property
-    def records(self) -> list[QuestionRecord]:
-        """What is known of every question."""
-
-    def spans(self, context: int) -> npt.NDArray[Any]:
+    def spans(self, context: int) -> Ints:
         """Characters [start, stop) of every piece of a context (C, 2)."""
+        return self.offsets[context].numpy().reshape(-1, 2)
 
 
-class InMemoryQuestions:
-    """A `SpanSource` of (question, context) texts in memory; equal contexts that follow each other are encoded once."""
+def questions_in_memory(asked: Iterable[tuple[str, str, str]], bpe: Any, dictionary: Dictionary) -> Questions:
+    """(id, question, context) as texts, without answers; equal contexts that follow each other are encoded once."""
+    source = Questions([], questions := [], [], contexts := [], offsets := [])
 
-    def __init__(self, pairs: Sequence[tuple[str, str]], bpe: Any, dictionary: Dictionary) -> None:
-        self.questions: list[Tensor] = []
-        self.contexts: list[Tensor] = []
-        self.texts: list[str] = []
-        self.records: list[QuestionRecord] = []
-        self._spans: list[npt.NDArray[Any]] = []
+    def ids(symbols: list[str]) -> Tensor:
+        return torch.tensor([dictionary.index(symbol) for symbol in symbols], dtype=torch.int64)
 
-        def ids(symbols: list[str]) -> Tensor:
-            return torch.tensor([dictionary.index(symbol) for symbol in symbols], dtype=torch.int64)
-
-        for number, (question, context) in enumerate(pairs):
-            if not self.texts or self.texts[-1] != context:
-                symbols, spans = encode_with_offsets(bpe, context)
-                self.texts.append(context)
-                self.contexts.append(ids(symbols))
-                self._spans.append(np.asarray(spans, dtype=np.int64).reshape(-1, 2))
-            self.questions.append(ids(encode_with_offsets(bpe, question)[0]))
-            self.records.append(QuestionRecord(str(number), len(self.contexts) - 1))
-
-    def spans(self, context: int) -> npt.NDArray[Any]:
-        return self._spans[context]
+    for identity, question, context in asked:
+        if source.texts[-1:] != [context]:
+            symbols, spans = encode_with_offsets(bpe, context)
+            source.texts.append(context)
+            contexts.append(ids(symbols))
+            offsets.append(torch.tensor(spans, dtype=torch.int64))
+        questions.append(ids(encode_with_offsets(bpe, question)[0]))
+        source.records.append(QuestionRecord(identity, len(contexts) - 1))
+    return source
 
 
 class WindowSizes(NamedTuple):
@@ -237,7 +231,7 @@ class SpanDataset(WindowDataset):
     ``name`` is that of the split. Windows are cut when the dataset is made, tokens are read when asked for.
     """
 
-    def __init__(self, source: SpanSource, dictionary: Dictionary, sizes: WindowSizes, name: str = "") -> None:
+    def __init__(self, source: Questions, dictionary: Dictionary, sizes: WindowSizes, name: str = "") -> None:
         super().__init__()
         self.source, self.name = source, name
         self._dictionary, self._window = dictionary, sizes
@@ -333,27 +327,16 @@ class Answer(NamedTuple):
     probability: float
 
 
-class Rules(NamedTuple):
-    """How many spans are kept of a window and a question, whether no answer is a choice, and how far it must lead."""
-
-    n_best: int = 20
-    allow_no_answer: bool = False
-    threshold: float = 0.0
-
-
 def decide_all(candidates: Iterable[Tensor], rules: Rules) -> dict[int, Decision]:
     """The decision on every question that has candidates (rows of `SpanDataset.candidates`), by its number."""
     found: dict[int, list[Candidate]] = defaultdict(list)
     for rows in candidates:
         for question, start, stop, score in rows.tolist():
             found[int(question)].append(Candidate(int(start), int(stop), score))
-    return {
-        question: decide(found[question], rules.n_best, rules.allow_no_answer, rules.threshold)
-        for question in sorted(found)
-    }
+    return {question: decide(found[question], rules) for question in sorted(found)}
 
 
-def answer_text(source: SpanSource, question: int, decision: Decision) -> str:
+def answer_text(source: Questions, question: int, decision: Decision) -> str:
     """The characters of the best span, or nothing when there is no answer."""
     if not decision.answered:
         return ""
@@ -361,17 +344,16 @@ def answer_text(source: SpanSource, question: int, decision: Decision) -> str:
     return source.texts[source.records[question].context][best.start : best.stop]
 
 
-def best_answers(source: SpanSource, question: int, decision: Decision, allow_no_answer: bool) -> list[Answer]:
+def best_answers(source: Questions, question: int, decision: Decision, allow_no_answer: bool) -> list[Answer]:
     """What is answered first, then the other choices by score."""
     context = source.texts[source.records[question].context]
-    choices = [(context[span.start : span.stop], span) for span in decision.spans]
-    null = Candidate(-1, -1, decision.null)
+    choices = list(decision.spans)
     if allow_no_answer or not choices:
-        choices.insert(0 if not decision.answered else len(choices), ("", null))
-    highest = max(span.score for _, span in choices)
-    weights = [math.exp(span.score - highest) for _, span in choices]
-    ranked = sorted(range(1, len(choices)), key=lambda i: -choices[i][1].score)
-    return [
-        Answer(choices[i][0], choices[i][1].start, choices[i][1].stop, choices[i][1].score, weights[i] / sum(weights))
-        for i in (0, *ranked)
-    ]
+        choices.insert(0 if not decision.answered else len(choices), Candidate(*NO_ANSWER, decision.null))
+    highest = max(span.score for span in choices)
+    weights = [math.exp(span.score - highest) for span in choices]
+    first, *others = (
+        Answer(context[span.start : span.stop], *span, weight / sum(weights))
+        for span, weight in zip(choices, weights, strict=True)
+    )
+    return [first, *sorted(others, key=lambda answer: -answer.score)]

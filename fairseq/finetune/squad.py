@@ -16,19 +16,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fairseq.data.encoders.base import encode_with_offsets
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.finetune.layout import Job, Sample, SplitSummary, Written
-from fairseq.finetune.reading import FORMATS, find_splits, read_json, read_rows, write_row
-from fairseq.finetune.spans import QuestionRecord
+from fairseq.finetune.layout import Job, SplitSummary, Written
+from fairseq.finetune.reading import FORMATS, find_splits, place, read_json, read_rows, write_row
+from fairseq.finetune.spans import QuestionRecord, Questions
 from fairseq.finetune.writing import SplitWriter
 
 Answer = tuple[str, int]  # text, and its first character in the context
@@ -84,10 +82,10 @@ def _paragraphs(path: Path) -> Iterator[dict[str, Any]]:
         yield from _list(article, "paragraphs", f"{path}, article {number}")
 
 
-def _list(container: Any, key: str, place: str) -> list[dict[str, Any]]:
+def _list(container: Any, key: str, where: str) -> list[dict[str, Any]]:
     value = container.get(key) if isinstance(container, dict) else None
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise DataError(f"{place}: {key!r} must be a list of objects, as in SQuAD's files")
+        raise DataError(f"{where}: {key!r} must be a list of objects, as in SQuAD's files")
     return value
 
 
@@ -95,35 +93,35 @@ def _question(qa: dict[str, Any], context: str, path: Path, wanted: str, moved: 
     identity, text = qa.get("id"), qa.get("question")
     if not isinstance(identity, str) or not isinstance(text, str):
         raise DataError(f"{path}: a question must have an 'id' and a 'question', both texts, but one is {qa!r:.120}")
-    place = f"{path}, question {identity!r}"
+    where = f"{path}, question {identity!r}"
     if not text.strip():
-        raise DataError(f"{place}: the question is empty")
+        raise DataError(f"{where}: the question is empty")
     if wanted == "unknown" or qa.get("is_impossible"):
         if wanted == "required":
-            raise DataError(f"{place} is impossible, which SQuAD 1.1 does not know; use --task squad2")
+            raise DataError(f"{where} is impossible, which SQuAD 1.1 does not know; use --task squad2")
         return Question(identity, text)
-    spans = tuple(_answer(answer, context, place, identity, moved) for answer in _list(qa, "answers", place))
+    spans = tuple(_answer(answer, context, where, identity, moved) for answer in _list(qa, "answers", where))
     if not spans and wanted == "required":
-        raise DataError(f"{place} has no answer; if these are data of SQuAD 2.0, use --task squad2")
+        raise DataError(f"{where} has no answer; if these are data of SQuAD 2.0, use --task squad2")
     return Question(identity, text, spans)
 
 
-def _answer(answer: dict[str, Any], context: str, place: str, identity: str, moved: list[str] | None) -> Answer:
+def _answer(answer: dict[str, Any], context: str, where: str, identity: str, moved: list[str] | None) -> Answer:
     text, start = answer.get("text"), answer.get("answer_start")
     if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
-        raise DataError(f"{place}: an answer must have a 'text' and an integer 'answer_start', but is {answer!r:.120}")
+        raise DataError(f"{where}: an answer must have a 'text' and an integer 'answer_start', but is {answer!r:.120}")
     if not text.strip():
-        raise DataError(f"{place}: an answer is empty")
+        raise DataError(f"{where}: an answer is empty")
     if start < 0 or start + len(text) > len(context):
         raise DataError(
-            f"{place}: the answer span [{start}, {start + len(text)}) is outside the context of {len(context)} characters"
+            f"{where}: the answer span [{start}, {start + len(text)}) is outside the context of {len(context)} characters"
         )
     if context.startswith(text, start):
         return text, start
     nearest = _nearest(text, start, context)
     if nearest is None:
         raise DataError(
-            f"{place}: the answer span [{start}, {start + len(text)}) of the context reads "
+            f"{where}: the answer span [{start}, {start + len(text)}) of the context reads "
             f"{context[start : start + len(text)]!r:.60}, not {text!r:.60}, which is nowhere in it"
         )
     if moved is not None:
@@ -133,56 +131,40 @@ def _answer(answer: dict[str, Any], context: str, place: str, identity: str, mov
 
 def _nearest(text: str, start: int, context: str) -> int | None:
     """Where ``text`` stands in ``context`` nearest to ``start``."""
-    places = [place for place in (context.rfind(text, 0, start + len(text)), context.find(text, start)) if place >= 0]
-    return min(places, key=lambda place: abs(place - start), default=None)
+    found = [at for at in (context.rfind(text, 0, start + len(text)), context.find(text, start)) if at >= 0]
+    return min(found, key=lambda at: abs(at - start), default=None)
 
 
-class SquadSplit:
-    """One split, as the source of a `fairseq.finetune.spans.SpanDataset`.
+def load_squad(directory: str | Path, split: str) -> Questions:
+    """The preprocessed ``split``.
 
     Raises DataNotFoundError when it is not there, DataError when its files do not belong together.
     """
+    prefixes = [Path(directory) / folder / split for folder in ("input0", "input1")]
+    for prefix in prefixes:
+        if not Path(f"{prefix}.idx").is_file():
+            raise DataNotFoundError(
+                f"Dataset not found: {split} ({prefix}); make it with fairseq-preprocess-task --task squad (or squad2)"
+            )
+    questions, contexts = (MMapIndexedDataset(str(prefix)) for prefix in prefixes)
+    offsets = MMapIndexedDataset(f"{prefixes[1]}.offsets")
+    if not np.array_equal(2 * contexts.sizes.astype(np.int64), offsets.sizes):
+        raise DataError(f"{prefixes[1]}.offsets does not belong to {prefixes[1]}; preprocess the data again")
+    path = Path(directory) / "label" / f"{split}.jsonl"
+    rows = enumerate(read_rows(path, len(questions)), 1)
+    records = [_record(row, len(contexts), place(path, line)) for line, row in rows]
+    return Questions(records, questions, read_rows(Path(f"{prefixes[1]}.jsonl"), len(contexts)), contexts, offsets)
 
-    def __init__(self, directory: str | Path, split: str) -> None:
-        self._directory, self._split = Path(directory), split
-        prefixes = [self._directory / folder / split for folder in ("input0", "input1")]
-        for prefix in prefixes:
-            if not Path(f"{prefix}.idx").is_file():
-                raise DataNotFoundError(
-                    f"Dataset not found: {split} ({prefix}); make it with fairseq-preprocess-task --task squad (or squad2)"
-                )
-        self.questions = MMapIndexedDataset(str(prefixes[0]))
-        self.contexts = MMapIndexedDataset(str(prefixes[1]))
-        self._offsets = MMapIndexedDataset(f"{prefixes[1]}.offsets")
-        if not np.array_equal(2 * self.contexts.sizes.astype(np.int64), self._offsets.sizes):
-            raise DataError(f"{prefixes[1]}.offsets does not belong to {prefixes[1]}; preprocess the data again")
 
-    def spans(self, context: int) -> npt.NDArray[np.int64]:
-        """Characters [start, stop) of every piece of a context (C, 2)."""
-        return self._offsets[context].numpy().reshape(-1, 2)
-
-    @cached_property
-    def texts(self) -> list[str]:
-        """The text of every context."""
-        return read_rows(self._directory / "input1" / f"{self._split}.jsonl", len(self.contexts))
-
-    @cached_property
-    def records(self) -> list[QuestionRecord]:
-        """What is known of every question."""
-        path = self._directory / "label" / f"{self._split}.jsonl"
-        return [self._record(row, path, line) for line, row in enumerate(read_rows(path, len(self.questions)), 1)]
-
-    def _record(self, row: Any, path: Path, line: int) -> QuestionRecord:
-        try:
-            answers = tuple((str(text), int(start)) for text, start in row["answers"])
-            record = QuestionRecord(str(row["id"]), int(row["context"]), answers)
-        except (KeyError, TypeError, ValueError):
-            raise DataError(
-                f"{path}, line {line}: {json.dumps(row)[:80]} is not a question; preprocess again"
-            ) from None
-        if not 0 <= record.context < len(self.contexts):
-            raise DataError(f"{path}, line {line}: there is no context {record.context}; preprocess the data again")
-        return record
+def _record(row: Any, contexts: int, where: str) -> QuestionRecord:
+    try:
+        answers = tuple((str(text), int(start)) for text, start in row["answers"])
+        record = QuestionRecord(str(row["id"]), int(row["context"]), answers)
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{where}: {json.dumps(row)[:80]} is not a question; preprocess again") from None
+    if not 0 <= record.context < contexts:
+        raise DataError(f"{where}: there is no context {record.context}; preprocess the data again")
+    return record
 
 
 KIND = "spans"
@@ -217,14 +199,12 @@ def _write(job: Job, version: str, answers: str) -> Written:
 
 
 def _write_split(job: Job, split: str, path: Path, answers: str, notes: list[str]) -> SplitSummary:
-    summary = SplitSummary(split, path)
-    sample = Sample(path, job.dictionary, job.settings is not None)
     moved: list[str] = []
-    with SplitWriter(job.dest, split, job.dictionary) as writer:
+    with SplitWriter(job, split, path) as writer:
         questions, contexts = writer.symbols("input0"), writer.symbols("input1")
         offsets, texts, records = writer.column("input1", ".offsets"), writer.rows("input1"), writer.rows("label")
         for number, paragraph in enumerate(read_squad(path, answers, moved)):
-            sample.add(paragraph.context)
+            writer.sample.add(paragraph.context)
             symbols, spans = encode_with_offsets(job.bpe, paragraph.context)
             contexts.add_item(writer.ids(symbols))
             offsets.add_item(np.asarray(spans, dtype=np.int32).reshape(-1))
@@ -233,14 +213,13 @@ def _write_split(job: Job, split: str, path: Path, answers: str, notes: list[str
                 questions.add_item(writer.ids(encode_with_offsets(job.bpe, question.text)[0]))
                 found = [list(answer) for answer in question.answers]
                 write_row(records, {"id": question.id, "context": number, "answers": found})
-                summary.rows += 1
+                writer.summary.rows += 1
                 if answers != "unknown":
-                    summary.labels["answer" if question.answers else "no answer"] += 1
-    sample.check(job.bpe)
+                    writer.summary.labels["answer" if question.answers else "no answer"] += 1
+    writer.sample.check()
     if moved:
         notes.append(
             f"{path}: {len(moved)} answers do not stand where the file says and were taken from the nearest place where"
             f" they do, the first in question {moved[0]!r}"
         )
-    summary.tokens, summary.unknown = writer.tokens, writer.unknown
-    return summary
+    return writer.summary

@@ -6,7 +6,8 @@ Legend: B batch, T tokens, W words of a sentence, N words of a batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,51 +67,30 @@ class WindowDataset(FairseqDataset):
         }
 
 
-Ints = npt.NDArray[np.int64]
-
 IGNORED = -100  # the target at tokens that carry no label
 SPECIALS = 2  # <s> sentence </s>
 
 
-class TokenSource(Protocol):
-    """Sentences as ids without special symbols, the number of pieces of every word, and the words' labels if known."""
+@dataclass
+class LabelledSentences:
+    """``words`` (W) of every sentence with their ``pieces`` as ids without special symbols, the number of pieces of every
+    word (``sizes``, W), and the class of every word (``labels``, W), if known: sequences of int64 tensors."""
 
-    @property
-    def sentences(self) -> Any:
-        """Sequence of int64 tensors."""
-
-    @property
-    def words(self) -> list[list[str]]:
-        """The words of every sentence."""
-
-    def sizes(self, sentence: int) -> Ints:
-        """Pieces of every word (W)."""
-
-    def labels(self, sentence: int) -> Ints | None:
-        """The class of every word (W), or None where it is not known."""
+    words: Sequence[Sequence[str]]
+    pieces: Any
+    sizes: Any
+    labels: Any = None
 
 
-class InMemorySentences:
-    """A `TokenSource` of words in memory, without labels."""
-
-    def __init__(self, sentences: Sequence[Sequence[str]], bpe: Any, dictionary: Dictionary) -> None:
-        self.words = [list(words) for words in sentences]
-        self.sentences: list[Tensor] = []
-        self._sizes: list[Ints] = []
-        for words in self.words:
-            pieces = word_pieces(bpe, words, dictionary.unk_word)
-            self._sizes.append(np.array([len(found) for found in pieces], dtype=np.int64))
-            ids = [dictionary.index(symbol) for found in pieces for symbol in found]
-            self.sentences.append(torch.tensor(ids, dtype=torch.int64))
-
-    def sizes(self, sentence: int) -> Ints:
-        return self._sizes[sentence]
-
-    def labels(self, sentence: int) -> Ints | None:
-        return None
+def unlabelled(sentences: Sequence[Sequence[str]], bpe: Any, dictionary: Dictionary) -> LabelledSentences:
+    """Words in memory, whose labels are not known."""
+    symbols = [word_pieces(bpe, words, dictionary.unk_word) for words in sentences]
+    ids = [[dictionary.index(symbol) for found in words for symbol in found] for words in symbols]
+    sizes = [torch.tensor([len(found) for found in words]) for words in symbols]
+    return LabelledSentences(sentences, [torch.tensor(row, dtype=torch.int64) for row in ids], sizes)
 
 
-def split_into_windows(sizes: Ints, room: int) -> list[tuple[int, int]]:
+def split_into_windows(sizes: Tensor, room: int) -> list[tuple[int, int]]:
     """Runs [first, stop) of words of ``sizes`` pieces that have at most ``room`` pieces together; one longer is alone."""
     runs: list[tuple[int, int]] = []
     first = taken = 0
@@ -129,7 +109,7 @@ class TokenLabelsDataset(WindowDataset):
     A word of more pieces than fit is cut to its first ones. ``name`` is that of the split.
     """
 
-    def __init__(self, source: TokenSource, dictionary: Dictionary, max_positions: int, name: str = "") -> None:
+    def __init__(self, source: LabelledSentences, dictionary: Dictionary, max_positions: int, name: str = "") -> None:
         super().__init__()
         self.source, self.name = source, name
         self._dictionary = dictionary
@@ -138,29 +118,28 @@ class TokenLabelsDataset(WindowDataset):
             raise ConfigError(f"task.max_positions must be at least {SPECIALS + 1}, but is {max_positions} instead")
         rows: list[tuple[int, int, int]] = []
         lengths: list[int] = []
-        for sentence in range(len(source.sentences)):
-            sizes = source.sizes(sentence)
+        for sentence in range(len(source.pieces)):
+            sizes = source.sizes[sentence]
             for first, stop in split_into_windows(sizes, self._room):
                 rows.append((sentence, first, stop))
                 lengths.append(min(int(sizes[first:stop].sum()), self._room) + SPECIALS)
         self._rows = rows
-        self.sizes: Ints = np.array(lengths, dtype=np.int64)
+        self.sizes = np.array(lengths, dtype=np.int64)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``source`` (T), ``target`` (T) classes at first pieces and `IGNORED` elsewhere, ``words`` (T) True at first
         pieces, ``sentence`` its number and ``first`` that of the first word."""
         sentence, first, stop = self._rows[index]
-        sizes = self.source.sizes(sentence)
+        sizes = self.source.sizes[sentence]
         begin, length = int(sizes[:first].sum()), int(self.sizes[index]) - SPECIALS
         bos, eos = torch.tensor([self._dictionary.bos()]), torch.tensor([self._dictionary.eos()])
-        source = torch.cat([bos, self.source.sentences[sentence][begin : begin + length], eos])
-        places = torch.from_numpy(1 + np.cumsum(sizes[first:stop]) - sizes[first:stop])
+        source = torch.cat([bos, self.source.pieces[sentence][begin : begin + length], eos])
+        places = 1 + sizes[first:stop].cumsum(0) - sizes[first:stop]
         words = torch.zeros(len(source), dtype=torch.bool)
         words[places] = True
         target = torch.full((len(source),), IGNORED, dtype=torch.int64)
-        labels = self.source.labels(sentence)
-        if labels is not None:
-            target[places] = torch.from_numpy(labels[first:stop])
+        if self.source.labels is not None:
+            target[places] = self.source.labels[sentence][first:stop]
         return {"id": index, "source": source, "target": target, "words": words, "sentence": sentence, "first": first}
 
     def __len__(self) -> int:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import tempfile
@@ -21,9 +20,8 @@ from fairseq.finetune import glue_files
 from fairseq.finetune.glue_files import GlueTask
 from fairseq.finetune.layout import Job
 from fairseq.finetune.reading import first_existing
-from fairseq.glue.files import fingerprint, write_json
+from fairseq.glue.files import fingerprint, read_json, write_json
 from fairseq.glue.pretrained import PretrainedModel, digest
-from fairseq.registry import BPES
 
 NOT_IN_ALL = ("WNLI",)  # as in the original: its development set misleads, but it can be asked for by name
 SUBSET_SEED = 1
@@ -56,27 +54,24 @@ def choose(names: Sequence[str], data_dir: Path) -> tuple[list[GlueTask], list[s
     """
     if not data_dir.is_dir():
         raise DataNotFoundError(f"--data-dir {data_dir} does not exist; it should hold GLUE's folders (CoLA, RTE, ...)")
-    every = [task for task in glue_files.TASKS.values() if task.trains]
     wanted: dict[str, GlueTask] = {}
     missing: list[str] = []
     for name in names:
-        if name.lower() == "all":
-            for task in every:
-                reason = _absent(task, data_dir)
-                if task.name not in NOT_IN_ALL and reason is None:
-                    wanted[task.name] = task
-                elif task.name not in NOT_IN_ALL:
-                    missing.append(f"{task.name} ({reason})")
-            continue
-        task = glue_files.find_task(name)
-        if not task.trains:
-            raise DataNotFoundError(
-                f"{task.name} is only a test set and has nothing to train on; leave it out of --tasks"
-            )
-        reason = _absent(task, data_dir)
-        if reason is not None:
-            raise DataNotFoundError(f"task {task.name} is not in --data-dir {data_dir}: {reason}")
-        wanted[task.name] = task
+        everything = name.lower() == "all"
+        for task in glue_files.TASKS.values() if everything else [glue_files.find_task(name)]:
+            if everything and (not task.trains or task.name in NOT_IN_ALL):
+                continue
+            if not task.trains:
+                raise DataNotFoundError(
+                    f"{task.name} is only a test set and has nothing to train on; leave it out of --tasks"
+                )
+            reason = _absent(task, data_dir)
+            if reason is None:
+                wanted[task.name] = task
+            elif everything:
+                missing.append(f"{task.name} ({reason})")
+            else:
+                raise DataNotFoundError(f"task {task.name} is not in --data-dir {data_dir}: {reason}")
     if not wanted:
         raise DataNotFoundError(f"--data-dir {data_dir} holds none of GLUE's tasks: {', '.join(missing)}")
     return list(wanted.values()), missing
@@ -115,6 +110,7 @@ class Preparation:
         """What the data of ``task`` is made from."""
         folder = glue_files.task_directory(self.data_dir, task)
         assert folder is not None
+        names = {name for split in task.splits for name in split.files}
         files = sorted(path for path in folder.iterdir() if path.is_file())
         bpe = {
             key: digest(Path(value)) if isinstance(value, str) and Path(value).is_file() else value
@@ -122,7 +118,7 @@ class Preparation:
         }
         return {
             "task": task.name,
-            "files": {path.name: digest(path) for path in files if folder != self.data_dir or _belongs(task, path)},
+            "files": {path.name: digest(path) for path in files if folder != self.data_dir or path.name in names},
             "dictionary": digest(self.start.dictionary),
             "bpe": bpe,
             "train_examples": self.examples,
@@ -131,11 +127,8 @@ class Preparation:
     def find(self, task: GlueTask) -> TaskData | None:
         """The data that is there already, if it was made from the same."""
         path = self.out / task.name
-        try:
-            stored = json.loads((path / "data.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return _task_data(path, stored) if stored["identity"] == self.identity(task) else None
+        stored = read_json(path / "data.json")
+        return _task_data(path, stored) if stored and stored["identity"] == self.identity(task) else None
 
     def make(self, task: GlueTask) -> TaskData:
         """Preprocess ``task``; the directory appears at once and in full."""
@@ -146,13 +139,14 @@ class Preparation:
         with tempfile.TemporaryDirectory(dir=self.out, prefix=".making-") as scratch:
             made = Path(scratch) / task.name
             made.mkdir()
-            cut = self.examples is not None and task.trains
-            source = self._fewer_rows(task, Path(scratch)) if cut else self.data_dir
+            source, bpe = self.data_dir, self.start.bpe
+            if self.examples is not None and task.trains:
+                source = self._fewer_rows(task, self.examples, Path(scratch))
             job = Job(
                 source,
                 made,
                 self._dictionary,
-                _encoder(self.start.bpe),
+                argparse.Namespace(bpe=bpe["_name"], **bpe) if bpe else None,
                 workers=self.workers,
                 variant=task.name,
                 keep_empty=True,
@@ -172,9 +166,8 @@ class Preparation:
             made.rename(path)
         return _task_data(path, stored)
 
-    def _fewer_rows(self, task: GlueTask, scratch: Path) -> Path:
+    def _fewer_rows(self, task: GlueTask, examples: int, scratch: Path) -> Path:
         """A copy of the raw files with at most ``examples`` training rows, in their old order."""
-        assert self.examples is not None
         folder = glue_files.task_directory(self.data_dir, task)
         train = first_existing(folder, task.splits[0].files) if folder is not None else None
         if folder is None or train is None:
@@ -184,43 +177,15 @@ class Preparation:
         for path in folder.iterdir():
             if path.is_file() and path != train:
                 (copy / path.name).symlink_to(path.resolve())
-        lines = _whole_lines(train.read_bytes())
+        with train.open("rb") as handle:  # lines end with "\n" alone: the texts hold other line separators
+            lines = handle.readlines()
         first = 1 if task.splits[0].header else 0
         rows = range(first, len(lines))
-        chosen = sorted(random.Random(SUBSET_SEED).sample(rows, min(self.examples, len(rows))))
+        chosen = sorted(random.Random(SUBSET_SEED).sample(rows, min(examples, len(rows))))
         (copy / train.name).write_bytes(b"".join([*lines[:first], *(lines[row] for row in chosen)]))
         return scratch / "raw"
 
 
-def _encoder(settings: dict[str, Any] | None) -> Any:
-    """The settings as the encoder takes them: an instance of its configuration class, or a Namespace without one."""
-    if settings is None:
-        return None
-    config_class = BPES.config_class(settings["_name"])
-    values = argparse.Namespace(bpe=settings["_name"], **settings)
-    if config_class is None:
-        return values
-    config: Any = config_class.from_namespace(values)  # type: ignore[attr-defined]
-    config._name = settings["_name"]
-    return config
-
-
-def _whole_lines(content: bytes) -> list[bytes]:
-    """Lines that end with ``\\n`` only: the texts hold other line separators."""
-    lines = [line + b"\n" for line in content.split(b"\n")]
-    return lines[:-1] if content.endswith(b"\n") or not content else lines
-
-
-def _belongs(task: GlueTask, path: Path) -> bool:
-    return any(path.name in split.files for split in task.splits)
-
-
 def _task_data(path: Path, stored: dict[str, Any]) -> TaskData:
-    return TaskData(
-        stored["identity"]["task"],
-        path,
-        fingerprint(stored["identity"]),
-        stored["rows"],
-        stored["labels"],
-        stored["notes"],
-    )
+    identity = stored["identity"]
+    return TaskData(identity["task"], path, fingerprint(identity), stored["rows"], stored["labels"], stored["notes"])

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fairseq.errors import ConfigError
 
-try:
-    import fcntl
-except ImportError:  # not on Windows: there, nobody watches over two commands in one directory
-    fcntl = None  # type: ignore[assignment]
+PATIENCE = 10.0  # seconds
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -32,6 +30,13 @@ def write_json(path: Path, value: Any) -> None:
     replace_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The JSON value of ``path``; None when it cannot be read."""
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return None
+
+
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits that identify a JSON value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
@@ -39,16 +44,16 @@ def fingerprint(value: Any) -> str:
 
 
 @contextmanager
-def claimed(directory: Path, patience: float = 10.0) -> Iterator[int]:
+def claimed(directory: Path) -> Iterator[int]:
     """Hold ``directory`` for this process; yields a descriptor that children inherit, which keeps it held until they end.
 
-    Raises ConfigError when another process still holds it after ``patience`` seconds.
+    Raises ConfigError when another process still holds it after `PATIENCE`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        end = time.monotonic() + patience
-        while fcntl is not None:
+        end = time.monotonic() + PATIENCE
+        while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break

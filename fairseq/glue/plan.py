@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from fairseq.dataclass.base import GROUPS, FieldSpec, field_specs, model_config_class
 from fairseq.dataclass.build import build_config, nest, require_complete
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.errors import ConfigError
-from fairseq.finetune.glue_files import TASKS, GlueTask
+from fairseq.finetune.glue_files import TASKS
 from fairseq.glue.data import TaskData
 from fairseq.glue.files import fingerprint
 from fairseq.glue.pretrained import PretrainedModel
@@ -31,12 +32,43 @@ ALWAYS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What the command line shortens; None: as the recipe says."""
 
     max_epoch: int | None = None
     max_updates: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
+
+    ``trainer``: the words of a command that trains as the YAML file says that follows them. With ``resumable`` checkpoints
+    hold the optimizer's state, and an interrupted run goes on from its last one; otherwise it starts anew.
+    """
+
+    checkpoint: str
+    data_dir: Path
+    out: Path
+    trainer: Sequence[str]
+    tasks: Sequence[str] = ("all",)
+    recipe: str = "roberta"
+    seeds: int = 5
+    given: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    train_examples: int | None = None
+    jobs: int | None = None
+    cores: int = 1
+    cpu: bool = False
+    dictionary: str | None = None
+    bpe: str | None = None
+    bpe_options: Mapping[str, Any] = field(default_factory=dict)
+    keep: str = "none"
+    resumable: bool = False
+    predict_test: bool = False
+    dry_run: bool = False
+    user_dir: str | None = None
+    command: str = "fairseq-glue"
 
 
 @dataclass(frozen=True)
@@ -88,10 +120,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs, in the order in which they are done, and the task recipes they came from."""
+    """All runs, in the order in which they are done, and what is to be said about them."""
 
     runs: list[Run]
-    recipes: dict[str, TaskRecipe]
     notes: list[str]
 
 
@@ -100,15 +131,14 @@ def make(
     start: PretrainedModel,
     data: Sequence[TaskData],
     seeds: int,
-    given: Mapping[str, Any] | None = None,
-    limits: Limits | None = None,
+    given: Mapping[str, Any],
+    limits: Limits,
 ) -> Plan:
     """Every task of ``data`` with ``seeds`` seeds; ``given`` are settings of the command line, which win.
 
     All tasks get their first seed before any gets its second, but tasks that others start from come first. Raises
     ConfigError for an option that fairseq-train does not know, before anything is run.
     """
-    limits = limits or Limits()
     recipes = {item.task: recipe.for_task(item.task, given) for item in data}
     by_task = {item.task: item for item in data}
     notes: list[str] = []
@@ -124,13 +154,11 @@ def make(
         for task in order:
             source = recipes[task].start_from
             for point in recipes[task].points():
-                after = None
-                if source in by_task:
-                    after = runs[source, recipes[source].points()[0], seed]
+                after = runs[source, recipes[source].points()[0], seed] if source in by_task else None
                 runs[task, point, seed] = _run(recipes[task], start, by_task[task], point, seed, limits, after)
     for first in {run.task: run for run in reversed(runs.values())}.values():
         _check(first)
-    return Plan(list(runs.values()), recipes, notes)
+    return Plan(list(runs.values()), notes)
 
 
 def _order(recipes: Mapping[str, TaskRecipe], notes: list[str]) -> list[str]:
@@ -139,19 +167,17 @@ def _order(recipes: Mapping[str, TaskRecipe], notes: list[str]) -> list[str]:
     absent: dict[str, list[str]] = {}
     for task, recipe in recipes.items():
         source = recipe.start_from
-        if source is None:
-            continue
-        if source in recipes:
+        if source is not None and source in recipes:
             if recipes[source].start_from in recipes:
                 raise ConfigError(f"{task} starts from {source}, which itself starts from another task; one step only")
             order += [source] if source not in order else []
-        else:
+        elif source is not None:
             absent.setdefault(source, []).append(task)
-    for source, tasks in absent.items():
-        notes.append(
-            f"By the recipe {', '.join(tasks)} would start from the model of {source}, which is not among the tasks here; "
-            "they start from the pretrained checkpoint."
-        )
+    notes += [
+        f"By the recipe {', '.join(tasks)} would start from the model of {source}, which is not among the tasks here; "
+        "they start from the pretrained checkpoint."
+        for source, tasks in absent.items()
+    ]
     return order + [task for task in recipes if task not in order]
 
 
@@ -171,12 +197,14 @@ def _run(
         raise ConfigError(
             f"{recipe.task} has no score {metric!r}{nearest(metric, list(task.metrics)) or '.'} Its scores: {known}"
         )
-    updates, warmup = recipe.length(data.rows["train"], point, limits.max_epoch, limits.max_updates)
+    updates, warmup = recipe.length(data.rows["train"], point, *limits)
     options = {**ALWAYS, **recipe.options, **dict(point)}
     if start.max_positions is not None:
         wanted = int(options.get("max_positions") or start.max_positions)
         options["max_positions"] = start.max_positions if start.has_table else min(wanted, start.max_positions)
-    options |= _head(task)
+    options |= {"task": "sentence_prediction", "criterion": "sentence_prediction", "num_classes": task.num_classes}
+    if task.regression:
+        options["regression_target"] = True
     if start.omit_mask:
         options["omit_mask"] = True
     options |= {"seed": seed, "max_update": updates, "best_checkpoint_metric": metric}
@@ -188,15 +216,6 @@ def _run(
     if after is not None:
         sources["start_from"] = fingerprint(after.settings())
     return Run(recipe.task, seed, point, metric, options, start.model, updates, sources, after)
-
-
-def _head(task: GlueTask) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "task": "sentence_prediction",
-        "criterion": "sentence_prediction",
-        "num_classes": task.num_classes,
-    }
-    return {**options, "regression_target": True} if task.regression else options
 
 
 def _schedule(name: str, updates: int, warmup: int) -> dict[str, Any]:

@@ -126,9 +126,7 @@ def _bpe(checkpoint: Path, stored: Any, name: str | None, given: dict[str, Any])
     """The encoder's settings with files that exist."""
     if name == "none":
         return None
-    settings: dict[str, Any] = {}
-    if stored is not None:
-        settings = {str(key): value for key, value in _plain(stored).items()}
+    settings = {} if stored is None else {str(key): value for key, value in _plain(stored).items()}
     if name is not None and settings.get("_name") != name:
         settings = {"_name": name}
     if not settings.get("_name"):
@@ -138,13 +136,9 @@ def _bpe(checkpoint: Path, stored: Any, name: str | None, given: dict[str, Any])
         )
     config = BPES.config_class(settings["_name"])
     known = field_specs(config) if config is not None else {}
-    for key, spec in known.items():
-        if key not in settings and spec.default is not None:
-            settings[key] = spec.default
-    settings |= {key: value for key, value in given.items() if key in known}
-    for key, value in settings.items():
-        settings[key] = _moved(checkpoint, key, value) if key not in given else value
-    return settings
+    defaults = {key: spec.default for key, spec in known.items() if key not in settings and spec.default is not None}
+    settings = {key: _moved(checkpoint, key, value) for key, value in (settings | defaults).items()}
+    return settings | {key: value for key, value in given.items() if key in known}
 
 
 def _moved(checkpoint: Path, key: str, value: Any) -> Any:

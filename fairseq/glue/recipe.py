@@ -102,21 +102,15 @@ class Recipe:
         merged: dict[str, Any] = {}
         for layer in (self.all, self.tasks.get(task, {}), given or {}):
             _merge(merged, layer)
-        own = {key: merged.pop(key) for key in _OWN if merged.get(key) is not None}
-        options = {key: value for key, value in merged.items() if key not in _OWN and value is not None}
+        own = {key: value for key in _OWN if (value := merged.pop(key, None)) is not None}
         where = f"recipe {self.name}, task {task}"
         if "epochs" not in own and "updates" not in own:
             raise ConfigError(f"{where}: neither epochs nor updates says how long to train; set one of them")
-        return TaskRecipe(
-            task,
-            options,
-            epochs=_number(own, "epochs", where, float) if "epochs" in own else None,
-            updates=_number(own, "updates", where, int) if "updates" in own else None,
-            warmup=_number(own, "warmup", where, float) if "warmup" in own else 0.0,
-            score=own.get("score"),
-            start_from=own.get("start_from"),
-            grid=_grid(own.get("grid", {}), where),
-        )
+        for key, kind in (("epochs", float), ("updates", int), ("warmup", float)):
+            if key in own:
+                own[key] = _number(own[key], key, where, kind)
+        own["grid"] = _grid(own.get("grid"), where)
+        return TaskRecipe(task, {key: value for key, value in merged.items() if value is not None}, **own)
 
     def first_seeds(self, count: int) -> list[int]:
         """``count`` seeds: the recipe's own first, then the smallest numbers that are not among them."""
@@ -247,14 +241,14 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
         into["grid"] = {key: values for key, values in into["grid"].items() if _name(key) not in layer}
 
 
-def _number(own: Mapping[str, Any], key: str, where: str, kind: type) -> Any:
+def _number(value: Any, key: str, where: str, kind: type) -> Any:
     try:
-        value = kind(own[key])
+        number = kind(value)
     except (TypeError, ValueError):
-        value = None
-    if value is None or value < 0 or (key != "warmup" and value == 0):
-        raise ConfigError(f"{where}: {key} must be a positive number, but is {own[key]!r}")
-    return value
+        number = -1
+    if number < 0 or (key != "warmup" and number == 0):
+        raise ConfigError(f"{where}: {key} must be a positive number, but is {value!r}")
+    return number
 
 
 def _integer(options: Mapping[str, Any], key: str, task: str) -> int | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from fairseq.glue.data import TaskData
 from fairseq.glue.files import replace_text
 from fairseq.glue.plan import Run
-from fairseq.glue.recipe import Recipe
-from fairseq.glue.scores import METRICS, Line, Result, average, by_task, grid_medians, lines, result_record
+from fairseq.glue.recipe import GridPoint, Recipe
+from fairseq.glue.scores import METRICS, Line, Result, average, by_task, lines, medians, result_record
 
 GLUE_SIZE = 8  # tasks of the benchmark's mean, WNLI aside
 
@@ -32,9 +32,8 @@ class Report:
 
     def ordered(self) -> list[Result]:
         """Results task by task, in the order of ``data``, whatever order the runs had."""
-        tasks = list(self.data)
-        place = {run: number for number, run in enumerate(self.planned)}
-        return sorted(self.results.values(), key=lambda r: (tasks.index(r.run.task), place[r.run]))
+        runs = [run for task in self.data for run in self.planned if run.task == task]
+        return [self.results[run] for run in runs if run in self.results]
 
     def lines(self) -> list[Line]:
         grouped = by_task(self.ordered())
@@ -67,11 +66,9 @@ def render(report: Report) -> str:
     if report.failures:
         failed = [f"- {run.title}: {report.failures[run]}" for run in report.planned if run in report.failures]
         parts.append("Runs that failed:\n\n" + "\n".join(failed))
-    grid = grid_medians(by_task(report.ordered()), report.recipe.select)
-    if grid:
-        parts.append(
-            "Medians over the seeds, setting by setting:\n\n" + "\n".join(_grid(*item) for item in grid.items())
-        )
+    grid = [_grid(task, medians(mine, report.recipe.select)) for task, mine in by_task(report.ordered()).items()]
+    if any(grid):
+        parts.append("Medians over the seeds, setting by setting:\n\n" + "\n".join(filter(None, grid)))
     notes = [*report.notes, *(note for data in report.data.values() for note in data.notes)]
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
@@ -143,8 +140,11 @@ def _average(main: Sequence[Line], report: Report) -> str:
     return f"Mean over these {over}: **{value:.1f}** ({', '.join(tasks)}: {part})."
 
 
-def _grid(task: str, medians: Sequence[tuple[str, float]]) -> str:
-    return f"- {task}: " + ", ".join(f"{setting} {median:.1f}" for setting, median in medians)
+def _grid(task: str, found: Mapping[GridPoint, float]) -> str:
+    """The settings of a grid, best first; nothing without a grid."""
+    ranked = sorted(found.items(), key=lambda item: -item[1]) if len(found) > 1 else []
+    shown = [f"{' '.join(f'{key}={value}' for key, value in point)} {median:.1f}" for point, median in ranked]
+    return f"- {task}: {', '.join(shown)}" if shown else ""
 
 
 GOOD, COLLAPSED = "#4878a8", "#c8c8c8"

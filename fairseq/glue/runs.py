@@ -6,14 +6,14 @@ when it is done and ``model.pt`` when its model is kept.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ import yaml
 
 from fairseq.errors import TrainingError
 from fairseq.glue import scores
-from fairseq.glue.files import replace_text, write_json
-from fairseq.glue.plan import Plan, Run
+from fairseq.glue.data import TaskData
+from fairseq.glue.files import read_json, replace_text, write_json
+from fairseq.glue.plan import Plan, Request, Run
+from fairseq.glue.pretrained import PretrainedModel
 from fairseq.glue.scores import Result
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -70,41 +72,51 @@ def find_slots(jobs: int | None, cores: int, parameters: int, cpu: bool = False)
 class Execution:
     """The state of a command: ``results`` of finished runs, ``failures`` run -> last line of its log.
 
-    ``trainer``: the words of a command that trains as the YAML file says that follows them. ``keep(run)`` says whether the model of a finished run is needed (asked again after each run). With ``resumable``
-    checkpoints hold the optimizer's state, and an interrupted run goes on from its last one; otherwise it starts anew.
+    ``select``: which checkpoint of a run is its model, ``best`` or ``last``; ``lock``: a descriptor that
+    children inherit.
     """
 
-    out: Path
+    request: Request
+    start: PretrainedModel
+    data: Mapping[str, TaskData]
     plan: Plan
-    checkpoint: Path
-    data: dict[str, Path]
-    trainer: Sequence[str]
-    slots: Slots
     select: str
-    keep: Callable[[Run, Execution], bool]
-    report: Callable[[Execution, Run], None]
-    resumable: bool = False
-    options: dict[str, Any] = field(default_factory=dict)  # further ones, which do not bear on results
-    lock: int | None = None
+    lock: int
     results: dict[Run, Result] = field(default_factory=dict)
     failures: dict[Run, str] = field(default_factory=dict)
 
+    @cached_property
+    def slots(self) -> Slots:
+        """The places in which runs are done."""
+        return find_slots(self.request.jobs, self.request.cores, self.start.parameters, self.request.cpu)
+
     def directory(self, run: Run) -> Path:
-        return self.out / "runs" / run.name
+        return self.request.out / "runs" / run.name
 
     def model(self, run: Run) -> Path:
         """Where the model of a finished run is, if it was kept."""
         return self.directory(run) / MODEL
 
-    def collect(self) -> None:
-        """Take up what earlier commands finished. Raises ConfigError when something was made with other settings."""
+    def keeps(self, run: Run) -> bool:
+        """Whether the model of ``run`` is to be kept, as far as is known now; asked again after each run."""
+        if self.request.keep == "all":
+            return True
+        if any(other.after == run and not self._done(other) for other in self.plan.runs):
+            return True
+        if self.request.keep == "none" and not self.request.predict_test:
+            return False
+        if run not in self.results:
+            return True
+        rivals = [item for other, item in self.results.items() if (other.task, other.point) == (run.task, run.point)]
+        return scores.best_run(rivals, self.select).run == run
+
+    def remaining(self) -> list[Run]:
+        """What earlier commands left to do: the runs without a result, and those that they start from if their models are
+        gone. Raises ConfigError when something was made with other settings."""
         for run in self.plan.runs:
             result = scores.find_result(self.directory(run), run)
             if result is not None:
                 self.results[run] = result
-
-    def remaining(self) -> list[Run]:
-        """What is to do: the runs without a result, and those that they start from if their models are gone."""
         return self.with_sources([run for run in self.plan.runs if run not in self.results])
 
     def with_sources(self, runs: Sequence[Run]) -> list[Run]:
@@ -112,8 +124,8 @@ class Execution:
         todo = set(runs) | {run.after for run in runs if run.after is not None and not self.model(run.after).is_file()}
         return [run for run in self.plan.runs if run in todo]
 
-    def run_all(self, runs: Sequence[Run]) -> None:
-        """Do ``runs``. A failed one is noted and the others go on; KeyboardInterrupt ends all children first."""
+    def run_all(self, runs: Sequence[Run], report: Callable[[Run], None]) -> None:
+        """Do ``runs`` and ``report`` each. A failed one is noted and the others go on; KeyboardInterrupt ends all children first."""
         waiting = list(runs)
         for run in waiting:
             self.results.pop(run, None)
@@ -121,11 +133,11 @@ class Execution:
         slots = list(range(self.slots.count))
         try:
             while waiting or running:
-                for run in [run for run in waiting if self._ready(run)][: len(slots)]:
+                for run in [run for run in waiting if run.after is None or self._done(run.after)][: len(slots)]:
                     waiting.remove(run)
                     if run.after in self.failures:
                         self.failures[run] = f"not run, because {run.after.title} failed"
-                        self.report(self, run)
+                        report(run)
                         continue
                     running[run] = self._start(run, slots.pop(0))
                 for run, child in list(running.items()):
@@ -133,18 +145,18 @@ class Execution:
                         del running[run]
                         slots.append(child.slot)
                         self._finish(run, child)
-                        self.report(self, run)
+                        report(run)
                 time.sleep(0.05)
         finally:
             _end(list(running.values()))
 
-    def _ready(self, run: Run) -> bool:
-        return run.after is None or run.after in self.results or run.after in self.failures
+    def _done(self, run: Run) -> bool:
+        return run in self.results or run in self.failures
 
     def _start(self, run: Run, slot: int) -> _Child:
         where = self.directory(run)
         settings = where / "settings.json"
-        goes_on = self.resumable and _read(settings) == json.loads(json.dumps(run.settings()))
+        goes_on = self.request.resumable and read_json(settings) == json.loads(json.dumps(run.settings()))
         if not goes_on:
             shutil.rmtree(where, ignore_errors=True)
         where.mkdir(parents=True, exist_ok=True)
@@ -153,21 +165,24 @@ class Execution:
         replace_text(config, yaml.safe_dump(self.configuration(run), sort_keys=False, allow_unicode=True))
         with (where / "log.txt").open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [*self.trainer, str(config)],
+                [*self.request.trainer, str(config)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment(slot),
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then ends its children
-                pass_fds=() if self.lock is None else (self.lock,),
+                pass_fds=(self.lock,),
             )
         return _Child(process, slot, time.monotonic())
 
     def configuration(self, run: Run) -> dict[str, Any]:
         """What training is given for ``run``, section -> key -> value."""
-        begin = self.model(run.after) if run.after is not None else self.checkpoint
-        paths = {"data": str(self.data[run.task]), "finetune_from_model": str(begin)}
-        return run.configuration({**paths, **self._saving(run), **self.options})
+        begin = self.model(run.after) if run.after is not None else self.start.path
+        options: dict[str, Any] = {"data": str(self.data[run.task].path), "finetune_from_model": str(begin)}
+        options |= {**self._saving(run), "cpu": self.request.cpu, "user_dir": self.request.user_dir}
+        if self.start.bpe is not None:  # for those who use the fine-tuned models
+            options |= {"bpe" if key == "_name" else key: value for key, value in self.start.bpe.items()}
+        return run.configuration(options)
 
     def _environment(self, slot: int) -> dict[str, str]:
         found = {**os.environ, **self.slots.environment(slot)}
@@ -178,11 +193,11 @@ class Execution:
     def _saving(self, run: Run) -> dict[str, Any]:
         """Which checkpoints a run writes: none, unless its model may be needed or it is to be resumable."""
         options: dict[str, Any] = {"save_dir": str(self.directory(run) / "checkpoints")}
-        wanted = self.keep(run, self)
-        if not wanted and not self.resumable:
+        resumable = self.request.resumable
+        if not resumable and not self.keeps(run):
             return {**options, "no_save": True}
-        options |= {"no_epoch_checkpoints": True, "no_save_optimizer_state": not self.resumable}
-        options["no_last_checkpoints"] = self.select == "best" and not self.resumable
+        options |= {"no_epoch_checkpoints": True, "no_save_optimizer_state": not resumable}
+        options["no_last_checkpoints"] = self.select == "best" and not resumable
         if run.options.get("validate_interval_updates") and self.select == "best":
             options |= {"save_interval_updates": run.options["validate_interval_updates"], "keep_interval_updates": 1}
         return options
@@ -201,13 +216,13 @@ class Execution:
             self.failures[run] = str(error)
             return
         written = where / "checkpoints" / f"checkpoint_{self.select}.pt"
-        if written.is_file() and self.keep(run, self):
+        if written.is_file() and self.keeps(run):
             os.replace(written, where / MODEL)
         shutil.rmtree(where / "checkpoints", ignore_errors=True)
         self.results[run] = Result(run, curve, time.monotonic() - child.started)
         scores.write_result(where, self.results[run])
         for other in self.results:
-            if not self.keep(other, self):
+            if not self.keeps(other):
                 self.model(other).unlink(missing_ok=True)
 
 
@@ -216,12 +231,6 @@ class _Child:
     process: subprocess.Popen[bytes]
     slot: int
     started: float
-
-
-def _read(path: Path) -> Any:
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
-    return None
 
 
 def _end(children: list[_Child]) -> None:

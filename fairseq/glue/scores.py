@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fairseq.errors import ConfigError, TrainingError
 from fairseq.finetune.glue_files import TASKS
@@ -21,7 +21,11 @@ from fairseq.glue.files import write_json
 from fairseq.glue.plan import Run
 from fairseq.glue.recipe import GridPoint, Recipe
 
+T = TypeVar("T")
+K = TypeVar("K")
+
 POSITIVE = "1"  # the class that GLUE's F1 is about
+FRACTIONS = ("accuracy", "f1", "acc_and_f1")  # metrics of right answers; the others are correlations
 
 
 def constant_score(metric: str, labels: Mapping[str, int]) -> float:
@@ -30,16 +34,14 @@ def constant_score(metric: str, labels: Mapping[str, int]) -> float:
     For accuracy that is the fraction of the most frequent class, for F1 what "always yes" scores. A constant has no
     correlation with anything, so Matthews, Pearson and Spearman are 0.
     """
-    total = sum(labels.values())
-    if not total or metric not in ("accuracy", "f1", "acc_and_f1"):
+    if metric not in FRACTIONS:
         return 0.0
-    return 100 * max(_constant(metric, label, labels) for label in labels)
-
-
-def _constant(metric: str, answer: str, labels: Mapping[str, int]) -> float:
-    fraction = labels[answer] / sum(labels.values())
-    f1 = 2 * fraction / (1 + fraction) if answer == POSITIVE else 0.0
-    return {"accuracy": fraction, "f1": f1, "acc_and_f1": (fraction + f1) / 2}[metric]
+    best = 0.0
+    for label, rows in labels.items():
+        fraction = rows / sum(labels.values())
+        f1 = 2 * fraction / (1 + fraction) if label == POSITIVE else 0.0
+        best = max(best, {"accuracy": fraction, "f1": f1, "acc_and_f1": (fraction + f1) / 2}[metric])
+    return 100 * best
 
 
 def standard_error(metric: str, baseline: float, rows: int) -> float:
@@ -47,7 +49,7 @@ def standard_error(metric: str, baseline: float, rows: int) -> float:
 
     Binomial for fractions of right answers (and, roughly, for F1); ``1 / sqrt(rows)`` for correlations near 0.
     """
-    if metric in ("accuracy", "f1", "acc_and_f1"):
+    if metric in FRACTIONS:
         fraction = baseline / 100
         return 100 * math.sqrt(max(fraction * (1 - fraction), 0.0) / rows)
     return 100 / math.sqrt(rows)
@@ -92,16 +94,19 @@ class Result:
 def read_curve(run: Run, log: Path) -> list[Validation]:
     """The validations in a log; a resumed run has appended to it. Raises TrainingError when there is none."""
     found: dict[int, Validation] = {}
-    metrics = TASKS[run.task].metrics
-    for row in _rows(log):
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, start, rest = line.partition('{"epoch"')
+        try:
+            row = json.loads(start + rest)
+        except ValueError:  # another line, or one that a kill has cut
+            continue
         for subset in str(run.options["valid_subset"]).split(","):
             if f"{subset}_loss" not in row:
                 continue
             updates = int(row[f"{subset}_num_updates"])
             entry = found.setdefault(updates, Validation(int(row["epoch"]), updates, {}))
-            entry.scores[subset] = {
-                name: float(row[f"{subset}_{name}"]) for name in (*metrics, "loss") if f"{subset}_{name}" in row
-            }
+            names = [name for name in (*TASKS[run.task].metrics, "loss") if f"{subset}_{name}" in row]
+            entry.scores[subset] = {name: float(row[f"{subset}_{name}"]) for name in names}
     curve = [found[updates] for updates in sorted(found)]
     if not curve:
         raise TrainingError(f"{log} shows no validation")
@@ -109,17 +114,6 @@ def read_curve(run: Run, log: Path) -> list[Validation]:
     if lacking:
         raise TrainingError(f"{log} shows no {run.metric} on the validation after update {lacking[0].updates}")
     return curve
-
-
-def _rows(log: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        if '{"epoch"' in line:
-            try:
-                rows.append(json.loads(line[line.index('{"epoch"') :]))
-            except ValueError:  # a line that a kill has cut
-                continue
-    return rows
 
 
 def last_error(log: Path) -> str:
@@ -134,14 +128,8 @@ def last_error(log: Path) -> str:
 
 def write_result(directory: Path, result: Result) -> None:
     """Keep ``result`` in the run's directory."""
-    write_json(
-        directory / RESULT,
-        {
-            **result_record(result),
-            "settings": result.run.settings(),
-            "curve": [asdict(item) for item in result.curve],
-        },
-    )
+    curve = [asdict(item) for item in result.curve]
+    write_json(directory / RESULT, {**result_record(result), "settings": result.run.settings(), "curve": curve})
 
 
 def result_record(result: Result, select: str | None = None) -> dict[str, Any]:
@@ -182,12 +170,17 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ""
 
 
-def by_task(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Grouped, tasks in order of appearance."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        found.setdefault(result.run.task, []).append(result)
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """The items of every key, in order of appearance."""
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
     return found
+
+
+def by_task(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Grouped, tasks in order of appearance."""
+    return grouped(results, lambda result: result.run.task)
 
 
 METRICS = {
@@ -206,8 +199,7 @@ _SUBSETS = {("MNLI", "valid"): "MNLI-m", ("MNLI", "valid1"): "MNLI-mm"}
 class Line:
     """One score of one task over all seeds. ``main``: it is what the best setting and epoch are chosen by.
 
-    ``beat_baseline``: runs that were better than ``baseline``, the best constant answer, at least once; ``noise``: one standard
-    error of the score by chance on ``rows`` rows; ``failed``: runs without a result.
+    ``beat_baseline``: runs that were better than ``baseline``, the best constant answer, at least once; ``failed``: runs without a result.
     """
 
     task: str
@@ -218,7 +210,6 @@ class Line:
     rows: int
     beat_baseline: int
     failed: int
-    noise: float
     main: bool
 
     @property
@@ -236,17 +227,21 @@ class Line:
 
     @property
     def within_noise(self) -> bool:
-        return not self.collapsed and self.median <= self.baseline + 2 * self.noise
+        return not self.collapsed and self.median <= self.baseline + 2 * standard_error(
+            self.metric, self.baseline, self.rows
+        )
+
+
+def medians(results: Iterable[Result], select: str) -> dict[GridPoint, float]:
+    """The median score over the seeds of every combination of the grid."""
+    points = grouped(results, lambda result: result.run.point)
+    return {point: statistics.median(result.score(select) for result in mine) for point, mine in points.items()}
 
 
 def best_point(results: Sequence[Result], select: str) -> GridPoint:
     """The combination of the grid with the highest median score over its seeds (the first of equals)."""
-    points = dict.fromkeys(result.run.point for result in results)
-    return max(points, key=lambda point: point_median(results, point, select))
-
-
-def point_median(results: Sequence[Result], point: GridPoint, select: str) -> float:
-    return statistics.median(result.score(select) for result in results if result.run.point == point)
+    found = medians(results, select)
+    return max(found, key=found.__getitem__)
 
 
 def best_run(results: Sequence[Result], select: str) -> Result:
@@ -263,28 +258,21 @@ def lines(results: Sequence[Result], failures: Sequence[Run], data: TaskData, re
     failed = sum(run.point == point for run in failures)
     main = mine[0].run.metric
     metrics = [main, *(metric for metric in task.metrics if metric != main)]
-    found = []
-    for subset in data.valid_subsets():
-        labels = data.labels[subset]
-        main_baseline = constant_score(main, labels)
-        for metric in metrics:
-            baseline = constant_score(metric, labels)
-            rows = data.rows[subset]
-            found.append(
-                Line(
-                    data.task,
-                    subset,
-                    metric,
-                    tuple(result.score(recipe.select, subset, metric) for result in mine),
-                    baseline,
-                    rows,
-                    sum(result.beat_baseline(main_baseline, subset) for result in mine),
-                    failed,
-                    standard_error(metric, baseline, rows),
-                    metric == main,
-                )
-            )
-    return found
+    return [
+        Line(
+            data.task,
+            subset,
+            metric,
+            tuple(result.score(recipe.select, subset, metric) for result in mine),
+            constant_score(metric, data.labels[subset]),
+            data.rows[subset],
+            sum(result.beat_baseline(constant_score(main, data.labels[subset]), subset) for result in mine),
+            failed,
+            metric == main,
+        )
+        for subset in data.valid_subsets()
+        for metric in metrics
+    ]
 
 
 def average(table: Sequence[Line], recipe: Recipe) -> float:
@@ -292,21 +280,5 @@ def average(table: Sequence[Line], recipe: Recipe) -> float:
     main = [line for line in table if line.main]
     if recipe.average == "columns":
         return statistics.mean(line.median for line in main)
-    tasks: dict[str, list[float]] = {}
-    for line in main:
-        tasks.setdefault(line.task, []).append(line.median)
-    return statistics.mean(statistics.mean(values) for values in tasks.values())
-
-
-def grid_medians(results: Mapping[str, Sequence[Result]], select: str) -> dict[str, list[tuple[str, float]]]:
-    """For tasks with a grid: (setting, median), best first."""
-    found = {}
-    for task, mine in results.items():
-        points = list(dict.fromkeys(result.run.point for result in mine))
-        if len(points) > 1:
-            medians = [
-                (" ".join(f"{key}={value}" for key, value in point), point_median(mine, point, select))
-                for point in points
-            ]
-            found[task] = sorted(medians, key=lambda item: -item[1])
-    return found
+    tasks = grouped(main, lambda line: line.task).values()
+    return statistics.mean(statistics.mean(line.median for line in mine) for mine in tasks)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from fairseq.finetune.glue_files import STS_B_SCALE, TASKS, GlueTask, task_directory
 from fairseq.glue.data import Preparation
@@ -24,15 +22,24 @@ TOKENS = 4096  # of a batch, padding included
 
 def predict(model: Path, task: GlueTask, data: Path, out: Path) -> list[Path]:
     """Write the prediction files of ``task`` from the test splits in ``data``; returns their paths."""
-    models, cfg, fairseq_task = load_model_ensemble_and_task([str(model)], {"data": str(data)})
+    models, cfg, reads = load_model_ensemble_and_task([str(model)], {"data": str(data)})
     device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
     net = models[0].to(device)
     written = []
     for split, name in task.submissions.items():
         if not (data / "input0" / f"{split}.idx").is_file():
             continue
-        values = _logits(net, fairseq_task, split)
-        answers = _numbers(values) if task.regression else _names(values, fairseq_task)
+        reads.load_dataset(split)
+        batches = reads.get_batch_iterator(
+            reads.dataset(split), max_tokens=TOKENS, max_positions=reads.max_positions(), ignore_invalid_inputs=False
+        ).next_epoch_itr(shuffle=False)
+        logits = in_order(head_outputs(net, batches, reads.cfg.classification_head_name)).float().cpu()
+        if task.regression:
+            values = (logits[:, 0] * STS_B_SCALE).clamp(0.0, STS_B_SCALE)
+            answers = [f"{value:.3f}" for value in values.tolist()]
+        else:
+            names = reads.label_dictionary.symbols[reads.label_dictionary.nspecial :]
+            answers = [names[index] for index in logits.argmax(dim=1).tolist()]
         lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in enumerate(answers))]
         replace_text(out / name, "\n".join(lines) + "\n")
         written.append(out / name)
@@ -47,21 +54,3 @@ def diagnostic_data(preparation: Preparation, mnli: Path) -> Path | None:
     data = preparation.find(task) or preparation.make(task)
     shutil.copytree(mnli / "label", data.path / "label", dirs_exist_ok=True)
     return data.path
-
-
-def _logits(model: Any, task: Any, split: str) -> Tensor:
-    """The head's outputs (rows, classes) for every row of ``split``, in the order of the file."""
-    task.load_dataset(split)
-    batches = task.get_batch_iterator(
-        task.dataset(split), max_tokens=TOKENS, max_positions=task.max_positions(), ignore_invalid_inputs=False
-    ).next_epoch_itr(shuffle=False)
-    return in_order(head_outputs(model, batches, task.cfg.classification_head_name)).float().cpu()
-
-
-def _names(logits: Tensor, task: Any) -> list[str]:
-    labels = task.label_dictionary
-    return [labels[labels.nspecial + index] for index in logits.argmax(dim=1).tolist()]
-
-
-def _numbers(values: Tensor) -> list[str]:
-    return [f"{value:.3f}" for value in (values[:, 0] * STS_B_SCALE).clamp(0.0, STS_B_SCALE).tolist()]

@@ -14,8 +14,8 @@ A batch: ``{"id" (B), "net_input1" ... "net_inputK": {"src_tokens" (B, T), "src_
 
 from __future__ import annotations
 
-import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders import build_bpe
 from fairseq.data.wrappers import ListDataset, PrependTokenDataset, RawLabelDataset, TruncateDataset
 from fairseq.errors import DataError
+from fairseq.finetune.choices import read_questions
 from fairseq.finetune.sentences import (
     check_not_empty,
     check_same_length,
@@ -85,14 +86,12 @@ class SentenceRankingTask(SentenceTask):
     def keep_choices(self, split: str, sequences: list[Any], target: Any) -> Any:
         """Make the dataset of ``split`` from the sequences of every candidate; batches follow the longest of them."""
         sequences = [self.shorten(tokens, split) for tokens in sequences]
-        members: dict[str, Any] = {
+        members = {
             f"net_input{k}": model_input(tokens, self.dictionary, self.token_types)
             for k, tokens in enumerate(sequences, start=1)
         }
-        if target is not None:
-            members["target"] = target
         longest = np.maximum.reduce([np.asarray(tokens.sizes) for tokens in sequences])
-        return self.keep(split, members, sequences[0], longest)
+        return self.keep(split, members, target, sequences[0], longest)
 
     def add_head(self, model: Any) -> None:
         name = followed(getattr(self.cfg, "ranking_head_name", None), "sentence_classification_head")
@@ -111,9 +110,17 @@ class MultipleChoiceTask(SentenceRankingTask):
         path = os.path.join(self.cfg.data, f"{split}.jsonl")
         if not os.path.isfile(path):
             return super().load_dataset(split, epoch, combine, task_cfg, **kwargs)
-        choices, labels = self._read_questions(path)
+        examples = list(read_questions(Path(path), self.cfg.num_classes))
+        labels = [int(example.label) for example in examples if example.label is not None]
+        if not examples:
+            raise DataError(f"{path} holds no questions")
+        if len(labels) not in (0, len(examples)):
+            raise DataError(f"{path}: only {len(labels)} of its {len(examples)} questions have an answerKey")
+        bpe = build_bpe(self.bpe_config)
+        rows = [[self._encode(bpe, text) for text in example.texts] for example in examples]  # question, then answers
         sequences = []
-        for items in choices:
+        for choice in range(1, self.cfg.num_classes + 1):
+            items = [torch.cat([row[0], row[choice]]) for row in rows]
             sizes = np.array([len(item) for item in items])
             sequences.append(PrependTokenDataset(ListDataset(items, sizes), self.cfg.init_token))
         return self.keep_choices(split, sequences, RawLabelDataset(labels) if labels else None)
@@ -125,24 +132,6 @@ class MultipleChoiceTask(SentenceRankingTask):
             PrependTokenDataset(context, self.cfg.init_token), PrependTokenDataset(option, self.cfg.separator_token)
         )
 
-    def _read_questions(self, path: str) -> tuple[list[list[torch.Tensor]], list[int]]:
-        """Ids of question and answer, for every choice a list over the questions; and the labels, if there are any."""
-        bpe = build_bpe(self.bpe_config)
-        choices: list[list[torch.Tensor]] = [[] for _ in range(self.cfg.num_classes)]
-        labels: list[int] = []
-        with open(path, encoding="utf-8") as handle:
-            for number, line in enumerate(handle, start=1):
-                question, answers, label = _question(line, self.cfg.num_classes, f"{path}: line {number}")
-                stem = self._encode(bpe, f"Q: {question}")
-                for items, answer in zip(choices, answers, strict=True):
-                    items.append(torch.cat([stem, self._encode(bpe, f"A: {answer}")]))
-                labels += [] if label is None else [label]
-        if not choices[0]:
-            raise DataError(f"{path} holds no questions")
-        if len(labels) not in (0, len(choices[0])):
-            raise DataError(f"{path}: only {len(labels)} of its {len(choices[0])} questions have an answerKey")
-        return choices, labels
-
     def _encode(self, bpe: Any, text: str) -> torch.Tensor:
         pieces = text if bpe is None else bpe.encode(text)
         return self.dictionary.encode_line(pieces, append_eos=True, add_if_not_exist=False).long()
@@ -151,22 +140,3 @@ class MultipleChoiceTask(SentenceRankingTask):
 @register_task("commonsense_qa", dataclass=CommonsenseQAConfig)
 class CommonsenseQATask(MultipleChoiceTask):
     """``multiple_choice`` under its old name, with five choices."""
-
-
-def _question(line: str, num_classes: int, where: str) -> tuple[str, list[str], int | None]:
-    """Question, answers and the index of the right one (None without ``answerKey``) of a line of CommonsenseQA."""
-    try:
-        entry = json.loads(line)
-        question = str(entry["question"]["stem"])
-        answers = [str(choice["text"]) for choice in entry["question"]["choices"]]
-        key = entry.get("answerKey") or None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{where} is not a question with stem and choices, as CommonsenseQA's files have it") from None
-    if len(answers) != num_classes:
-        raise DataError(f"{where} has {len(answers)} choices, but num_classes is {num_classes}")
-    if key is None:
-        return question, answers, None
-    label = ord(key) - ord("A") if isinstance(key, str) and len(key) == 1 else -1
-    if not 0 <= label < num_classes:
-        raise DataError(f"{where}: answerKey {key!r} names none of the {num_classes} choices")
-    return question, answers, label

@@ -20,6 +20,7 @@ from torch import Tensor
 from fairseq.data.concat_dataset import ConcatSentencesDataset
 from fairseq.data.wrappers import ListDataset, PrependTokenDataset, TruncateDataset
 from fairseq.errors import DataError
+from fairseq.finetune.layout import CHOICES, CLASSES, SETS, VALUES
 from fairseq.finetune.sentences import (
     check_not_empty,
     check_same_length,
@@ -27,11 +28,9 @@ from fairseq.finetune.sentences import (
     load_sentences,
     require_sentences,
 )
-from fairseq.finetune.spans import Decision, SpanSource, answer_text, best_answers
+from fairseq.finetune.spans import Decision, Questions, answer_text, best_answers
 from fairseq.tasks.choices import SentenceRankingTask
 from fairseq.tasks.sentence_task import MASK, SentencePredictionTask
-
-CLASSES, SETS, VALUES, CHOICES = "classes", "sets", "values", "choices"
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def write_labels(
     write_text(path, "".join(block + "\n" for block in blocks))
 
 
-def write_answers(path: str, source: SpanSource, decisions: Mapping[int, Decision], allow_no_answer: bool) -> None:
+def write_answers(path: str, source: Questions, decisions: Mapping[int, Decision], allow_no_answer: bool) -> None:
     """Write ``{question id: answer}`` to ``path``, and beside it ``FILE.nbest.json`` with the best spans.
 
     With ``allow_no_answer`` also ``FILE.null_odds.json``: by how much (in logits) no answer leads, for the

@@ -16,18 +16,18 @@ from torch import Tensor
 from fairseq.criterions.scores import squad_score
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError, DataError
+from fairseq.finetune.sentences import check_ids
 from fairseq.finetune.spans import (
     Decision,
-    InMemoryQuestions,
-    QuestionRecord,
+    Questions,
     Rules,
     SpanDataset,
-    SpanSource,
     WindowSizes,
     answer_text,
     decide_all,
+    questions_in_memory,
 )
-from fairseq.finetune.squad import SquadSplit, read_squad
+from fairseq.finetune.squad import load_squad, read_squad
 from fairseq.tasks.configs import QuestionAnsweringConfig
 from fairseq.tasks.fairseq_task import register_task
 from fairseq.tasks.prediction import write_answers
@@ -67,9 +67,9 @@ class QuestionAnsweringTask(SentenceTask):
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> Any:
         """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
-        source = SquadSplit(self.cfg.data, split)
+        source = load_squad(self.cfg.data, split)
         for name, pieces in (("input0", source.questions), ("input1", source.contexts)):
-            self.check_ids(name, split, pieces)
+            check_ids(f"{self.cfg.data}/{name}/{split}", pieces, self.dictionary)
         unanswered = next((record for record in source.records if not record.answers), None)
         if unanswered is not None and not self.cfg.allow_no_answer and "test" not in split:
             raise DataError(
@@ -107,21 +107,16 @@ class QuestionAnsweringTask(SentenceTask):
 
     def file_examples(self, path: str, bpe: Any) -> SpanDataset:
         """The questions of a file in SQuAD's JSON; its answers, if any, are not looked at."""
-        asked = [
-            (question, paragraph.context)
+        asked = (
+            (question.id, question.text, paragraph.context)
             for paragraph in read_squad(Path(path), "unknown")
             for question in paragraph.questions
-        ]
-        source = InMemoryQuestions([(question.text, context) for question, context in asked], bpe, self.dictionary)
-        source.records = [
-            QuestionRecord(question.id, record.context)
-            for (question, _), record in zip(asked, source.records, strict=True)
-        ]
-        return SpanDataset(source, self.dictionary, self.windows)
+        )
+        return SpanDataset(questions_in_memory(asked, bpe, self.dictionary), self.dictionary, self.windows)
 
     def split_examples(self, data: str, split: str) -> SpanDataset:
         """The questions of a preprocessed ``split`` of the directory ``data``."""
-        return SpanDataset(SquadSplit(data, split), self.dictionary, self.windows)
+        return SpanDataset(load_squad(data, split), self.dictionary, self.windows)
 
     def decode(self, examples: SpanDataset, sample: dict[str, Any], logits: Tensor) -> Tensor:
         """The best spans of a batch's windows (N, 4); see `SpanDataset.candidates`."""
@@ -138,7 +133,7 @@ class QuestionAnsweringTask(SentenceTask):
         """How answers are chosen."""
         return Rules(self.cfg.n_best, self.cfg.allow_no_answer, self.cfg.null_score_threshold)
 
-    def scores(self, source: SpanSource, decisions: dict[int, Decision]) -> dict[str, float]:
+    def scores(self, source: Questions, decisions: dict[int, Decision]) -> dict[str, float]:
         """``em`` and ``f1`` (x100) over the questions that were judged; nothing where no answer is known (1.1 tests)."""
         pairs = []
         for question, decision in decisions.items():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, open_dict
 from fairseq.data.concat_dataset import ConcatSentencesDataset
 from fairseq.data.datasets import NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.sampling import GroupByLengthDataset
+from fairseq.data.sampling import GroupByLengthDataset, SortDataset
 from fairseq.data.wrappers import (
     IdDataset,
     NumelDataset,
@@ -31,13 +32,11 @@ from fairseq.data.wrappers import (
     maybe_shorten_dataset,
 )
 from fairseq.dataclass.base import is_interpolation
-from fairseq.errors import ConfigError, DataError, DataNotFoundError
+from fairseq.errors import ConfigError, DataNotFoundError
 from fairseq.finetune.sentences import (
     check_not_empty,
     check_same_length,
     class_labels,
-    highest_id,
-    in_random_order,
     load_dictionary,
     load_sentences,
     model_input,
@@ -45,6 +44,7 @@ from fairseq.finetune.sentences import (
     require_sentences,
 )
 from fairseq.finetune.words import WindowDataset
+from fairseq.rng import legacy_permutation
 from fairseq.tasks.configs import SentencePredictionConfig
 from fairseq.tasks.fairseq_task import FairseqTask, register_task
 
@@ -75,7 +75,10 @@ class SentenceTask(FairseqTask):
     @classmethod
     def load_input_dictionary(cls, cfg: Any, *folders: str) -> Dictionary:
         """The dictionary of the first of ``folders`` in the data directory that has one, with ``<mask>`` unless omitted."""
-        check_data_directory(cfg.data)
+        if not os.path.isdir(cfg.data):
+            raise DataNotFoundError(
+                f"data directory not found: {cfg.data}; give the directory that holds input0 and label"
+            )
         paths = [os.path.join(cfg.data, folder, "dict.txt") for folder in folders]
         path = next((path for path in paths if os.path.isfile(path)), paths[0])
         dictionary = load_dictionary(path, None if omits_mask(cfg) else MASK)
@@ -92,12 +95,14 @@ class SentenceTask(FairseqTask):
             tokens, split, cfg.shorten_data_split_list, cfg.shorten_method, cfg.max_positions, self.seed
         )
 
-    def keep(self, split: str, members: dict[str, Any], counted: Any, sizes: Any) -> Any:
-        """Make ``members`` the dataset of ``split``, with ids and the counts of sentences and of ``counted`` tokens."""
+    def keep(self, split: str, inputs: dict[str, Any], target: Any, counted: Any, sizes: Any) -> Any:
+        """Make ``inputs`` and ``target`` (None: not known) the dataset of ``split``, with ids and the counts of sentences
+        and of ``counted`` tokens."""
         nested = NestedDictionaryDataset(
             {
                 "id": IdDataset(),
-                **members,
+                **inputs,
+                **({} if target is None else {"target": target}),
                 "nsentences": NumSamplesDataset(),
                 "ntokens": NumelDataset(counted, reduce=True),
             },
@@ -111,16 +116,10 @@ class SentenceTask(FairseqTask):
         """``dataset`` in the order in which batches are cut: by length if asked for, else at random (or not at all)."""
         if getattr(self.cfg, "group_by_length", False):
             return GroupByLengthDataset(dataset, sizes, self.seed)
-        return in_random_order(dataset, self.seed, self.cfg.no_shuffle)
-
-    def check_ids(self, name: str, split: str, pieces: Any) -> None:
-        """Raise DataError when ``pieces``, those of ``DATA/name/split``, have ids that the dictionary lacks."""
-        highest = highest_id(pieces)
-        if highest >= len(self.dictionary):
-            raise DataError(
-                f"{self.cfg.data}/{name}/{split} holds the id {highest}, but the dictionary has only "
-                f"{len(self.dictionary)} symbols: it was preprocessed with another dict.txt"
-            )
+        if self.cfg.no_shuffle:
+            return dataset
+        # Drawn from the seed, the same for every split and epoch.
+        return SortDataset(dataset, sort_order=[legacy_permutation(len(dataset), self.seed)])
 
     def windows_of(self, split: str) -> Any:
         """The `WindowDataset` of ``split``, without what orders it."""
@@ -131,10 +130,7 @@ class SentenceTask(FairseqTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The model, made for ``max_positions`` of the task, with the task's head."""
-        if isinstance(cfg, DictConfig):
-            with open_dict(cfg):
-                cfg.max_positions = self.cfg.max_positions
-        else:
+        with open_dict(cfg) if isinstance(cfg, DictConfig) else nullcontext():
             cfg.max_positions = self.cfg.max_positions
         model = super().build_model(cfg, from_checkpoint)
         self.add_head(model)
@@ -179,12 +175,6 @@ class SentenceTask(FairseqTask):
 def omits_mask(cfg: Any) -> bool:
     """Whether ``<mask>`` stays out of the dictionary; the option had another name before October 2022."""
     return bool(getattr(cfg, "omit_mask", False) or getattr(cfg, "omit_mask_and_pad", False))
-
-
-def check_data_directory(data: str) -> None:
-    """Raise DataNotFoundError when there is no directory ``data``."""
-    if not os.path.isdir(data):
-        raise DataNotFoundError(f"data directory not found: {data}; give the directory that holds input0 and label")
 
 
 def check_num_classes(cfg: Any, what: str) -> None:
@@ -252,11 +242,8 @@ class SentencePredictionTask(SentenceTask):
         net_input = model_input(tokens, self.dictionary, self.token_types)
         if cfg.add_prev_output_tokens:
             net_input["prev_output_tokens"] = RightPadDataset(RollDataset(tokens, 1), pad_idx=self.dictionary.pad())
-        members = {"net_input": net_input}
         target = self._targets(split, len(tokens), combine)
-        if target is not None:
-            members["target"] = target
-        return self.keep(split, members, tokens, tokens.sizes)
+        return self.keep(split, {"net_input": net_input}, target, tokens, tokens.sizes)
 
     def join(self, first: Any, second: Any = None) -> Any:
         """The sequences of the examples, before they are shortened."""

@@ -18,9 +18,9 @@ from torch import Tensor
 from fairseq.criterions.entity_scores import accuracy, entity_scores
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import ConfigError
-from fairseq.finetune.conll import ConllSplit, read_columns
-from fairseq.finetune.sentences import load_dictionary
-from fairseq.finetune.words import InMemorySentences, TokenLabelsDataset, word_labels
+from fairseq.finetune.conll import load_conll, read_columns
+from fairseq.finetune.sentences import check_ids, load_dictionary
+from fairseq.finetune.words import TokenLabelsDataset, unlabelled, word_labels
 from fairseq.tasks.configs import TokenClassificationConfig
 from fairseq.tasks.fairseq_task import register_task
 from fairseq.tasks.prediction import write_labels
@@ -63,10 +63,10 @@ class TokenClassificationTask(SentenceTask):
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> Any:
         """Load ``split``, the same in every epoch. Raises DataNotFoundError and DataError."""
-        source = ConllSplit(self.cfg.data, split, self.label_dictionary)
-        self.check_ids("input0", split, source.sentences)
+        source = load_conll(self.cfg.data, split, self.label_dictionary)
+        check_ids(f"{self.cfg.data}/input0/{split}", source.pieces, self.dictionary)
         dataset = TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions, split)
-        logger.info("Loaded %s with #samples: %d (%d sentences)", split, len(dataset), len(source.sentences))
+        logger.info("Loaded %s with #samples: %d (%d sentences)", split, len(dataset), len(source.pieces))
         self.datasets[split] = self.ordered(dataset, dataset.sizes)
         return self.datasets[split]
 
@@ -96,12 +96,12 @@ class TokenClassificationTask(SentenceTask):
     def file_examples(self, path: str, bpe: Any, word_column: int = 0) -> TokenLabelsDataset:
         """The words of a file of columns, of which only ``word_column`` is read."""
         words = [sentence.words for sentence in read_columns(Path(path), word_column, None)]
-        source = InMemorySentences(words, bpe, self.dictionary)
+        source = unlabelled(words, bpe, self.dictionary)
         return TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions)
 
     def split_examples(self, data: str, split: str) -> TokenLabelsDataset:
         """The words of a preprocessed ``split`` of the directory ``data``, with their labels."""
-        source = ConllSplit(data, split, self.label_dictionary)
+        source = load_conll(data, split, self.label_dictionary)
         return TokenLabelsDataset(source, self.dictionary, self.cfg.max_positions)
 
     def decode(self, examples: TokenLabelsDataset, sample: dict[str, Any], logits: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class TokenClassificationTask(SentenceTask):
         `decode` gave of all batches; returns the number of sentences."""
         sentences, targets, predictions = self.label_names(list(found))
         source = examples.source
-        known = targets if source.labels(0) is not None else None
+        known = targets if source.labels is not None else None
         write_labels(path, [source.words[sentence] for sentence in sentences], known, predictions)
         return len(sentences)
 

@@ -45,7 +45,7 @@ def test_race(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("answers", ["E", "A"], "unknown answer 'E'; expected one of A, B, C, D"),
+        ("answers", ["E", "A"], "unknown label 'E'; expected one of A, B, C, D"),
         ("answers", ["A"], "2 questions, 2 options and 1 answers"),
         ("options", [["a", "b", "c"], ["a", "b", "c", "d"]], "'options' must have 4 texts, but has 3"),
         ("article", 3, "expected a JSON object with 'article'"),
@@ -85,7 +85,7 @@ def test_commonsense_qa(tmp_path, train, valid):
     ("line", "sentence"),
     [
         ("{", "line 2 is not JSON"),
-        (question(2, "F"), "line 2: unknown answer 'F'"),
+        (question(2, "F"), "line 2: unknown label 'F'"),
         (question(2, "A", 4), "line 2: 'choices' must have 5 texts, but has 4"),
         ('{"question": {"stem": 1}}', "line 2: expected a JSON object with 'stem' (str)"),
         (question(2, None), "line 2: this line has no label, unlike those before it"),

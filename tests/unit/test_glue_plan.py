@@ -46,7 +46,7 @@ def make(
     start: PretrainedModel | None = None,
     **given: Any,
 ):
-    return plan.make(recipe, start or begin(), [data(task) for task in tasks], seeds, given, limits)
+    return plan.make(recipe, start or begin(), [data(task) for task in tasks], seeds, given, limits or Limits())
 
 
 def test_every_task_gets_a_seed_before_any_gets_another():

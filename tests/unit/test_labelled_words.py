@@ -14,15 +14,16 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders import build_bpe
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
-from fairseq.finetune.conll import ConllSplit, read_columns
+from fairseq.finetune.conll import load_conll, read_columns
 from fairseq.finetune.conll import write_conll as convert
 from fairseq.finetune.layout import Job
 from fairseq.finetune.reading import ConllConfig
 from fairseq.finetune.words import (
     IGNORED,
-    InMemorySentences,
+    LabelledSentences,
     TokenLabelsDataset,
     split_into_windows,
+    unlabelled,
     word_labels,
     word_pieces,
 )
@@ -102,20 +103,18 @@ def test_words_without_pieces_are_unknown() -> None:
 
 
 def test_long_sentences_are_cut_between_words() -> None:
-    import numpy as np
-
-    assert split_into_windows(np.array([2, 2, 1, 9, 1, 1]), 4) == [(0, 2), (2, 3), (3, 4), (4, 6)]
-    assert split_into_windows(np.array([9]), 4) == [(0, 1)]
-    assert split_into_windows(np.array([1, 1, 1, 1]), 4) == [(0, 4)]
+    assert split_into_windows(torch.tensor([2, 2, 1, 9, 1, 1]), 4) == [(0, 2), (2, 3), (3, 4), (4, 6)]
+    assert split_into_windows(torch.tensor([9]), 4) == [(0, 1)]
+    assert split_into_windows(torch.tensor([1, 1, 1, 1]), 4) == [(0, 4)]
 
 
-def made(tmp_path: Path, dictionary: Dictionary, **options: Any) -> tuple[ConllSplit, Dictionary]:
+def made(tmp_path: Path, dictionary: Dictionary, **options: Any) -> tuple[LabelledSentences, Dictionary]:
     write_conll(tmp_path, 20)
     (tmp_path / "out").mkdir()
     written = convert(Job(tmp_path, tmp_path / "out", dictionary, SETTINGS, options=ConllConfig(**options)))
     assert [split.name for split in written.splits] == ["train", "valid"]
     labels = Dictionary.load(str(tmp_path / "out" / "label" / "dict.txt"))
-    return ConllSplit(tmp_path / "out", "valid", labels), labels
+    return load_conll(tmp_path / "out", "valid", labels), labels
 
 
 def test_layout_keeps_everything(tmp_path: Path, dictionary: Dictionary) -> None:
@@ -123,13 +122,12 @@ def test_layout_keeps_everything(tmp_path: Path, dictionary: Dictionary) -> None
     sentences = list(read_columns(tmp_path / "dev.txt"))
     assert set(labels.symbols[labels.nspecial :]) == {"O", "B-MISC", "B-PER", "I-PER"}
     assert source.words == [sentence.words for sentence in sentences]
+    assert source.labels is not None
     for number, sentence in enumerate(sentences):
-        found = source.labels(number)
-        assert found is not None
-        assert [labels.symbols[labels.nspecial + label] for label in found] == sentence.labels
-        assert source.sizes(number).sum() == len(source.sentences[number])
+        assert [labels.symbols[labels.nspecial + label] for label in source.labels[number]] == sentence.labels
+        assert source.sizes[number].sum() == len(source.pieces[number])
     with pytest.raises(DataNotFoundError, match="Dataset not found: test"):
-        ConllSplit(tmp_path / "out", "test", labels)
+        load_conll(tmp_path / "out", "test", labels)
 
 
 def test_a_label_that_training_lacks_names_its_line(tmp_path: Path, dictionary: Dictionary) -> None:
@@ -159,16 +157,15 @@ def test_every_word_is_predicted_once(tmp_path: Path, dictionary: Dictionary, ma
         rows += word_labels(batch, logits).tolist()
     expected = []
     for sentence in range(len(source.words)):
-        found = source.labels(sentence)
-        assert found is not None
-        expected += [[sentence, word, label, label] for word, label in enumerate(found.tolist())]
+        assert source.labels is not None
+        expected += [[sentence, word, label, label] for word, label in enumerate(source.labels[sentence].tolist())]
     assert sorted(rows) == expected
     with pytest.raises(ConfigError, match="max_positions must be at least 3"):
         TokenLabelsDataset(source, dictionary, 2)
 
 
 def test_words_in_memory(dictionary: Dictionary) -> None:
-    source = InMemorySentences([["the", "man"], ["said"]], build_bpe(SETTINGS), dictionary)
+    source = unlabelled([["the", "man"], ["said"]], build_bpe(SETTINGS), dictionary)
     dataset = TokenLabelsDataset(source, dictionary, 16)
     batch = dataset.collater([dataset[0], dataset[1]])
     assert (batch["target"] == IGNORED).all() and batch["words"].sum() == 3

@@ -109,10 +109,13 @@ def test_files_of_commonsense_qa(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answerKey": "F"}, r"line 1: answerKey 'F' names none of the 5 choices"),
-        ({"answerKey": "AB"}, r"line 1: answerKey 'AB'"),
-        ({"question": {"stem": "w00"}}, r"line 1 is not a question with stem and choices"),
-        ({"question": {"stem": "w00", "choices": [{"text": "w01"}]}}, r"line 1 has 1 choices, but num_classes is 5"),
+        ({"answerKey": "F"}, r"line 1: unknown label 'F'; expected one of A, B, C, D, E"),
+        ({"answerKey": "AB"}, r"line 1: unknown label 'AB'"),
+        ({"question": {"stem": "w00"}}, r"line 1: expected a JSON object with 'choices'"),
+        (
+            {"question": {"stem": "w00", "choices": [{"text": "w01"}]}},
+            r"line 1: 'choices' must have 5 texts, but has 1",
+        ),
     ],
 )
 def test_wrong_questions(tmp_path, changes, message):

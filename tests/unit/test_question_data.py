@@ -15,8 +15,8 @@ from fairseq.data.encoders import build_bpe
 from fairseq.data.encoders.configs import GPT2BPEConfig
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetune.layout import Job
-from fairseq.finetune.spans import InMemoryQuestions, Rules, SpanDataset, WindowSizes, answer_text, decide_all
-from fairseq.finetune.squad import SquadSplit, read_squad, write_squad, write_squad2
+from fairseq.finetune.spans import Rules, SpanDataset, WindowSizes, answer_text, decide_all, questions_in_memory
+from fairseq.finetune.squad import load_squad, read_squad, write_squad, write_squad2
 from tests.token_sets import TINY_BPE, squad, tiny_gpt2_dictionary
 
 SETTINGS = GPT2BPEConfig(
@@ -118,7 +118,7 @@ def test_layout_keeps_everything(tmp_path: Path, dictionary: Dictionary) -> None
     written = write_squad2(Job(tmp_path, tmp_path / "out", dictionary, SETTINGS))
     assert [(split.name, split.rows, split.unknown) for split in written.splits] == [("train", 3, 0), ("valid", 3, 0)]
     assert written.splits[0].labels == {"answer": 2, "no answer": 1}
-    source = SquadSplit(tmp_path / "out", "valid")
+    source = load_squad(tmp_path / "out", "valid")
     assert source.texts == [CONTEXT]
     assert [(record.id, record.context, record.answers) for record in source.records] == [
         ("q1", 0, ()),
@@ -131,13 +131,13 @@ def test_layout_keeps_everything(tmp_path: Path, dictionary: Dictionary) -> None
     assert len(source.spans(0)) == len(source.contexts[0])
     assert Dictionary.load(str(tmp_path / "out" / "input1" / "dict.txt")) == dictionary
     with pytest.raises(DataNotFoundError, match="Dataset not found: test"):
-        SquadSplit(tmp_path / "out", "test")
+        load_squad(tmp_path / "out", "test")
     (tmp_path / "out" / "label" / "valid.jsonl").write_text('{"id": 1}\n' * 3)
     with pytest.raises(DataError, match="label/valid.jsonl, line 1: .* is not a question"):
-        _ = SquadSplit(tmp_path / "out", "valid").records
+        load_squad(tmp_path / "out", "valid")
     (tmp_path / "out" / "label" / "valid.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="valid.jsonl has 1 lines, but 3 belong to the data"):
-        _ = SquadSplit(tmp_path / "out", "valid").records
+        load_squad(tmp_path / "out", "valid")
 
 
 def test_raw_text_without_an_encoder_is_refused(tmp_path: Path, dictionary: Dictionary) -> None:
@@ -157,8 +157,8 @@ def sharp_logits(batch: dict[str, Any], positions: torch.Tensor) -> torch.Tensor
 @pytest.mark.parametrize("length, stride", [(64, 16), (20, 3), (17, 5), (15, 2), (14, 2)])
 def test_targets_lead_back_to_the_answers(length: int, stride: int, dictionary: Dictionary) -> None:
     """A model that is right gives the answers of the file, whatever the windows."""
-    pairs = [(qa["question"], CONTEXT) for qa in MADE["data"][0]["paragraphs"][0]["qas"]]
-    source = InMemoryQuestions(pairs, build_bpe(SETTINGS), dictionary)
+    asked = [(qa["id"], qa["question"], CONTEXT) for qa in MADE["data"][0]["paragraphs"][0]["qas"]]
+    source = questions_in_memory(asked, build_bpe(SETTINGS), dictionary)
     assert len(source.contexts) == 1  # encoded once
     answers = [qa["answers"][0] for qa in MADE["data"][0]["paragraphs"][0]["qas"]]
     source.records = [
@@ -178,7 +178,7 @@ def test_targets_lead_back_to_the_answers(length: int, stride: int, dictionary: 
 
 
 def test_odd_contexts(dictionary: Dictionary) -> None:
-    source = InMemoryQuestions([("When?", ""), ("When?" * 40, "  \n ")], build_bpe(SETTINGS), dictionary)
+    source = questions_in_memory([("a", "When?", ""), ("b", "When?" * 40, "  \n ")], build_bpe(SETTINGS), dictionary)
     dataset = SpanDataset(source, dictionary, WindowSizes(16, 4, 8, 30))
     batch = dataset.collater([dataset[i] for i in range(len(dataset))])
     rows = dataset.candidates(batch["id"], torch.randn(*batch["net_input"]["src_tokens"].shape, 2), 5)

@@ -163,8 +163,8 @@ def test_wrong_labels_name_file_and_line(pairs, labels, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["1", "2", "x", "1", "1"], r"train.label: line 3: the regression label 'x' is not a number"),
-        (["1", "2", "nan", "1", "1"], r"line 3.*not finite"),
+        (["1", "2", "x", "1", "1"], r"train.label: line 3: a regression label must be a finite number, but is 'x'"),
+        (["1", "2", "nan", "1", "1"], r"line 3.*finite"),
         (["1", "2 3", "1", "1", "1"], r"line 2 must hold 1 number"),
         (["1", "", "1", "1", "1"], r"line 2 must hold 1 number"),
         (["1", "2"], r"train.label has 2 labels, fewer"),

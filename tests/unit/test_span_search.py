@@ -106,17 +106,17 @@ def test_search_finds_what_trying_everything_finds(tokens: int, count: int, long
 
 def test_decision_between_windows() -> None:
     candidates = [Candidate(3, 5, 4.0), Candidate(3, 5, 7.0), Candidate(9, 11, 6.0), Candidate(*NO_ANSWER, 8.0)]
-    found = decide([*candidates, Candidate(*NO_ANSWER, 7.5)], count=2, allow_no_answer=True)
+    found = decide([*candidates, Candidate(*NO_ANSWER, 7.5)], Rules(2, True))
     assert found.spans == [Candidate(3, 5, 7.0), Candidate(9, 11, 6.0)]  # a span in two windows counts once
     assert found.null == 7.5 and found.margin == 0.5  # the window where no answer is least likely
     assert not found.answered
-    assert decide(candidates, 2, allow_no_answer=False).answered
-    assert decide([*candidates, Candidate(*NO_ANSWER, 7.5)], 2, True, threshold=0.5).answered
-    assert not decide([*candidates, Candidate(*NO_ANSWER, 7.5)], 2, True, threshold=0.49).answered
+    assert decide(candidates, Rules(2)).answered
+    assert decide([*candidates, Candidate(*NO_ANSWER, 7.5)], Rules(2, True, 0.5)).answered
+    assert not decide([*candidates, Candidate(*NO_ANSWER, 7.5)], Rules(2, True, 0.49)).answered
 
 
 def test_decision_without_any_span() -> None:
-    found = decide([Candidate(*NO_ANSWER, -3.0)], 5, allow_no_answer=False)
+    found = decide([Candidate(*NO_ANSWER, -3.0)], Rules(5))
     assert not found.answered and found.spans == [] and found.margin == np.inf
 
 

@@ -8,8 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from fairseq.errors import DataError
-from fairseq.finetune.spans import Answer, InMemoryQuestions, Rules, SpanDataset, WindowSizes, best_answers, decide_all
-from fairseq.finetune.words import InMemorySentences, TokenLabelsDataset, word_labels
+from fairseq.finetune.spans import (
+    Answer,
+    Rules,
+    SpanDataset,
+    WindowSizes,
+    best_answers,
+    decide_all,
+    questions_in_memory,
+)
+from fairseq.finetune.words import TokenLabelsDataset, unlabelled, word_labels
 from fairseq.models.inference import Sample, head_outputs, length_batches
 
 ANSWERING_HEAD = "question_answering_head"
@@ -29,7 +37,8 @@ def answers(
     sizes = getattr(task, "windows", None) or SIZES._replace(length=hub.model.max_positions())
     rules = getattr(task, "rules", None) or Rules()
     rules = rules._replace(n_best=max(n_best, rules.n_best))
-    source = InMemoryQuestions(pairs, hub.bpe, task.source_dictionary)
+    asked = [(str(number), question, context) for number, (question, context) in enumerate(pairs)]
+    source = questions_in_memory(asked, hub.bpe, task.source_dictionary)
     dataset = SpanDataset(source, task.source_dictionary, sizes)
     outputs = _outputs(hub, dataset, head, ANSWERING_HEAD, batch_size)
     decisions = decide_all((dataset.candidates(batch["id"], logits, rules.n_best) for batch, logits in outputs), rules)
@@ -50,7 +59,7 @@ def tags(
         if isinstance(words, str) or not words or not all(words):
             raise DataError(f"sentence {number} must be a list of words, none of them empty, but is {words!r:.80}")
     names = getattr(hub.task, "class_names", None)
-    source = InMemorySentences(sentences, hub.bpe, hub.task.source_dictionary)
+    source = unlabelled(sentences, hub.bpe, hub.task.source_dictionary)
     dataset = TokenLabelsDataset(source, hub.task.source_dictionary, hub.model.max_positions())
     found: list[list[str]] = [[""] * len(words) for words in sentences]
     for batch, logits in _outputs(hub, dataset, head, TAGGING_HEAD, batch_size):
