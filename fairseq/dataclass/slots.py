@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fairseq.dataclass.base import FieldSpec, field_specs, is_interpolation, model_config_class
+from fairseq.errors import ConfigError
 from fairseq.registry import ARCHITECTURES, Registry
 
 
@@ -53,7 +54,14 @@ def model_specs(name: str, values: Mapping[str, Any]) -> dict[str, FieldSpec] | 
         return None
     specs = dict(field_specs(cls))
     for slot, variant in chosen_variants(name, values).items():
-        specs.update(variant_specs(slots_of(cls)[slot], variant))
+        registry = slots_of(cls)[slot]
+        own = variant_specs(registry, variant)
+        for key in own.keys() & specs.keys():
+            raise ConfigError(
+                f"option {key!r} of {registry.kind} {variant!r} is another setting of the model already: rename the variant "
+                "or its option"
+            )
+        specs |= own
     return specs
 
 

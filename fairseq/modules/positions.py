@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq.errors import DataError
+from fairseq.errors import ConfigError, DataError
 from fairseq.modules.slots import EncoderShape
 from fairseq.registry import POSITIONS
+
+MAX_OFFSET = 1000  # rows before that of the first position; published models have up to two
 
 
 def position_ids_from_padding(padding: Tensor, padding_idx: int) -> Tensor:
@@ -206,9 +208,15 @@ def mask_out(x: Tensor, mask: Tensor) -> Tensor:
     return x * (~mask).to(x.dtype).unsqueeze(-1)
 
 
+def _rows(shape: EncoderShape, name: str, offset: int | None) -> int:
+    if offset is not None and not 0 <= offset <= MAX_OFFSET:
+        raise ConfigError(f"model.{name}_offset must lie between 0 and {MAX_OFFSET}, but is {offset} instead")
+    return shape.max_positions + (shape.padding_idx + 1 if offset is None else offset)
+
+
 @POSITIONS.register("learned")
 def learned(shape: EncoderShape, *, offset: int | None = None, by_column: bool = False) -> LearnedPositionalEmbedding:
-    rows = shape.max_positions + (shape.padding_idx + 1 if offset is None else offset)
+    rows = _rows(shape, "learned", offset)
     return LearnedPositionalEmbedding(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
 
 
@@ -216,7 +224,7 @@ def learned(shape: EncoderShape, *, offset: int | None = None, by_column: bool =
 def sinusoidal(
     shape: EncoderShape, *, offset: int | None = None, by_column: bool = False
 ) -> SinusoidalPositionalEmbedding:
-    rows = shape.max_positions + (shape.padding_idx + 1 if offset is None else offset)
+    rows = _rows(shape, "sinusoidal", offset)
     return SinusoidalPositionalEmbedding(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
 
 
