@@ -145,7 +145,8 @@ class Registry(Generic[T]):
             return refusals.refuse(self.kind, name, self._refused[name], self.names())
         known = self.names()
         return ConfigError(
-            f"unknown {self.kind} {name!r}{nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}"
+            f"unknown {self.kind} {name!r}{nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}; "
+            "that of a plugin needs --user-dir"
         )
 
 

@@ -87,8 +87,9 @@ class _Builder:
         _imply_precision(tree["common"])
         tree = self._convert(_resolve(tree))
         _finish(tree)
-        if not self.stored and hasattr(self.model_class, "check_given"):
-            self.model_class.check_given(tree["model"])
+        check_given = getattr(self.model_class, "check_given", None)
+        if check_given is not None and not self.stored:
+            check_given(tree["model"])
         if self.dropped:
             logger.warning("ignoring settings of the stored configuration: %s", ", ".join(self.dropped))
         cfg = OmegaConf.create({**tree, **self.opaque}, flags={"allow_objects": True})

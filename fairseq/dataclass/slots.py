@@ -86,6 +86,17 @@ def settled(cls: type, values: Mapping[str, Any]) -> dict[str, str]:
     return {slot: name for slot, name in found.items() if isinstance(name, str) and not is_interpolation(name)}
 
 
+def other_variants(stored: Any, model: Any) -> str:
+    """What to say of variants that the ``stored`` configuration names but the model section ``model`` does not."""
+    node = stored.get("model") if isinstance(stored, Mapping) else None
+    cls = model_config_class(model._name) if hasattr(model, "_name") else None
+    if cls is None or not isinstance(node, Mapping):
+        return ""
+    names = {slot: node.get(slot) for slot in slots_of(cls)}
+    other = [f"{slot}={name}" for slot, name in names.items() if name and name != getattr(model, slot, None)]
+    return f"; it was trained with {', '.join(other)}, and a plugin's variant needs --user-dir, too" if other else ""
+
+
 def not_chosen(cls: type | None, key: str) -> str:
     """What to say of an unknown ``key`` that is an option of a variant which is not chosen; empty if it is none."""
     for slot, registry in ({} if cls is None else slots_of(cls)).items():
