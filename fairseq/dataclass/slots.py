@@ -70,6 +70,9 @@ def chosen_variants(name: str, values: Mapping[str, Any]) -> dict[str, str]:
     cls = model_config_class(name)
     if cls is None or not slots_of(cls):
         return {}
+    for slot in slots_of(cls):
+        if not isinstance(values.get(slot), str | int | float | None):
+            raise ConfigError(f"model.{slot} must be the name of a variant, but is {values[slot]!r}")
     node = argparse.Namespace(**{str(key): value for key, value in values.items() if key != "_name"})
     if name in ARCHITECTURES:
         ARCHITECTURES.get(name)(node)

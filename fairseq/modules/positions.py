@@ -147,7 +147,10 @@ class SinusoidalPositionalEmbedding(nn.Module, Counting):
         """Make the table reach the ids; any non-negative id fits."""
         needed = self.num_embeddings
         if explicit and position_ids.device.type != "meta" and position_ids.numel():
-            needed = max(needed, int(position_ids.max()) + 1)
+            low, high = int(position_ids.min()), int(position_ids.max())
+            if low < 0:
+                raise DataError(f"position ids must not be negative, but {low} is among them")
+            needed = max(needed, high + 1)
         else:
             needed = max(needed, position_ids.size(-1) + self.offset)
         device = self._float_tensor.device
@@ -188,13 +191,22 @@ class TokenEmbedding(nn.Embedding):
         return x if masked is None else mask_out(x, masked)
 
 
+def given_ids(name: str, ids: Tensor, padding: Tensor) -> Tensor:
+    """``ids``, which a caller gave for a batch with ``padding`` (B, T), as (B, T). Raises DataError."""
+    if ids.is_floating_point() or ids.dtype is torch.bool:
+        raise DataError(f"{name} must be integers, but are of type {str(ids.dtype).removeprefix('torch.')}")
+    sizes = zip(reversed(ids.shape), reversed(padding.shape), strict=False)
+    if ids.dim() > padding.dim() or any(own not in (1, wanted) for own, wanted in sizes):
+        shapes = f"{tuple(padding.shape)}, but have {tuple(ids.shape)}"
+        raise DataError(f"{name} must have the shape of the tokens, {shapes}")
+    return ids.expand(padding.shape)
+
+
 def token_types(ids: Tensor | None, padding: Tensor, count: int) -> Tensor:
     """``ids`` (B, T) of token types, zero for None, of a batch with ``padding`` (B, T). Raises DataError."""
     if ids is None:
         return torch.zeros_like(padding, dtype=torch.long)
-    if ids.shape != padding.shape:
-        shapes = f"{tuple(padding.shape)}, but have {tuple(ids.shape)}"
-        raise DataError(f"token_type_ids must have the shape of the tokens, {shapes}")
+    ids = given_ids("token_type_ids", ids, padding)
     if not torch.compiler.is_compiling() and ids.device.type != "meta" and ids.numel():
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= count:
