@@ -63,13 +63,15 @@ class Registry(Generic[T]):
                 _mark(entry, dataclass, base, f"{self.kind} {name!r}")
             old = self._entries.get(name)
             if old is not None and _origin(old) != _origin(entry):
-                raise ValueError(f"{self.kind} {name!r} is registered twice: by {_origin(old)} and by {_origin(entry)}")
+                raise ConfigError(
+                    f"{self.kind} {name!r} is registered twice: by {_origin(old)} and by {_origin(entry)}"
+                )
             if (
                 old is None
                 and name in self._builtins
                 and getattr(entry, "__module__", None) != self._builtins[name].module
             ):
-                raise ValueError(
+                raise ConfigError(
                     f"{self.kind} {name!r} is registered twice: built in ({self._builtins[name].module}) and by {_origin(entry)}"
                 )
             self._entries[name] = entry  # type: ignore[assignment]
@@ -143,7 +145,8 @@ class Registry(Generic[T]):
             return refusals.refuse(self.kind, name, self._refused[name], self.names())
         known = self.names()
         return ConfigError(
-            f"unknown {self.kind} {name!r}{nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}"
+            f"unknown {self.kind} {name!r}{nearest(name, known) or '.'} Known: {', '.join(known) or 'none'}; "
+            "that of a plugin needs --user-dir"
         )
 
 
@@ -185,7 +188,7 @@ class RegistryView(Mapping[str, Any]):
 
 def _mark(cls: Any, dataclass: type | None, base: type, what: str) -> None:
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ValueError(f"the {what} ({cls!r}) must derive from {base.__name__}")
+        raise ConfigError(f"the {what} ({cls!r}) must derive from {base.__name__}")
     cls.__dataclass = dataclass  # type: ignore[attr-defined]
 
 

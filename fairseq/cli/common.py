@@ -29,7 +29,7 @@ INTERRUPTED = 130
 
 
 def run_command(program: str, main: Callable[[], T]) -> T:
-    """Run ``main``; a FairseqError or KeyboardInterrupt ends ``program`` with one line and its exit status.
+    """Run ``main``; a FairseqError, KeyboardInterrupt or too little memory ends ``program`` with one line and its status.
 
     Every other exception is a bug and propagates with its traceback.
     """
@@ -39,6 +39,10 @@ def run_command(program: str, main: Callable[[], T]) -> T:
         fail(program, error)
     except KeyboardInterrupt:
         fail(program, "interrupted", INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # torch's words, on the CPU
+            raise
+        fail(program, f"too little memory ({error}): make the model (model.*) or the batches smaller")
 
 
 def fail(program: str, message: object, status: int = MISTAKE) -> NoReturn:

@@ -87,6 +87,9 @@ class _Builder:
         _imply_precision(tree["common"])
         tree = self._convert(_resolve(tree))
         _finish(tree)
+        check_given = getattr(self.model_class, "check_given", None)
+        if check_given is not None and not self.stored:
+            check_given(tree["model"])
         if self.dropped:
             logger.warning("ignoring settings of the stored configuration: %s", ", ".join(self.dropped))
         cfg = OmegaConf.create({**tree, **self.opaque}, flags={"allow_objects": True})
@@ -138,7 +141,8 @@ class _Builder:
         if specs is None:
             return self._free("model", node, values)
         self.specs["model"] = specs
-        return self._merge("model", specs, values, fill=False)
+        followed = {key: spec.default for key, spec in specs.items() if spec.is_new and is_interpolation(spec.default)}
+        return self._merge("model", specs, {**followed, **values}, fill=False)
 
     def _free(self, group: str, node: Any, values: dict[str, Any]) -> dict[str, Any]:
         """A component without a dataclass takes any keys; one from the command line stays the flat Namespace."""

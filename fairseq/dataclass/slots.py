@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fairseq.dataclass.base import FieldSpec, field_specs, is_interpolation, model_config_class
+from fairseq.errors import ConfigError
 from fairseq.registry import ARCHITECTURES, Registry
 
 
@@ -53,7 +54,14 @@ def model_specs(name: str, values: Mapping[str, Any]) -> dict[str, FieldSpec] | 
         return None
     specs = dict(field_specs(cls))
     for slot, variant in chosen_variants(name, values).items():
-        specs.update(variant_specs(slots_of(cls)[slot], variant))
+        registry = slots_of(cls)[slot]
+        own = variant_specs(registry, variant)
+        for key in own.keys() & specs.keys():
+            raise ConfigError(
+                f"option {key!r} of {registry.kind} {variant!r} is another setting of the model already: rename the variant "
+                "or its option"
+            )
+        specs |= own
     return specs
 
 
@@ -62,6 +70,9 @@ def chosen_variants(name: str, values: Mapping[str, Any]) -> dict[str, str]:
     cls = model_config_class(name)
     if cls is None or not slots_of(cls):
         return {}
+    for slot in slots_of(cls):
+        if not isinstance(values.get(slot), str | int | float | None):
+            raise ConfigError(f"model.{slot} must be the name of a variant, but is {values[slot]!r}")
     node = argparse.Namespace(**{str(key): value for key, value in values.items() if key != "_name"})
     if name in ARCHITECTURES:
         ARCHITECTURES.get(name)(node)
@@ -76,6 +87,17 @@ def settled(cls: type, values: Mapping[str, Any]) -> dict[str, str]:
     read = getattr(cls, "variants_of", None)
     found = read(values) if read is not None else {slot: values.get(slot) for slot in slots_of(cls)}
     return {slot: name for slot, name in found.items() if isinstance(name, str) and not is_interpolation(name)}
+
+
+def other_variants(stored: Any, model: Any) -> str:
+    """What to say of variants that the ``stored`` configuration names but the model section ``model`` does not."""
+    node = stored.get("model") if isinstance(stored, Mapping) else None
+    cls = model_config_class(model._name) if hasattr(model, "_name") else None
+    if cls is None or not isinstance(node, Mapping):
+        return ""
+    names = {slot: node.get(slot) for slot in slots_of(cls)}
+    other = [f"{slot}={name}" for slot, name in names.items() if name and name != getattr(model, slot, None)]
+    return f"; it was trained with {', '.join(other)}, and a plugin's variant needs --user-dir, too" if other else ""
 
 
 def not_chosen(cls: type | None, key: str) -> str:

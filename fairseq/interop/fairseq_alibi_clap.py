@@ -14,7 +14,9 @@ from typing import Any
 from fairseq.dataclass import legacy
 from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.slots import slots_of, variant_specs
 from fairseq.errors import CheckpointError
+from fairseq.models.roberta.config import RobertaConfig
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ _INEXPRESSIBLE = {
     "task.omit_mask": "dictionary without <mask>",
     "task.omit_mask_and_pad": "dictionary without <mask>",
 }
+UNSEEN = ("attention_backend",)  # our settings that do not change the model
 # Keys that only upstream's last version has: section -> keys; the fork refuses them.
 _UPSTREAM_KEYS = {
     "task": ("include_index", "skip_masking", "d2v2_multi", "rebuild_batches"),
@@ -57,12 +60,13 @@ def to_upstream(state: Mapping[str, Any]) -> dict[str, Any]:
         for path, what in _INEXPRESSIBLE.items()
         if _get(cfg, path) not in (None, False)
     }
+    needs |= {key: f"model.{key}={value}" for key, value in _variants(cfg).items()}
     if any(key.endswith("lm_head.beta") for key in state["model"]):
         needs.setdefault("CLAP head", "encoder.lm_head.beta")
     if needs:
         listed = ", ".join(f"no {what} ({where})" for what, where in needs.items())
         raise CheckpointError(f"upstream fairseq cannot express this model: it has {listed}")
-    _drop(cfg.get("model"), MODEL_KEYS)
+    _drop(cfg.get("model"), (*MODEL_KEYS, *UNSEEN))
     _drop(cfg.get("task"), (*TASK_KEYS, *_REMOVED_TASK_KEYS))
     _drop_ours(cfg)
     # Upstream keeps nothing of sinusoidal positions in its files.
@@ -110,6 +114,16 @@ def _copied_node(node: Any) -> Any:
 def _configuration(state: dict[str, Any]) -> dict[str, Any]:
     """The sections of the settings; of a file of 2019, which is older than anything to convert, none."""
     return state.get("cfg") or {}
+
+
+def _variants(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The slots and options of variants in the model section: such keys are stored only where they change the model."""
+    names = {key for key, spec in field_specs(RobertaConfig).items() if spec.is_new and key not in UNSEEN}
+    for registry in slots_of(RobertaConfig).values():
+        for name in registry.names():
+            names |= variant_specs(registry, name).keys()
+    found = {key: _get(cfg, f"model.{key}") for key in sorted(names)}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _get(cfg: Mapping[str, Any], path: str) -> Any:

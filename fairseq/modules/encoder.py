@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from fairseq.errors import DataError
 from fairseq.modules.dropout import dropout, dropout_add, dropout_add_norm
 from fairseq.modules.packing import Rows
-from fairseq.modules.positions import mask_out, token_types
+from fairseq.modules.positions import given_ids, mask_out, token_types
 from fairseq.modules.slots import EncoderContext, supports
 
 L = TypeVar("L", bound=nn.Module)
@@ -165,9 +165,10 @@ class Encoder(nn.Module):
         elif token_type_ids is not None:
             raise DataError("token_type_ids are given, but the model has no token types (type_vocab_size is 0)")
         if self.embed_positions is not None:
-            ids = self.embed_positions.ids(padding) if position_ids is None else position_ids
-            self.embed_positions.check(ids, position_ids is not None)
-            x = x + self.embed_positions(rows.enter(ids))
+            positions = self.embed_positions
+            ids = positions.ids(padding) if position_ids is None else given_ids("position_ids", position_ids, padding)
+            positions.check(ids, position_ids is not None)
+            x = x + positions(rows.enter(ids))
         if self.layernorm_embedding is not None:
             x = self.layernorm_embedding(x)
         return dropout(x, self.options.dropout, self.training)

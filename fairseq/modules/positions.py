@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq.errors import DataError
+from fairseq.errors import ConfigError, DataError
 from fairseq.modules.slots import EncoderShape
 from fairseq.registry import POSITIONS
+
+MAX_OFFSET = 1000  # rows before that of the first position; published models have up to two
 
 
 def position_ids_from_padding(padding: Tensor, padding_idx: int) -> Tensor:
@@ -145,7 +147,10 @@ class SinusoidalPositionalEmbedding(nn.Module, Counting):
         """Make the table reach the ids; any non-negative id fits."""
         needed = self.num_embeddings
         if explicit and position_ids.device.type != "meta" and position_ids.numel():
-            needed = max(needed, int(position_ids.max()) + 1)
+            low, high = int(position_ids.min()), int(position_ids.max())
+            if low < 0:
+                raise DataError(f"position ids must not be negative, but {low} is among them")
+            needed = max(needed, high + 1)
         else:
             needed = max(needed, position_ids.size(-1) + self.offset)
         device = self._float_tensor.device
@@ -186,13 +191,22 @@ class TokenEmbedding(nn.Embedding):
         return x if masked is None else mask_out(x, masked)
 
 
+def given_ids(name: str, ids: Tensor, padding: Tensor) -> Tensor:
+    """``ids``, which a caller gave for a batch with ``padding`` (B, T), as (B, T). Raises DataError."""
+    if ids.is_floating_point() or ids.dtype is torch.bool:
+        raise DataError(f"{name} must be integers, but are of type {str(ids.dtype).removeprefix('torch.')}")
+    sizes = zip(reversed(ids.shape), reversed(padding.shape), strict=False)
+    if ids.dim() > padding.dim() or any(own not in (1, wanted) for own, wanted in sizes):
+        shapes = f"{tuple(padding.shape)}, but have {tuple(ids.shape)}"
+        raise DataError(f"{name} must have the shape of the tokens, {shapes}")
+    return ids.expand(padding.shape)
+
+
 def token_types(ids: Tensor | None, padding: Tensor, count: int) -> Tensor:
     """``ids`` (B, T) of token types, zero for None, of a batch with ``padding`` (B, T). Raises DataError."""
     if ids is None:
         return torch.zeros_like(padding, dtype=torch.long)
-    if ids.shape != padding.shape:
-        shapes = f"{tuple(padding.shape)}, but have {tuple(ids.shape)}"
-        raise DataError(f"token_type_ids must have the shape of the tokens, {shapes}")
+    ids = given_ids("token_type_ids", ids, padding)
     if not torch.compiler.is_compiling() and ids.device.type != "meta" and ids.numel():
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= count:
@@ -206,9 +220,15 @@ def mask_out(x: Tensor, mask: Tensor) -> Tensor:
     return x * (~mask).to(x.dtype).unsqueeze(-1)
 
 
+def _rows(shape: EncoderShape, name: str, offset: int | None) -> int:
+    if offset is not None and not 0 <= offset <= MAX_OFFSET:
+        raise ConfigError(f"model.{name}_offset must lie between 0 and {MAX_OFFSET}, but is {offset} instead")
+    return shape.max_positions + (shape.padding_idx + 1 if offset is None else offset)
+
+
 @POSITIONS.register("learned")
 def learned(shape: EncoderShape, *, offset: int | None = None, by_column: bool = False) -> LearnedPositionalEmbedding:
-    rows = shape.max_positions + (shape.padding_idx + 1 if offset is None else offset)
+    rows = _rows(shape, "learned", offset)
     return LearnedPositionalEmbedding(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
 
 
@@ -216,7 +236,7 @@ def learned(shape: EncoderShape, *, offset: int | None = None, by_column: bool =
 def sinusoidal(
     shape: EncoderShape, *, offset: int | None = None, by_column: bool = False
 ) -> SinusoidalPositionalEmbedding:
-    rows = shape.max_positions + (shape.padding_idx + 1 if offset is None else offset)
+    rows = _rows(shape, "sinusoidal", offset)
     return SinusoidalPositionalEmbedding(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
 
 

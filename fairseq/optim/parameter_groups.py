@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
 from torch.nn import Parameter
 
 from fairseq.errors import ConfigError
@@ -26,11 +27,13 @@ TAGS = ("weight_decay", "no_decay", "lr_scale")
 def tagged_options(param: Parameter, name: str = "") -> dict[str, float]:
     """The entries of a parameter group (``weight_decay``, ``lr_scale``) that the tags of ``param`` ask for."""
     decay, no_decay, scale = (getattr(param, tag, None) for tag in TAGS)
-    if (no_decay and decay) or (decay is not None and decay < 0) or (scale is not None and scale <= 0):
+    numbers = [value for value in (decay, scale) if value is not None]
+    wrong = not all(isinstance(value, int | float | Tensor) and 0 <= value < float("inf") for value in numbers)
+    if wrong or (no_decay and decay) or scale == 0:
         given = ", ".join(f"{tag}={getattr(param, tag)}" for tag in TAGS if hasattr(param, tag))
         raise ConfigError(
-            f"the tags of parameter {name!r} ({given}) make no sense: weight_decay must not be negative nor stand beside "
-            "no_decay, and lr_scale must be positive"
+            f"the tags of parameter {name!r} ({given}) make no sense: weight_decay must be a number from 0 on and not stand "
+            "beside no_decay, and lr_scale a number above 0"
         )
     options = {}
     if no_decay or decay is not None:

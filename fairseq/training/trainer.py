@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.schema import build_state
 from fairseq.checkpoint.store import CheckpointStore
+from fairseq.dataclass.slots import other_variants
 from fairseq.dataclass.state import config_to_state
 from fairseq.distributed import utils as distributed
 from fairseq.errors import CheckpointError, NonFiniteError, TrainingError
@@ -424,6 +425,8 @@ class Trainer:
                 if part.name in states:
                     part.load(states[part.name])
             epoch = checkpoint["extra_state"]["train_iterator"]["epoch"]
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{other_variants(checkpoint.get('cfg'), self.cfg.model)}") from error
         except (AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(f"checkpoint {filename} is malformed: {error!r}") from error
         logger.info("Loaded checkpoint %s (epoch %d @ %d updates)", filename, epoch, self._num_updates)

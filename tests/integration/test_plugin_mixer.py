@@ -38,6 +38,15 @@ def test_trained_by_flags_and_loaded_again(tmp_path: Path) -> None:
     assert {key: own[key] for key in wanted} == wanted
     assert not {"window_gated", "gated_width"} & own.keys(), "what is at its default is not stored"
     assert stored["model"]["encoder.sentence_encoder.layers.0.self_attn.weight"].shape == (7,)
+    for words, message in (
+        (
+            ["fairseq.cli.train", DATA, *(FLAGS[:1] + FLAGS[3:]), *MODEL],
+            "it was trained with token_mixer=window, channel_mixer=gated",
+        ),
+        (["fairseq.cli.validate", DATA, "--cpu", "--batch-size", 8, "--path", path], "unknown token mixer 'window'"),
+    ):
+        done = run(*words, cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr and "--user-dir" in done.stderr, done.stderr
     code = (
         "from fairseq.dataclass.user_module import import_user_module; import argparse, torch\n"
         f"import_user_module(argparse.Namespace(user_dir={str(PLUGIN)!r}))\n"

@@ -20,6 +20,12 @@ def test_results_pass_through() -> None:
     ("error", "line", "status"),
     [
         (ConfigError("two\n  lines"), "fairseq-x: error: two lines\n", 2),
+        (
+            RuntimeError("[cpu] can't allocate memory: you tried to allocate 8 bytes"),
+            "fairseq-x: error: too little memory ([cpu] can't allocate memory: you tried to allocate 8 bytes): make the model "
+            "(model.*) or the batches smaller\n",
+            2,
+        ),
         (KeyboardInterrupt(), "fairseq-x: error: interrupted\n", 130),
     ],
 )
@@ -32,5 +38,6 @@ def test_mistakes_end_with_one_line(
 
 
 def test_bugs_propagate() -> None:
-    with pytest.raises(KeyError):
-        run_command("fairseq-x", lambda: _raise(KeyError("bug")))
+    for bug in (KeyError("bug"), RuntimeError("bug")):
+        with pytest.raises(type(bug)):
+            run_command("fairseq-x", lambda bug=bug: _raise(bug))

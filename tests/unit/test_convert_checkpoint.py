@@ -50,6 +50,13 @@ def test_what_upstream_has_not():
             formats.to_upstream(stored(name))
     with pytest.raises(CheckpointError, match="no CLAP head"):
         formats.to_upstream({"model": {"encoder.lm_head.beta": 1}, "args": argparse.Namespace()})
+    state = stored("baseline")
+    state["cfg"]["model"] |= {"token_mixer": "mine", "mine_reach": 3, "learned_offset": 0}
+    with pytest.raises(
+        CheckpointError,
+        match=r"no learned_offset \(model.learned_offset=0\), no token_mixer \(model.token_mixer=mine\)",
+    ):
+        formats.to_upstream(state)
     with pytest.raises(CheckpointError, match="no fairseq checkpoint"):
         formats.to_upstream({"weights": 1})
     state = stored("baseline")
@@ -70,6 +77,8 @@ def test_a_run_from_the_command_line():
 def test_our_own_keys(caplog):
     state = stored("baseline")
     state["cfg"]["dataset"]["exact_valid_steps"] = True
+    state["cfg"]["model"]["attention_backend"] = "sdpa"
+    assert "attention_backend" not in formats.to_upstream(state)["cfg"]["model"]
     assert "exact_valid_steps" not in formats.to_upstream(state)["cfg"]["dataset"]
     assert "dataset.exact_valid_steps" in caplog.text
 

@@ -182,7 +182,17 @@ def test_overrides_leave_what_parameters_ask_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "tags", [{"weight_decay": -0.1}, {"lr_scale": 0.0}, {"lr_scale": -1.0}, {"no_decay": True, "weight_decay": 0.1}]
+    "tags",
+    [
+        {"weight_decay": -0.1},
+        {"weight_decay": float("nan")},
+        {"weight_decay": "0.1"},
+        {"lr_scale": 0.0},
+        {"lr_scale": -1.0},
+        {"lr_scale": float("inf")},
+        {"lr_scale": "x"},
+        {"no_decay": True, "weight_decay": 0.1},
+    ],
 )
 def test_tags_that_make_no_sense(tags: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"dense\.bias"):

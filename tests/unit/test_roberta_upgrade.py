@@ -143,5 +143,20 @@ def test_other_positions_name_the_option() -> None:
     state = small_model(max_positions=12).state_dict()
     with pytest.raises(CheckpointError, match=r"12 positions, but the model was made for 16: .*max_positions=12"):
         small_model(max_positions=16).load_state_dict(state)
+    for stored, own, words in (
+        (
+            {},
+            {"learned_offset": 0},
+            "has 18 rows, but that of the model 16: set model.learned_offset=2,.* 16 positions",
+        ),
+        (
+            {"learned_offset": 0},
+            {},
+            "has 16 rows, but that of the model 18: set model.learned_offset=0,.* 16 positions",
+        ),
+    ):
+        state = small_model(max_positions=16, **stored).state_dict()
+        with pytest.raises(CheckpointError, match=words):
+            small_model(max_positions=16, **own).load_state_dict(state)
     alibi = {"no_token_positional_embeddings": True, "encoder_alibi": True}
     small_model(max_positions=64, **alibi).load_state_dict(small_model(max_positions=16, **alibi).state_dict())

@@ -50,6 +50,36 @@ def test_a_table_without_unused_rows():
     assert bool(table(torch.arange(5)).any(dim=1).all())
 
 
+@pytest.mark.parametrize("name", ["learned", "sinusoidal"])
+@pytest.mark.parametrize("offset", [-1, 10**9])
+def test_offsets_that_no_table_has(name, offset):
+    with pytest.raises(
+        ConfigError, match=rf"model\.{name}_offset must lie between 0 and 1000, but is {offset} instead"
+    ):
+        POSITIONS.get(name)(SHAPE, offset=offset)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("what", ["position_ids", "token_type_ids"])
+def test_ids_that_a_caller_gives(learned, what):
+    torch.manual_seed(1)
+    model = small_model(type_vocab_size=5, encoder_learned_pos=learned, **without_dropout()).eval()
+    tokens = torch.tensor([[0, 5, 6, 2], [0, 5, 2, PAD]])
+    row = torch.tensor([2, 4, 3, 1])
+    expected = model(tokens, features_only=True, **{what: row.repeat(2, 1)})[0]
+    for ids in (row, row[None], row.to(torch.int32)):
+        assert torch.equal(model(tokens, features_only=True, **{what: ids})[0], expected)
+    for ids, message in (
+        (row.float(), f"{what} must be integers, but are of type float32"),
+        (row.bool(), f"{what} must be integers, but are of type bool"),
+        (row[:3], rf"{what} must have the shape of the tokens, \(2, 4\), but have \(3,\)"),
+        (row.repeat(1, 2, 1), r"\(2, 4\), but have \(1, 2, 4\)"),
+        (row - 2, "-1"),
+    ):
+        with pytest.raises(DataError, match=message):
+            model(tokens, features_only=True, **{what: ids})
+
+
 def test_types_are_added_to_the_token_vectors():
     torch.manual_seed(1)
     model = small_model(type_vocab_size=2, **without_dropout()).eval()

@@ -13,6 +13,7 @@ from typing import Any
 from fairseq.dataclass.base import FairseqDataclass, carried, option
 from fairseq.dataclass.legacy import OUT_OF_SCOPE
 from fairseq.dataclass.slots import Variant
+from fairseq.errors import ConfigError
 from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, LM_HEADS, POSITIONS, TOKEN_MIXERS
 
 _OLD = OUT_OF_SCOPE["model"]
@@ -138,6 +139,19 @@ class RobertaConfig(FairseqDataclass):
         """Slot -> variant, by the slot's own key in ``values`` or by the older settings."""
         return {slot: values.get(slot) or _by_old_settings(slot, values) for slot in OLD_SETTINGS}
 
+    @classmethod
+    def check_given(cls, values: Mapping[str, Any]) -> None:
+        """Raise ConfigError where the settings that a user gave choose a variant and, by an older setting, another one."""
+        for slot, variants in OLD_SETTINGS.items():
+            variant = values.get(slot)
+            for key in old_settings(slot) if variant else ():
+                value, default = values.get(key), getattr(cls, key)
+                meant = variants[variant].get(key, value) if variant in variants else default
+                if value not in (None, default, meant):
+                    raise ConfigError(
+                        f"model.{slot}={variant} and model.{key}={str(value).lower()} contradict each other: leave out one"
+                    )
+
 
 # Slot -> variant -> the older settings that mean it; the first one whose settings all hold is the chosen one.
 OLD_SETTINGS: dict[str, dict[str, dict[str, bool]]] = {
@@ -155,6 +169,11 @@ OLD_SETTINGS: dict[str, dict[str, dict[str, bool]]] = {
     },
     "lm_head": {"roberta": {"contrastive_pretraining": False}, "clap": {"contrastive_pretraining": True}},
 }
+
+
+def old_settings(slot: str) -> list[str]:
+    """The older settings that choose between the original's variants of ``slot``."""
+    return list(dict.fromkeys(key for settings in OLD_SETTINGS[slot].values() for key in settings))
 
 
 # Variant -> option -> the older setting that stands for it.

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fairseq.dataclass import legacy
-from fairseq.dataclass.base import convert
+from fairseq.dataclass.base import MISSING, convert
 from fairseq.dataclass.slots import Variant, settled, slots_of, variant_specs
 from fairseq.errors import ConfigError
 from fairseq.models.loading import parse_layers
@@ -33,6 +33,16 @@ PROBABILITIES = (
     "encoder_layerdrop",
     "mask_prob",
 )
+
+# Slot -> the methods that a variant of it must have.
+METHODS: dict[str, tuple[str, ...]] = {
+    "token_mixer": ("forward",),
+    "channel_mixer": ("forward",),
+    "positions": ("ids", "check", "forward"),
+    "attention_bias": ("dense",),
+    "lm_head": ("forward",),
+}
+MAY_BE_EMPTY = ("channel_mixer", "positions", "attention_bias")
 
 
 def configuration(args: Any) -> RobertaConfig:
@@ -57,7 +67,10 @@ def _variant(config: RobertaConfig, slot: str, name: str, args: Any) -> Variant:
         value = getattr(args, key, None)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value)
-        options[key.removeprefix(f"{name}_")] = spec.default if value is None else convert(spec, value, f"model.{key}")
+        value = spec.default if value is None else convert(spec, value, f"model.{key}")
+        if isinstance(value, str) and value == MISSING:
+            raise ConfigError(f"model.{key} is mandatory for {slot}={name}: give --{key.replace('_', '-')}")
+        options[key.removeprefix(f"{name}_")] = value
     return Variant(name, options)
 
 
@@ -66,10 +79,11 @@ def check_sizes(config: RobertaConfig) -> None:
     for name in ("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"):
         if getattr(config, name) < 1:
             raise ConfigError(f"model.{name} must be at least 1, but is {getattr(config, name)} instead")
-    if config.type_vocab_size < 0 or config.layer_norm_eps <= 0:
-        raise ConfigError("model.type_vocab_size must not be negative, and model.layer_norm_eps must be above 0")
-    if config.encoder_layers < 0:
-        raise ConfigError(f"model.encoder_layers must not be negative, but is {config.encoder_layers}")
+    for name in ("encoder_layers", "type_vocab_size"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"model.{name} must not be negative, but is {getattr(config, name)}")
+    if not 0 < config.layer_norm_eps < 1:
+        raise ConfigError(f"model.layer_norm_eps must lie between 0 and 1, but is {config.layer_norm_eps} instead")
     for name in PROBABILITIES:
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"model.{name} must lie between 0 and 1, but is {getattr(config, name)} instead")
@@ -89,15 +103,17 @@ def check_sizes(config: RobertaConfig) -> None:
 
 def check_variants(config: RobertaConfig) -> None:
     """Raise ConfigError for variants that exclude each other."""
-    if config.encoder_alibi and not config.no_token_positional_embeddings:
+    chosen = {slot: variant.name for slot, variant in config.variants.items()}
+    if chosen["attention_bias"] in ("alibi", "alibi_asymmetrical") and chosen["positions"] in ("learned", "sinusoidal"):
         raise ConfigError(
-            "model.encoder_alibi takes the place of position embeddings: set model.no_token_positional_embeddings=true "
-            "(--no-token-positional-embeddings) with it"
+            f"model.attention_bias={chosen['attention_bias']} (model.encoder_alibi) takes the place of position embeddings, "
+            f"but model.positions is {chosen['positions']!r}: set model.positions=none (--positions none, "
+            "or the older --no-token-positional-embeddings) with it"
         )
-    if config.contrastive_pretraining and config.untie_weights_roberta:
+    if chosen["lm_head"] == "clap" and config.untie_weights_roberta:
         raise ConfigError(
-            "model.contrastive_pretraining compares with the token embeddings, so the head cannot have weights of its "
-            "own: leave out model.untie_weights_roberta"
+            "model.lm_head=clap (model.contrastive_pretraining) compares with the token embeddings, so the head cannot have "
+            "weights of its own: leave out model.untie_weights_roberta"
         )
 
 
@@ -105,13 +121,29 @@ def fill_slot(config: RobertaConfig, slot: str, *args: Any, **parts: Any) -> Any
     """What the chosen variant of ``slot`` makes of ``args``, ``parts`` and its own options."""
     name, options = config.variants[slot]
     variant = slots_of(type(config))[slot].get(name)
+    signature = inspect.signature(variant)
     for part in parts:
-        if part not in inspect.signature(variant).parameters:
+        if part not in signature.parameters and not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
             raise ConfigError(
                 f"model.{slot}={name} takes no {part.replace('_', ' ')}, but model.{part} is {config.variants[part].name!r}: "
                 "choose one of the two"
             )
-    return variant(*args, **parts, **options)
+    try:
+        signature.bind(*args, **parts, **options)
+    except TypeError as error:
+        given = ", ".join(options) or "none"
+        raise ConfigError(
+            f"model.{slot}={name} cannot be built from its options ({given}): {error}; they are the fields of its dataclass "
+            f"without {name}_, so its parameters must have these names"
+        ) from None
+    made = variant(*args, **parts, **options)
+    lacks = [method for method in METHODS[slot] if not callable(getattr(made, method, None))]
+    if lacks and not (made is None and slot in MAY_BE_EMPTY):
+        raise ConfigError(
+            f"model.{slot}={name} made {type(made).__name__}, which has no method {lacks[0]}: fairseq/modules/slots.py says what a "
+            "variant must offer"
+        )
+    return made
 
 
 def encoder_shape(config: RobertaConfig, padding_idx: int) -> EncoderShape:
@@ -134,12 +166,12 @@ def encoder_shape(config: RobertaConfig, padding_idx: int) -> EncoderShape:
 
 def build_token_embedding(config: RobertaConfig, vocab: int, padding_idx: int) -> TokenEmbedding:
     # With either variant the original made the table without a padding row: that row is random and trained.
-    without_padding = config.contrastive_pretraining or config.zero_masking
+    contrastive = config.variants["lm_head"].name == "clap"
     return TokenEmbedding(
         vocab,
         config.encoder_embed_dim,
-        None if without_padding else padding_idx,
-        normalize=config.contrastive_pretraining and config.l2norm_embedding,
+        None if contrastive or config.zero_masking else padding_idx,
+        normalize=contrastive and config.l2norm_embedding,
         zero_beyond=config.zero_masking,
     )
 

@@ -167,7 +167,8 @@ class RobertaEncoder(FairseqEncoder):
         positions = getattr(self.sentence_encoder, "embed_positions", None)
         if isinstance(positions, nn.Embedding):
             key = f"{name}.sentence_encoder.embed_positions.weight".lstrip(".")
-            check_positions(state_dict, key, positions, getattr(positions, "offset", self.padding_idx + 1))
+            usual = self.padding_idx + 1
+            check_positions(state_dict, key, positions, getattr(positions, "offset", usual), usual)
         upgrade_version(state_dict, f"{name}.sentence_encoder" if name else "sentence_encoder", self.sentence_encoder)
         return state_dict
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fairseq.models.architectures import register_model_architecture
-from fairseq.models.roberta.config import OLD_SETTINGS, RobertaConfig, in_old_settings
+from fairseq.models.roberta.config import OLD_SETTINGS, RobertaConfig, in_old_settings, old_settings
 from fairseq.registry import ARCHITECTURES
 
 # The keys every filled node has, in the order old files have them (max_source_positions is placed after the fifth).
@@ -93,9 +93,10 @@ def fill_missing(args: Any, differences: Mapping[str, Any]) -> None:
     """Give ``args`` every key it lacks: first ``differences``, then the defaults of ``RobertaConfig``."""
     defaults = RobertaConfig()
     with _unlocked(args):
-        _use_old_settings(args)
+        replaced = _use_old_settings(args)
         for name, value in in_old_settings(differences).items():
-            _fill_one(args, name, value)
+            if name not in replaced:
+                _fill_one(args, name, value)
         for name in FILLED:
             if name == "max_source_positions":
                 # Derived, never chosen: a value given by the user is overwritten, as it always was.
@@ -104,8 +105,11 @@ def fill_missing(args: Any, differences: Mapping[str, Any]) -> None:
                 _fill_one(args, name, getattr(defaults, name))
 
 
-def _use_old_settings(args: Any) -> None:
-    """Spell slots that hold a variant of the original as the original does: files of these stay readable there."""
+def _use_old_settings(args: Any) -> set[str]:
+    """Spell slots that hold a variant of the original as the original does: files of these stay readable there.
+
+    The result is the older settings that mean nothing here, because their slot holds a variant which they cannot name.
+    """
     given = {slot: variant for slot in OLD_SETTINGS if (variant := getattr(args, slot, None)) is not None}
     spelt = in_old_settings(given)
     for slot in given.keys() - spelt.keys():
@@ -115,6 +119,7 @@ def _use_old_settings(args: Any) -> None:
             delattr(args, slot)
     for name, value in spelt.items():
         setattr(args, name, value)
+    return {name for slot in OLD_SETTINGS.keys() & spelt.keys() for name in old_settings(slot)}
 
 
 def _fill_one(args: Any, name: str, value: Any) -> None:

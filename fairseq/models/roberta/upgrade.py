@@ -84,15 +84,22 @@ def check_vocabulary(state: dict[str, Any], key: str, dictionary: Any) -> None:
     )
 
 
-def check_positions(state: dict[str, Any], key: str, table: nn.Embedding, offset: int) -> None:
+def check_positions(state: dict[str, Any], key: str, table: nn.Embedding, offset: int, usual: int) -> None:
     """Raise CheckpointError, with the option to give, when the position table ``key`` differs from ``table`` in rows only.
 
-    ``offset`` rows come before that of the first position.
+    ``offset`` rows come before that of the first position, ``usual`` ones in most checkpoints.
     """
     found = state.get(key)
     if found is None or found.size(0) == table.num_embeddings or found.size(1) != table.embedding_dim:
         return
     stored, wanted = (count - offset for count in (found.size(0), table.num_embeddings))
+    other = found.size(0) - wanted
+    if other != offset and other in (0, usual):
+        raise CheckpointError(
+            f"the position table of the checkpoint has {found.size(0)} rows, but that of the model {table.num_embeddings}: set "
+            f"model.learned_offset={other}, if the checkpoint was trained with this and {wanted} positions, or else "
+            f"model.max_positions={stored}"
+        )
     raise CheckpointError(
         f"the checkpoint has {stored} positions, but the model was made for {wanted}: set model.max_positions={stored} "
         f"(sentence tasks: task.max_positions={stored}; --max-positions {stored} sets both)"
