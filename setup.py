@@ -2,11 +2,13 @@
 
 - ``fairseq/csrc/data/*.cpp``: plain C functions on arrays, needs a C++ compiler only.
 - ``fairseq/csrc/torch/*.cpp``: operators on tensors, built when torch can be imported here (so install with
-  ``--no-build-isolation``); together with ``fairseq/csrc/cuda`` when nvcc and a CUDA build of torch are found,
-  for the devices in ``TORCH_CUDA_ARCH_LIST`` (default: those of this machine).
+  ``--no-build-isolation``).
+- ``fairseq/csrc/cuda``: their CUDA kernels, when nvcc with its headers and a CUDA build of torch are found, for the
+  architectures in ``TORCH_CUDA_ARCH_LIST``; without it for the devices of this machine, or, where none is visible, for
+  compute capability 8.0 and 9.0 (and what comes later).
 
-Nothing of this is required: what cannot be built is left out with a warning, and the reference implementations run instead.
-``FAIRSEQ_NATIVE=0`` skips all of it.
+Nothing of this is required, and each is built on its own: what cannot be built is left out with a warning, and the
+reference implementations run instead. ``FAIRSEQ_NATIVE=0`` skips all of it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FLAGS = ["-O3", "-std=c++17"]
+ARCHITECTURES = "8.0;9.0+PTX"
 
 
 def data_extension() -> Extension:
@@ -32,10 +35,7 @@ def data_extension() -> Extension:
 
 
 def torch_extensions() -> tuple[list[Extension], type[build_ext]]:
-    """The extension with the tensor operators, if there are sources and torch, and the command that builds it."""
-    sources = sorted(glob.glob("fairseq/csrc/torch/*.cpp"))
-    if not sources:
-        return [], build_ext
+    """The extensions with the tensor operators, if torch is here, and the command that builds them."""
     try:
         import torch
         from torch.utils import cpp_extension
@@ -47,15 +47,33 @@ def torch_extensions() -> tuple[list[Extension], type[build_ext]]:
         return [], build_ext
     # torch chooses the language standard that its headers need. Loops are vectorized once per instruction set, by
     # attributes in the sources: what is built here also runs on an older processor.
-    flags = {"cxx": ["-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"], "nvcc": ["-O3"]}
-    kind = cpp_extension.CppExtension
-    cuda_sources = sorted(glob.glob("fairseq/csrc/cuda/*.cu") + glob.glob("fairseq/csrc/cuda/*.cpp"))
-    if cuda_sources and torch.version.cuda and cpp_extension.CUDA_HOME:
-        kind, sources = cpp_extension.CUDAExtension, sources + cuda_sources
-    extension = kind(
-        "fairseq.ops._torch", sources, extra_compile_args=flags, extra_link_args=["-fopenmp"], optional=True
-    )
-    return [extension], cpp_extension.BuildExtension
+    cxx = ["-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+    found = [
+        cpp_extension.CppExtension(
+            "fairseq.ops._torch",
+            sorted(glob.glob("fairseq/csrc/torch/*.cpp")),
+            extra_compile_args={"cxx": cxx},
+            extra_link_args=["-fopenmp"],
+            optional=True,
+        )
+    ]
+    if torch.version.cuda and has_cuda_headers(cpp_extension.CUDA_HOME):
+        if not torch.cuda.is_available():
+            os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+        found.append(
+            cpp_extension.CUDAExtension(
+                "fairseq.ops._cuda",
+                sorted(glob.glob("fairseq/csrc/cuda/*.cu") + glob.glob("fairseq/csrc/cuda/*.cpp")),
+                extra_compile_args={"cxx": cxx, "nvcc": ["-O3"]},
+                optional=True,
+            )
+        )
+    return found, cpp_extension.BuildExtension
+
+
+def has_cuda_headers(home: str | None) -> bool:
+    """Whether ``home`` (torch may have guessed it from a stray nvcc) holds what CUDA sources include."""
+    return home is not None and os.path.isfile(os.path.join(home, "include", "cuda_runtime.h"))
 
 
 def warn(message: str) -> None:
@@ -72,16 +90,13 @@ def commands_and_extensions() -> dict[str, object]:
 
         def build_extensions(self) -> None:
             wanted = self.extensions
-            plain = [extension for extension in wanted if extension.name == "fairseq.ops._data"]
-            rest = [extension for extension in wanted if extension not in plain]
-            self.extensions = plain
-            build_ext.build_extensions(self)
-            if rest:
+            for extension in wanted:
+                self.extensions = [extension]
+                builder = build_ext if extension.name == "fairseq.ops._data" else base
                 try:
-                    self.extensions = rest
-                    super().build_extensions()
+                    builder.build_extensions(self)
                 except Exception as error:
-                    warn(f"tensor operators are not built: {error}")
+                    warn(f"{extension.name} is not built: {error}")
             self.extensions = wanted
 
     return {"ext_modules": [data_extension(), *extensions], "cmdclass": {"build_ext": build_optional}}

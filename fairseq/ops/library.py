@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from fairseq.ops.native import built
 
 _HERE = Path(__file__).parent
 _HINT = "pip install --no-build-isolation . in an environment that has torch, setuptools and wheel"
@@ -52,13 +55,21 @@ def compiled_for(operator: str, device: str) -> bool:
 def _load() -> str | None:
     if os.environ.get("FAIRSEQ_NATIVE") == "0":
         return "FAIRSEQ_NATIVE=0 is set in the environment"
-    files = sorted(_HERE.glob("_torch*.so"))
-    if not files:
+    file = built("_torch", _HERE)
+    if file is None:
         return f"they were not built (torch or a C++ compiler was missing at build time); install again: {_HINT}"
+    problem = _load_file(file)
+    cuda = built("_cuda", _HERE)
+    if problem is None and cuda is not None:  # kernels for one more device: the others work without
+        cuda_problem = _load_file(cuda)
+        if cuda_problem is not None:
+            warnings.warn(f"CUDA devices run the reference implementations: {cuda_problem}")
+    return problem
+
+
+def _load_file(file: Path) -> str | None:
     try:
-        torch.ops.load_library(str(files[-1]))
+        torch.ops.load_library(str(file))
     except (OSError, RuntimeError) as error:  # built for another torch, or from other sources
-        return (
-            f"{files[-1].name} does not fit this torch or these sources ({str(error).splitlines()[0]}); again: {_HINT}"
-        )
+        return f"{file.name} does not fit this torch or these sources ({str(error).splitlines()[0]}); again: {_HINT}"
     return None

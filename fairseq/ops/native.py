@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.machinery
 import os
 from pathlib import Path
 from typing import Any
@@ -57,23 +58,25 @@ def reset() -> None:
     _load.cache_clear()
 
 
+def built(name: str, directory: Path) -> Path | None:
+    """The library ``name`` in ``directory`` that was built for this Python, if there is one."""
+    files = (directory / f"{name}{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     if os.environ.get("FAIRSEQ_NATIVE") == "0":
         return None, "FAIRSEQ_NATIVE=0 is set in the environment"
-    files = sorted(_HERE.glob("_data*.so"))
-    if not files:
+    path = built("_data", _HERE)
+    if path is None:
         return None, "they were not built; install with a C++ compiler: pip install -e . --no-build-isolation"
-    problem = ""
-    for path in files:  # more than one: built for several Python versions in one checkout; any of them does
-        try:
-            library = ctypes.CDLL(str(path))
-            library.fairseq_data_abi.restype = ctypes.c_int64
-            found = library.fairseq_data_abi()
-        except (OSError, AttributeError) as error:
-            problem = f"{path.name} cannot be loaded ({error}); install again: pip install -e . --no-build-isolation"
-            continue
-        if found == ABI:
-            return library, None
-        problem = f"{path.name} was built from other sources (interface {found}, wanted {ABI}); install again"
-    return None, problem
+    try:
+        library = ctypes.CDLL(str(path))
+        library.fairseq_data_abi.restype = ctypes.c_int64
+        found = library.fairseq_data_abi()
+    except (OSError, AttributeError) as error:
+        return None, f"{path.name} cannot be loaded ({error}); install again: pip install -e . --no-build-isolation"
+    if found != ABI:
+        return None, f"{path.name} was built from other sources (interface {found}, wanted {ABI}); install again"
+    return library, None

@@ -282,7 +282,7 @@ def test_a_library_that_does_not_fit_is_explained(tmp_path, monkeypatch):
     library._load.cache_clear()
     try:
         assert not library.load() and "_torch.so does not fit" in str(library.why_unavailable())
-        (tmp_path / "_torch.so").unlink()
+        (tmp_path / "_torch.so").rename(tmp_path / "_torch.cpython-39-x86_64-linux-gnu.so")  # of another Python
         library._load.cache_clear()
         assert "not built" in str(library.why_unavailable())
     finally:

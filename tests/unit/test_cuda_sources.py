@@ -1,23 +1,38 @@
-"""The CUDA sources compile for the devices that are supported, where there is a compiler; no device is needed."""
+"""The CUDA sources compile as torch compiles them, for the devices that are supported; no device is needed."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sysconfig
 
 import pytest
+import torch
+from torch.utils.cpp_extension import COMMON_NVCC_FLAGS, include_paths
 
 from tests.common import ROOT
 
-SOURCES = sorted((ROOT / "fairseq" / "csrc" / "cuda").glob("*.cu"))
+FOLDER = ROOT / "fairseq" / "csrc" / "cuda"
 NVCC = shutil.which("nvcc")
 
 
-@pytest.mark.skipif(NVCC is None, reason="no nvcc")
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_compiles_for_sm_80_and_sm_90(source, tmp_path):
+def compile_source(source, out, *more: str) -> None:
     devices = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in (80, 90)]
-    command = [str(NVCC), "-std=c++17", "-O1", "-Werror", "all-warnings", *devices, "-c"]
-    done = subprocess.run([*command, str(source), "-o", str(tmp_path / "out.o")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out.o").stat().st_size > 0
+    flags = ["-std=c++17", "-O1", "-Werror", "all-warnings", *COMMON_NVCC_FLAGS, *devices, *more]
+    command = [str(NVCC), *flags, "-c", str(source), "-o", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    assert out.stat().st_size > 0
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc")
+@pytest.mark.parametrize("source", sorted(FOLDER.glob("*.cu")), ids=lambda path: path.name)
+def test_kernels_compile_with_the_flags_of_torch(source, tmp_path):
+    compile_source(source, tmp_path / "out.o")
+
+
+@pytest.mark.skipif(NVCC is None or not torch.version.cuda, reason="no nvcc, or no CUDA build of torch")
+@pytest.mark.parametrize("source", sorted(FOLDER.glob("*.cpp")), ids=lambda path: path.name)
+def test_bindings_compile_against_a_cuda_build_of_torch(source, tmp_path):
+    paths = [*include_paths("cuda"), sysconfig.get_path("include")]
+    compile_source(source, tmp_path / "out.o", *(f"-I{path}" for path in paths))

@@ -99,6 +99,12 @@ struct Row {
   }
 };
 
+// A float as T. Types whose conversions torch's compiler flags forbid specialise this.
+template <typename T>
+struct Narrow {
+  static FS_HOST_DEVICE T of(float value) { return T(value); }
+};
+
 template <typename T, class Term, class Group>
 FS_HOST_DEVICE void forward_row(const Group& group, const Rows<Term>& all, int64_t index) {
   const Row<Term> row(all, index);
@@ -118,7 +124,7 @@ FS_HOST_DEVICE void forward_row(const Group& group, const Rows<Term>& all, int64
   T* weights = static_cast<T*>(all.weights) + row.start;
   group.each([&](int lane) {
     if (lane == 0) all.lse[row.at] = sum > 0 ? top + logf(sum) : INFINITY;
-    row.keys(lane, [&](int64_t j, float factor) { weights[j] = T(factor * inverse * expf(row.score(j) - shift)); });
+    row.keys(lane, [&](int64_t j, float factor) { weights[j] = Narrow<T>::of(factor * inverse * expf(row.score(j) - shift)); });
   });
 }
 
@@ -132,8 +138,8 @@ FS_HOST_DEVICE void backward_row(const Group& group, const Rows<Term>& all, int6
   group.each([&](int lane) {
     row.keys(lane, [&](int64_t j, float factor) {
       const float p = expf(row.score(j) - lse);
-      weights[j] = T(p * factor);
-      dscores[j] = T(p * (dweights[j] * factor - delta) * row.scale);
+      weights[j] = Narrow<T>::of(p * factor);
+      dscores[j] = Narrow<T>::of(p * (dweights[j] * factor - delta) * row.scale);
     });
   });
 }

@@ -7,6 +7,16 @@
 #include "launch.h"
 
 namespace fairseq {
+
+template <>
+struct Narrow<__half> {
+  static __device__ __half of(float value) { return __float2half_rn(value); }
+};
+template <>
+struct Narrow<__nv_bfloat16> {
+  static __device__ __nv_bfloat16 of(float value) { return __float2bfloat16_rn(value); }
+};
+
 namespace {
 
 constexpr int kWarps = 4;
