@@ -17,6 +17,7 @@ from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.reader import average_checkpoints
 from fairseq.checkpoint.store import checkpoint_paths
 from fairseq.errors import CheckpointError, ConfigError, FairseqError
+from fairseq.file_io import check_outputs
 
 __all__ = ["average_checkpoints", "last_n_checkpoints", "main"]
 
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         inputs = last_n_checkpoints(inputs, latest, bool(args.num_update_checkpoints), args.checkpoint_upper_bound)
     elif args.num_best_checkpoints > 0:
         inputs = best_n_checkpoints(inputs, args.num_best_checkpoints)
+    check_outputs([args.output], inputs)
     print("averaging checkpoints:", *inputs, sep="\n  ")
     atomic_save(average_checkpoints(inputs), args.output)
     print(f"finished writing averaged checkpoint to {args.output}")

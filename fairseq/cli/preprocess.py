@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.cli.common import bpe_settings, byte_progress, run_command
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
+from fairseq.file_io import check_outputs
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
@@ -111,6 +112,9 @@ def _preprocess(plan: FilePlan) -> None:
         for (lang, _), dictionary in dictionaries.items():
             for path, split in plan.inputs(lang):
                 _binarize(plan, writer, dictionary, path, split, lang)
+    if args.dataset_impl != "raw":  # whose outputs are what was read
+        texts = [path for lang, _ in plan.sides() for path, _ in plan.inputs(lang)]
+        check_outputs([os.path.join(args.destdir, name) for name in plan.outputs], texts)
     for name in plan.outputs:
         os.replace(os.path.join(plan.scratch, name), os.path.join(args.destdir, name))
     if not args.dict_only:

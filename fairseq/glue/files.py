@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import ConfigError
+from fairseq.file_io import complete_file
 
 try:
     import fcntl
@@ -22,9 +23,8 @@ except ImportError:  # not on Windows: there, nobody watches over two commands i
 def replace_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with complete_file(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
