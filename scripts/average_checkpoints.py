@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.reader import average_checkpoints
 from fairseq.checkpoint.store import checkpoint_paths
+from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import CheckpointError, ConfigError, FairseqError
 from fairseq.file_io import check_outputs
 
@@ -50,7 +51,7 @@ def best_n_checkpoints(paths: Sequence[str], n: int) -> list[str]:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = FairseqParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--inputs", required=True, nargs="+", help="checkpoint files, or one directory")
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write the averaged checkpoint to")
     latest = parser.add_mutually_exclusive_group()

@@ -17,7 +17,8 @@ from fairseq.cli.common import run_command
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
 from fairseq.data.preprocessing import json_text
 from fairseq.data.text import map_in_order
-from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
+from fairseq.dataclass.flags import FairseqParser
+from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from fairseq.file_io import check_outputs, complete_file
 
 BATCH = 500  # rows a worker takes at a time
@@ -77,9 +78,7 @@ class MultiprocessingEncoder:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="multiprocessing_bpe_encoder", description="Encode text with the GPT-2 BPE.", allow_abbrev=False
-    )
+    parser = FairseqParser(prog="multiprocessing_bpe_encoder", description="Encode text with the GPT-2 BPE.")
     parser.add_argument("--encoder-json", help="path of encoder.json")
     parser.add_argument("--vocab-bpe", help="path of vocab.bpe")
     parser.add_argument("--inputs", nargs="+", default=["-"], help="input files, read in parallel (- is stdin)")

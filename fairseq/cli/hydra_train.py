@@ -51,6 +51,7 @@ def complete(cfg: Any, launch_dir: str, job_logging: Any = None) -> Any:
     """The checked, complete configuration for what hydra composed; ``job_logging`` is stored beside it."""
     from omegaconf import OmegaConf
 
+    from fairseq.dataclass.base import MISSING
     from fairseq.dataclass.build import build_config, require_complete
     from fairseq.dataclass.user_module import import_user_module
 
@@ -64,6 +65,8 @@ def complete(cfg: Any, launch_dir: str, job_logging: Any = None) -> Any:
     resolve_paths(tree, Path(launch_dir))
     common = OmegaConf.create({"user_dir": (tree.get("common") or {}).get("user_dir")})
     import_user_module(common)
+    if (tree.get("optimization") or {}).get("lr") == MISSING:  # before others follow it
+        raise ConfigError("optimization.lr is missing: give the learning rate, for example optimization.lr=[0.0005]")
     full = build_config(tree)
     require_complete(full)
     return full
@@ -119,10 +122,12 @@ def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from fairseq.dataclass.flags import show_version
     from fairseq.dataclass.hydra_yaml import find_primary, normalize_overrides, read_primary, schema
 
     parser = get_args_parser()
     parser.prog = "fairseq-hydra-train"
+    show_version(parser)
     parser.error = _usage_error  # type: ignore[method-assign, assignment]
     args = parser.parse_intermixed_args(list(words))  # settings may follow options such as --multirun
     primary = read_primary(find_primary(args.config_dir or args.config_path, args.config_name))

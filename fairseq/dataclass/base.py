@@ -23,6 +23,7 @@ Metadata keys (all optional):
                     ``"boolean"`` (the pair ``--x`` / ``--no-x``). Default: ``store_true`` for False; for True
                     ``"boolean"`` in models and ``store_false``, as in the original, elsewhere
 ``new``             True for a key that the original does not know: stored only when it differs from its default
+``asked``           True for a setting that whoever starts a training must give: its default serves programs and old files
 ``slot``            the registry whose variants the setting names: see ``fairseq.dataclass.slots``
 ==================  ====================================================================================================
 
@@ -95,6 +96,7 @@ def option(
     flag: str | None = None,
     action: str | None = None,
     new: bool = False,
+    asked: bool = False,
     slot: Registry[Any] | None = None,
 ) -> Any:
     """A dataclass field with its description; the arguments are the metadata keys of the module docstring."""
@@ -103,6 +105,8 @@ def option(
         metadata["choices"] = tuple(choices)
     if new:
         metadata["new"] = True
+    if asked:
+        metadata["asked"] = True
     if slot is not None:
         metadata |= {"slot": slot, "new": True}
     for key, value in (("alias", alias), ("const", const), ("flag", flag), ("action", action)):
@@ -175,6 +179,11 @@ class FieldSpec:
     def slot(self) -> Registry[Any] | None:
         """The registry whose variants this setting chooses from, for a slot."""
         return self.metadata.get("slot")
+
+    @property
+    def asked(self) -> Any:
+        """The default on a command line and in a YAML file."""
+        return MISSING if self.metadata.get("asked") else self.default
 
     @property
     def is_new(self) -> bool:

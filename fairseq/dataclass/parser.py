@@ -21,11 +21,12 @@ from fairseq.dataclass.slots import chosen_variants, slots_of
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, FairseqError, OutOfScopeError
 from fairseq.refusals import HERE
-from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, MODELS, TASKS
+from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, CRITERIONS, MODELS, TASKS
 
 # Old defaults that are out of scope: accepted as long as nothing is built from them.
 OLD_CRITERION = "cross_entropy"
 OLD_TASK = "translation"
+DEFAULT_TASK = "masked_lm"
 
 
 def get_parser(desc: str, default_task: str | None = OLD_TASK) -> FairseqParser:
@@ -58,10 +59,11 @@ _COMMANDS: dict[str, tuple[str | None, str | None, str]] = {
 _EPILOG = "Flags of a component appear when it is chosen, for example: --task masked_lm --arch roberta_base --help"
 
 
-def get_training_parser(default_task: str | None = OLD_TASK) -> FairseqParser:
-    """The parser of fairseq-train."""
+def get_training_parser(default_task: str | None = DEFAULT_TASK) -> FairseqParser:
+    """The parser of fairseq-train. Without ``--criterion`` it is the one that is called as the task."""
     parser = get_parser("Trainer", default_task)
     parser.stage = "train"
+    parser.set_defaults(criterion=None)
     add_dataset_args(parser, train=True)
     add_distributed_training_args(parser)
     add_model_args(parser)
@@ -168,7 +170,7 @@ def add_preprocess_args(parser: Any) -> Any:
     return group
 
 
-def get_args(data: Any, task: str = OLD_TASK, arch: str = "roberta", **overrides: Any) -> argparse.Namespace:
+def get_args(data: Any, task: str = DEFAULT_TASK, arch: str = "roberta", **overrides: Any) -> argparse.Namespace:
     """A Namespace as if from the command line ``data --task task --arch arch``, with ``overrides`` as attributes."""
     words = [str(data), "--task", task, "--arch", arch]
     for name in ("criterion", "optimizer", "lr_scheduler", "bpe", "tokenizer"):
@@ -176,6 +178,7 @@ def get_args(data: Any, task: str = OLD_TASK, arch: str = "roberta", **overrides
             words += [f"--{name.replace('_', '-')}", overrides[name]]
     parser = get_training_parser(task)
     parser.stage = ""
+    parser.set_defaults(lr=field_specs(SECTIONS["optimization"])["lr"].default)
     args = parse_args_and_arch(parser, words)
     for key, value in overrides.items():
         setattr(args, key, value)
@@ -224,7 +227,10 @@ def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], want
     chosen, _ = parser.parse_known_args(words)
     stage = getattr(parser, "stage", "")
     names = {group: getattr(chosen, group, None) for group in (*GROUPS, "arch")}
-    _refuse_old_defaults(names, stage, wants_help)
+    if stage == "train" and names["criterion"] is None and names["task"] in CRITERIONS:
+        names["criterion"] = names["task"]
+        parser.set_defaults(criterion=names["task"])
+    _drop_old_defaults(names, stage, wants_help)
     if names["scoring"] == "bleu":
         names["scoring"] = None  # the original's default, for generation only
     if names["arch"] is not None:
@@ -239,16 +245,10 @@ def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], want
             _add_component(parser, section, registry.config_class(name), functools.partial(registry.get, name), False)
 
 
-def _refuse_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) -> None:
-    """The original's default task and criterion are out of scope: help shows masked_lm, training asks for a choice."""
+def _drop_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) -> None:
+    """The original's default task and criterion are out of scope; help shows what most want."""
     for group, old in (("task", OLD_TASK), ("criterion", OLD_CRITERION)):
-        if names.get(group) != old:
-            continue
-        if wants_help and stage == "train":
-            names[group] = "masked_lm"
-        elif stage == "train":
-            raise OutOfScopeError(f"--{group} {old} (the default) is out of scope: {HERE}; pass --{group} masked_lm")
-        elif stage or group == "criterion":
+        if names.get(group) == old and stage != "train" and (stage or group == "criterion"):
             names[group] = None  # nothing is built from it
     if wants_help and stage == "train":
         names["arch"] = names.get("arch") or "roberta"
@@ -335,6 +335,8 @@ def _check(args: argparse.Namespace) -> None:
     """Mandatory options must be given; out-of-scope ones may be given at their default only."""
     for key, value in vars(args).items():
         if isinstance(value, str) and value == MISSING:
+            if key == "lr":
+                raise ConfigError("the learning rate is missing: give --lr, for example --lr 0.0005")
             raise ConfigError(f"option --{key.replace('_', '-')} must be given for the chosen components")
     for section, table in legacy.OUT_OF_SCOPE.items():
         if section in SECTIONS or section == "model":

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import fairseq
 from tests.common import run_command
 
 COMMANDS = {
@@ -46,6 +47,11 @@ def test_help_explains_every_option(name: str, flags: tuple[str, ...]):
     assert not silent, f"no explanation of {silent}"
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert imported and "torch" not in imported
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "hydra-train"])
+def test_version(name: str):
+    assert run_command(name, "--version").stdout == f"fairseq {fairseq.__version__}\n"
 
 
 def test_help_of_hydra_train():
