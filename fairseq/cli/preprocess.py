@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq.cli.common import bpe_settings, byte_progress, run_command
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 from fairseq.file_io import check_outputs
+from fairseq.logging.setup import log_to_files
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
@@ -94,7 +95,7 @@ def _logged(args: argparse.Namespace) -> None:
     handler = logging.FileHandler(os.path.join(args.destdir, "preprocess.log"), encoding="utf-8")
     logger.addHandler(handler)
     try:
-        logger.info(args)
+        log_to_files(logger, args)
         _check(args)
         with tempfile.TemporaryDirectory(dir=args.destdir, prefix=".preprocess-") as scratch:
             _preprocess(FilePlan(args, scratch))

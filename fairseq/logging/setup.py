@@ -25,6 +25,26 @@ def log_level() -> int:
     return level
 
 
+class _AboveBars(logging.StreamHandler):  # type: ignore[type-arg]
+    """Takes a live progress bar away while it prints a line, and puts it back below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        bars = sys.modules.get("tqdm")  # no bar without it
+        if bars is None:
+            super().emit(record)
+            return
+        with bars.tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+def log_to_files(logger: logging.Logger, message: object) -> None:
+    """Log ``message`` at INFO to the log files alone: what is too long for the eyes of whoever waits."""
+    record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, (), None)
+    for handler in (*logger.handlers, *logging.root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
 def configure_logging(log_file: str | None = None, reset: bool = False) -> None:
     """Log to stdout in the commands' format, unless the root logger has handlers already (hydra, a test).
 
@@ -33,7 +53,7 @@ def configure_logging(log_file: str | None = None, reset: bool = False) -> None:
     if reset:
         for handler in logging.root.handlers[:]:
             logging.root.removeHandler(handler)
-    logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), stream=sys.stdout)
+    logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), handlers=[_AboveBars(sys.stdout)])
     if log_file:
         add_log_file(log_file)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from fairseq.data import indexed_dataset
-from fairseq.dataclass.state import config_to_state
+from fairseq.dataclass.state import changed_settings, config_to_state
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
-from fairseq.logging.setup import TRAIN_LOGGER
+from fairseq.logging.setup import TRAIN_LOGGER, log_to_files
 from fairseq.ops import library
 from fairseq.tasks import setup_task
 from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
@@ -31,7 +31,8 @@ def train(cfg: FairseqConfig) -> float | None:
     check(cfg)
     metrics.reset()
     seed_run(cfg)
-    logger.info(config_to_state(cfg))
+    log_to_files(logger, config_to_state(cfg))
+    logger.info("settings: %s", " ".join(f"{key}={value}" for key, value in changed_settings(cfg).items()))
 
     task = setup_task(cfg.task, bpe=cfg.bpe)
     model = task.build_model(cfg.model)
