@@ -214,5 +214,6 @@ def _help(spec: FieldSpec, default: Any, delete_default: bool) -> str:
     if spec.slot is not None:
         text += f": {', '.join(spec.slot.names())}"
     if not (delete_default or default is None or default is False or default in ("", MISSING)):
-        text += f" [{'as ' + default[2:-1] if is_interpolation(default) else default}]"
+        shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        text += f" [{'as ' + default[2:-1] if is_interpolation(default) else shown}]"
     return text.replace("%", "%%")

@@ -31,13 +31,15 @@ DEFAULT_TASK = "masked_lm"
 
 def get_parser(desc: str, default_task: str | None = OLD_TASK) -> FairseqParser:
     """Common flags and the component selectors. ``desc`` names the command: "Trainer", "Preprocessing", ..."""
-    program, usage, description = _COMMANDS.get(desc, (None, None, desc))
-    parser = FairseqParser(prog=program, usage=usage, description=description, epilog=_EPILOG)
+    program, usage, description, epilog = _COMMANDS.get(desc, (None, None, desc, _EPILOG))
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = FairseqParser(prog=program, usage=usage, description=description, epilog=epilog, formatter_class=formatter)
     gen_parser_from_dataclass(parser, SECTIONS["common"])
     group = parser.add_argument_group("components")
     for name, default in _SELECTORS.items():
         known = ", ".join(GROUPS[name].names())
-        group.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="NAME", help=f"{name}: {known}")
+        shown = f"{name}: {known}" if known else argparse.SUPPRESS
+        group.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="NAME", help=shown)
     group.add_argument("--task", default=default_task, metavar="NAME", help=f"task: {', '.join(TASKS.names())}")
     return parser
 
@@ -50,13 +52,44 @@ _SELECTORS = {
     "lr_scheduler": "fixed",
     "scoring": "bleu",
 }
-# What get_parser's argument stands for: program, usage, description
-_COMMANDS: dict[str, tuple[str | None, str | None, str]] = {
-    "Trainer": ("fairseq-train", "%(prog)s DATA [options]", "Train a masked language model."),
-    "Preprocessing": ("fairseq-preprocess", "%(prog)s [options]", "Build a dictionary and binarized data from text."),
-    "Validation": ("fairseq-validate", "%(prog)s DATA --path CHECKPOINT [options]", "Validate a checkpoint."),
-}
 _EPILOG = "Flags of a component appear when it is chosen, for example: --task masked_lm --arch roberta_base --help"
+_TRAIN = """\
+Train a masked language model, or fine-tune one.
+
+example:
+  fairseq-train data-bin --arch roberta_base --optimizer adam --lr 0.0005 --lr-scheduler polynomial_decay \\
+      --warmup-updates 1000 --max-update 20000 --tokens-per-sample 512 --batch-size 16 --save-dir checkpoints
+
+What stands in brackets is used when a flag is not given."""
+_PREPROCESS = """\
+Build a dictionary and binarized data from text.
+
+example:
+  fairseq-preprocess --only-source --trainpref train.txt --validpref valid.txt --destdir data-bin --workers 4 \\
+      --bpe gpt2 --gpt2-encoder-json encoder.json --gpt2-vocab-bpe vocab.bpe --srcdict dict.txt"""
+_VALIDATE = """\
+Evaluate a checkpoint on data that it was not trained on.
+
+example:
+  fairseq-validate data-bin --path checkpoints/checkpoint_best.pt --valid-subset test --batch-size 16"""
+# What get_parser's argument stands for: program, usage, description, epilog
+_COMMANDS: dict[str, tuple[str | None, str | None, str, str]] = {
+    "Trainer": ("fairseq-train", "%(prog)s DATA [options]", _TRAIN, _EPILOG),
+    "Preprocessing": (
+        "fairseq-preprocess",
+        "%(prog)s [options]",
+        _PREPROCESS,
+        "The flags of an encoder appear when it is chosen, for example: --bpe gpt2 --help",
+    ),
+    "Validation": ("fairseq-validate", "%(prog)s DATA --path CHECKPOINT [options]", _VALIDATE, _EPILOG),
+}
+_PREPROCESSING = (
+    "help",
+    "version",
+    "no_progress_bar",
+    "user_dir",
+    "bpe",
+)  # shown; the other general flags are accepted
 
 
 def get_training_parser(default_task: str | None = DEFAULT_TASK) -> FairseqParser:
@@ -88,6 +121,9 @@ def get_preprocessing_parser(default_task: str | None = OLD_TASK) -> FairseqPars
     """The parser of fairseq-preprocess."""
     parser = get_parser("Preprocessing", default_task)
     parser.stage = "preprocess"
+    for action in parser._actions:
+        if action.dest not in _PREPROCESSING:
+            action.help = argparse.SUPPRESS
     add_preprocess_args(parser)
     return parser
 
@@ -235,6 +271,8 @@ def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], want
         names["scoring"] = None  # the original's default, for generation only
     if names["arch"] is not None:
         _add_model(parser, names["arch"])
+        if wants_help:
+            _show_defaults(parser, names["arch"])
         _add_variants(parser, names["arch"], words)
     if stage == "validate" and names["task"] is None:
         parser.add_argument("data", help="directory of the binarized data")
@@ -269,6 +307,24 @@ def _add_model(parser: argparse.ArgumentParser, arch: str) -> None:
                 group.add_argument(flag, action="store_true", **kwargs)
             else:
                 group.add_argument(flag, type=type(default) if default is not None else str, **kwargs)
+
+
+def _show_defaults(parser: argparse.ArgumentParser, arch: str) -> None:
+    """Say in the help of the model's flags what the architecture fills in."""
+    cls = model_config_class(arch)
+    if cls is None or arch not in ARCHITECTURES:
+        return
+    filled = argparse.Namespace()
+    ARCHITECTURES.get(arch)(filled)
+    for name, spec in field_specs(cls).items():
+        value = getattr(filled, name, spec.default)
+        for action in parser._actions:
+            owned = action.dest == spec.dest and action.default is argparse.SUPPRESS
+            hidden = (
+                value is None or value is False or value == "" or not action.help or action.help == argparse.SUPPRESS
+            )
+            if owned and not hidden:
+                action.help = f"{action.help} [{'on' if value is True else value}]"
 
 
 def _add_variants(parser: argparse.ArgumentParser, arch: str, words: list[str]) -> None:

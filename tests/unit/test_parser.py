@@ -200,6 +200,7 @@ def test_validation_keeps_only_what_was_typed() -> None:
 def test_preprocessing_options() -> None:
     words = ["--only-source", "--trainpref", "t", "--bpe", "gpt2", "--gpt2-vocab-bpe", "v", "--workers", "3"]
     args = parse_args_and_arch(get_preprocessing_parser(), words)
+    assert parse_args_and_arch(get_preprocessing_parser(), [*words, "--seed", "3", "--optimizer", "adam"]).seed == 3
     assert args.only_source and args.gpt2_vocab_bpe == "v" and args.padding_factor == 8 and args.nwordssrc == -1
 
 

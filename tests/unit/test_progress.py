@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import struct
 import subprocess
 import sys
 
@@ -263,9 +264,9 @@ bar.close()
 
 
 def test_lines_stand_above_the_bar():
-    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    pty, termios, fcntl = map(pytest.importorskip, ("pty", "termios", "fcntl"))
     master, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 80))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     subprocess.run([sys.executable, "-c", WITH_A_BAR], stdout=terminal, stderr=terminal, check=True, cwd=ROOT)
     os.close(terminal)
     text = os.read(master, 1 << 16).decode()
