@@ -102,8 +102,12 @@ class Predictor:
             return str(wanted)
         if name is None and len(heads) == 1:
             return heads[0]
-        known = f"its heads are {', '.join(heads)}" if heads else "it has none: fine-tune it on a task first"
-        raise ConfigError(f"the model has no head {wanted or '(none named)'}; {known}")
+        if not heads:
+            raise ConfigError("the model has no head to predict with: fine-tune it on a task first")
+        known = ", ".join(heads)
+        if not wanted:
+            raise ConfigError(f"the model has several heads: choose one of {known} with --head")
+        raise ConfigError(f"the model has no head {wanted}; its heads are {known}")
 
     def _outputs(self) -> int:
         head = self.hub.model.classification_heads[self.head]

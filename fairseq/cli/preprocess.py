@@ -151,6 +151,8 @@ def _check(args: argparse.Namespace) -> None:
             for path, _ in plan.inputs(lang):
                 if not os.path.isfile(path):
                     raise DataNotFoundError(f"input file not found: {path}")
+        if args.trainpref and os.path.isfile(train := plan.train_file(lang)) and os.path.getsize(train) == 0:
+            raise DataError(f"the training file {train} is empty: there is nothing to train on")
 
 
 def _given_dictionary(args: argparse.Namespace, is_target: bool) -> str | None:
@@ -237,6 +239,8 @@ def _binarize(
     prefix = plan.new_file(name + ".bin").removesuffix(".bin")
     plan.new_file(name + ".idx")
     summary = writer.write(path, prefix, dictionary)
+    if split == "train" and summary.num_seq == 0:
+        raise DataError(f"the training file {path} is empty: there is nothing to train on")
     replaced = f", {summary.replaced_percent:.3}% replaced (by {dictionary.unk_word})" if summary.num_tok else ""
     logger.info(f"[{lang}] {path}: {summary.num_seq} sents, {summary.num_tok} tokens{replaced}")
     plan.rows.append((name, path, summary))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fairseq.cli.common import run_command
+from fairseq.cli.common import find_checkpoint, run_command
 from fairseq.cli.process import prepare_to_compute
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def main(
 
     if isinstance(cfg, argparse.Namespace):
         cfg = cast("FairseqConfig", convert_namespace_to_omegaconf(cfg))
+    if cfg.common_eval.path and Path(cfg.common_eval.path).is_dir():
+        cfg.common_eval.path = str(Path(*find_checkpoint(cfg.common_eval.path)))
     import_user_module(cfg.common)
     configure_logging()
     return call_main(cfg, evaluate, overrides=vars(override_args) if override_args is not None else None)

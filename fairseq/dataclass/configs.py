@@ -75,7 +75,7 @@ class CommonConfig(FairseqDataclass):
 class CommonEvalConfig(FairseqDataclass):
     """Evaluation of a stored model."""
 
-    path: str | None = option(None, "checkpoint to evaluate")
+    path: str | None = option(None, "checkpoint to evaluate, or a directory with one")
     post_process: str | None = option(
         None, "accepted without effect: served generation", alias="--remove-bpe", const="subword_nmt"
     )

@@ -201,7 +201,7 @@ def add_preprocess_args(parser: Any) -> Any:
     add("--padding-factor", metavar="N", default=8, type=int, help="pad the dictionary to a multiple of N [8]")
     add("--workers", metavar="N", default=1, type=int, help="parallel worker processes [1]")
     add("--dict-only", action="store_true", help="only build the dictionary")
-    add("--keep-empty", action="store_true", help="with --bpe: keep blank lines (they separate documents)")
+    add("--keep-empty", action="store_true", help="accepted: blank lines, which separate documents, are always kept")
     add("--jsonlines", action="store_true", help="with --bpe: every line is a JSON object whose text is encoded")
     return group
 

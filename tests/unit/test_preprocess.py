@@ -167,6 +167,15 @@ def test_log(tmp_path, caplog):
     assert len(load_indexed_dataset(str(tmp_path / "o/valid"))) == 0
 
 
+@pytest.mark.parametrize("flags", [(), ("--dict-only",)])
+def test_an_empty_training_file_is_a_mistake(tmp_path, capsys, flags):
+    (tmp_path / "t").write_text("")
+    words = ["--only-source", "--trainpref", str(tmp_path / "t"), "--destdir", str(tmp_path / "o"), *flags]
+    with pytest.raises(SystemExit) as ended:
+        preprocess.cli_main(words)
+    assert ended.value.code == 2 and "t is empty: there is nothing to train on" in capsys.readouterr().err
+
+
 def test_dictionary_only(tmp_path, ids):
     out = run(tmp_path / "o", "--trainpref", ids, "--dict-only")
     assert set(files(out)) == {"dict.txt"}
