@@ -109,6 +109,8 @@ def main() -> None:
     options.data = options.data.resolve()
     if len(options.seeds) < 2 or options.updates < 10:
         raise SystemExit("give at least two --seeds and ten --updates")
+    if options.width < 64 or options.width % 64:
+        raise SystemExit(f"--width must be a multiple of 64, the width of a head, but is {options.width}")
     print(f"# {common.machine()}, {options.threads} threads")
     plan = [("fp32", options.seeds[0]), ("bf16", options.seeds[0]), ("amp", options.seeds[0])]
     plan += [("fp32", seed) for seed in options.seeds[1:]]

@@ -1,4 +1,4 @@
-"""File access through one name, ``PathManager``, as plugins of the original expect it.
+"""Files that commands write, and ``PathManager``, the one name for file access that plugins of the original expect.
 
 Only local paths are served: the optional iopath back end of the original is not part of this project, so a
 ``something://`` path fails like any missing file.
@@ -6,12 +6,64 @@ Only local paths are served: the optional iopath back end of the original is not
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
+from fairseq.errors import ConfigError
+
 PathLike = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def complete_file(path: PathLike) -> Iterator[IO[str]]:
+    """A text file that takes the place of ``path`` when the block ends without an error; until then the old one stays.
+
+    A link keeps pointing to its file, and a file its permissions. Devices and pipes are written directly.
+    """
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        with open(target, "w", encoding="utf-8", newline="\n") as handle:
+            yield handle
+        return
+    beside = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{os.getpid()}")
+    try:
+        with open(beside, "w", encoding="utf-8", newline="\n") as handle:
+            yield handle
+        if os.path.exists(target):
+            shutil.copymode(target, beside)
+        os.replace(beside, target)
+    except BaseException:  # an interrupt by the user too
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
+def check_outputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:
+    """Raise ConfigError when an output is the file of an input (whatever the spelling or link), or that of another one."""
+    taken = {_identity(path): f"the input {os.fspath(path)}" for path in inputs if _is_plain(path)}
+    for path in outputs:
+        if not _is_plain(path):
+            continue
+        if _identity(path) in taken:
+            raise ConfigError(f"the output {os.fspath(path)} is {taken[_identity(path)]}; choose another output file")
+        taken[_identity(path)] = f"the output {os.fspath(path)} already"
+
+
+def _is_plain(path: PathLike) -> bool:
+    """Not a device or pipe, nor the - of standard input and output."""
+    return os.fspath(path) != "-" and (os.path.isfile(path) or not os.path.exists(path))
+
+
+def _identity(path: PathLike) -> object:
+    """What two names of one file (hard links included) have in common."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
 
 
 class PathManager:

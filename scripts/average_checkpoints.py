@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.reader import average_checkpoints
 from fairseq.checkpoint.store import checkpoint_paths
+from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import CheckpointError, ConfigError, FairseqError
+from fairseq.file_io import check_outputs
 
 __all__ = ["average_checkpoints", "last_n_checkpoints", "main"]
 
@@ -49,7 +51,7 @@ def best_n_checkpoints(paths: Sequence[str], n: int) -> list[str]:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = FairseqParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--inputs", required=True, nargs="+", help="checkpoint files, or one directory")
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write the averaged checkpoint to")
     latest = parser.add_mutually_exclusive_group()
@@ -81,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         inputs = last_n_checkpoints(inputs, latest, bool(args.num_update_checkpoints), args.checkpoint_upper_bound)
     elif args.num_best_checkpoints > 0:
         inputs = best_n_checkpoints(inputs, args.num_best_checkpoints)
+    check_outputs([args.output], inputs)
     print("averaging checkpoints:", *inputs, sep="\n  ")
     atomic_save(average_checkpoints(inputs), args.output)
     print(f"finished writing averaged checkpoint to {args.output}")

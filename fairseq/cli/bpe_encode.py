@@ -18,7 +18,9 @@ from fairseq.cli.common import batches, run_command
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
 from fairseq.data.preprocessing import json_text
 from fairseq.data.text import map_in_order
+from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
+from fairseq.file_io import check_outputs, complete_file
 
 BATCH = 500  # rows a worker takes at a time
 REPORT = 10000  # rows between two progress lines
@@ -76,9 +78,7 @@ class MultiprocessingEncoder:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="multiprocessing_bpe_encoder", description="Encode text with the GPT-2 BPE.", allow_abbrev=False
-    )
+    parser = FairseqParser(prog="multiprocessing_bpe_encoder", description="Encode text with the GPT-2 BPE.")
     parser.add_argument("--encoder-json", help="path of encoder.json")
     parser.add_argument("--vocab-bpe", help="path of vocab.bpe")
     parser.add_argument("--inputs", nargs="+", default=["-"], help="input files, read in parallel (- is stdin)")
@@ -98,12 +98,13 @@ def main(args: argparse.Namespace) -> None:
     for value, flag in ((args.encoder_json, "--encoder-json"), (args.vocab_bpe, "--vocab-bpe")):
         if not value:
             raise ConfigError(f"{flag} must be given: the path of the GPT-2 BPE's file")
+    check_outputs(args.outputs, args.inputs)
     encoder = MultiprocessingEncoder(args)
     encoder.initializer()
     filtered = 0
     with contextlib.ExitStack() as stack:
         inputs = [_open(stack, path, "r") for path in args.inputs]
-        outputs = [_open(stack, path, "w") for path in args.outputs]
+        outputs = [_open(stack, path, "w") for path in args.outputs]  # each appears when everything has succeeded
         encoded = itertools.chain.from_iterable(map_in_order(encoder.encode_rows, _rows(inputs), args.workers))
         for count, (state, lines) in enumerate(encoded, 1):
             filtered += state == "EMPTY"
@@ -123,7 +124,7 @@ def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
         stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
         return stream
     try:
-        return stack.enter_context(open(path, mode, encoding="utf-8"))
+        return stack.enter_context(complete_file(path) if mode == "w" else open(path, encoding="utf-8"))
     except FileNotFoundError:
         raise DataNotFoundError(f"file not found: {path}") from None
     except OSError as error:

@@ -144,7 +144,7 @@ def find_dictionary(srcdict: str | None, args: argparse.Namespace) -> str:
     raise ConfigError("give the dictionary of the model with --srcdict dict.txt; there is none beside the BPE's files")
 
 
-CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # as fairseq.models.hub looks for them
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

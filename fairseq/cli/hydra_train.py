@@ -22,6 +22,35 @@ from fairseq.errors import ConfigError, FairseqError
 
 logger = logging.getLogger(__name__)
 
+_EXAMPLE = "fairseq-hydra-train --config-dir . --config-name base task.data=data-bin"
+_HELP = f"""\
+usage: fairseq-hydra-train [--config-dir DIR --config-name NAME] [group.key=value ...] [options]
+
+Train as a YAML file says: DIR/NAME.yaml. Settings on the command line win over the file.
+
+example:
+  {_EXAMPLE} optimization.lr=[0.0005] common.seed=2
+
+  base.yaml:
+    task: {{_name: masked_lm, data: "???", tokens_per_sample: 512}}
+    criterion: masked_lm
+    model: {{_name: roberta_base}}
+    optimizer: adam
+    lr_scheduler: {{_name: polynomial_decay, warmup_updates: 1000}}
+    optimization: {{lr: [0.0005], max_update: 20000}}
+    dataset: {{batch_size: 16}}
+
+options:
+  --config-dir DIR      directory of YAML files
+  --config-name NAME    the file in it, without .yaml
+  -m, --multirun        a run for each combination of the values given as key=1,2
+  --cfg job             show the composed settings instead of training
+  --version             show the version and exit
+  --hydra-help          Hydra's own options
+
+The keys are the names of the flags of fairseq-train in their groups: common, dataset, optimization, checkpoint,
+distributed_training, ema, task, criterion, model, optimizer, lr_scheduler, bpe. A run works in outputs/DATE/TIME."""
+
 _SCHEMA = "fairseq_defaults"
 _HYDRA = {"job": {"chdir": True}, "help": {"app_name": "fairseq-hydra-train"}}
 
@@ -51,6 +80,7 @@ def complete(cfg: Any, launch_dir: str, job_logging: Any = None) -> Any:
     """The checked, complete configuration for what hydra composed; ``job_logging`` is stored beside it."""
     from omegaconf import OmegaConf
 
+    from fairseq.dataclass.base import MISSING
     from fairseq.dataclass.build import build_config, require_complete
     from fairseq.dataclass.user_module import import_user_module
 
@@ -64,6 +94,8 @@ def complete(cfg: Any, launch_dir: str, job_logging: Any = None) -> Any:
     resolve_paths(tree, Path(launch_dir))
     common = OmegaConf.create({"user_dir": (tree.get("common") or {}).get("user_dir")})
     import_user_module(common)
+    if (tree.get("optimization") or {}).get("lr") == MISSING:  # before others follow it
+        raise ConfigError("optimization.lr is missing: give the learning rate, for example optimization.lr=[0.0005]")
     full = build_config(tree)
     require_complete(full)
     return full
@@ -112,6 +144,11 @@ def cli_main(argv: Sequence[str] | None = None) -> None:
 
 def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     """Compose and run ``job`` as the command line ``words`` asks for."""
+    if not words:
+        raise ConfigError(f"no configuration is chosen; for example: {_EXAMPLE} (--help says more)")
+    if "-h" in words or "--help" in words:
+        print(_HELP)
+        return
     import hydra
     from hydra._internal.utils import get_args_parser
     from hydra.core.config_store import ConfigStore
@@ -119,10 +156,12 @@ def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from fairseq.dataclass.flags import show_version
     from fairseq.dataclass.hydra_yaml import find_primary, normalize_overrides, read_primary, schema
 
     parser = get_args_parser()
     parser.prog = "fairseq-hydra-train"
+    show_version(parser)
     parser.error = _usage_error  # type: ignore[method-assign, assignment]
     args = parser.parse_intermixed_args(list(words))  # settings may follow options such as --multirun
     primary = read_primary(find_primary(args.config_dir or args.config_path, args.config_name))

@@ -13,6 +13,7 @@ from fairseq import registry
 from fairseq.cli import process
 from fairseq.cli.common import run_command
 from fairseq.cli.process import prepare_to_compute
+from fairseq.dataclass.flags import FairseqParser
 from fairseq.ops import native
 
 PACKAGES = (
@@ -130,7 +131,7 @@ def components() -> Iterator[tuple[str, str]]:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = FairseqParser(
         prog="fairseq-info",
         description="Show versions, devices, what a run would use, compiled operators and registered components.",
     )

@@ -15,7 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 from fairseq.cli.common import add_bpe_options, add_model_options, batches, load_hub, run_command
 from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
-from fairseq.errors import ConfigError, DataError, DataNotFoundError
+from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
+from fairseq.file_io import check_outputs, complete_file
 
 if TYPE_CHECKING:
     from fairseq.tasks.prediction import Prediction
@@ -69,6 +70,7 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError("give either a preprocessed directory DATA or texts with --input (- for standard input)")
     if args.input not in (None, "-") and not Path(args.input).is_file():
         raise DataNotFoundError(f"input file not found: {args.input}")
+    check_outputs([args.output], [args.path, *([args.input] if args.input else [])])
     prepare_to_compute()
     hub = _hub(args)
     (_by_task if hasattr(hub.task, "file_examples") else _by_head)(hub, args)
@@ -99,8 +101,12 @@ class Predictor:
             return str(wanted)
         if name is None and len(heads) == 1:
             return heads[0]
-        known = f"its heads are {', '.join(heads)}" if heads else "it has none: fine-tune it on a task first"
-        raise ConfigError(f"the model has no head {wanted or '(none named)'}; {known}")
+        if not heads:
+            raise ConfigError("the model has no head to predict with: fine-tune it on a task first")
+        known = ", ".join(heads)
+        if not wanted:
+            raise ConfigError(f"the model has several heads: choose one of {known} with --head")
+        raise ConfigError(f"the model has no head {wanted}; its heads are {known}")
 
     def _outputs(self) -> int:
         head = self.hub.model.classification_heads[self.head]
@@ -137,6 +143,9 @@ def _by_head(hub: Any, args: argparse.Namespace) -> None:
 
     predictor = Predictor(hub, args.head, args.batch_size)
     reader = predictor.reader
+    if args.input not in (None, "-"):
+        for _ in _texts(args.input, reader.columns):
+            pass  # a mistake on any line ends the command before the first answer
     with _open_output(args.output) as output, _bar(args) as bar:
         writer = Writer(output, args.format, reader.kind)
         if args.data_bin is not None:
@@ -200,11 +209,12 @@ def _open_output(path: str) -> Iterator[IO[str]]:
         sys.stdout.flush()
         return
     try:
-        handle = open(path, "w", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed below)
+        with complete_file(path) as handle:
+            yield handle
     except OSError as error:
+        if isinstance(error, FairseqError):  # a file of the input that is not there
+            raise
         raise DataError(f"cannot write {path}: {error.strerror}") from None
-    with handle:
-        yield handle
 
 
 def _bar(args: argparse.Namespace) -> Any:

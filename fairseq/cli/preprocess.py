@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.cli.common import bpe_settings, byte_progress, run_command
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
+from fairseq.file_io import check_outputs
+from fairseq.logging.setup import log_to_files
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
@@ -93,7 +95,7 @@ def _logged(args: argparse.Namespace) -> None:
     handler = logging.FileHandler(os.path.join(args.destdir, "preprocess.log"), encoding="utf-8")
     logger.addHandler(handler)
     try:
-        logger.info(args)
+        log_to_files(logger, args)
         _check(args)
         with tempfile.TemporaryDirectory(dir=args.destdir, prefix=".preprocess-") as scratch:
             _preprocess(FilePlan(args, scratch))
@@ -111,6 +113,9 @@ def _preprocess(plan: FilePlan) -> None:
         for (lang, _), dictionary in dictionaries.items():
             for path, split in plan.inputs(lang):
                 _binarize(plan, writer, dictionary, path, split, lang)
+    if args.dataset_impl != "raw":  # whose outputs are what was read
+        texts = [path for lang, _ in plan.sides() for path, _ in plan.inputs(lang)]
+        check_outputs([os.path.join(args.destdir, name) for name in plan.outputs], texts)
     for name in plan.outputs:
         os.replace(os.path.join(plan.scratch, name), os.path.join(args.destdir, name))
     if not args.dict_only:
@@ -146,6 +151,8 @@ def _check(args: argparse.Namespace) -> None:
             for path, _ in plan.inputs(lang):
                 if not os.path.isfile(path):
                     raise DataNotFoundError(f"input file not found: {path}")
+        if args.trainpref and os.path.isfile(train := plan.train_file(lang)) and os.path.getsize(train) == 0:
+            raise DataError(f"the training file {train} is empty: there is nothing to train on")
 
 
 def _given_dictionary(args: argparse.Namespace, is_target: bool) -> str | None:
@@ -232,6 +239,8 @@ def _binarize(
     prefix = plan.new_file(name + ".bin").removesuffix(".bin")
     plan.new_file(name + ".idx")
     summary = writer.write(path, prefix, dictionary)
+    if split == "train" and summary.num_seq == 0:
+        raise DataError(f"the training file {path} is empty: there is nothing to train on")
     replaced = f", {summary.replaced_percent:.3}% replaced (by {dictionary.unk_word})" if summary.num_tok else ""
     logger.info(f"[{lang}] {path}: {summary.num_seq} sents, {summary.num_tok} tokens{replaced}")
     plan.rows.append((name, path, summary))

@@ -105,11 +105,15 @@ def main(args: argparse.Namespace) -> None:
     targets = _glue_targets(args, data_dir, variant) if name == "glue" else [(variant, Path(args.dest))]
     for _, dest in targets:
         _check_dest(dest, args.overwrite)
+        if dest.is_dir() and data_dir.is_dir() and dest.samefile(data_dir):
+            raise ConfigError(
+                f"--dest {dest} is the directory of the data; give another one, whose files may be replaced"
+            )
     job = _job(args, name)
     for variant, dest in targets:
         started = time.perf_counter()
         try:
-            written = _publish(write, job, variant, dest)
+            written = _publish(write, job, variant, dest, args.overwrite)
         except OSError as error:
             if isinstance(error, FairseqError):
                 raise
@@ -170,7 +174,7 @@ def _job(args: argparse.Namespace, name: str) -> Job:
     )
 
 
-def _publish(write: Any, job: Job, variant: str, dest: Path) -> Written:
+def _publish(write: Any, job: Job, variant: str, dest: Path, overwrite: bool) -> Written:
     """Write into a directory beside ``dest``, then move its content to its place."""
     dest.parent.mkdir(parents=True, exist_ok=True)
     job.variant = variant
@@ -179,6 +183,9 @@ def _publish(write: Any, job: Job, variant: str, dest: Path) -> Written:
         job.dest.mkdir()
         written = write(job)
         made = list(job.dest.iterdir())
+        taken = sorted(entry.name for entry in made if (dest / entry.name).exists())
+        if taken and not overwrite:
+            raise ConfigError(f"{dest} has {', '.join(taken)} already; give another --dest, or --overwrite")
         dest.mkdir(exist_ok=True)
         for old in dest.iterdir():
             if _MADE.fullmatch(old.name) or old.name in {entry.name for entry in made}:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq.cli.common import run_command, set_up
+from fairseq.cli.common import find_checkpoint, run_command, set_up
 
 if TYPE_CHECKING:
     from fairseq.dataclass.configs import FairseqConfig
@@ -21,6 +22,8 @@ def main(
     from fairseq.logging.setup import configure_logging
     from fairseq.training.evaluate import evaluate
 
+    if cfg.common_eval.path and Path(cfg.common_eval.path).is_dir():
+        cfg.common_eval.path = str(Path(*find_checkpoint(cfg.common_eval.path)))
     configure_logging()
     return call_main(cfg, evaluate, overrides=vars(override_args) if override_args is not None else None)
 

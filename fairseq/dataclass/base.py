@@ -24,6 +24,7 @@ Metadata keys (all optional):
                     ``"boolean"`` in models and ``store_false``, as in the original, elsewhere
 ``new``             True for a key that the original does not know: stored only when it differs from its default
 ``belongs_to``      for a key that only old files carry: what other values than its default would ask for
+``asked``           True for a setting that whoever starts a training must give: its default serves programs and old files
 ``slot``            the registry whose variants the setting names: see ``fairseq.dataclass.slots``
 ==================  ====================================================================================================
 
@@ -96,10 +97,17 @@ def option(
     flag: str | None = None,
     action: str | None = None,
     new: bool = False,
+    asked: bool = False,
     slot: Registry[Any] | None = None,
 ) -> Any:
     """A dataclass field with its description; the arguments are the metadata keys of the module docstring."""
-    described = {"help": help, "choices": choices, "new": new or slot is not None or None, "slot": slot}
+    described = {
+        "help": help,
+        "choices": choices,
+        "new": new or slot is not None or None,
+        "asked": asked or None,
+        "slot": slot,
+    }
     flagged = {"alias": alias, "const": const, "flag": flag, "action": action}
     metadata = described | {f"argparse_{key}": value for key, value in flagged.items()}
     metadata = {key: value for key, value in metadata.items() if value is not None}
@@ -171,6 +179,11 @@ class FieldSpec:
     def slot(self) -> Registry[Any] | None:
         """The registry whose variants this setting chooses from, for a slot."""
         return self.metadata.get("slot")
+
+    @property
+    def asked(self) -> Any:
+        """The default on a command line and in a YAML file."""
+        return MISSING if self.metadata.get("asked") else self.default
 
     @property
     def is_new(self) -> bool:

@@ -79,7 +79,7 @@ class CommonConfig(FairseqDataclass):
 class CommonEvalConfig(FairseqDataclass):
     """Evaluation of a stored model."""
 
-    path: str | None = option(None, "checkpoint to evaluate")
+    path: str | None = option(None, "checkpoint to evaluate, or a directory with one")
     post_process: str | None = option(
         None, "accepted without effect: served generation", alias="--remove-bpe", const="subword_nmt"
     )
@@ -144,7 +144,11 @@ class OptimizationConfig(FairseqDataclass):
     clip_norm: float = option(0.0, "clip the gradient to this norm (0: do not)")
     sentence_avg: bool = option(False, "accepted without effect on masked_lm, whose loss is per predicted token")
     update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
-    lr: list[float] = option([0.25], "learning rate; a list gives one value per epoch for schedules that use it")
+    lr: list[float] = option(
+        [0.25],
+        "learning rate (must be given); a list gives one value per epoch for schedules that use it",
+        asked=True,
+    )
     stop_min_lr: float = option(-1.0, "stop when the learning rate falls to this value (-1: never)")
     use_bmuf: bool = carried(False, BMUF)
     skip_remainder_batch: bool = option(False, "drop the incomplete group of batches at the end of an epoch")

@@ -8,10 +8,21 @@ import typing
 from enum import Enum
 from typing import Any, NoReturn
 
+import fairseq
 from fairseq.dataclass.base import HIDDEN, MISSING, FieldSpec, convert, field_specs, is_interpolation
 from fairseq.dataclass.slots import not_chosen
 from fairseq.errors import ConfigError
 from fairseq.registry import nearest
+
+
+def show_version(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` the option ``--version``, in the place of another program's if it has one."""
+    text = f"fairseq {fairseq.__version__}"
+    action: Any = parser._option_string_actions.get("--version")
+    if action is None:
+        parser.add_argument("--version", action="version", version=text, help="show the version and exit")
+    else:
+        action.version = text
 
 
 class FairseqParser(argparse.ArgumentParser):
@@ -20,6 +31,7 @@ class FairseqParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
+        show_version(self)
         self.stage = ""
         self.model_class: type | None = None
 
@@ -58,7 +70,7 @@ def gen_parser_from_dataclass(
     for name, spec in field_specs(cls).items():
         if name.startswith("_"):
             continue
-        default = spec.default if isinstance(dataclass_instance, type) else getattr(dataclass_instance, name)
+        default = spec.asked if isinstance(dataclass_instance, type) else getattr(dataclass_instance, name)
         nested = _nested(spec.hint)
         if nested is not None:
             prefix = None if with_prefix is None else f"{with_prefix}-{name}".strip("-").replace("_", "-")
@@ -171,6 +183,8 @@ class _Pair(argparse.Action):
 
 def _reader(spec: FieldSpec) -> Any:
     def read(text: str) -> Any:
+        if text == MISSING:  # a default that is to be asked for
+            return text
         try:
             return convert(spec, text, "the value")
         except ConfigError as error:
@@ -194,5 +208,6 @@ def _help(spec: FieldSpec, default: Any, delete_default: bool) -> str:
     if spec.slot is not None:
         text += f": {', '.join(spec.slot.names())}"
     if not (delete_default or default is None or default is False or default in ("", MISSING)):
-        text += f" [{'as ' + default[2:-1] if is_interpolation(default) else default}]"
+        shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        text += f" [{'as ' + default[2:-1] if is_interpolation(default) else shown}]"
     return text.replace("%", "%%")

@@ -45,7 +45,7 @@ def schema() -> dict[str, Any]:
     """The defaults of the fixed sections, references to other settings still as ``${...}``."""
     tree: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
-        tree[section] = {name: spec.default for name, spec in field_specs(cls).items() if name != "_name"}
+        tree[section] = {name: spec.asked for name, spec in field_specs(cls).items() if name != "_name"}
     return tree
 
 

@@ -21,22 +21,25 @@ from fairseq.dataclass.slots import chosen_variants, slots_of
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, FairseqError, OutOfScopeError
 from fairseq.refusals import HERE
-from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, MODELS, TASKS
+from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, CRITERIONS, MODELS, TASKS
 
 # Old defaults that are out of scope: accepted as long as nothing is built from them.
 OLD_CRITERION = "cross_entropy"
 OLD_TASK = "translation"
+DEFAULT_TASK = "masked_lm"
 
 
 def get_parser(desc: str, default_task: str | None = OLD_TASK) -> FairseqParser:
     """Common flags and the component selectors. ``desc`` names the command: "Trainer", "Preprocessing", ..."""
-    program, usage, description = _COMMANDS.get(desc, (None, None, desc))
-    parser = FairseqParser(prog=program, usage=usage, description=description, epilog=_EPILOG)
+    program, usage, description, epilog = _COMMANDS.get(desc, (None, None, desc, _EPILOG))
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = FairseqParser(prog=program, usage=usage, description=description, epilog=epilog, formatter_class=formatter)
     gen_parser_from_dataclass(parser, SECTIONS["common"])
     group = parser.add_argument_group("components")
     for name, default in _SELECTORS.items():
         known = ", ".join(GROUPS[name].names())
-        group.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="NAME", help=f"{name}: {known}")
+        shown = f"{name}: {known}" if known else argparse.SUPPRESS
+        group.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="NAME", help=shown)
     group.add_argument("--task", default=default_task, metavar="NAME", help=f"task: {', '.join(TASKS.names())}")
     return parser
 
@@ -49,19 +52,51 @@ _SELECTORS = {
     "lr_scheduler": "fixed",
     "scoring": "bleu",
 }
-# What get_parser's argument stands for: program, usage, description
-_COMMANDS: dict[str, tuple[str | None, str | None, str]] = {
-    "Trainer": ("fairseq-train", "%(prog)s DATA [options]", "Train a masked language model."),
-    "Preprocessing": ("fairseq-preprocess", "%(prog)s [options]", "Build a dictionary and binarized data from text."),
-    "Validation": ("fairseq-validate", "%(prog)s DATA --path CHECKPOINT [options]", "Validate a checkpoint."),
-}
 _EPILOG = "Flags of a component appear when it is chosen, for example: --task masked_lm --arch roberta_base --help"
+_TRAIN = """\
+Train a masked language model, or fine-tune one.
+
+example:
+  fairseq-train data-bin --arch roberta_base --optimizer adam --lr 0.0005 --lr-scheduler polynomial_decay \\
+      --warmup-updates 1000 --max-update 20000 --tokens-per-sample 512 --batch-size 16 --save-dir checkpoints
+
+What stands in brackets is used when a flag is not given."""
+_PREPROCESS = """\
+Build a dictionary and binarized data from text.
+
+example:
+  fairseq-preprocess --only-source --trainpref train.txt --validpref valid.txt --destdir data-bin --workers 4 \\
+      --bpe gpt2 --gpt2-encoder-json encoder.json --gpt2-vocab-bpe vocab.bpe --srcdict dict.txt"""
+_VALIDATE = """\
+Evaluate a checkpoint on data that it was not trained on.
+
+example:
+  fairseq-validate data-bin --path checkpoints/checkpoint_best.pt --valid-subset test --batch-size 16"""
+# What get_parser's argument stands for: program, usage, description, epilog
+_COMMANDS: dict[str, tuple[str | None, str | None, str, str]] = {
+    "Trainer": ("fairseq-train", "%(prog)s DATA [options]", _TRAIN, _EPILOG),
+    "Preprocessing": (
+        "fairseq-preprocess",
+        "%(prog)s [options]",
+        _PREPROCESS,
+        "The flags of an encoder appear when it is chosen, for example: --bpe gpt2 --help",
+    ),
+    "Validation": ("fairseq-validate", "%(prog)s DATA --path CHECKPOINT [options]", _VALIDATE, _EPILOG),
+}
+_PREPROCESSING = (
+    "help",
+    "version",
+    "no_progress_bar",
+    "user_dir",
+    "bpe",
+)  # shown; the other general flags are accepted
 
 
-def get_training_parser(default_task: str | None = OLD_TASK) -> FairseqParser:
-    """The parser of fairseq-train."""
+def get_training_parser(default_task: str | None = DEFAULT_TASK) -> FairseqParser:
+    """The parser of fairseq-train. Without ``--criterion`` it is the one that is called as the task."""
     parser = get_parser("Trainer", default_task)
     parser.stage = "train"
+    parser.set_defaults(criterion=None)
     add_dataset_args(parser, train=True)
     add_distributed_training_args(parser)
     add_model_args(parser)
@@ -86,6 +121,9 @@ def get_preprocessing_parser(default_task: str | None = OLD_TASK) -> FairseqPars
     """The parser of fairseq-preprocess."""
     parser = get_parser("Preprocessing", default_task)
     parser.stage = "preprocess"
+    for action in parser._actions:
+        if action.dest not in _PREPROCESSING:
+            action.help = argparse.SUPPRESS
     add_preprocess_args(parser)
     return parser
 
@@ -156,12 +194,12 @@ def add_preprocess_args(parser: Any) -> Any:
     add("--padding-factor", metavar="N", default=8, type=int, help="pad the dictionary to a multiple of N [8]")
     add("--workers", metavar="N", default=1, type=int, help="parallel worker processes [1]")
     add("--dict-only", action="store_true", help="only build the dictionary")
-    add("--keep-empty", action="store_true", help="with --bpe: keep blank lines (they separate documents)")
+    add("--keep-empty", action="store_true", help="accepted: blank lines, which separate documents, are always kept")
     add("--jsonlines", action="store_true", help="with --bpe: every line is a JSON object whose text is encoded")
     return group
 
 
-def get_args(data: Any, task: str = OLD_TASK, arch: str = "roberta", **overrides: Any) -> argparse.Namespace:
+def get_args(data: Any, task: str = DEFAULT_TASK, arch: str = "roberta", **overrides: Any) -> argparse.Namespace:
     """A Namespace as if from the command line ``data --task task --arch arch``, with ``overrides`` as attributes."""
     words = [str(data), "--task", task, "--arch", arch]
     for name in ("criterion", "optimizer", "lr_scheduler", "bpe", "tokenizer"):
@@ -169,6 +207,7 @@ def get_args(data: Any, task: str = OLD_TASK, arch: str = "roberta", **overrides
             words += [f"--{name.replace('_', '-')}", overrides[name]]
     parser = get_training_parser(task)
     parser.stage = ""
+    parser.set_defaults(lr=field_specs(SECTIONS["optimization"])["lr"].default)
     args = parse_args_and_arch(parser, words)
     for key, value in overrides.items():
         setattr(args, key, value)
@@ -217,11 +256,16 @@ def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], want
     chosen, _ = parser.parse_known_args(words)
     stage = getattr(parser, "stage", "")
     names = {group: getattr(chosen, group, None) for group in (*GROUPS, "arch")}
-    _refuse_old_defaults(names, stage, wants_help)
+    if stage == "train" and names["criterion"] is None and names["task"] in CRITERIONS:
+        names["criterion"] = names["task"]
+        parser.set_defaults(criterion=names["task"])
+    _drop_old_defaults(names, stage, wants_help)
     if names["scoring"] == "bleu":
         names["scoring"] = None  # the original's default, for generation only
     if names["arch"] is not None:
         _add_model(parser, names["arch"], words)
+        if wants_help:
+            _show_defaults(parser, names["arch"])
     if stage == "validate" and names["task"] is None:
         parser.add_argument("data", help="directory of the binarized data")
     for group, registry in GROUPS.items():
@@ -231,16 +275,10 @@ def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], want
             _add_component(parser, section, registry.config_class(name), functools.partial(registry.get, name), False)
 
 
-def _refuse_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) -> None:
-    """The original's default task and criterion are out of scope: help shows masked_lm, training asks for a choice."""
+def _drop_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) -> None:
+    """The original's default task and criterion are out of scope; help shows what most want."""
     for group, old in (("task", OLD_TASK), ("criterion", OLD_CRITERION)):
-        if names.get(group) != old:
-            continue
-        if wants_help and stage == "train":
-            names[group] = "masked_lm"
-        elif stage == "train":
-            raise OutOfScopeError(f"--{group} {old} (the default) is out of scope: {HERE}; pass --{group} masked_lm")
-        elif stage or group == "criterion":
+        if names.get(group) == old and stage != "train" and (stage or group == "criterion"):
             names[group] = None  # nothing is built from it
     if wants_help and stage == "train":
         names["arch"] = names.get("arch") or "roberta"
@@ -271,6 +309,22 @@ def _add_model(parser: argparse.ArgumentParser, arch: str, words: list[str]) -> 
         options = registry.config_class(name)
         if options is not None:
             gen_parser_from_dataclass(parser.add_argument_group(f"{registry.kind}: {name}"), options, True)
+
+
+def _show_defaults(parser: argparse.ArgumentParser, arch: str) -> None:
+    """Say in the help of the model's flags what the architecture fills in."""
+    cls = model_config_class(arch)
+    if cls is None or arch not in ARCHITECTURES:
+        return
+    filled = argparse.Namespace()
+    ARCHITECTURES.get(arch)(filled)
+    for name, spec in field_specs(cls).items():
+        value = getattr(filled, name, spec.default)
+        for action in parser._actions:
+            owned = action.dest == spec.dest and action.default is argparse.SUPPRESS
+            shown = value not in (None, False, "") and action.help not in (None, argparse.SUPPRESS)
+            if owned and shown:
+                action.help = f"{action.help} [{'on' if value is True else value}]"
 
 
 def _add_component(
@@ -316,6 +370,8 @@ def _check(args: argparse.Namespace) -> None:
     """Mandatory options must be given; out-of-scope ones may be given at their default only."""
     for key, value in vars(args).items():
         if isinstance(value, str) and value == MISSING:
+            if key == "lr":
+                raise ConfigError("the learning rate is missing: give --lr, for example --lr 0.0005")
             raise ConfigError(f"option --{key.replace('_', '-')} must be given for the chosen components")
     for section, table in legacy.OUT_OF_SCOPE.items():
         if section in SECTIONS or section == "model":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
 
 from fairseq.dataclass import legacy
-from fairseq.dataclass.base import GROUPS, field_specs
+from fairseq.dataclass.base import GROUPS, field_specs, is_interpolation
 from fairseq.dataclass.build import ORDER, as_plain, build_config, nest, upgrade_args
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.slots import model_specs
@@ -37,6 +38,32 @@ def config_to_state(cfg: Any) -> dict[str, Any]:
             state[section] = _without_new_defaults(section, copy.deepcopy(as_plain(node, resolve=True)))
     state["bmuf"]["distributed_world_size"] = state["distributed_training"]["distributed_world_size"]
     return state
+
+
+def changed_settings(cfg: Any) -> dict[str, Any]:
+    """``section.key`` -> value of what ``cfg`` has other than by default; of a component also its name, as ``task``.
+
+    A setting that follows another one is left out while it does.
+    """
+    state, changed = config_to_state(cfg), {}
+    for section in ORDER:
+        node = state.get(section)
+        if section in legacy.STORED_SECTIONS or section == "job_logging_cfg" or not isinstance(node, dict):
+            continue
+        if node.get("_name"):
+            changed[section] = node["_name"]
+        specs = _specs(section, node)
+        for key, value in node.items():
+            default = specs[key].default if key in specs else None
+            source = _FOLLOWED.search(str(default)) if is_interpolation(default) else None
+            if source is not None:
+                default = (state.get(source[1]) or {}).get(source[2], value)
+            if key != "_name" and value != default:
+                changed[f"{section}.{key}"] = value
+    return changed
+
+
+_FOLLOWED = re.compile(r"(\w+)\.(\w+)(?=[,}])")  # section and key of ${section.key}, ${oc.select:section.key,otherwise}
 
 
 def _without_new_defaults(section: str, node: Any) -> Any:

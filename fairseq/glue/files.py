@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import ConfigError
+from fairseq.file_io import complete_file
 
 PATIENCE = 10.0  # seconds
 
@@ -20,9 +21,8 @@ PATIENCE = 10.0  # seconds
 def replace_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with complete_file(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.safe_load import load
 from fairseq.errors import CheckpointError, ConfigError
+from fairseq.file_io import check_outputs
 from fairseq.interop import fairseq_alibi_clap
 from fairseq.registry import nearest
 
@@ -34,8 +35,7 @@ def convert_checkpoint(
         known = [f"{a} to {b}" for a, b in CONVERSIONS]
         hint = nearest(f"{source} to {target}", known)
         raise ConfigError(f"no conversion from {source!r} to {target!r}{hint or '.'} There are: {', '.join(known)}")
-    if os.path.realpath(source_path) == os.path.realpath(target_path):
-        raise ConfigError(f"{os.fspath(target_path)} would be overwritten by its own conversion; choose another name")
+    check_outputs([target_path], [source_path])
     state = load(source_path)
     try:
         state = dict(CONVERSIONS[source, target](state))

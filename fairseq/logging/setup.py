@@ -25,12 +25,33 @@ def log_level() -> int:
     return level
 
 
+class _AboveBars(logging.StreamHandler):  # type: ignore[type-arg]
+    """Takes a live progress bar away while it prints a line, and puts it back below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        bars = sys.modules.get("tqdm")  # no bar without it
+        if bars is None:
+            super().emit(record)
+            return
+        with bars.tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+def log_to_files(logger: logging.Logger, message: object) -> None:
+    """Log ``message`` at INFO to the log files alone: what is too long for the eyes of whoever waits."""
+    record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, (), None)
+    for handler in (*logger.handlers, *logging.root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
 def configure_logging(log_file: str | None = None, reset: bool = False) -> None:
     """Log to stdout in the commands' format, unless the root logger has handlers already (hydra, a test).
 
     ``reset`` removes those handlers first (``common.reset_logging``). ``log_file``: see `add_log_file`.
     """
-    logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), stream=sys.stdout, force=reset)
+    handlers = [_AboveBars(sys.stdout)]
+    logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), handlers=handlers, force=reset)
     if log_file:
         add_log_file(log_file)
 

@@ -17,6 +17,8 @@ from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.models.loading import load_model_ensemble_and_task
 
 TIMEOUT_SECONDS = 20
+FIRST_CHECKPOINT = "model.pt"  # of a published model
+OWN_CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # of a training, the first one that is there
 
 
 def is_address(name: str) -> bool:
@@ -120,7 +122,7 @@ class Pretrained(NamedTuple):
 
 def load_pretrained(
     model_name_or_path: str,
-    checkpoint_file: str = "model.pt",
+    checkpoint_file: str = FIRST_CHECKPOINT,
     data_name_or_path: str | None = ".",
     archives: Mapping[str, Any] | None = None,
     **overrides: Any,
@@ -128,7 +130,8 @@ def load_pretrained(
     """Load the checkpoint ``checkpoint_file`` of a model directory, archive, address or published name.
 
     ``archives`` maps published names to addresses, or to dicts with ``path`` and default settings. Several files,
-    separated by ``os.pathsep``, make an ensemble. ``data_name_or_path`` (where ``dict.txt`` is) is relative to the
+    separated by ``os.pathsep``, make an ensemble. Of the directory of a training, the best checkpoint (else the last) and
+    the data of that training stand in for a missing ``model.pt`` and ``dict.txt``. ``data_name_or_path`` (where ``dict.txt`` is) is relative to the
     model's directory when it begins with a dot. Raises DataNotFoundError and CheckpointError in one sentence.
     """
     archives = archives or {}
@@ -147,6 +150,12 @@ def load_pretrained(
         place, checkpoint_file = os.path.split(place)
         place = place or "."
     directory = model_directory(place, str(model_name_or_path), f"{checkpoint_file} and dict.txt")
+    if checkpoint_file == FIRST_CHECKPOINT and not (directory / checkpoint_file).is_file():
+        found = [name for name in OWN_CHECKPOINTS if (directory / name).is_file()]
+        checkpoint_file = found[0] if found else checkpoint_file
+    there = any((directory / name).exists() for name in ("dict.txt", "input0"))
+    if data_name_or_path == "." and checkpoint_file.startswith("checkpoint") and not there:
+        data_name_or_path = None  # the directory of a training: its data are elsewhere
     if data_name_or_path is not None:
         overrides["data"] = str(_data_directory(data_name_or_path, directory, archives))
     for file, option in BPE_FILES.items():

@@ -50,7 +50,9 @@ def head_outputs(model: Any, batches: Iterable[Sample], head: str) -> Iterator[t
     """
     heads = model.classification_heads
     if head not in heads:
-        raise ConfigError(f"the model has no head {head!r}; its heads: {', '.join(heads) or 'none'}")
+        if not heads:
+            raise ConfigError("the model has no head to predict with: fine-tune it on a task first")
+        raise ConfigError(f"the model has no head {head!r}; its heads: {', '.join(heads)}")
 
     def step(sample: Sample) -> Tensor:
         names = takewhile(sample.__contains__, (f"net_input{k}" for k in count(1)))

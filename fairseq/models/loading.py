@@ -77,6 +77,10 @@ def setup_stored_task(cfg: Any) -> Any:
     return TASKS.get(name).setup_task(cfg.task)
 
 
+class MisfitError(CheckpointError):
+    """Weights whose names or shapes are not the model's."""
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Any], model_cfg: Any, path: str, strict: bool) -> None:
     """Load ``weights`` into ``model``. Raises CheckpointError with the first names or shapes that do not fit."""
     try:
@@ -86,7 +90,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], model_cfg: Any, p
     except (KeyError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         detail = " ".join(lines[:3]) or str(error)
-        raise CheckpointError(
+        raise MisfitError(
             f"{path} does not fit the model: {detail[:400]}; give the options (architecture, sizes, dictionary) that it "
             "was trained with"
         ) from error

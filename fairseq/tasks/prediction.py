@@ -6,7 +6,6 @@ Legend: B batch, T tokens, K classes, values or choices.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -20,6 +19,7 @@ from torch import Tensor
 from fairseq.data.concat_dataset import ConcatSentencesDataset
 from fairseq.data.wrappers import ListDataset, PrependTokenDataset, TruncateDataset
 from fairseq.errors import DataError
+from fairseq.file_io import complete_file
 from fairseq.finetune.layout import CHOICES, CLASSES, SETS, VALUES
 from fairseq.finetune.sentences import (
     check_not_empty,
@@ -159,11 +159,10 @@ def split_columns(data: str, split: str, dictionary: Any) -> list[Any]:
 def write_text(path: str, text: str) -> None:
     """Write ``text`` to ``path``, whose directory is made if need be. Raises DataError when that is not possible."""
     place = Path(path)
-    beside = place.with_name(place.name + ".partial")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(beside, place)
+        with complete_file(place) as file:
+            file.write(text)
     except OSError as error:
         raise DataError(f"cannot write the predictions to {path}: {error.strerror or error}") from None
 

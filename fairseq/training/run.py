@@ -11,11 +11,11 @@ from torch import nn
 from fairseq.checkpoint.store import last_name
 from fairseq.data import indexed_dataset
 from fairseq.dataclass.base import literal_dict
-from fairseq.dataclass.state import config_to_state
+from fairseq.dataclass.state import changed_settings, config_to_state
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
-from fairseq.logging.setup import TRAIN_LOGGER
+from fairseq.logging.setup import TRAIN_LOGGER, log_to_files
 from fairseq.ops import library
 from fairseq.tasks import setup_task
 from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
@@ -36,7 +36,8 @@ def train(cfg: FairseqConfig) -> float | None:
     check(cfg)
     metrics.reset()
     seed_run(cfg)
-    logger.info(config_to_state(cfg))
+    log_to_files(logger, config_to_state(cfg))
+    logger.info("settings: %s", " ".join(f"{key}={value}" for key, value in changed_settings(cfg).items()))
 
     task = setup_task(cfg.task, bpe=cfg.bpe)
     model = task.build_model(cfg.model)
@@ -51,6 +52,7 @@ def train(cfg: FairseqConfig) -> float | None:
         logger.warning(
             "training is slower than it could be, compiled operators are missing: %s", library.why_unavailable()
         )
+    logger.info(stop_rule(cfg))
     logger.info(
         "max tokens per device = %s and max sentences per device = %s", cfg.dataset.max_tokens, cfg.dataset.batch_size
     )
@@ -97,6 +99,25 @@ def check(cfg: FairseqConfig) -> None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
     if cfg.optimizer is None:
         raise ConfigError("no optimizer is given: pass --optimizer, for example --optimizer adam")
+
+
+def stop_rule(cfg: FairseqConfig) -> str:
+    """What ends the training, in one sentence."""
+    length, limits = cfg.optimization, []
+    for value, text in (
+        (length.max_update, "after {} updates"),
+        (length.max_epoch, "after {} epochs"),
+        (length.stop_time_hours, "after {:g} hours"),
+        (max(0, cfg.checkpoint.patience), "after {} validations without improvement"),
+    ):
+        if value > 0:
+            limits.append(text.format(value))
+    if length.stop_min_lr >= 0:
+        limits.append(f"at a learning rate of {length.stop_min_lr:g}")
+    if length.max_update > 0 or length.max_epoch > 0:
+        return f"training stops {' or '.join(limits)}"
+    rule = f"stops {' or '.join(limits)}" if limits else "stops by hand only (Ctrl-C; it can be continued)"
+    return f"no limit on updates or epochs (max_update, max_epoch): {rule}"
 
 
 def describe(task: FairseqTask, model: nn.Module, criterion: nn.Module) -> None:

@@ -29,11 +29,12 @@ from fairseq.errors import CheckpointError, NonFiniteError, TrainingError
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
-from fairseq.models.loading import load_weights
+from fairseq.models.loading import MisfitError, load_weights
 from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from fairseq.training.batches import train_batches, valid_batches
+from fairseq.training.inherited import keep_bpe, misfit
 from fairseq.training.nan_detector import first_bad_tensor
 from fairseq.training.run_state import (
     EarlyStop,
@@ -425,10 +426,12 @@ class Trainer:
                 if part.name in states:
                     part.load(states[part.name])
             epoch = checkpoint["extra_state"]["train_iterator"]["epoch"]
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}{other_variants(checkpoint.get('cfg'), self.cfg.model)}") from error
+        except MisfitError as error:
+            hint = other_variants(checkpoint.get("cfg"), self.cfg.model)
+            raise CheckpointError(misfit(self.cfg.model, checkpoint, filename) or f"{error}{hint}") from error
         except (AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(f"checkpoint {filename} is malformed: {error!r}") from error
+        keep_bpe(self.cfg, checkpoint, filename)
         logger.info("Loaded checkpoint %s (epoch %d @ %d updates)", filename, epoch, self._num_updates)
         return checkpoint["extra_state"]
 

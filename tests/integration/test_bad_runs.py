@@ -149,7 +149,7 @@ def test_broken_checkpoints(tmp_path: Path, refused: Refused) -> None:
         (tmp_path / name).write_bytes(data)
         assert name in refused(DATA, *SIZES, "--restore-file", name)
     sentence = refused(DATA, *SIZES, "--encoder-embed-dim", 64, "--restore-file", last)
-    assert "does not fit the model" in sentence
+    assert "does not fit the model: it was trained with encoder_embed_dim 32, not 64; give the same" in sentence
     assert last.read_bytes() == content
 
 

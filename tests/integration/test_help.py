@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+import fairseq
 from tests.common import run_command
 
 COMMANDS = {
@@ -48,9 +50,32 @@ def test_help_explains_every_option(name: str, flags: tuple[str, ...]):
     assert imported and "torch" not in imported
 
 
-def test_help_of_hydra_train():
-    done = run_command("hydra-train", "--help")
-    assert "fairseq-hydra-train" in done.stdout or "hydra" in done.stdout.lower()
+@pytest.mark.parametrize("name", [*COMMANDS, "hydra-train"])
+def test_version(name: str):
+    assert run_command(name, "--version").stdout == f"fairseq {fairseq.__version__}\n"
+
+
+def test_help_of_hydra_train(tmp_path: Path):
+    shown = run_command("hydra-train", "--help").stdout
+    assert "example:\n  fairseq-hydra-train --config-dir . --config-name base" in shown
+    example = re.search(r"  base.yaml:\n(.*?)\n\n", shown, re.DOTALL)
+    (tmp_path / "base.yaml").write_text(re.sub("^    ", "", example[1], flags=re.MULTILINE))
+    words = re.search("example:\n  fairseq-hydra-train (.*)", shown)[1].split()
+    composed = run_command("hydra-train", *words, "--cfg", "job", cwd=tmp_path).stdout
+    assert "tokens_per_sample: 512" in composed and "seed: 2" in composed
+    (tmp_path / "base.yaml").unlink()
+    assert "--config-name" in run_command("hydra-train", cwd=tmp_path, expect=2).stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_help_begins_with_an_example_and_names_defaults():
+    shown = run_command("train", "--arch", "roberta_large", "--help", env={"COLUMNS": "200"}).stdout
+    assert shown.index("example:\n  fairseq-train data-bin") < shown.index("--encoder-layers")
+    explained = options(shown)
+    assert explained["--encoder-layers N"].endswith("[24]") and explained["--dropout X"].endswith("[0.1]")
+    assert "scoring" not in shown and "[[" not in shown
+    shown = run_command("preprocess", "--help").stdout
+    assert "--trainpref" in shown and "--fp16" not in shown and "--optimizer" not in shown
 
 
 def test_help_shows_the_flags_of_what_was_chosen():

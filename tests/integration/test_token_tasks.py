@@ -71,7 +71,7 @@ def test_squad_is_learned_from_windows(tmp_path: Path) -> None:
     )  # fmt: skip
     assert json.loads((tmp_path / "again.json").read_text()) == answers
     checked = run_command(
-        "validate", "bin", "--cpu", "--path", "ck/checkpoint_last.pt", "--task", "question_answering", "--batch-size", 5,
+        "validate", "bin", "--cpu", "--path", "ck", "--task", "question_answering", "--batch-size", 5,
         "--log-format", "json", cwd=tmp_path, timeout=600,
     )  # fmt: skip
     assert f'"valid_em": "{scores["valid_em"]}"' in checked.stdout + checked.stderr

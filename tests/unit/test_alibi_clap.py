@@ -160,7 +160,7 @@ def test_overrides_go_by_the_names_of_the_flags():
 
 def test_flags():
     parser = get_training_parser()
-    words = "data --task masked_lm --arch roberta_zero_clap --criterion masked_lm --optimizer adam --omit-mask".split()
+    words = "data --task masked_lm --arch roberta_zero_clap --criterion masked_lm --optimizer adam --lr 1 --omit-mask".split()
     cfg = convert_namespace_to_omegaconf(parse_args_and_arch(parser, words))
     assert cfg.task.omit_mask and cfg.task.mask_prob == 0.15 and not hasattr(cfg.model, "mask_prob")
     more = "--mask-prob 0 --model-mask-prob 0.2 --no-l2norm-embedding --scale-embedding --no-layernorm-embedding"

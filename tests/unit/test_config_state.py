@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fairseq.dataclass.build import build_config
-from fairseq.dataclass.state import config_from_state, config_to_state
+from fairseq.dataclass.state import changed_settings, config_from_state, config_to_state
 from fairseq.errors import OutOfScopeError
 from tests.common import ROOT
 
@@ -134,3 +134,32 @@ def test_args_of_2019() -> None:
 def test_new_keys_are_written_only_when_not_default() -> None:
     state = config_to_state(config_from_state(stored("yaml_run")))
     assert set(state["model"]) == set(stored("yaml_run")["model"])
+
+
+def test_changed_settings():
+    cfg = build_config(
+        {
+            "common": {"seed": 7, "log_interval": 100},
+            "dataset": {"max_tokens": 64},
+            "optimization": {"lr": [0.5], "max_update": 9},
+            "task": {"_name": "masked_lm", "data": "d", "mask_prob": 0.15},
+            "criterion": "masked_lm",
+            "model": {"_name": "roberta", "encoder_layers": 2},
+            "optimizer": {"_name": "adam", "adam_eps": 1e-6},
+            "lr_scheduler": "polynomial_decay",
+        }
+    )
+    assert changed_settings(cfg) == {
+        "common.seed": 7,
+        "dataset.max_tokens": 64,
+        "optimization.max_update": 9,
+        "optimization.lr": [0.5],
+        "model": "roberta",
+        "model.encoder_layers": 2,
+        "task": "masked_lm",
+        "task.data": "d",
+        "criterion": "masked_lm",
+        "optimizer": "adam",
+        "optimizer.adam_eps": 1e-6,
+        "lr_scheduler": "polynomial_decay",
+    }

@@ -87,7 +87,7 @@ def test_files(tmp_path):
     source = DATA / "baseline" / "checkpoint.pt"
     with pytest.raises(ConfigError, match="no conversion"):
         convert_checkpoint("fairseq-alibi-clop", UPSTREAM, source, tmp_path / "x.pt")
-    with pytest.raises(ConfigError, match="overwritten"):
+    with pytest.raises(ConfigError, match="is the input"):
         convert_checkpoint(ALIBI_CLAP, UPSTREAM, source, source)
     script = [sys.executable, str(ROOT / "scripts" / "convert_checkpoint.py"), "--from", ALIBI_CLAP, "--to", UPSTREAM]
     done = subprocess.run([*script, source, tmp_path / "x.pt"], env=environment(), capture_output=True, text=True)

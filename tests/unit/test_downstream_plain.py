@@ -167,3 +167,10 @@ def test_the_dictionary_beside_the_encoder_is_the_default(tmp_path, folder):
     (home / "dict.txt").unlink()
     with pytest.raises(ConfigError, match="give the dictionary of the model with --srcdict"):
         preprocess_task.main(preprocess_task.get_parser().parse_args([*map(str, words), "--overwrite"]))
+
+
+def test_the_data_themselves_are_not_replaced(tmp_path, folder):
+    before = files(folder)
+    with pytest.raises(ConfigError, match="is the directory of the data"):
+        preprocess(folder, "plain", "--overwrite", dest="raw")
+    assert files(folder) == before

@@ -110,6 +110,24 @@ def test_the_path_of_a_checkpoint_itself(directory):
     assert len(loaded.models) == 1
 
 
+def test_the_directory_of_a_training(directory, tmp_path):
+    torch.manual_seed(1)
+    state = torch.load(directory / "model.pt", weights_only=False)
+    for name, seed in (("checkpoint_last.pt", 7), ("checkpoint_best.pt", 8)):
+        state["cfg"]["common"]["seed"], state["cfg"]["task"]["data"] = seed, str(directory)
+        torch.save(state, tmp_path / name)
+        assert RobertaModel.from_pretrained(str(tmp_path), bpe=None).cfg.common.seed == seed
+    hub = RobertaModel.from_pretrained(str(tmp_path), "checkpoint_last.pt", bpe=None)
+    assert hub.cfg.common.seed == 7 and len(hub.task.source_dictionary) == 2001
+
+
+def test_lists_are_not_encoded(directory):
+    hub = RobertaModel.from_pretrained(str(directory), bpe=None)
+    for texts in ((["373", "845"],), ("373", ["845"])):
+        with pytest.raises(DataError, match=r"for a list of texts use \[encode\(text\) for text in texts\]"):
+            hub.encode(*texts)
+
+
 def test_an_ensemble(directory):
     import os
 

@@ -141,11 +141,19 @@ def test_yaml_with_defaults_and_package_header(tmp_path: Path) -> None:
 def test_bundled_configuration(tmp_path: Path) -> None:
     jobs: list[Any] = []
     hydra_train.compose_and_run(
-        ["model=roberta_base", "task.data=d", "optimizer=adam"],
+        ["model=roberta_base", "task.data=d", "optimizer=adam", "optimization.lr=[0.1]"],
         lambda cfg: jobs.append((hydra_train.complete(cfg, str(tmp_path)), os.getcwd())),
     )
     cfg, where = jobs[0]
     assert cfg.criterion._name == "masked_lm" and cfg.lr_scheduler._name == "fixed" and Path(where) == tmp_path
+
+
+def test_the_learning_rate_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("task: {_name: masked_lm, data: d}\noptimizer: adam\nmodel: roberta\n")
+    with pytest.raises(ConfigError, match=r"optimization\.lr is missing: give the learning rate"):
+        compose("", name="mine", folder=tmp_path)
+    ((cfg, _),) = compose("optimization.lr=[0.1]", name="mine", folder=tmp_path)
+    assert cfg.optimization.lr == cfg.optimizer.lr == [0.1]
 
 
 def test_both_entrances_agree(tmp_path: Path) -> None:

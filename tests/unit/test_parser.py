@@ -28,7 +28,7 @@ from fairseq.errors import ConfigError, OutOfScopeError
 from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, LR_SCHEDULERS, MODELS, OPTIMIZERS
 from tests.common import ROOT
 
-BASE = "data-bin --task masked_lm --criterion masked_lm --arch roberta --optimizer adam"
+BASE = "data-bin --task masked_lm --criterion masked_lm --arch roberta --optimizer adam --lr 0.25"
 
 
 @pytest.fixture(autouse=True)
@@ -154,12 +154,22 @@ def test_out_of_scope_flags_pass_at_their_default() -> None:
     config("--quant-noise-pq 0 --mha-heads-to-keep -1 --slowmo-base-algorithm localsgd --scoring bleu")
 
 
-def test_old_default_task_and_criterion_ask_for_a_choice(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "pass --task masked_lm" in mistake("data-bin --arch roberta", capsys)
-    assert "pass --criterion masked_lm" in mistake("data-bin --task masked_lm --arch roberta", capsys)
+def test_masked_lm_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = convert_namespace_to_omegaconf(parse("data-bin --arch roberta --optimizer adam --lr 0.1"))
+    assert cfg.task._name == cfg.criterion._name == "masked_lm"
+    assert parse("data-bin --arch roberta --task sentence_prediction --lr 1").criterion == "sentence_prediction"
+    assert parse("data-bin --arch roberta --task multiple_choice --lr 1").criterion is None  # asked for later
+    assert "arguments are required: data" in mistake("", capsys)
+    assert "out of scope" in mistake("data-bin --criterion cross_entropy --arch roberta", capsys)
     assert "out of scope" in mistake("data-bin --task translation --arch roberta", capsys)
     assert "out of scope" in mistake(f"{BASE} --arch transformer", capsys)
     assert "did you mean 'roberta_base'" in mistake(f"{BASE} --arch roberta_bsae", capsys)
+
+
+def test_the_learning_rate_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give --lr" in mistake(BASE.removesuffix("--lr 0.25"), capsys)
+    assert config("--lr 0.1").optimizer.lr == [0.1]
+    assert get_args("d").lr == [0.25]  # programs set it themselves
 
 
 def test_missing_data_directory(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +200,7 @@ def test_validation_keeps_only_what_was_typed() -> None:
 def test_preprocessing_options() -> None:
     words = ["--only-source", "--trainpref", "t", "--bpe", "gpt2", "--gpt2-vocab-bpe", "v", "--workers", "3"]
     args = parse_args_and_arch(get_preprocessing_parser(), words)
+    assert parse_args_and_arch(get_preprocessing_parser(), [*words, "--seed", "3", "--optimizer", "adam"]).seed == 3
     assert args.only_source and args.gpt2_vocab_bpe == "v" and args.padding_factor == 8 and args.nwordssrc == -1
 
 

@@ -135,7 +135,7 @@ def test_heads():
     with pytest.raises(ConfigError, match="at least 1"):
         Predictor(interface, batch_size=0)
     interface.model.classification_heads.clear()
-    with pytest.raises(ConfigError, match="it has none: fine-tune it on a task first"):
+    with pytest.raises(ConfigError, match="no head to predict with: fine-tune it on a task first"):
         Predictor(interface)
     interface.model.register_token_head(HEAD, 3)
     with pytest.raises(ConfigError, match="works on single tokens"):

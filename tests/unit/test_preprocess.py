@@ -160,11 +160,20 @@ def test_log(tmp_path, caplog):
         f"[None] {tmp_path}/e: 0 sents, 0 tokens",
         f"Wrote preprocessed data to {tmp_path}/o",
     ]
-    assert [record.message for record in caplog.records][1:] == expected
+    assert [record.message for record in caplog.records] == expected
     written = (tmp_path / "o/preprocess.log").read_text().splitlines()
     assert written[0].startswith("Namespace(") and written[1:] == expected
     assert not logging.getLogger("fairseq_cli.preprocess").handlers
     assert len(load_indexed_dataset(str(tmp_path / "o/valid"))) == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--dict-only",)])
+def test_an_empty_training_file_is_a_mistake(tmp_path, capsys, flags):
+    (tmp_path / "t").write_text("")
+    words = ["--only-source", "--trainpref", str(tmp_path / "t"), "--destdir", str(tmp_path / "o"), *flags]
+    with pytest.raises(SystemExit) as ended:
+        preprocess.cli_main(words)
+    assert ended.value.code == 2 and "t is empty: there is nothing to train on" in capsys.readouterr().err
 
 
 def test_dictionary_only(tmp_path, ids):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import struct
+import subprocess
 import sys
 
 import pytest
@@ -13,7 +17,8 @@ from fairseq.errors import ConfigError
 from fairseq.logging import progress
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 from fairseq.logging.progress import format_stat, progress_bar
-from fairseq.logging.setup import STATS_LOGGER, TRAIN_LOGGER, add_log_file, configure_logging, log_level
+from fairseq.logging.setup import STATS_LOGGER, TRAIN_LOGGER, add_log_file, configure_logging, log_level, log_to_files
+from tests.common import ROOT
 
 
 @pytest.fixture
@@ -243,3 +248,38 @@ def test_wandb(monkeypatch):
     bar.print({"loss": 1.0, "num_updates": 3}, tag="valid")
     assert Wandb.run == {"project": "p", "name": "r"}
     assert calls == [("config", {"seed": 1}), ({"valid/loss": 1.0}, 3)]
+
+
+WITH_A_BAR = """
+import logging, tqdm
+from fairseq.logging.setup import configure_logging
+configure_logging()
+bar = tqdm.tqdm(total=3, desc="epoch", ncols=60)
+bar.update(1)
+bar.refresh()
+logging.info("a line")
+bar.refresh()
+bar.close()
+"""
+
+
+def test_lines_stand_above_the_bar():
+    pty, termios, fcntl = map(pytest.importorskip, ("pty", "termios", "fcntl"))
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    subprocess.run([sys.executable, "-c", WITH_A_BAR], stdout=terminal, stderr=terminal, check=True, cwd=ROOT)
+    os.close(terminal)
+    text = os.read(master, 1 << 16).decode()
+    os.close(master)
+    shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+    assert any(re.fullmatch(r"\d{4}-\d\d-\d\d .* \| a line", line) for line in shown), shown
+    assert any(line.startswith("epoch:") for line in shown), shown
+
+
+def test_log_files_alone(tmp_path, records, capsys):
+    handler = logging.FileHandler(tmp_path / "log")
+    logger = logging.getLogger("test_log_files_alone")
+    logger.addHandler(handler)
+    log_to_files(logger, "long")
+    handler.close()
+    assert (tmp_path / "log").read_text() == "long\n" and records == [] and capsys.readouterr().out == ""

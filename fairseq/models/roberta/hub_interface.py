@@ -58,6 +58,11 @@ class RobertaHubInterface(nn.Module):
 
     def encode(self, sentence: str, *addl_sentences: str, no_separator: bool = False) -> Tensor:
         """Ids (T,) of ``<s> a </s>``, or of ``<s> a </s> </s> b </s>`` (one ``</s>`` between with ``no_separator``)."""
+        if not all(isinstance(text, str) for text in (sentence, *addl_sentences)):
+            raise DataError(
+                "encode takes one text, or the texts of one pair as encode(a, b); for a list of texts use "
+                "[encode(text) for text in texts]"
+            )
         text = f"<s> {self._pieces(sentence)} </s>"
         for other in addl_sentences:
             text += ("" if no_separator else " </s>") + f" {self._pieces(other)} </s>"

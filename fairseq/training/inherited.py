@@ -1,0 +1,79 @@
+"""What the configuration in the checkpoint that a run starts from tells the run: its BPE, and why its weights do not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from fairseq.checkpoint.safe_load import resolve_references
+from fairseq.dataclass.state import config_from_state
+from fairseq.errors import FairseqError
+from fairseq.logging.setup import TRAIN_LOGGER
+
+logger = logging.getLogger(TRAIN_LOGGER)
+
+_ANCESTORS = 4  # how far above the checkpoint the relative paths of its training are looked for
+
+
+def stored_config(checkpoint: Mapping[str, Any], source: str) -> Any:
+    """The configuration in ``checkpoint``, read from the file ``source`` as it is; None when it has none to read."""
+    stored = checkpoint.get("cfg")
+    stored = checkpoint.get("args") if stored is None else stored
+    if stored is None:
+        return None
+    try:
+        return config_from_state(resolve_references(stored, source))
+    except FairseqError:  # of a plugin that is not there; the weights may be good all the same
+        return None
+
+
+def keep_bpe(cfg: Any, checkpoint: Mapping[str, Any], source: str) -> None:
+    """Store the BPE of ``checkpoint`` with a run that names none: whoever loads its model encodes texts as before."""
+    if getattr(cfg, "bpe", None) is not None:
+        return
+    bpe = getattr(stored_config(checkpoint, source), "bpe", None)
+    if not isinstance(bpe, DictConfig):
+        return
+    settings = {key: _found(value, Path(source)) for key, value in OmegaConf.to_container(bpe).items()}  # type: ignore[union-attr]
+    with open_dict(cfg):
+        cfg.bpe = settings
+    logger.info("the BPE is that of %s: %s", source, settings.get("_name"))
+
+
+def _found(value: Any, checkpoint: Path) -> Any:
+    """A stored relative file name where the file is now: as it is, or from a directory above, or beside the checkpoint."""
+    if not isinstance(value, str) or "://" in value or not Path(value).suffix:
+        return value
+    above = [parent / value for parent in list(checkpoint.resolve().parents)[:_ANCESTORS]]
+    for place in (Path(value), *above, checkpoint.parent / Path(value).name):
+        if place.is_file():
+            return str(place.resolve())
+    return value
+
+
+def misfit(model: Any, checkpoint: Mapping[str, Any], source: str) -> str | None:
+    """Why the weights of ``checkpoint`` do not fit the configuration ``model``; None when both say the same.
+
+    Settings with fractions (dropout, ...) do not decide what parameters there are.
+    """
+    stored, differences = stored_config(checkpoint, source), []
+    for key, value in (getattr(stored, "model", None) or {}).items():
+        asked = getattr(model, key, value)
+        kinds = (int, str)  # bool is an int
+        if key != "_name" and value != asked and isinstance(value, kinds) and isinstance(asked, kinds):
+            differences.append((key, value, asked))
+    if not differences:
+        return None
+    shown = "; ".join(f"{key} {_word(value)}, not {_word(asked)}" for key, value, asked in differences)
+    return (
+        f"{source} does not fit the model: it was trained with {shown}; give the same, and the --arch it was trained "
+        f"with ({stored.model._name})"
+    )
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
