@@ -20,7 +20,7 @@ from fairseq.finetune import glue_files
 from fairseq.finetune.glue_files import GlueTask
 from fairseq.finetune.layout import Job
 from fairseq.finetune.reading import first_existing
-from fairseq.glue.files import fingerprint, json_of_file, write_json
+from fairseq.glue.files import fingerprint, stored_json, write_json
 from fairseq.glue.pretrained import PretrainedModel, digest
 
 NOT_IN_ALL = ("WNLI",)  # as in the original: its development set misleads, but it can be asked for by name
@@ -127,7 +127,7 @@ class Preparation:
     def find(self, task: GlueTask) -> TaskData | None:
         """The data that is there already, if it was made from the same."""
         path = self.out / task.name
-        stored = json_of_file(path / "data.json")
+        stored = stored_json(path / "data.json")
         return _task_data(path, stored) if stored and stored["identity"] == self.identity(task) else None
 
     def make(self, task: GlueTask) -> TaskData:

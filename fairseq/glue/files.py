@@ -30,7 +30,7 @@ def write_json(path: Path, value: Any) -> None:
     replace_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def json_of_file(path: Path) -> Any:
+def stored_json(path: Path) -> Any:
     """The JSON value of ``path``; None when it cannot be read."""
     with suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ import yaml
 from fairseq.errors import TrainingError
 from fairseq.glue import scores
 from fairseq.glue.data import TaskData
-from fairseq.glue.files import json_of_file, replace_text, write_json
+from fairseq.glue.files import replace_text, stored_json, write_json
 from fairseq.glue.plan import Plan, Request, Run
 from fairseq.glue.pretrained import PretrainedModel
 from fairseq.glue.scores import Result
@@ -156,7 +156,7 @@ class Execution:
     def _start(self, run: Run, slot: int) -> _Child:
         where = self.directory(run)
         settings = where / "settings.json"
-        goes_on = self.request.resumable and json_of_file(settings) == json.loads(json.dumps(run.settings()))
+        goes_on = self.request.resumable and stored_json(settings) == json.loads(json.dumps(run.settings()))
         if not goes_on:
             shutil.rmtree(where, ignore_errors=True)
         where.mkdir(parents=True, exist_ok=True)
