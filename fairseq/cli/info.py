@@ -94,6 +94,7 @@ def computing() -> Iterator[tuple[str, str]]:
         f"{torch.get_num_threads()} within an operator (OMP_NUM_THREADS{limit}), "
         f"{torch.get_num_interop_threads()} beside, 1 a data worker",
     )
+    yield "waiting threads", f"{process.describe_waiting()} (FAIRSEQ_WAIT=passive: sleep, for shared processors)"
     yield "memory", f"{process.describe_allocator()} (FAIRSEQ_MALLOC)"
     mkl, onednn = torch.backends.mkl.is_available(), torch.backends.mkldnn.is_available()
     found = [name for name, there in (("MKL", mkl), ("oneDNN", onednn)) if there]

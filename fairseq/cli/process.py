@@ -11,6 +11,10 @@ Threads: as many as there are processors that this process may really run on. to
 or those of the process's affinity. A container's fraction of processor time (cgroup ``cpu.max``) it does not see:
 with 64 threads on 4 processors, 60 of them wait at every barrier. ``OMP_NUM_THREADS`` in the environment, if set, is
 what the user wants. Data workers have one thread each (torch does that).
+
+Waiting: by default the threads of an operator spin until the last one is done, which is quick where each has a
+processor to itself and slow where neighbours take it away. ``FAIRSEQ_WAIT=passive`` lets them sleep; the variables of
+the OpenMP libraries (``OMP_WAIT_POLICY``, ``GOMP_SPINCOUNT``, ``KMP_BLOCKTIME``), if set, are what the user wants.
 """
 
 from __future__ import annotations
@@ -117,6 +121,21 @@ def limit_threads() -> None:
         torch.set_num_threads(share)
 
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def choose_waiting() -> None:
+    """Before torch is loaded (its OpenMP reads this once): let waiting threads sleep, where that was asked for."""
+    if os.environ.get("FAIRSEQ_WAIT") == "passive" and not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def describe_waiting() -> str:
+    """How threads wait, in a few words."""
+    chosen = [f"{name}={os.environ[name]}" for name in _WAITING if name in os.environ]
+    return ", ".join(chosen) or "as OpenMP does by default"
+
+
 def affinity() -> int:
     """Processors that the scheduler may put this process on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -167,3 +186,4 @@ def prepare_to_compute() -> None:
     """Set up memory and threads of this process; best called before torch is loaded."""
     tune_allocator()
     limit_threads()
+    choose_waiting()

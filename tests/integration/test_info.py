@@ -21,7 +21,10 @@ def test_info_says_why_twins_run():
 
 
 def test_info_says_what_was_asked_for():
-    text = run_command("info", env={"FAIRSEQ_MALLOC": "default", "FAIRSEQ_LINEAR": "onednn"}).stdout
+    text = run_command(
+        "info", env={"FAIRSEQ_MALLOC": "default", "FAIRSEQ_LINEAR": "onednn", "FAIRSEQ_WAIT": "passive"}
+    ).stdout
+    assert "OMP_WAIT_POLICY=PASSIVE" in text
     assert "the default of the C library (FAIRSEQ_MALLOC=default)" in text and "onednn (FAIRSEQ_LINEAR)" in text
 
 

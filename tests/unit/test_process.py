@@ -92,3 +92,18 @@ def test_threads_follow_the_share_unless_the_user_says(monkeypatch: pytest.Monke
     monkeypatch.delenv("OMP_NUM_THREADS")
     process.limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_waiting_follows_the_user_first(monkeypatch: pytest.MonkeyPatch):
+    for name in ("FAIRSEQ_WAIT", *process._WAITING):
+        monkeypatch.setenv(name, "")  # restored in the end, whatever the code sets
+        monkeypatch.delenv(name)
+    process.choose_waiting()
+    assert "OMP_WAIT_POLICY" not in os.environ and process.describe_waiting() == "as OpenMP does by default"
+    monkeypatch.setenv("FAIRSEQ_WAIT", "passive")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    process.choose_waiting()
+    assert process.describe_waiting() == "GOMP_SPINCOUNT=7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    process.choose_waiting()
+    assert process.describe_waiting() == "OMP_WAIT_POLICY=PASSIVE"
