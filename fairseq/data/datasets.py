@@ -69,6 +69,14 @@ class FairseqDataset(torch.utils.data.Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Called with the number of the epoch (from 1) before its first item is read."""
 
+    def attr(self, attr: str, index: int) -> Any:
+        """An attribute of item ``index``; None where items have none of that name (plugins ask)."""
+        return getattr(self, attr, None)
+
+    def get_batch_shapes(self) -> list[tuple[int, int]] | None:
+        """Fixed (sentences, tokens) shapes of batches; None: shapes vary."""
+        return None
+
     def batch_by_size(
         self,
         indices: np.ndarray,
@@ -169,6 +177,9 @@ class BaseWrapperDataset(CompositeDataset):
     @property
     def sizes(self) -> Any:
         return self.dataset.sizes
+
+    def attr(self, attr: str, index: int) -> Any:
+        return self.dataset.attr(attr, index)
 
     def num_tokens(self, index: int) -> int:
         return self.dataset.num_tokens(index)

@@ -216,6 +216,14 @@ class Dictionary:
 
     # Lines and tensors
 
+    def dummy_sentence(self, length: int) -> torch.Tensor:
+        """``length`` random ordinary ids (float tensor truncated to int64, last one eos), from torch's generator."""
+        import torch
+
+        ids = torch.Tensor(length).uniform_(self.nspecial + 1, len(self)).long()
+        ids[-1] = self.eos()
+        return ids
+
     def encode_line(
         self,
         line: str,

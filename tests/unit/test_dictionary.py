@@ -9,6 +9,7 @@ import torch
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import DataError, DataNotFoundError
+from tests.common import tiny_dictionary
 
 
 def load(text: str) -> Dictionary:
@@ -137,3 +138,11 @@ def test_counting_a_file(tmp_path, workers):
     d.finalize(padding_factor=1)
     assert list(zip(d.symbols[4:], d.count[4:], strict=True)) == [("a", 2100), ("b", 700), ("c", 700), ("last", 1)]
     assert d.count[d.eos()] == 1 + 2101
+
+
+def test_dummy_sentence() -> None:
+    dictionary = tiny_dictionary()
+    torch.manual_seed(1)
+    ids = dictionary.dummy_sentence(50)
+    assert ids.dtype == torch.int64 and len(ids) == 50 and ids[-1] == dictionary.eos()
+    assert int(ids[:-1].min()) > dictionary.nspecial and int(ids.max()) < len(dictionary)
