@@ -163,7 +163,9 @@ class Encoder(nn.Module):
             types = token_types(token_type_ids, padding, self.embed_token_types.num_embeddings)
             x = x + self.embed_token_types(rows.enter(types))
         elif token_type_ids is not None:
-            raise DataError("token_type_ids are given, but the model has no token types (type_vocab_size is 0)")
+            raise DataError(
+                "token_type_ids are given, but the model has no token types: set model.type_vocab_size or leave them out"
+            )
         if self.embed_positions is not None:
             positions = self.embed_positions
             ids = positions.ids(padding) if position_ids is None else given_ids("position_ids", position_ids, padding)

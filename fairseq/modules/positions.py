@@ -211,7 +211,9 @@ def token_types(ids: Tensor | None, padding: Tensor, count: int) -> Tensor:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= count:
             wrong = low if low < 0 else high
-            raise DataError(f"token_type_ids must lie between 0 and {count - 1}, but {wrong} is among them")
+            raise DataError(
+                f"token_type_ids must lie between 0 and {count - 1}, but {wrong} is among them (model.type_vocab_size)"
+            )
     return ids
 
 
