@@ -55,7 +55,7 @@ def changed_settings(cfg: Any) -> dict[str, Any]:
         specs = _specs(section, node)
         for key, value in node.items():
             default = specs[key].default if key in specs else None
-            source = _FOLLOWED.search(default) if is_interpolation(default) else None
+            source = _FOLLOWED.search(str(default)) if is_interpolation(default) else None
             if source is not None:
                 default = (state.get(source[1]) or {}).get(source[2], value)
             if key != "_name" and value != default:
