@@ -318,12 +318,16 @@ def _show_defaults(parser: argparse.ArgumentParser, arch: str) -> None:
         return
     filled = argparse.Namespace()
     ARCHITECTURES.get(arch)(filled)
-    for name, spec in field_specs(cls).items():
-        value = getattr(filled, name, spec.default)
-        for action in parser._actions:
-            owned = action.dest == spec.dest and action.default is argparse.SUPPRESS
-            shown = value not in (None, False, "") and action.help not in (None, argparse.SUPPRESS)
-            if owned and shown:
+    specs = {spec.dest: spec for spec in field_specs(cls).values()}
+    for action in parser._actions:
+        if (
+            action.dest in specs
+            and action.default is argparse.SUPPRESS
+            and action.help not in (None, argparse.SUPPRESS)
+        ):
+            spec = specs[action.dest]
+            value = getattr(filled, spec.name, spec.default)
+            if value not in (None, False, ""):
                 action.help = f"{action.help} [{'on' if value is True else value}]"
 
 
