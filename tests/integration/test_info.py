@@ -6,7 +6,7 @@ import fairseq
 from tests.common import error_sentence, run_command
 
 
-def test_info():
+def test_info_names_versions_devices_and_components():
     text = run_command("info").stdout
     rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     assert fairseq.__version__ in rows["fairseq"] and "python" in rows and "torch" in rows
@@ -15,7 +15,7 @@ def test_info():
     assert "FAIRSEQ_MALLOC" in rows["memory"] and rows["products"]
 
 
-def test_info_says_why_twins_run():
+def test_info_says_why_reference_implementations_run():
     text = run_command("info", env={"FAIRSEQ_NATIVE": "0"}).stdout
     assert "reference implementations run instead: FAIRSEQ_NATIVE=0 is set" in text
 

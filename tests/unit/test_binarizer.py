@@ -20,7 +20,7 @@ def corpus(tmp_path):
     return path
 
 
-def test_lines():
+def test_lines_become_ids_and_unknown_words_are_counted():
     binarizer = VocabularyDatasetBinarizer(tiny_dictionary())
     summary = BinarizeSummary()
     assert binarizer.binarize_line("w00 q <unk> q", summary).tolist() == [4, 3, 3, 3, 2]

@@ -159,7 +159,7 @@ def test_copies_are_exact(tmp_path, monkeypatch, size, by_kernel):
     assert (tmp_path / "b").read_bytes() == content
 
 
-def test_directory(tmp_path):
+def test_a_save_directory_is_made_and_a_file_is_refused(tmp_path):
     verify_checkpoint_directory(str(tmp_path / "a/b"))
     assert os.listdir(tmp_path / "a/b") == []
     (tmp_path / "file").write_text("x")

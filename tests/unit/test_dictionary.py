@@ -117,7 +117,7 @@ def test_encode_line():
     assert d.encode_line("new").tolist() == [6, 2] and d.symbols[6] == "new"
 
 
-def test_string():
+def test_string_joins_symbols_without_the_end():
     d = load("a@@ 2\nb 1\n")
     ids = torch.tensor([0, 4, 5, 3, 1, 2])
     assert d.string(ids) == "a@@ b <unk> <pad>"

@@ -53,7 +53,7 @@ def test_constant_answers():
     assert constant_score("accuracy", {}) == 0.0
 
 
-def test_chance():
+def test_standard_error_of_accuracy_and_mcc():
     assert standard_error("accuracy", 50.0, 100) == 5.0
     assert standard_error("mcc", 0.0, 10_000) == 1.0
 

@@ -60,7 +60,7 @@ def hub() -> RobertaHubInterface:
     return made
 
 
-def test_directory(directory):
+def test_a_published_directory_needs_no_options(directory):
     hub = RobertaModel.from_pretrained(str(directory), bpe=None)
     assert hub.training and hub.device.type == "cpu" and hub.bpe is None
     assert {p.dtype for p in hub.parameters()} == {torch.float32}
@@ -232,7 +232,7 @@ def test_encode_and_decode(hub):
         hub.decode(torch.zeros(1, 2, dtype=torch.long))
 
 
-def test_features(hub):
+def test_features_of_one_and_of_several_sentences(hub):
     ids = hub.encode("w1 w2")
     assert hub.extract_features(ids).shape == (1, 4, 12)
     hidden = hub.extract_features(torch.stack([ids, ids]), return_all_hiddens=True)
@@ -242,7 +242,7 @@ def test_features(hub):
         hub.extract_features(torch.full((17,), 5))
 
 
-def test_predict(hub):
+def test_predict_gives_log_probabilities_or_logits(hub):
     hub.register_classification_head("h", num_classes=3, embedding_size=99)
     ids = hub.encode("w1 w2")
     log_probabilities = hub.predict("h", ids)

@@ -83,7 +83,7 @@ def test_choosing_another_component_starts_from_its_defaults() -> None:
     assert cfg.model == {"_name": "roberta_large"}
 
 
-def test_multirun(tmp_path: Path) -> None:
+def test_multirun_gives_each_job_a_directory(tmp_path: Path) -> None:
     jobs = compose("-m task.data=/d common.seed=1,2")
     assert [cfg.common.seed for cfg, _ in jobs] == [1, 2]
     assert [Path(where).name for _, where in jobs] == ["0", "1"]
