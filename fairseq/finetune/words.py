@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fairseq.data.batching import collate_tokens
-from fairseq.data.datasets import FairseqDataset
+from fairseq.data.datasets import SizedDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.base import encode_with_offsets
 from fairseq.errors import ConfigError
@@ -37,20 +36,10 @@ def word_pieces(bpe: Any, words: Sequence[str], unk: str) -> list[list[str]]:
     return [found or [unk] for found in pieces]
 
 
-class WindowDataset(FairseqDataset):
+class WindowDataset(SizedDataset):
     """Items have ``id`` and ``source`` (T); ``sizes`` holds the tokens of each, ``name`` is the subset's."""
 
     name: str
-    sizes: npt.NDArray[Any]
-
-    def num_tokens(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self.sizes[indices]
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
 
     def batch(self, samples: list[dict[str, Any]], pad: int) -> dict[str, Any]:
         """``{"id" (B), "net_input": {"src_tokens" (B, T), "src_lengths" (B)}, "subset", "nsentences", "ntokens"}``."""

@@ -58,7 +58,7 @@ class MultiheadSelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def initialize(self) -> None:
+    def draw_weights(self) -> None:
         """Query, key and value once more: the original does, and a seed should give the original's weights."""
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             normal_(projection.weight)

@@ -13,10 +13,10 @@ STD = 0.02
 def init_bert_params(module: nn.Module) -> None:
     """For ``model.apply``: N(0, 0.02) for linear maps and embeddings, zero for biases and for padding rows.
 
-    A module that defines ``initialize()`` draws by itself instead, after its children have been visited. Numbers are
+    A module that defines ``draw_weights()`` draws by itself instead, after its children have been visited. Numbers are
     drawn on the CPU whatever the device, so that a seed gives the same weights everywhere.
     """
-    own: Any = getattr(module, "initialize", None)
+    own: Any = getattr(module, "draw_weights", None)
     if own is not None:
         own()
     elif isinstance(module, nn.Linear):

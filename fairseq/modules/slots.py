@@ -2,7 +2,7 @@
 
 A variant is registered (``fairseq.registry``) as a callable ``variant(shape, **options)``: its class, or a small
 builder beside the class. The classes themselves take numbers and built children. Modules that need other first values than
-``fairseq.modules.initialization`` draws define ``initialize()``.
+``fairseq.modules.initialization`` draws define ``draw_weights()``.
 
 Legend: B batch, T tokens, C channels, H heads, D head width, N non-padding tokens, M masked tokens, V vocabulary.
 """

@@ -87,7 +87,7 @@ def test_overriding_a_method_takes_its_abilities_away_unless_said_again():
 
 def test_modules_initialize_themselves():
     class Own(nn.Linear):
-        def initialize(self):
+        def draw_weights(self):
             nn.init.ones_(self.weight)
 
     model = nn.Sequential(Own(3, 4), nn.Linear(4, 3)).apply(init_bert_params)
