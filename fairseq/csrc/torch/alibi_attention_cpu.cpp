@@ -2,13 +2,13 @@
 //
 // Forward: (sequence and head, 64 queries) in parallel; scores of 512 keys at a time with a running maximum and sum.
 // Backward: (sequence and head) in parallel; every block of scores is computed again from q, k and the saved logarithm
-// of the row sum. Scratch memory is linear in T. Everything inside is float32 (float64 for float64).
+// of the row sum. Scratch memory is linear in T. Sums and everything between products are float32 (float64 for float64);
+// what is multiplied (type E below) too, or bfloat16 where the processor multiplies that (operands.h).
 // The reference implementation is fairseq/ops/alibi_attention.py.
 //
 // Legend: B sequences, H heads, T tokens, D head width.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -20,6 +20,7 @@
 #endif
 
 #include "checks.h"
+#include "operands.h"
 #include "vector_rows.h"
 
 namespace fairseq {
@@ -29,21 +30,6 @@ constexpr int64_t kRows = 64, kKeys = 512;
 static_assert(kKeys % kHalves == 0, "a block begins with a counter of its own");
 
 int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-// C (m, n; leading dimension ldc) = A (m, k; dense) B (k, n; leading dimension ldb), added to C if `add`.
-void product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-             int64_t ldc, bool add) {
-  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, /*is_vnni=*/false);
-}
-
-void product(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb, double* c,
-             int64_t ldc, bool add) {
-  for (int64_t i = 0; i < m; ++i) {
-    if (!add) std::fill(c + i * ldc, c + i * ldc + n, 0.0);
-    for (int64_t l = 0; l < k; ++l)
-      for (int64_t j = 0; j < n; ++j) c[i * ldc + j] += a[i * lda + l] * b[l * ldb + j];
-  }
-}
 
 // Far from the diagonal ALiBi leaves probabilities near the smallest number, and their products with gradients below
 // it; processors take a hundred times as long for those. While this lives, its thread takes them for zero.
@@ -81,19 +67,47 @@ struct Problem {
     return at / x.size(1) * x.stride(0) + at % x.size(1) * x.stride(1) + start * x.stride(2);
   }
 
-  // `n` rows from `start` on of (sequence, head) `at` of a (B, H, T, D) tensor as (rows, D), with zeros below.
-  void load(const at::Tensor& from, int64_t at, int64_t start, int64_t n, int64_t rows, acc* to) const {
-    copy_rows<T, acc>(from.const_data_ptr<T>() + offset(from, at, start), from.stride(2), n, to, rows, width, 1);
+  // `n` rows from `start` on of (sequence, head) `at` of a (B, H, T, D) tensor as a left operand (rows, D) ...
+  template <typename E>
+  void load(const at::Tensor& from, int64_t at, int64_t start, int64_t n, int64_t rows, E* to) const {
+    Operands<E, T>::left(from.const_data_ptr<T>() + offset(from, at, start), from.stride(2), n, to, rows, width);
   }
 
-  // All rows, transposed, times `by`, in blocks of kKeys columns: block b is (D, kKeys) at b * D * kKeys, and column t
-  // begins at turned_offset(t).
-  void load_transposed(const at::Tensor& from, int64_t at, acc by, acc* to) const {
+  // ... and as a right one.
+  template <typename E>
+  void load_right(const at::Tensor& from, int64_t at, int64_t start, int64_t n, int64_t rows, E* to) const {
+    Operands<E, T>::right(from.const_data_ptr<T>() + offset(from, at, start), from.stride(2), n, to, rows, width);
+  }
+
+  // f(first of them, how many, how many with zeros, where they belong) for all rows that are to be transposed, in blocks
+  // of kKeys columns: block b is (D, kKeys) at b * D * kKeys, and column t begins at turned_offset(t).
+  template <typename E, class F>
+  void each_turned(const at::Tensor& from, int64_t at, E* to, F f) const {
     for (int64_t t = 0; t < tokens; t += kKeys, to += width * kKeys) {
       const int64_t size = std::min(kKeys, rounded_up(tokens - t, 64));
-      copy_turned<T, acc>(from.const_data_ptr<T>() + offset(from, at, t), from.stride(2), std::min(size, tokens - t), to,
-                          size, width, kKeys, by);
+      f(from.const_data_ptr<T>() + offset(from, at, t), std::min(size, tokens - t), size, to);
     }
+  }
+
+  // All rows, transposed, as left operands, and as right ones times `by`.
+  template <typename E>
+  void load_turned(const at::Tensor& from, int64_t at, E* to) const {
+    each_turned(from, at, to, [&](const T* rows, int64_t n, int64_t size, E* block) {
+      Operands<E, T>::left_turned(rows, from.stride(2), n, block, size, width, kKeys);
+    });
+  }
+  template <typename E>
+  void load_turned_right(const at::Tensor& from, int64_t at, acc by, E* to) const {
+    each_turned(from, at, to, [&](const T* rows, int64_t n, int64_t size, E* block) {
+      Operands<E, T>::right_turned(rows, from.stride(2), n, block, size, width, kKeys, by);
+    });
+  }
+
+  // The inner products of rows of a and b, with zeros for rows beyond.
+  void row_products(const at::Tensor& a, const at::Tensor& b, int64_t at, int64_t rows, acc* to) const {
+    fairseq::row_products<T, acc>(a.const_data_ptr<T>() + offset(a, at, 0), a.stride(2), b.const_data_ptr<T>() + offset(b, at, 0),
+                                  b.stride(2), tokens, width, to);
+    std::fill(to + tokens, to + rows, acc(0));
   }
 
   // `n` rows, `ld` apart, to those from `start` on.
@@ -121,26 +135,30 @@ struct Problem {
   int64_t transposed_block_size() const { return rounded_up(width, 16) * kKeys; }
 };
 
-template <typename T, typename acc, class Term>
+template <typename E, typename T, typename acc, class Term>
 void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
              const at::Tensor& out, acc* lse) {
   const int64_t tokens = problem.tokens, width = problem.width, blocks = (tokens + kRows - 1) / kRows;
   at::parallel_for(0, q.size(0) * problem.heads * blocks, 1, [&](int64_t begin, int64_t end) {
     const FlushDenormals flush;
+    const Release<E> release;
+    constexpr bool narrows = Operands<E, T>::kNarrow;
     const int64_t keys = rounded_up(tokens, 64);
-    Buffer<acc> kt(problem.transposed_size()), values(keys * width), padding(keys), rows(kRows * width),
-        scores(kRows * kKeys), output(kRows * width), factors(kKeys);
+    Buffer<E> kt(problem.transposed_size()), values(keys * width), rows(kRows * width);
+    Buffer<acc> padding(keys), scores(kRows * kKeys), output(kRows * width), factors(kKeys);
+    Buffer<E> weights(narrows ? kRows * kKeys : 0);
+    if (narrows) std::fill(weights.data, weights + kRows * kKeys, E(0));
     int64_t loaded = -1;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t at = item / blocks, i0 = item % blocks * kRows, n = std::min(kRows, tokens - i0), m = rounded_up(n, 16);
       if (at != loaded) {
-        problem.load_transposed(k, at, problem.scale, kt);
-        problem.load(v, at, 0, tokens, keys, values);
+        problem.load_turned_right(k, at, problem.scale, kt.data);
+        problem.load_right(v, at, 0, tokens, keys, values.data);
         problem.load_padding(at, padding);
         loaded = at;
       }
       const Term term = Term::of(problem.term, at % problem.heads);
-      problem.load(q, at, i0, n, m, rows);
+      problem.load(q, at, i0, n, m, rows.data);
       std::fill(output.data, output + m * width, acc(0));
       acc top[kRows], sum[kRows], again[kRows];
       std::fill(top, top + kRows, acc(-INFINITY));
@@ -149,12 +167,14 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
         const int64_t size = std::min(kKeys, keys - j0);
         product(m, size, width, rows, width, kt + j0 * width, kKeys, scores, size, false);
         for (int64_t r = 0; r < n; ++r) {
+          if constexpr (narrows) multiply_row<acc>(scores + r * size, size, problem.scale);
           if (problem.dropout.threshold) dropout_factors<acc>(factors, size, problem.dropout, at, i0 + r, j0);
           again[r] = forward_block_row<Term, acc>(scores + r * size, size, term, i0 + r, j0, padding + j0,
                                                          problem.dropout.threshold ? factors.data : nullptr, top[r], sum[r]);
+          if constexpr (narrows) narrow_row(scores + r * size, size, weights + r * size);
         }
         scale_rows<acc>(output, n, width, again);
-        product(m, width, size, scores, size, values + j0 * width, width, output, width, true);
+        product(m, width, size, operand<E>(scores.data, weights), size, values + j0 * width, width, output, width, true);
       }
       for (int64_t r = 0; r < n; ++r) {
         again[r] = sum[r] > 0 ? 1 / sum[r] : 0;
@@ -166,16 +186,20 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
   });
 }
 
-template <typename T, typename acc, class Term>
+template <typename E, typename T, typename acc, class Term>
 void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
               const at::Tensor& v, const at::Tensor& out, const acc* lse, const at::Tensor& dq, const at::Tensor& dk,
               const at::Tensor& dv) {
   const int64_t tokens = problem.tokens, width = problem.width, padded = rounded_up(tokens, 64);
   at::parallel_for(0, q.size(0) * problem.heads, 1, [&](int64_t begin, int64_t end) {
     const FlushDenormals flush;
-    Buffer<acc> kt(problem.transposed_size()), vt(problem.transposed_size()), qt(problem.transposed_size()),
-        gt(problem.transposed_size()), padding(padded), queries(padded * width), upstream(padded * width), delta(padded),
-        logs(padded), dqueries(padded * width), keys(kKeys * width), dkt(problem.transposed_block_size()),
+    const Release<E> release;
+    constexpr bool narrows = Operands<E, T>::kNarrow;
+    const int64_t block = narrows ? kRows * kKeys : 0;
+    Buffer<E> kt(problem.transposed_size()), vt(problem.transposed_size()), qt(problem.transposed_size()),
+        gt(problem.transposed_size()), queries(padded * width), upstream(padded * width), keys(kKeys * width),
+        right_weights(block), left_dscores(block), right_dscores(block);
+    Buffer<acc> padding(padded), delta(padded), logs(padded), dqueries(padded * width), dkt(problem.transposed_block_size()),
         dvt(problem.transposed_block_size()), turned(problem.transposed_block_size()), scores(kRows * kKeys),
         dweights(kRows * kKeys), factors(kKeys);
     for (acc* beyond : {dkt + width * kKeys, dvt + width * kKeys})
@@ -183,33 +207,40 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
     std::fill(factors.data, factors + kKeys, acc(1));
     for (int64_t at = begin; at < end; ++at) {
       const Term term = Term::of(problem.term, at % problem.heads);
-      problem.load_transposed(k, at, problem.scale, kt);
-      problem.load_transposed(v, at, 1, vt);
-      problem.load_transposed(q, at, 1, qt);
-      problem.load_transposed(grad, at, 1, gt);
+      problem.load_turned_right(k, at, problem.scale, kt.data);
+      problem.load_turned_right(v, at, 1, vt.data);
+      problem.load_turned(q, at, qt.data);
+      problem.load_turned(grad, at, gt.data);
       problem.load_padding(at, padding);
-      problem.load(q, at, 0, tokens, padded, queries);
-      problem.load(grad, at, 0, tokens, padded, upstream);
-      problem.load(out, at, 0, tokens, padded, dqueries);  // the output, until its product with the gradient is known
-      row_products<acc>(dqueries, upstream, padded, width, delta);
+      problem.load(q, at, 0, tokens, padded, queries.data);
+      problem.load(grad, at, 0, tokens, padded, upstream.data);
+      problem.row_products(out, grad, at, padded, delta);
       for (int64_t i = 0; i < padded; ++i) logs[i] = i < tokens ? lse[at * tokens + i] : INFINITY;  // beyond, all become 0
       std::fill(dqueries.data, dqueries + padded * width, acc(0));
       for (int64_t j0 = 0; j0 < tokens; j0 += kKeys) {
         const int64_t size = std::min(kKeys, padded - j0), here = std::min(kKeys, tokens - j0);
-        problem.load(k, at, j0, here, size, keys);
+        problem.load_right(k, at, j0, here, size, keys.data);
         for (int64_t i0 = 0; i0 < tokens; i0 += kRows) {
           const int64_t m = std::min(kRows, rounded_up(tokens - i0, 16));
           product(m, size, width, queries + i0 * width, width, kt + j0 * width, kKeys, scores, size, false);
           product(m, size, width, upstream + i0 * width, width, vt + j0 * width, kKeys, dweights, size, false);
           for (int64_t r = 0; r < m; ++r) {
+            if constexpr (narrows) multiply_row<acc>(scores + r * size, size, problem.scale);
             if (problem.dropout.threshold) dropout_factors<acc>(factors, size, problem.dropout, at, i0 + r, j0);
             backward_block_row<Term, acc>(scores + r * size, dweights + r * size, size, term, i0 + r, j0, padding + j0,
                                           factors, logs[i0 + r], delta[i0 + r], problem.scale);
+            if constexpr (narrows) {
+              narrow_row(dweights + r * size, size, left_dscores + r * size);
+              if (r % 2 == 0) continue;
+              const int64_t pair = (r - 1) * size;
+              narrow_pair(scores + pair, scores + pair + size, size, right_weights + pair);
+              narrow_pair(dweights + pair, dweights + pair + size, size, right_dscores + pair);
+            }
           }
-          product(m, width, size, dweights, size, keys, width, dqueries + i0 * width, width, true);
+          product(m, width, size, operand<E>(dweights.data, left_dscores), size, keys, width, dqueries + i0 * width, width, true);
           // The transposes of these gradients: they want those of queries and upstream, not that of the wide scores.
-          product(width, size, m, gt + problem.turned_offset(i0), kKeys, scores, size, dvt, kKeys, i0 > 0);
-          product(width, size, m, qt + problem.turned_offset(i0), kKeys, dweights, size, dkt, kKeys, i0 > 0);
+          product(width, size, m, gt + problem.turned_offset(i0), kKeys, operand<E>(scores.data, right_weights), size, dvt, kKeys, i0 > 0);
+          product(width, size, m, qt + problem.turned_offset(i0), kKeys, operand<E>(dweights.data, right_dscores), size, dkt, kKeys, i0 > 0);
         }
         problem.store_turned(dkt, dk, at, j0, here, turned);
         problem.store_turned(dvt, dv, at, j0, here, turned);
@@ -254,7 +285,10 @@ std::tuple<at::Tensor, at::Tensor> alibi_attention_forward(const at::Tensor& q, 
   for_type(q.scalar_type(), [&](auto* type, auto* wide) {
     using T = std::remove_pointer_t<decltype(type)>;
     using acc = std::remove_pointer_t<decltype(wide)>;
-    forward(problem_of<T, acc>(q, extras), qs, ks, vs, out, lse.mutable_data_ptr<acc>());
+    with_operands<T>(q.size(3), [&](auto* operand) {
+      using E = std::remove_pointer_t<decltype(operand)>;
+      forward<E>(problem_of<T, acc>(q, extras), qs, ks, vs, out, lse.mutable_data_ptr<acc>());
+    });
   });
   return {out, lse};
 }
@@ -270,13 +304,21 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> alibi_attention_backward(
   for_type(q.scalar_type(), [&](auto* type, auto* wide) {
     using T = std::remove_pointer_t<decltype(type)>;
     using acc = std::remove_pointer_t<decltype(wide)>;
-    backward(problem_of<T, acc>(q, extras), up, qs, ks, vs, outs, sums.const_data_ptr<acc>(), dq, dk, dv);
+    with_operands<T>(q.size(3), [&](auto* operand) {
+      using E = std::remove_pointer_t<decltype(operand)>;
+      backward<E>(problem_of<T, acc>(q, extras), up, qs, ks, vs, outs, sums.const_data_ptr<acc>(), dq, dk, dv);
+    });
   });
   return {dq, dk, dv};
 }
 
 }  // namespace
 }  // namespace fairseq
+
+TORCH_LIBRARY_FRAGMENT(fairseq_host, m) {  // for tests
+  m.def("has_bfloat16_products() -> bool", fairseq::has_bfloat16_products);
+  m.def("want_bfloat16_products(bool on) -> ()", [](bool on) { fairseq::want_bfloat16_products = on; });
+}
 
 TORCH_LIBRARY_IMPL(fairseq, CPU, m) {
   m.impl("alibi_attention_forward", fairseq::alibi_attention_forward);

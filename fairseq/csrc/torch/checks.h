@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <optional>
 
 namespace fairseq {
@@ -45,8 +46,13 @@ inline void check_saved(const at::Tensor& grad, const at::Tensor& q, const at::T
               "lse must be (B, H, T), float32 or that of float64");
 }
 
-// A view or copy whose last dimension is dense.
-inline at::Tensor rows_dense(const at::Tensor& x) { return x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous(); }
+// A view or copy whose last dimension is dense; rows of an even number of two-byte numbers begin at whole words.
+inline at::Tensor rows_dense(const at::Tensor& x) {
+  const auto even = [](int64_t n) { return n % 2 == 0; };
+  const bool words = x.element_size() != 2 ||
+                     (even(x.storage_offset()) && std::all_of(x.strides().begin(), x.strides().end() - 1, even));
+  return words && (x.stride(-1) == 1 || x.size(-1) == 1) ? x : x.contiguous();
+}
 
 // (B, H, T, D) laid out as (B, T, H, D): joining the heads is then a view.
 inline at::Tensor like_heads(const at::Tensor& q) {

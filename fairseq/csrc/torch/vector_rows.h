@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../common/score_terms.h"
+#include "elements.h"
 #include "random_lanes.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
@@ -95,13 +96,20 @@ FS_CLONES void backward_block_row(acc* x, acc* dweights, int n, const Term& term
   }
 }
 
-// The inner product of each row of a and b (rows, columns).
+// x times a number.
 template <typename acc>
-FS_CLONES void row_products(const acc* a, const acc* b, int64_t rows, int64_t columns, acc* out) {
+FS_CLONES void multiply_row(acc* x, int64_t n, acc by) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) x[j] *= by;
+}
+
+// The inner product of each row of a and b (rows, columns), whose rows are `stride` apart.
+template <typename T, typename acc>
+FS_CLONES void row_products(const T* a, int64_t stride_a, const T* b, int64_t stride_b, int64_t rows, int64_t columns, acc* out) {
   for (int64_t r = 0; r < rows; ++r) {
     acc total = 0;
 #pragma omp simd reduction(+ : total)
-    for (int64_t c = 0; c < columns; ++c) total += a[r * columns + c] * b[r * columns + c];
+    for (int64_t c = 0; c < columns; ++c) total += widen(a[r * stride_a + c]) * widen(b[r * stride_b + c]);
     out[r] = total;
   }
 }
@@ -159,6 +167,9 @@ FS_HOST_DEVICE void turn(const float* in, int64_t ld_in, float* out, int64_t ld_
     y[r + 4] = __builtin_shuffle(x[r], x[r + 4], Order{4, 5, 6, 7, 12, 13, 14, 15});
   }
   for (int c = 0; c < 8; ++c) std::memcpy(out + c * ld_out, &y[c], 32);
+}
+FS_HOST_DEVICE void turn(const uint32_t* in, int64_t ld_in, uint32_t* out, int64_t ld_out) {  // nothing looks at the bits
+  turn(reinterpret_cast<const float*>(in), ld_in, reinterpret_cast<float*>(out), ld_out);
 }
 #endif
 
