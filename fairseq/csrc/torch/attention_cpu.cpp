@@ -1,9 +1,9 @@
-// fairseq::alibi_attention on the CPU: blocks of scores that stay in the cache, products by the library.
+// fairseq::attention on the CPU: blocks of scores that stay in the cache, products by the library.
 //
 // Forward: (sequence and head, 64 queries) in parallel; scores of 512 keys at a time with a running maximum and sum.
 // Backward: (sequence and head) in parallel; every block of scores is computed again from q, k and the saved logarithm
 // of the row sum. Scratch memory is linear in T. Everything inside is float32 (float64 for float64).
-// The reference implementation is fairseq/ops/alibi_attention.py.
+// The reference implementation is fairseq/ops/attention.py; score terms are csrc/common/score_terms.h.
 //
 // Legend: B sequences, H heads, T tokens, D head width.
 #include <ATen/Parallel.h>
@@ -19,7 +19,9 @@
 #include <xmmintrin.h>
 #endif
 
+#include "attention_terms.h"
 #include "checks.h"
+#include "elements.h"
 #include "vector_rows.h"
 
 namespace fairseq {
@@ -68,14 +70,16 @@ struct Buffer {  // uninitialised, aligned
   acc* data;
 };
 
-// Everything about one call that both directions share. `term` makes the score term of a head.
+// Everything about one call that both directions share.
 template <typename T, typename acc, class Term>
 struct Problem {
   int64_t heads, tokens, width;
-  typename Term::Parameters term;
+  Term term;
   const bool* padding;
   Dropout dropout;
   acc scale;
+
+  typename Term::Row term_row(int64_t at, int64_t i) const { return term.row(at / heads, at % heads, i); }
 
   static int64_t offset(const at::Tensor& x, int64_t at, int64_t start) {  // of row `start` of a (sequence, head)
     return at / x.size(1) * x.stride(0) + at % x.size(1) * x.stride(1) + start * x.stride(2);
@@ -139,7 +143,6 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
         problem.load_padding(at, padding);
         loaded = at;
       }
-      const Term term = Term::of(problem.term, at % problem.heads);
       problem.load(q, at, i0, n, m, rows);
       std::fill(output.data, output + m * width, acc(0));
       acc top[kRows], sum[kRows], again[kRows];
@@ -150,8 +153,9 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
         product(m, size, width, rows, width, kt + j0 * width, kKeys, scores, size, false);
         for (int64_t r = 0; r < n; ++r) {
           if (problem.dropout.threshold) dropout_factors<acc>(factors, size, problem.dropout, at, i0 + r, j0);
-          again[r] = forward_block_row<Term, acc>(scores + r * size, size, term, i0 + r, j0, padding + j0,
-                                                         problem.dropout.threshold ? factors.data : nullptr, top[r], sum[r]);
+          again[r] = forward_block_row<Term, acc>(scores + r * size, size, problem.term, problem.term_row(at, i0 + r), i0 + r,
+                                                  j0, padding + j0, problem.dropout.threshold ? factors.data : nullptr,
+                                                  top[r], sum[r]);
         }
         scale_rows<acc>(output, n, width, again);
         product(m, width, size, scores, size, values + j0 * width, width, output, width, true);
@@ -168,8 +172,8 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
 
 template <typename T, typename acc, class Term>
 void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
-              const at::Tensor& v, const at::Tensor& out, const acc* lse, const at::Tensor& dq, const at::Tensor& dk,
-              const at::Tensor& dv) {
+              const at::Tensor& v, const at::Tensor& out, const acc* lse, const acc* dlse, const at::Tensor& dq,
+              const at::Tensor& dk, const at::Tensor& dv) {
   const int64_t tokens = problem.tokens, width = problem.width, padded = rounded_up(tokens, 64);
   at::parallel_for(0, q.size(0) * problem.heads, 1, [&](int64_t begin, int64_t end) {
     const FlushDenormals flush;
@@ -182,7 +186,6 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
       std::fill(beyond, beyond + problem.transposed_block_size() - width * kKeys, acc(0));
     std::fill(factors.data, factors + kKeys, acc(1));
     for (int64_t at = begin; at < end; ++at) {
-      const Term term = Term::of(problem.term, at % problem.heads);
       problem.load_transposed(k, at, problem.scale, kt);
       problem.load_transposed(v, at, 1, vt);
       problem.load_transposed(q, at, 1, qt);
@@ -192,6 +195,7 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
       problem.load(grad, at, 0, tokens, padded, upstream);
       problem.load(out, at, 0, tokens, padded, dqueries);  // the output, until its product with the gradient is known
       row_products<acc>(dqueries, upstream, padded, width, delta);
+      for (int64_t i = 0; dlse && i < tokens; ++i) delta[i] -= dlse[at * tokens + i];
       for (int64_t i = 0; i < padded; ++i) logs[i] = i < tokens ? lse[at * tokens + i] : INFINITY;  // beyond, all become 0
       std::fill(dqueries.data, dqueries + padded * width, acc(0));
       for (int64_t j0 = 0; j0 < tokens; j0 += kKeys) {
@@ -203,8 +207,10 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
           product(m, size, width, upstream + i0 * width, width, vt + j0 * width, kKeys, dweights, size, false);
           for (int64_t r = 0; r < m; ++r) {
             if (problem.dropout.threshold) dropout_factors<acc>(factors, size, problem.dropout, at, i0 + r, j0);
-            backward_block_row<Term, acc>(scores + r * size, dweights + r * size, size, term, i0 + r, j0, padding + j0,
-                                          factors, logs[i0 + r], delta[i0 + r], problem.scale);
+            const int64_t i = std::min(i0 + r, tokens - 1);  // beyond the last row there is nothing but zeros
+            backward_block_row<Term, acc>(scores + r * size, dweights + r * size, size, problem.term,
+                                          problem.term_row(at, i), i, j0, padding + j0, factors, logs[i0 + r],
+                                          delta[i0 + r], problem.scale);
           }
           product(m, width, size, dweights, size, keys, width, dqueries + i0 * width, width, true);
           // The transposes of these gradients: they want those of queries and upstream, not that of the wide scores.
@@ -219,66 +225,63 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
   });
 }
 
-// Calls f with a null pointer of the tensor's type and one of the type to compute in.
-template <class F>
-void for_type(at::ScalarType type, F f) {
-  switch (type) {
-    case at::kFloat: return f(static_cast<float*>(nullptr), static_cast<float*>(nullptr));
-    case at::kDouble: return f(static_cast<double*>(nullptr), static_cast<double*>(nullptr));
-    case at::kBFloat16: return f(static_cast<at::BFloat16*>(nullptr), static_cast<float*>(nullptr));
-    case at::kHalf: return f(static_cast<at::Half*>(nullptr), static_cast<float*>(nullptr));
-    default: TORCH_CHECK(false, "alibi_attention takes floating-point tensors, but got ", type);
-  }
-}
-
-template <typename T, typename acc>
-Problem<T, acc, AlibiTerm<acc>> problem_of(const at::Tensor& q, const Extras& extras) {
+template <typename T, typename acc, class Term>
+Problem<T, acc, Term> problem_of(const at::Tensor& q, const Extras& extras, const Term& term) {
   Dropout dropout = dropout_of(extras.dropout_p);
   dropout.set_seed(*extras.seed.const_data_ptr<int64_t>());
   return {q.size(1),
           q.size(2),
           q.size(3),
-          {extras.slopes.const_data_ptr<float>(), extras.asymmetrical},
+          term,
           extras.padding.defined() ? extras.padding.const_data_ptr<bool>() : nullptr,
           dropout,
           acc(1 / std::sqrt(double(q.size(3))))};
 }
 
-std::tuple<at::Tensor, at::Tensor> alibi_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                           const at::Tensor& slopes, bool asymmetrical,
-                                                           const std::optional<at::Tensor>& padding, double dropout_p,
-                                                           const at::Tensor& seed) {
-  const Extras extras = checked(q, k, v, slopes, asymmetrical, padding, dropout_p, seed);
+std::tuple<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                                     const std::string& term, at::TensorList parameters,
+                                                     const std::optional<at::Tensor>& padding, double dropout_p,
+                                                     const at::Tensor& seed) {
+  const Extras extras = checked(q, k, v, padding, dropout_p, seed);
   const at::Tensor qs = rows_dense(q), ks = rows_dense(k), vs = rows_dense(v), out = like_heads(q);
   const at::Tensor lse = at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(sum_type(q)));
-  for_type(q.scalar_type(), [&](auto* type, auto* wide) {
+  for_floating_type(q.scalar_type(), "attention", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    using acc = std::remove_pointer_t<decltype(wide)>;
-    forward(problem_of<T, acc>(q, extras), qs, ks, vs, out, lse.mutable_data_ptr<acc>());
+    using acc = Wide<T>;
+    with_term<acc>(term, q, parameters, false, [&](const auto& bound) {
+      forward(problem_of<T, acc>(q, extras, bound.term), qs, ks, vs, out, lse.mutable_data_ptr<acc>());
+    });
   });
   return {out, lse};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> alibi_attention_backward(
-    const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-    const at::Tensor& lse, const at::Tensor& slopes, bool asymmetrical, const std::optional<at::Tensor>& padding,
-    double dropout_p, const at::Tensor& seed) {
-  const Extras extras = checked(q, k, v, slopes, asymmetrical, padding, dropout_p, seed);
-  check_saved(grad, q, out, lse);
+std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> attention_backward(
+    const at::Tensor& grad, const std::optional<at::Tensor>& grad_lse, const at::Tensor& q, const at::Tensor& k,
+    const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse, const std::string& term, at::TensorList parameters,
+    const std::optional<at::Tensor>& padding, double dropout_p, const at::Tensor& seed) {
+  const Extras extras = checked(q, k, v, padding, dropout_p, seed);
+  check_saved(grad, grad_lse, q, out, lse);
   const at::Tensor dq = like_heads(q), dk = like_heads(q), dv = like_heads(q), sums = lse.contiguous();
+  const at::Tensor dsums = grad_lse ? grad_lse->contiguous() : at::Tensor();
   const at::Tensor qs = rows_dense(q), ks = rows_dense(k), vs = rows_dense(v), outs = rows_dense(out), up = rows_dense(grad);
-  for_type(q.scalar_type(), [&](auto* type, auto* wide) {
+  std::vector<at::Tensor> dparameters;
+  for_floating_type(q.scalar_type(), "attention", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    using acc = std::remove_pointer_t<decltype(wide)>;
-    backward(problem_of<T, acc>(q, extras), up, qs, ks, vs, outs, sums.const_data_ptr<acc>(), dq, dk, dv);
+    using acc = Wide<T>;
+    with_term<acc>(term, q, parameters, true, [&](const auto& bound) {
+      const auto problem = problem_of<T, acc>(q, extras, bound.term);
+      backward(problem, up, qs, ks, vs, outs, sums.const_data_ptr<acc>(),
+               dsums.defined() ? dsums.const_data_ptr<acc>() : nullptr, dq, dk, dv);
+      dparameters = bound.finished(parameters, problem.scale);
+    });
   });
-  return {dq, dk, dv};
+  return {dq, dk, dv, dparameters};
 }
 
 }  // namespace
 }  // namespace fairseq
 
 TORCH_LIBRARY_IMPL(fairseq, CPU, m) {
-  m.impl("alibi_attention_forward", fairseq::alibi_attention_forward);
-  m.impl("alibi_attention_backward", fairseq::alibi_attention_backward);
+  m.impl("attention_forward", fairseq::attention_forward);
+  m.impl("attention_backward", fairseq::attention_backward);
 }

@@ -1,0 +1,47 @@
+"""The mask of dropout that can be computed again from a seed: reference implementation of fairseq/csrc/common/philox.h."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_LANES, _HALVES = 32, 8  # a Philox counter decides about 8 keys, 32 apart: fairseq/csrc/common/philox.h
+_CHUNK = _LANES * _HALVES
+
+
+def dropout_factors(weights: Tensor, dropout_p: float, seed: Tensor) -> Tensor:
+    """Like ``weights`` (B, H, T, J): 0 for dropped probabilities, 1 / (1 - p) for the others, p being a multiple of 2^-16.
+
+    Philox4x32-10: counter (32 * chunk + lane, i, b * H + h, 0), key = (low word of the seed, high word). Half t of the
+    four words, low halves first, is for key 256 * chunk + 32 * t + lane, which is kept when it reaches p * 2^16.
+    """
+    threshold = int(dropout_p * 65536 + 0.5)
+    scale = 65536 / (65536 - threshold) if threshold < 65536 else 0.0
+    batch, heads, tokens, columns = weights.shape
+    chunks = (columns + _CHUNK - 1) // _CHUNK
+    device = seed.device
+    words = [
+        torch.arange(chunks * _LANES, device=device),
+        torch.arange(tokens, device=device)[:, None],
+        torch.arange(batch * heads, device=device)[:, None, None],
+        torch.zeros((), dtype=torch.int64, device=device),
+    ]
+    words = _philox(list(torch.broadcast_tensors(*words)), seed & _MASK, (seed >> 32) & _MASK)
+    halves = [(word >> shift) & 0xFFFF for word in words for shift in (0, 16)]
+    bits = torch.stack([half.unflatten(-1, (chunks, _LANES)) for half in halves], dim=-2).flatten(-3)
+    keep = bits[..., :columns].unflatten(0, (batch, heads)) >= threshold
+    return keep.to(weights.dtype) * scale
+
+
+_MASK = 0xFFFFFFFF
+
+
+def _philox(counter: list[Tensor], key0: Tensor, key1: Tensor) -> list[Tensor]:
+    """Four words of 32 random bits for each counter, all as int64 (whose products wrap around as unsigned ones do)."""
+    a, b, c, d = counter
+    for _ in range(10):
+        first, second = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b = (second >> 32 & _MASK) ^ b ^ key0, second & _MASK
+        c, d = (first >> 32 & _MASK) ^ d ^ key1, first & _MASK
+        key0, key1 = (key0 + 0x9E3779B9) & _MASK, (key1 + 0xBB67AE85) & _MASK
+    return [a, b, c, d]
