@@ -186,7 +186,7 @@ def check_backend(name: str) -> str:
 def choose_backend(q: Tensor, bias: Bias | None, dropout: float) -> str:
     """The backend that ``auto`` stands for."""
     device = q.device.type
-    fused = (bias is None or isinstance(bias, ALiBi)) and library.compiled_for("alibi_attention_forward", device)
+    fused = (bias is None or isinstance(bias, ALiBi)) and library.compiled_for("attention_forward", device)
     if bias is None:
         # On the CPU torch has no dropout without (B, H, T, T), and half precision is slow without instructions for it.
         slow = device == "cpu" and (dropout > 0 or q.dtype.itemsize < 4)

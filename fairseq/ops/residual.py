@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairseq.ops import library
-from fairseq.ops.alibi_attention import dropout_factors
+from fairseq.ops.dropout_mask import dropout_factors
 
 
 def dropout_add(x: Tensor, residual: Tensor | None, p: float, seed: Tensor) -> Tensor:

@@ -11,14 +11,9 @@ import torch
 from torch import Tensor
 
 from fairseq.ops import library
-from fairseq.ops.alibi_attention import (
-    _philox,
-    alibi_attention,
-    alibi_bias,
-    backward_reference,
-    dropout_factors,
-    forward_reference,
-)
+from fairseq.ops.alibi_attention import alibi_attention, backward_reference, forward_reference
+from fairseq.ops.dropout_mask import _philox, dropout_factors
+from fairseq.ops.score_terms import alibi_bias
 from tests.common import ROOT, assert_as_accurate_as
 
 compiled = pytest.mark.skipif(not library.load(), reason=str(library.why_unavailable()))
@@ -138,8 +133,9 @@ def test_row_kernels_lane_after_lane(shape, dtype, p, chunk):
     batch, heads, tokens, width = shape
     q, k, v, grad, slopes, mask = problem(shape, dtype)
     extras = (slopes, True, mask, p, torch.tensor(SEED))
-    out, lse = torch.ops.fairseq_host.attention_rows_forward(q, k, v, *extras, chunk)
-    grads = torch.ops.fairseq_host.attention_rows_backward(grad, q, k, v, out, lse, *extras, chunk)
+    terms = ("alibi_asymmetrical", [slopes], *extras[2:])
+    out, lse = torch.ops.fairseq_host.attention_rows_forward(q, k, v, *terms, chunk)
+    *grads, _ = torch.ops.fairseq_host.attention_rows_backward(grad, None, q, k, v, out, lse, *terms, chunk)
     wide = [x.double() for x in (q, k, v)]
     true_out, true_lse = forward_reference(*wide, *extras)
     truth = [true_out, *backward_reference(grad.double(), *wide, true_out, true_lse, *extras)]
@@ -230,11 +226,12 @@ def test_opcheck(dtype):
     q, k, v, _, slopes, mask = problem((2, 3, 9, 5), dtype)
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
     torch.library.opcheck(OPERATOR.default, (*leaves, slopes, True, mask, 0.25, SEED))
-    inner = torch.ops.fairseq.alibi_attention_forward.default
-    torch.library.opcheck(inner, (*leaves, slopes, False, None, 0.0, torch.tensor(SEED)))
-    out, lse = inner(q, k, v, slopes, True, mask, 0.25, torch.tensor(SEED))
-    backward = torch.ops.fairseq.alibi_attention_backward.default
-    torch.library.opcheck(backward, (out, q, k, v, out, lse, slopes, True, mask, 0.25, torch.tensor(SEED)))
+    inner = torch.ops.fairseq.attention_forward.default
+    torch.library.opcheck(inner, (*leaves, "alibi", [slopes], None, 0.0, torch.tensor(SEED)))
+    extras = ("alibi_asymmetrical", [slopes], mask, 0.25, torch.tensor(SEED))
+    out, lse = inner(q, k, v, *extras)
+    backward = torch.ops.fairseq.attention_backward.default
+    torch.library.opcheck(backward, (out, torch.ones_like(lse), q, k, v, out, lse, *extras))
 
 
 def test_compiled_graph():
@@ -271,13 +268,15 @@ def test_mistakes(change, message):
 @compiled
 def test_compiled_kernels_check_before_they_touch_memory():
     x, slopes, seed = torch.zeros(1, 2, 3, 4), torch.zeros(2), torch.tensor(0)
-    forward = torch.ops.fairseq.alibi_attention_forward
+    forward = torch.ops.fairseq.attention_forward
     for arguments in (
-        (x, x[..., :2], x, slopes, True, None, 0.0, seed),
-        (x, x, x, slopes[:1], True, None, 0.0, seed),
-        (x, x, x, slopes, True, torch.zeros(1, 2, dtype=torch.bool), 0.0, seed),
-        (x, x, x, slopes, True, None, 2.0, seed),
-        (x.int(), x.int(), x.int(), slopes, True, None, 0.0, seed),
+        (x, x[..., :2], x, "alibi", [slopes], None, 0.0, seed),
+        (x, x, x, "alibi", [slopes[:1]], None, 0.0, seed),
+        (x, x, x, "alibi", [], None, 0.0, seed),
+        (x, x, x, "unknown", [slopes], None, 0.0, seed),
+        (x, x, x, "alibi", [slopes], torch.zeros(1, 2, dtype=torch.bool), 0.0, seed),
+        (x, x, x, "alibi", [slopes], None, 2.0, seed),
+        (x.int(), x.int(), x.int(), "alibi", [slopes], None, 0.0, seed),
     ):
         with pytest.raises(RuntimeError):
             forward(*arguments)
@@ -287,7 +286,7 @@ def test_without_the_compiled_library():
     code = (
         "import torch\nfrom fairseq.ops import library\nfrom fairseq.ops.alibi_attention import alibi_attention\n"
         "x = torch.arange(12.).view(1, 1, 3, 4)\n"
-        "print(library.load(), library.why_unavailable(), library.compiled_for('alibi_attention_forward', 'cpu'))\n"
+        "print(library.load(), library.why_unavailable(), library.compiled_for('attention_forward', 'cpu'))\n"
         "print(alibi_attention(x, x, x, torch.ones(1), dropout_p=0.5, seed=1).tolist())"
     )
     environment = {**os.environ, "FAIRSEQ_NATIVE": "0"}
@@ -317,7 +316,7 @@ def test_a_library_that_does_not_fit_is_explained(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_device_equals_reference(shape, dtype, device):
-    assert library.compiled_for("alibi_attention_forward", "cuda"), library.why_unavailable()
+    assert library.compiled_for("attention_forward", "cuda"), library.why_unavailable()
     q, k, v, grad, slopes, mask = (x.to(device) for x in problem(shape, dtype))
     factors = dropout_factors(
         q.new_empty(*shape[:3], shape[2], dtype=torch.float64), 0.3, torch.tensor(SEED, device=device)

@@ -270,7 +270,7 @@ def test_packed_attention_is_attention_of_each_sequence(asymmetrical):
 
 def test_packed_attention_is_a_sound_operator():
     q, k, v = (torch.randn(1, 2, 6, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    arguments = ([2, 4], torch.ones(2), True, 0.25, torch.tensor(3))
+    arguments = ([2, 4], "alibi_asymmetrical", [torch.ones(2)], 0.25, torch.tensor(3))
     torch.library.opcheck(torch.ops.fairseq.packed_attention_forward.default, (q, k, v, *arguments))
     assert torch.autograd.gradcheck(
         lambda *x: packed_attention(*x, [2, 4], torch.ones(2), True, 0.25, 3), (q, k, v), atol=1e-6

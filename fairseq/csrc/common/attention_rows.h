@@ -32,6 +32,13 @@ struct HostGroup {
   F share(int, F f) const {
     return f;
   }
+  template <int N, class F>
+  Sums<N> sums(F f) const {
+    Sums<N> lanes[kLanes], total;
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = f(lane);
+    for (int n = 0; n < N; ++n) total.at[n] = sum([&](int lane) { return lanes[lane].at[n]; });
+    return total;
+  }
 
  private:
   template <class F, class Join>
@@ -50,7 +57,7 @@ struct HostGroup {
 template <class Term>
 struct Rows {
   int64_t first_head, heads, first_row, rows, tokens, heads_per_sequence;
-  typename Term::Parameters term;
+  Term term;
   const bool* padding;   // true = padding
   const int64_t* seed;   // one number, where the kernel runs
   Dropout dropout;       // without its seed
@@ -71,6 +78,7 @@ struct Row {
   const float* scores;
   float scale;
   Term term;
+  typename Term::Row part;  // of the term
   Dropout dropout;
 
   FS_HOST_DEVICE Row(const Rows<Term>& all, int64_t index)
@@ -82,13 +90,14 @@ struct Row {
         padding(all.padding ? all.padding + head / all.heads_per_sequence * all.tokens : nullptr),
         scores(all.scores + start),
         scale(all.scale),
-        term(Term::of(all.term, head % all.heads_per_sequence)),
+        term(all.term),
+        part(all.term.row(head / all.heads_per_sequence, head % all.heads_per_sequence, i)),
         dropout(all.dropout) {
     dropout.set_seed(*all.seed);
   }
 
   FS_HOST_DEVICE float score(int64_t j) const {
-    return padding && padding[j] ? -INFINITY : scale * scores[j] + term(int(i), int(j));
+    return padding && padding[j] ? -INFINITY : scale * scores[j] + term(part, int(i), int(j));
   }
 
   // f(j, dropout factor) for the keys of a lane, which are kLanes apart, so that neighbours read neighbouring numbers.
@@ -114,6 +123,11 @@ struct Row {
 template <typename T>
 struct Narrow {
   static FS_HOST_DEVICE T of(float value) { return T(value); }
+};
+
+template <typename T>
+struct Widen {
+  static FS_HOST_DEVICE float of(T value) { return float(value); }
 };
 
 template <typename T, class Term, class Group>
@@ -146,13 +160,31 @@ FS_HOST_DEVICE void backward_row(const Group& group, const Rows<Term>& all, int6
   const float* dweights = all.dweights + row.start;
   T* weights = static_cast<T*>(all.weights) + row.start;
   T* dscores = static_cast<T*>(all.dscores) + row.start;
-  group.each([&](int lane) {
+  const auto sums = group.template sums<Term::kSums>([&](int lane) {
+    Sums<Term::kSums> own;
     row.keys(group, lane, [&](int64_t j, float factor) {
       const float p = expf(row.score(j) - lse);
+      const float dscore = p * (dweights[j] * factor - delta) * row.scale;
       weights[j] = Narrow<T>::of(p * factor);
-      dscores[j] = Narrow<T>::of(p * (dweights[j] * factor - delta) * row.scale);
+      dscores[j] = Narrow<T>::of(dscore);
+      row.term.accumulate(row.part, int(row.i), int(j), dscore, own);
     });
+    return own;
   });
+  group.each([&](int lane) {
+    if (lane == 0) row.term.finish(row.part, sums);
+  });
+}
+
+// What rows share of the term's gradients, by one lane for a column of the chunk: after all of its rows.
+template <typename T, class Term>
+FS_HOST_DEVICE void backward_column(const Rows<Term>& all, int64_t index) {
+  if constexpr (Term::kColumns) {
+    const int64_t head = all.first_head + index / all.tokens, j = index % all.tokens;
+    const auto part = all.term.row(head / all.heads_per_sequence, head % all.heads_per_sequence, all.first_row);
+    const T* dscores = static_cast<const T*>(all.dscores) + index / all.tokens * all.rows * all.tokens + j;
+    all.term.accumulate_column(part, all.first_row, all.rows, j, dscores, [](T x) { return Widen<T>::of(x); });
+  }
 }
 
 }  // namespace fairseq

@@ -7,8 +7,12 @@ namespace fairseq {
 
 enum class Element { Float32, BFloat16, Float16 };
 
-// Both return what CUDA said: 0, or the number of an error. `stream` is a cudaStream_t.
-int launch_forward_rows(Element type, const Rows<AlibiTerm<>>& rows, void* stream);
-int launch_backward_rows(Element type, const Rows<AlibiTerm<>>& rows, void* stream);
+// These return what CUDA said: 0, or the number of an error. `stream` is a cudaStream_t. Made for all FS_SCORE_TERMS.
+template <class Term>
+int launch_forward_rows(Element type, const Rows<Term>& rows, void* stream);
+template <class Term>
+int launch_backward_rows(Element type, const Rows<Term>& rows, void* stream);
+template <class Term>
+int launch_backward_columns(Element type, const Rows<Term>& rows, void* stream);
 
 }  // namespace fairseq

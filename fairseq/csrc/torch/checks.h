@@ -11,39 +11,39 @@
 namespace fairseq {
 
 struct Extras {
-  at::Tensor slopes;   // (H,) float32, dense
-  bool asymmetrical;
   at::Tensor padding;  // (B, T) bool, dense, or undefined
   double dropout_p;
   at::Tensor seed;     // one int64
 };
 
-inline Extras checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& slopes,
-                      bool asymmetrical, const std::optional<at::Tensor>& padding, double dropout_p,
-                      const at::Tensor& seed) {
+inline Extras checked(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                      const std::optional<at::Tensor>& padding, double dropout_p, const at::Tensor& seed) {
   TORCH_CHECK(q.dim() == 4 && q.sizes() == k.sizes() && q.sizes() == v.sizes(), "q, k, v must have one shape (B, H, T, D)");
   TORCH_CHECK(q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type(), "q, k, v must have one type");
-  TORCH_CHECK(q.device() == k.device() && q.device() == v.device() && q.device() == slopes.device() &&
-                  q.device() == seed.device() && (!padding || padding->device() == q.device()),
+  TORCH_CHECK(q.device() == k.device() && q.device() == v.device() && q.device() == seed.device() &&
+                  (!padding || padding->device() == q.device()),
               "all tensors must be on one device");
-  TORCH_CHECK(slopes.dim() == 1 && slopes.size(0) == q.size(1), "slopes must have one number a head");
   TORCH_CHECK(q.size(2) < (int64_t(1) << 24), "too many tokens");  // offsets are exact in float32
   TORCH_CHECK(!padding || (padding->dim() == 2 && padding->size(0) == q.size(0) && padding->size(1) == q.size(2) &&
                            padding->scalar_type() == at::kBool),
               "key_padding_mask must be bool (B, T)");
   TORCH_CHECK(dropout_p >= 0 && dropout_p <= 1, "dropout_p must be between 0 and 1");
   TORCH_CHECK(seed.numel() == 1 && seed.scalar_type() == at::kLong, "seed must be one int64");
-  return {slopes.to(at::kFloat).contiguous(), asymmetrical, padding ? padding->contiguous() : at::Tensor(), dropout_p, seed};
+  return {padding ? padding->contiguous() : at::Tensor(), dropout_p, seed};
 }
 
 inline at::ScalarType sum_type(const at::Tensor& q) { return q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
-inline void check_saved(const at::Tensor& grad, const at::Tensor& q, const at::Tensor& out, const at::Tensor& lse) {
+inline void check_saved(const at::Tensor& grad, const std::optional<at::Tensor>& grad_lse, const at::Tensor& q,
+                        const at::Tensor& out, const at::Tensor& lse) {
   TORCH_CHECK(grad.sizes() == q.sizes() && out.sizes() == q.sizes() && grad.scalar_type() == q.scalar_type() &&
                   out.scalar_type() == q.scalar_type(),
               "the gradient and the output must be like q");
   TORCH_CHECK(lse.dim() == 3 && lse.sizes() == q.sizes().slice(0, 3) && lse.scalar_type() == sum_type(q),
               "lse must be (B, H, T), float32 or that of float64");
+  TORCH_CHECK(!grad_lse || (grad_lse->sizes() == lse.sizes() && grad_lse->scalar_type() == lse.scalar_type() &&
+                            grad_lse->device() == lse.device()),
+              "the gradient of lse must be like lse");
 }
 
 // A view or copy whose last dimension is dense; rows of an even number of two-byte numbers begin at whole words.

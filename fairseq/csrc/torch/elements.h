@@ -1,7 +1,9 @@
 // Numbers of any type as the type that kernels compute in, and back; in forms that the compiler vectorizes.
 #pragma once
 
+#include <c10/core/ScalarType.h>
 #include <c10/util/BFloat16.h>
+#include <c10/util/Exception.h>
 #include <c10/util/Half.h>
 
 #include <cstring>

@@ -50,23 +50,29 @@ FS_CLONES void dropout_factors(acc* factors, int n, const Dropout& dropout, int6
     Bits bits;
     random_bits(bits, uint32_t((j0 + start) / kHalves), uint32_t(i), uint32_t(head), dropout.key0, dropout.key1);
     const int here = n - start < kChunk ? n - start : kChunk;
+    acc* to = factors + start;
 #pragma omp simd
-    for (int j = 0; j < here; ++j) {
-      const acc kept = bits[j] >= threshold ? acc(1) : acc(0);
-      factors[start + j] = kept * scale;
-    }
+    for (int j = 0; j < here; ++j) to[j] = bits[j] >= threshold ? scale : acc(0);
   }
+}
+
+// A product with its term, unless `add` has been there.
+template <class Term, typename acc>
+FS_HOST_DEVICE acc added(acc product, const Term& term, const typename Term::Row& row, int i, int j) {
+  if constexpr (Term::kPieces) return product;
+  else return product + term(row, i, j);
 }
 
 // Turns products into unnormalised probabilities relative to the largest score so far, `top`. Returns what earlier
 // sums and outputs of the row are to be multiplied by; `factors` (null: ones) act after the sum.
 template <class Term, typename acc>
-FS_CLONES acc forward_block_row(acc* x, int n, const Term& term, int i, int j0, const acc* padding, const acc* factors,
-                                acc& top, acc& sum) {
+FS_CLONES acc forward_block_row(acc* x, int n, const Term& term, const typename Term::Row& row, int i, int j0,
+                                const acc* padding, const acc* factors, acc& top, acc& sum) {
   acc most = top;
+  if constexpr (Term::kPieces) term.add(row, i, j0, n, x);
 #pragma omp simd reduction(max : most)
   for (int j = 0; j < n; ++j) {
-    const acc score = x[j] + term(i, j0 + j) + padding[j];
+    const acc score = added<Term>(x[j], term, row, i, j0 + j) + padding[j];
     x[j] = score;
     most = score > most ? score : most;
   }
@@ -86,14 +92,16 @@ FS_CLONES acc forward_block_row(acc* x, int n, const Term& term, int i, int j0, 
 
 // Turns products into dropped-out probabilities, and `dweights` into the gradient of the products.
 template <class Term, typename acc>
-FS_CLONES void backward_block_row(acc* x, acc* dweights, int n, const Term& term, int i, int j0, const acc* padding,
-                                  const acc* factors, acc lse, acc delta, acc scale) {
+FS_CLONES void backward_block_row(acc* x, acc* dweights, int n, const Term& term, const typename Term::Row& row, int i,
+                                  int j0, const acc* padding, const acc* factors, acc lse, acc delta, acc scale) {
+  if constexpr (Term::kPieces) term.add(row, i, j0, n, x);
 #pragma omp simd
   for (int j = 0; j < n; ++j) {
-    const acc p = exponential(x[j] + term(i, j0 + j) + padding[j] - lse);
+    const acc p = exponential(added<Term>(x[j], term, row, i, j0 + j) + padding[j] - lse);
     dweights[j] = p * (dweights[j] * factors[j] - delta) * scale;
     x[j] = p * factors[j];
   }
+  if constexpr (Term::kPieces) term.accumulate(row, i, j0, n, dweights);
 }
 
 // x times a number.

@@ -1,10 +1,10 @@
-// fairseq::alibi_attention on the CPU: blocks of scores that stay in the cache, products by the library.
+// fairseq::attention on the CPU: blocks of scores that stay in the cache, products by the library.
 //
 // Forward: (sequence and head, 64 queries) in parallel; scores of 512 keys at a time with a running maximum and sum.
 // Backward: (sequence and head) in parallel; every block of scores is computed again from q, k and the saved logarithm
 // of the row sum. Scratch memory is linear in T. Sums and everything between products are float32 (float64 for float64);
 // what is multiplied (type E below) too, or bfloat16 where the processor multiplies that (operands.h).
-// The reference implementation is fairseq/ops/alibi_attention.py.
+// The reference implementation is fairseq/ops/attention.py; score terms are csrc/common/score_terms.h.
 //
 // Legend: B sequences, H heads, T tokens, D head width.
 #include <ATen/Parallel.h>
@@ -19,7 +19,9 @@
 #include <xmmintrin.h>
 #endif
 
+#include "attention_terms.h"
 #include "checks.h"
+#include "elements.h"
 #include "operands.h"
 #include "vector_rows.h"
 
@@ -54,14 +56,16 @@ struct Buffer {  // uninitialised, aligned
   acc* data;
 };
 
-// Everything about one call that both directions share. `term` makes the score term of a head.
+// Everything about one call that both directions share.
 template <typename T, typename acc, class Term>
 struct Problem {
   int64_t heads, tokens, width;
-  typename Term::Parameters term;
+  Term term;
   const bool* padding;
   Dropout dropout;
   acc scale;
+
+  typename Term::Row term_row(int64_t at, int64_t i) const { return term.row(at / heads, at % heads, i); }
 
   static int64_t offset(const at::Tensor& x, int64_t at, int64_t start) {  // of row `start` of a (sequence, head)
     return at / x.size(1) * x.stride(0) + at % x.size(1) * x.stride(1) + start * x.stride(2);
@@ -157,7 +161,6 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
         problem.load_padding(at, padding);
         loaded = at;
       }
-      const Term term = Term::of(problem.term, at % problem.heads);
       problem.load(q, at, i0, n, m, rows.data);
       std::fill(output.data, output + m * width, acc(0));
       acc top[kRows], sum[kRows], again[kRows];
@@ -169,8 +172,9 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
         for (int64_t r = 0; r < n; ++r) {
           if constexpr (narrows) multiply_row<acc>(scores + r * size, size, problem.scale);
           if (problem.dropout.threshold) dropout_factors<acc>(factors, size, problem.dropout, at, i0 + r, j0);
-          again[r] = forward_block_row<Term, acc>(scores + r * size, size, term, i0 + r, j0, padding + j0,
-                                                         problem.dropout.threshold ? factors.data : nullptr, top[r], sum[r]);
+          again[r] = forward_block_row<Term, acc>(scores + r * size, size, problem.term, problem.term_row(at, i0 + r), i0 + r,
+                                                  j0, padding + j0, problem.dropout.threshold ? factors.data : nullptr,
+                                                  top[r], sum[r]);
           if constexpr (narrows) narrow_row(scores + r * size, size, weights + r * size);
         }
         scale_rows<acc>(output, n, width, again);
@@ -188,8 +192,8 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
 
 template <typename E, typename T, typename acc, class Term>
 void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k,
-              const at::Tensor& v, const at::Tensor& out, const acc* lse, const at::Tensor& dq, const at::Tensor& dk,
-              const at::Tensor& dv) {
+              const at::Tensor& v, const at::Tensor& out, const acc* lse, const acc* dlse, const at::Tensor& dq,
+              const at::Tensor& dk, const at::Tensor& dv) {
   const int64_t tokens = problem.tokens, width = problem.width, padded = rounded_up(tokens, 64);
   at::parallel_for(0, q.size(0) * problem.heads, 1, [&](int64_t begin, int64_t end) {
     const FlushDenormals flush;
@@ -206,7 +210,6 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
       std::fill(beyond, beyond + problem.transposed_block_size() - width * kKeys, acc(0));
     std::fill(factors.data, factors + kKeys, acc(1));
     for (int64_t at = begin; at < end; ++at) {
-      const Term term = Term::of(problem.term, at % problem.heads);
       problem.load_turned_right(k, at, problem.scale, kt.data);
       problem.load_turned_right(v, at, 1, vt.data);
       problem.load_turned(q, at, qt.data);
@@ -215,6 +218,7 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
       problem.load(q, at, 0, tokens, padded, queries.data);
       problem.load(grad, at, 0, tokens, padded, upstream.data);
       problem.row_products(out, grad, at, padded, delta);
+      for (int64_t i = 0; dlse && i < tokens; ++i) delta[i] -= dlse[at * tokens + i];
       for (int64_t i = 0; i < padded; ++i) logs[i] = i < tokens ? lse[at * tokens + i] : INFINITY;  // beyond, all become 0
       std::fill(dqueries.data, dqueries + padded * width, acc(0));
       for (int64_t j0 = 0; j0 < tokens; j0 += kKeys) {
@@ -227,8 +231,10 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
           for (int64_t r = 0; r < m; ++r) {
             if constexpr (narrows) multiply_row<acc>(scores + r * size, size, problem.scale);
             if (problem.dropout.threshold) dropout_factors<acc>(factors, size, problem.dropout, at, i0 + r, j0);
-            backward_block_row<Term, acc>(scores + r * size, dweights + r * size, size, term, i0 + r, j0, padding + j0,
-                                          factors, logs[i0 + r], delta[i0 + r], problem.scale);
+            const int64_t i = std::min(i0 + r, tokens - 1);  // beyond the last row there is nothing but zeros
+            backward_block_row<Term, acc>(scores + r * size, dweights + r * size, size, problem.term,
+                                          problem.term_row(at, i), i, j0, padding + j0, factors, logs[i0 + r],
+                                          delta[i0 + r], problem.scale);
             if constexpr (narrows) {
               narrow_row(dweights + r * size, size, left_dscores + r * size);
               if (r % 2 == 0) continue;
@@ -250,66 +256,63 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
   });
 }
 
-// Calls f with a null pointer of the tensor's type and one of the type to compute in.
-template <class F>
-void for_type(at::ScalarType type, F f) {
-  switch (type) {
-    case at::kFloat: return f(static_cast<float*>(nullptr), static_cast<float*>(nullptr));
-    case at::kDouble: return f(static_cast<double*>(nullptr), static_cast<double*>(nullptr));
-    case at::kBFloat16: return f(static_cast<at::BFloat16*>(nullptr), static_cast<float*>(nullptr));
-    case at::kHalf: return f(static_cast<at::Half*>(nullptr), static_cast<float*>(nullptr));
-    default: TORCH_CHECK(false, "alibi_attention takes floating-point tensors, but got ", type);
-  }
-}
-
-template <typename T, typename acc>
-Problem<T, acc, AlibiTerm<acc>> problem_of(const at::Tensor& q, const Extras& extras) {
+template <typename T, typename acc, class Term>
+Problem<T, acc, Term> problem_of(const at::Tensor& q, const Extras& extras, const Term& term) {
   Dropout dropout = dropout_of(extras.dropout_p);
   dropout.set_seed(*extras.seed.const_data_ptr<int64_t>());
   return {q.size(1),
           q.size(2),
           q.size(3),
-          {extras.slopes.const_data_ptr<float>(), extras.asymmetrical},
+          term,
           extras.padding.defined() ? extras.padding.const_data_ptr<bool>() : nullptr,
           dropout,
           acc(1 / std::sqrt(double(q.size(3))))};
 }
 
-std::tuple<at::Tensor, at::Tensor> alibi_attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                           const at::Tensor& slopes, bool asymmetrical,
-                                                           const std::optional<at::Tensor>& padding, double dropout_p,
-                                                           const at::Tensor& seed) {
-  const Extras extras = checked(q, k, v, slopes, asymmetrical, padding, dropout_p, seed);
+std::tuple<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                                     const std::string& term, at::TensorList parameters,
+                                                     const std::optional<at::Tensor>& padding, double dropout_p,
+                                                     const at::Tensor& seed) {
+  const Extras extras = checked(q, k, v, padding, dropout_p, seed);
   const at::Tensor qs = rows_dense(q), ks = rows_dense(k), vs = rows_dense(v), out = like_heads(q);
   const at::Tensor lse = at::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(sum_type(q)));
-  for_type(q.scalar_type(), [&](auto* type, auto* wide) {
+  for_floating_type(q.scalar_type(), "attention", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    using acc = std::remove_pointer_t<decltype(wide)>;
-    with_operands<T>(q.size(3), [&](auto* operand) {
-      using E = std::remove_pointer_t<decltype(operand)>;
-      forward<E>(problem_of<T, acc>(q, extras), qs, ks, vs, out, lse.mutable_data_ptr<acc>());
+    using acc = Wide<T>;
+    with_term<acc>(term, q, parameters, false, [&](const auto& bound) {
+      with_operands<T>(q.size(3), [&](auto* operand) {
+        using E = std::remove_pointer_t<decltype(operand)>;
+        forward<E>(problem_of<T, acc>(q, extras, bound.term), qs, ks, vs, out, lse.mutable_data_ptr<acc>());
+      });
     });
   });
   return {out, lse};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> alibi_attention_backward(
-    const at::Tensor& grad, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-    const at::Tensor& lse, const at::Tensor& slopes, bool asymmetrical, const std::optional<at::Tensor>& padding,
-    double dropout_p, const at::Tensor& seed) {
-  const Extras extras = checked(q, k, v, slopes, asymmetrical, padding, dropout_p, seed);
-  check_saved(grad, q, out, lse);
+std::tuple<at::Tensor, at::Tensor, at::Tensor, std::vector<at::Tensor>> attention_backward(
+    const at::Tensor& grad, const std::optional<at::Tensor>& grad_lse, const at::Tensor& q, const at::Tensor& k,
+    const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse, const std::string& term, at::TensorList parameters,
+    const std::optional<at::Tensor>& padding, double dropout_p, const at::Tensor& seed) {
+  const Extras extras = checked(q, k, v, padding, dropout_p, seed);
+  check_saved(grad, grad_lse, q, out, lse);
   const at::Tensor dq = like_heads(q), dk = like_heads(q), dv = like_heads(q), sums = lse.contiguous();
+  const at::Tensor dsums = grad_lse ? grad_lse->contiguous() : at::Tensor();
   const at::Tensor qs = rows_dense(q), ks = rows_dense(k), vs = rows_dense(v), outs = rows_dense(out), up = rows_dense(grad);
-  for_type(q.scalar_type(), [&](auto* type, auto* wide) {
+  std::vector<at::Tensor> dparameters;
+  for_floating_type(q.scalar_type(), "attention", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    using acc = std::remove_pointer_t<decltype(wide)>;
-    with_operands<T>(q.size(3), [&](auto* operand) {
-      using E = std::remove_pointer_t<decltype(operand)>;
-      backward<E>(problem_of<T, acc>(q, extras), up, qs, ks, vs, outs, sums.const_data_ptr<acc>(), dq, dk, dv);
+    using acc = Wide<T>;
+    with_term<acc>(term, q, parameters, true, [&](const auto& bound) {
+      const auto problem = problem_of<T, acc>(q, extras, bound.term);
+      with_operands<T>(q.size(3), [&](auto* operand) {
+        using E = std::remove_pointer_t<decltype(operand)>;
+        backward<E>(problem, up, qs, ks, vs, outs, sums.const_data_ptr<acc>(),
+                    dsums.defined() ? dsums.const_data_ptr<acc>() : nullptr, dq, dk, dv);
+      });
+      dparameters = bound.finished(parameters, problem.scale);
     });
   });
-  return {dq, dk, dv};
+  return {dq, dk, dv, dparameters};
 }
 
 }  // namespace
@@ -321,6 +324,6 @@ TORCH_LIBRARY_FRAGMENT(fairseq_host, m) {  // for tests
 }
 
 TORCH_LIBRARY_IMPL(fairseq, CPU, m) {
-  m.impl("alibi_attention_forward", fairseq::alibi_attention_forward);
-  m.impl("alibi_attention_backward", fairseq::alibi_attention_backward);
+  m.impl("attention_forward", fairseq::attention_forward);
+  m.impl("attention_backward", fairseq::attention_backward);
 }
