@@ -46,14 +46,14 @@ struct AlibiTerm {
   Table<const acc> slopes;  // (H,)
 
   struct Row {
-    acc slope;
+    acc slope, ahead;
   };
 
   void take(const Table<const acc>* values, const Table<acc>*, int64_t) { slopes = values[0]; }
-  FS_HOST_DEVICE Row row(int64_t, int64_t head, int64_t) const { return {*slopes.at(0, head, 0)}; }
+  FS_HOST_DEVICE Row row(int64_t, int64_t head, int64_t) const { return {*slopes.at(0, head, 0), ahead}; }
   FS_HOST_DEVICE acc operator()(const Row& row, int i, int j) const {
     const acc offset = acc(j - i);
-    return row.slope * (offset > 0 ? ahead - offset : offset);
+    return row.slope * (offset > 0 ? row.ahead - offset : offset);
   }
   FS_HOST_DEVICE void accumulate(const Row&, int, int, float, Sums<0>&) const {}
   FS_HOST_DEVICE void finish(const Row&, const Sums<0>&) const {}
