@@ -243,10 +243,12 @@ void backward(const Problem<T, acc, Term>& problem, const at::Tensor& grad, cons
               narrow_pair(dweights + pair, dweights + pair + size, size, right_dscores + pair);
             }
           }
-          product(m, width, size, operand<E>(dweights.data, left_dscores), size, keys, width, dqueries + i0 * width, width, true);
+          const E *weights = operand<E>(scores.data, right_weights), *dscores = operand<E>(dweights.data, right_dscores);
+          product(m, width, size, operand<E>(dweights.data, left_dscores), size, keys, width, dqueries + i0 * width, width,
+                  true);
           // The transposes of these gradients: they want those of queries and upstream, not that of the wide scores.
-          product(width, size, m, gt + problem.turned_offset(i0), kKeys, operand<E>(scores.data, right_weights), size, dvt, kKeys, i0 > 0);
-          product(width, size, m, qt + problem.turned_offset(i0), kKeys, operand<E>(dweights.data, right_dscores), size, dkt, kKeys, i0 > 0);
+          product(width, size, m, gt + problem.turned_offset(i0), kKeys, weights, size, dvt, kKeys, i0 > 0);
+          product(width, size, m, qt + problem.turned_offset(i0), kKeys, dscores, size, dkt, kKeys, i0 > 0);
         }
         problem.store_turned(dkt, dk, at, j0, here, turned);
         problem.store_turned(dvt, dv, at, j0, here, turned);

@@ -88,9 +88,8 @@ __attribute__((target("avx512f,avx512bw,avx512bf16"))) inline void narrow_row(co
 // Two rows as a row of pairs (n, 2); n is a multiple of 16.
 __attribute__((target("avx512f,avx512bw,avx512bf16"))) inline void narrow_pair(const float* x, const float* y, int64_t n,
                                                                               at::BFloat16* to) {
-  const __m512i ahead = _mm512_set1_epi32(0x00100000), order = _mm512_or_si512(
-      _mm512_setr_epi32(0x00000, 0x10001, 0x20002, 0x30003, 0x40004, 0x50005, 0x60006, 0x70007, 0x80008, 0x90009, 0xA000A,
-                        0xB000B, 0xC000C, 0xD000D, 0xE000E, 0xF000F), ahead);
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i order = _mm512_or_si512(first, _mm512_slli_epi32(_mm512_add_epi32(first, _mm512_set1_epi32(16)), 16));
   for (int64_t j = 0; j < n; j += 16) {
     const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(y + j), _mm512_loadu_ps(x + j));
     _mm512_storeu_si512(to + 2 * j, _mm512_permutexvar_epi16(order, both));
@@ -116,9 +115,9 @@ struct Operands<at::BFloat16, at::BFloat16> {
                                     rows, width / 2, ld, 1);
   }
   static void left_turned(const E* from, int64_t stride, int64_t n, E* to, int64_t rows, int64_t width, int64_t ld) {
-    std::vector<uint32_t> pairs(width / 2 * ld);
-    copy_turned<uint32_t, uint32_t>(reinterpret_cast<const uint32_t*>(from), stride / 2, n, pairs.data(), rows, width / 2, ld, 1);
-    part_pairs(pairs.data(), width / 2, rows, ld, reinterpret_cast<uint16_t*>(to));
+    std::vector<E> pairs(width * ld);
+    right_turned(from, stride, n, pairs.data(), rows, width, ld, 1);
+    part_pairs(reinterpret_cast<const uint32_t*>(pairs.data()), width / 2, rows, ld, reinterpret_cast<uint16_t*>(to));
   }
 };
 
@@ -130,6 +129,7 @@ inline bool has_bfloat16_products() {
     std::vector<float> sums(16 * 16);
     try {
       product(16, 16, 16, ones.data(), 16, ones.data(), 16, sums.data(), 16, false);
+      at::native::cpublas::brgemm_release();
     } catch (const c10::Error&) {
       return false;
     }
