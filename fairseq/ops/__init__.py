@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = exporter(
     __name__,
     {
         "alibi_attention": "alibi_attention",
+        "band_attention": "band_attention",
         "batch_by_size": "batching",
         "complete_blocks": "blocks",
         "dropout_add": "residual",

@@ -60,8 +60,10 @@ def forward_reference(
     dropout_p: float,
     seed: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """``fairseq.ops.attention.forward_reference`` with linear biases."""
-    return general.forward_reference(q, k, v, term_name(asymmetrical), [slopes], key_padding_mask, dropout_p, seed)
+    """``fairseq.ops.attention.attention_forward_reference`` with linear biases."""
+    return general.attention_forward_reference(
+        q, k, v, term_name(asymmetrical), [slopes], key_padding_mask, dropout_p, seed
+    )
 
 
 def backward_reference(
@@ -79,7 +81,7 @@ def backward_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v for the gradient of the output."""
     extras = (term_name(asymmetrical), [slopes], key_padding_mask, dropout_p, seed)
-    return general.backward_reference(grad, None, q, k, v, out, lse, *extras)[:3]
+    return general.attention_backward_reference(grad, None, q, k, v, out, lse, *extras)[:3]
 
 
 torch.library.define(

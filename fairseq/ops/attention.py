@@ -32,19 +32,19 @@ def attention(
     dropout_p: float,
     seed: int | Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The output and the logarithms of row sums (see ``forward_reference``) for arguments of a user, checked.
+    """The output and the logarithms of row sums (see ``attention_forward_reference``) for arguments of a user, checked.
 
     Raises:
         ValueError: shapes or types that do not fit.
     """
-    check(q, k, v, key_padding_mask, dropout_p)
+    check_tensors(q, k, v, key_padding_mask, dropout_p)
     if not isinstance(seed, Tensor):
         seed = torch.full((), seed, dtype=torch.int64, device=q.device)
     operator = torch.ops.fairseq.attention_forward.default
     return operator(q, k, v, term, parameters, key_padding_mask, dropout_p, seed)
 
 
-def forward_reference(
+def attention_forward_reference(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -66,7 +66,7 @@ def forward_reference(
         return _joinable(torch.matmul(weights, v.to(weights.dtype)).to(q.dtype)), lse
 
 
-def backward_reference(
+def attention_backward_reference(
     grad: Tensor,
     grad_lse: Tensor | None,
     q: Tensor,
@@ -119,7 +119,7 @@ def _joinable(x: Tensor) -> Tensor:
     return x.new_empty(batch, tokens, heads, width).transpose(1, 2).copy_(x)
 
 
-def check(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, dropout_p: float) -> None:
+def check_tensors(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None, dropout_p: float) -> None:
     """ValueError, in words for users, where these do not fit together."""
     if q.dim() != 4 or q.shape != k.shape or q.shape != v.shape:
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
@@ -182,10 +182,10 @@ _FORWARD = f"({_QKV}, {_EXTRAS}) -> (Tensor, Tensor)"
 _BACKWARD = (
     f"(Tensor grad, Tensor? grad_lse, {_QKV}, Tensor out, Tensor lse, {_EXTRAS}) -> (Tensor, Tensor, Tensor, Tensor[])"
 )
-library.define(f"attention_forward{_FORWARD}", forward_reference, _forward_fake)
-library.define(f"attention_backward{_BACKWARD}", backward_reference, _backward_fake)
+library.define(f"attention_forward{_FORWARD}", attention_forward_reference, _forward_fake)
+library.define(f"attention_backward{_BACKWARD}", attention_backward_reference, _backward_fake)
 # What compiled kernels call for types that they do not have.
-library.define(f"attention_forward_reference{_FORWARD}", forward_reference, _forward_fake)
-library.define(f"attention_backward_reference{_BACKWARD}", backward_reference, _backward_fake)
+library.define(f"attention_forward_reference{_FORWARD}", attention_forward_reference, _forward_fake)
+library.define(f"attention_backward_reference{_BACKWARD}", attention_backward_reference, _backward_fake)
 torch.library.register_autograd("fairseq::attention_forward", _backward, setup_context=_keep_for_backward)
 library.load()

@@ -40,7 +40,7 @@ def test_row_sums_have_a_gradient(term, p):
     assert torch.autograd.gradcheck(function(OPERATOR), leaves)
     for upstream in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
         found = []
-        for operator in (OPERATOR, attention.forward_reference):
+        for operator in (OPERATOR, attention.attention_forward_reference):
             out, lse = function(operator)(*leaves)
             loss = upstream[0] * out.sin().sum() + upstream[1] * lse.sin().sum()
             found.append(torch.autograd.grad(loss, leaves))
@@ -60,15 +60,15 @@ def test_row_sums_alone():
 def test_row_kernels_take_the_gradient_of_row_sums(term):
     tensors, grad, mask = problem(torch.float32)
     extras = (term, parameters_of(term, torch.float32), mask, 0.3, SEED)
-    out, lse = attention.forward_reference(*tensors, *extras)
+    out, lse = attention.attention_forward_reference(*tensors, *extras)
     arguments = (grad, torch.randn_like(lse), *tensors, out, lse, *extras)
     found = torch.ops.fairseq_host.attention_rows_backward(*arguments, 1 << 25)
-    torch.testing.assert_close(tuple(found), attention.backward_reference(*arguments), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tuple(found), attention.attention_backward_reference(*arguments), rtol=1e-4, atol=1e-5)
 
 
 def implementations():
     yield "operator", OPERATOR, torch.ops.fairseq.attention_backward.default
-    yield "reference", attention.forward_reference, attention.backward_reference
+    yield "reference", attention.attention_forward_reference, attention.attention_backward_reference
     if library.load():
         host = torch.ops.fairseq_host
         yield (
@@ -112,7 +112,7 @@ def test_types_without_a_kernel_go_to_the_reference(term):
     tensors, grad, mask = problem()
     extras = (term, parameters_of(term), mask, 0.3, SEED)
     out, lse = torch.ops.fairseq_host.attention_forward_by_reference(*tensors, *extras)
-    torch.testing.assert_close((out, lse), attention.forward_reference(*tensors, *extras), rtol=0, atol=0)
+    torch.testing.assert_close((out, lse), attention.attention_forward_reference(*tensors, *extras), rtol=0, atol=0)
     arguments = (grad, torch.ones_like(lse), *tensors, out, lse, *extras)
     found = torch.ops.fairseq_host.attention_backward_by_reference(*arguments)
-    torch.testing.assert_close(tuple(found), attention.backward_reference(*arguments), rtol=0, atol=0)
+    torch.testing.assert_close(tuple(found), attention.attention_backward_reference(*arguments), rtol=0, atol=0)
