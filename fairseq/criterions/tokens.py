@@ -72,7 +72,7 @@ class TokenClassificationCriterion(CollectingCriterion):
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
+    ) -> tuple[Tensor, Tensor | int, dict[str, Any]]:
         """``sample`` is a batch of `fairseq.finetune.words.TokenLabelsDataset`; ``sample_size`` is N."""
         given = layout_for(self, model, sample)
         logits = model(**sample["net_input"], **given, features_only=True, classification_head_name=self.head_name)[0]
