@@ -97,10 +97,11 @@ class Waits(TorchDispatchMode):
             self.note(f"copy from {source} to {target}")
 
 
-def configuration(mode: str, clip_norm: float = 1.0) -> SimpleNamespace:
+def configuration(mode: str, optimizer: str = "adam", memory_efficient: bool = False, ema: bool = False) -> Any:
     common = SimpleNamespace(
         **{name: name == mode for name in ("fp16", "bf16", "amp")},
-        **dict.fromkeys(("memory_efficient_fp16", "memory_efficient_bf16", "cpu", "compile"), False),
+        **{f"memory_efficient_{name}": name == mode and memory_efficient for name in ("fp16", "bf16")},
+        **dict.fromkeys(("cpu", "compile"), False),
         fp16_init_scale=128,
         fp16_scale_window=100,
         fp16_scale_tolerance=0.0,
@@ -116,10 +117,13 @@ def configuration(mode: str, clip_norm: float = 1.0) -> SimpleNamespace:
     adam = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.01, "no_decay": ""}
     return SimpleNamespace(
         common=common,
-        optimizer=SimpleNamespace(_name="adam", lr=[0.01], **adam),
-        optimization=SimpleNamespace(update_freq=[1], clip_norm=clip_norm, lr=[0.01]),
+        optimizer=SimpleNamespace(_name=optimizer, lr=[0.01], **adam),
+        optimization=SimpleNamespace(update_freq=[1], clip_norm=1.0, lr=[0.01]),
         distributed_training=SimpleNamespace(distributed_world_size=1, device_id=0),
-        ema=SimpleNamespace(store_ema=False),
+        ema=SimpleNamespace(
+            **{"store_ema": ema, "ema_decay": 0.9, "ema_start_update": 0, "ema_update_freq": 1},
+            **{"ema_fp32": True, "ema_seed_model": None},
+        ),
         lr_scheduler=SimpleNamespace(_name="fixed", lr=[0.01], warmup_updates=0, force_anneal=None, lr_shrink=0.1),
         checkpoint=SimpleNamespace(save_dir="", patience=-1),
     )
@@ -180,9 +184,17 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def fake_trainer(
-    mode: str, arch: str, criterion: Any, prepare: Callable[[Any], None] | None = None, **values: Any
+    mode: str,
+    arch: str,
+    criterion: Any,
+    prepare: Callable[[Any], None] | None = None,
+    options: dict[str, Any] | None = None,
+    **values: Any,
 ) -> training.Trainer:
-    """A trainer of the small model ``arch`` on the fake device, in ``mode``; ``prepare`` may add heads to the model."""
+    """A trainer of the small model ``arch`` on the fake device, in ``mode``; ``prepare`` may add heads to the model.
+
+    ``options`` are those of `configuration`.
+    """
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     torch.set_default_dtype(dtypes.get(mode, torch.float32))
     try:
@@ -192,7 +204,7 @@ def fake_trainer(
                 prepare(model)
     finally:
         torch.set_default_dtype(torch.float32)
-    trainer = training.Trainer(configuration(mode), Task(), model, criterion)  # type: ignore[arg-type]
+    trainer = training.Trainer(configuration(mode, **options or {}), Task(), model, criterion)  # type: ignore[arg-type]
 
     def backward(loss: Tensor) -> None:
         assert loss.device.type == "cuda"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from fairseq.criterions import fairseq_criterion
 from fairseq.criterions.masked_lm import MaskedLmLoss
@@ -99,6 +100,16 @@ def test_layouts_move_with_their_sample_and_are_not_looked_at_on_the_cpu():
     assert layout.lengths == (9, 4, 1, 6) and layout.predicted.count == 8
     assert layout.starts.device.type == layout.predicted.places.device.type == "meta"
     assert layout_of(sample) is None and layout_of({"net_input": moved["net_input"]}) is None
+
+
+def test_loaders_pin_layouts(monkeypatch: pytest.MonkeyPatch):
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *unused: pinned.append(id(tensor)) or tensor)
+    sample = with_layouts(sample_of(tokens_of()), PAD, True)
+    assert isinstance(pin_memory(sample)["layouts"]["net_input"], Layout)
+    every: list[int] = []
+    map_tensors(lambda tensor: every.append(id(tensor)), sample)
+    assert sorted(pinned) == sorted(every) and len(every) == 9
 
 
 @pytest.fixture

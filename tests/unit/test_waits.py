@@ -105,6 +105,22 @@ def test_other_models(values: dict[str, Any], device: None):
     assert len(waits.lines) == 1, waits.report()
 
 
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("fp32", {"optimizer": "adamw"}),
+        ("fp32", {"ema": True}),
+        ("bf16", {"ema": True}),
+        ("bf16", {"memory_efficient": True}),
+        ("fp16", {"memory_efficient": True}),
+    ],
+    ids=str,
+)
+def test_other_updates(mode: str, options: dict[str, Any], device: None):
+    waits = waits_of_updates(masked_lm_trainer(mode, options=options), [masked_sample(False)])
+    assert len(waits.lines) == 1, waits.report()
+
+
 def test_micro_batches_do_not_wait(device: None):
     trainer = masked_lm_trainer()
     waits = waits_of_updates(trainer, [masked_sample(False), masked_sample(True), masked_sample(True)])
