@@ -22,5 +22,6 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
         return kind((key, map_tensors(function, item)) for key, item in value.items())
     if isinstance(value, (list, tuple, set)):
-        return type(value)(map_tensors(function, item) for item in value)
+        make = getattr(value, "_make", type(value))  # a named tuple takes its fields one by one
+        return make(map_tensors(function, item) for item in value)
     return value.map_tensors(function) if hasattr(value, "map_tensors") else value

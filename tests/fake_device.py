@@ -133,6 +133,7 @@ class Task(roberta.Task):
     """What the trainer calls, of the real task."""
 
     train_step = FairseqTask.train_step
+    valid_step = FairseqTask.valid_step
     optimizer_step = FairseqTask.optimizer_step
     reduce_metrics = FairseqTask.reduce_metrics
 

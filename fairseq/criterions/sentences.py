@@ -76,7 +76,7 @@ class SentencePredictionCriterion(FairseqCriterion):
         elif not self.regression_target:
             logging_output["ncorrect"] = predictions.eq(targets).sum()
         if not self.training:
-            logging_output["_scored"] = (predictions.cpu(), targets.cpu(), self._scores())
+            logging_output["_scored"] = (predictions.detach(), targets, self._scores())
         return loss, sample_size, logging_output
 
     def _scores(self) -> scores.Scores:

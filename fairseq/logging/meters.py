@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from fairseq.tree import map_tensors
+
 
 def safe_round(number: Any, ndigits: int | None) -> Any:
     """Round a number, or a tensor or array of one element, to ``ndigits`` decimals; anything else is returned as it is.
@@ -246,7 +248,7 @@ class _DerivedMeter(Meter):
 class CollectingMeter(Meter):
     """Everything that was logged in a pass, for scores that are not averages over batches; never stored.
 
-    ``scores`` gets the list of all values and returns several results by name.
+    ``scores`` gets the list of all values, on the CPU, and returns several results by name.
     """
 
     stored = False
@@ -262,7 +264,7 @@ class CollectingMeter(Meter):
         self.values.append(value)
 
     def results(self) -> dict[str, Any]:
-        return dict(self.scores(self.values)) if self.values else {}
+        return dict(self.scores(map_tensors(torch.Tensor.cpu, self.values))) if self.values else {}
 
 
 STORED_CLASSES: dict[str, type[Meter]] = {

@@ -201,7 +201,8 @@ class Encoder(nn.Module):
             x = self.embed(tokens, padding, position_ids, token_type_ids, rows)
             context = EncoderContext(rows.padding, rows.lengths)
         else:
-            rows = Rows.known(padding, read, layout, self.pack_below if self._packs_unasked(tokens) else 0.0)
+            packs_all = layout.packed is not None and self._packs_unasked(tokens)
+            rows = Rows.known(padding, read, layout, self.pack_below if packs_all else 0.0)
             x = self.embed(tokens, padding, position_ids, token_type_ids, rows, layout.types)
             context = known_context(rows, layout)
         if context.padding is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -236,3 +236,12 @@ def test_only_a_device_is_sent_layouts(kind: type, monkeypatch: pytest.MonkeyPat
     collate = kind(None).get_batch_iterator(items).collate_fn
     assert isinstance(collate, LayoutCollater) == (kind is FairseqTask)
     assert ("layouts" in collate([items[0], items[1]])) == (kind is FairseqTask)
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: int
+
+
+def test_tensors_in_named_tuples_are_reached_too():
+    assert map_tensors(int, [Pair(torch.tensor(3), 4)]) == [Pair(3, 4)]  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def device(monkeypatch: pytest.MonkeyPatch):
 def tokens(padded: bool) -> Tensor:
     ids = torch.arange(4, 4 + B * T).view(B, T) % 20 + 4
     if padded:
-        ids[0, -5:] = PAD
+        ids[0, -5:] = ids[1, -9:] = PAD
     return ids
 
 
@@ -119,6 +119,23 @@ def test_other_models(values: dict[str, Any], device: None):
 def test_other_updates(mode: str, options: dict[str, Any], device: None):
     waits = waits_of_updates(masked_lm_trainer(mode, options=options), [masked_sample(False)])
     assert len(waits.lines) == 1, waits.report()
+
+
+def test_validation_does_not_wait(device: None):
+    trainer = masked_lm_trainer()
+    trainer.valid_step(masked_sample(True))
+    with Waits() as waits:
+        trainer.valid_step(masked_sample(True))
+    assert not waits.lines, waits.report()
+
+
+def test_statistics_are_read_when_somebody_looks(device: None):
+    trainer = masked_lm_trainer()
+    with Waits() as waits:
+        statistics = trainer.train_step([masked_sample(False)])
+        before = len(waits.lines)
+        assert {"loss", "ppl", "sample_size"} <= statistics.keys() and statistics["loss"] == 1
+    assert len(waits.lines) == before + 1, waits.report()
 
 
 def test_micro_batches_do_not_wait(device: None):
