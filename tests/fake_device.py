@@ -43,8 +43,8 @@ def line() -> str:
     return "outside the package"
 
 
-def masks(indices: Any) -> list[Tensor]:
-    return [x for x in indices if isinstance(x, Tensor) and x.dtype == torch.bool and x.device.type == "cuda"]
+def masks(indices: Any, device: str) -> list[Tensor]:
+    return [x for x in indices if isinstance(x, Tensor) and x.dtype == torch.bool and x.device.type == device]
 
 
 class Waits(TorchDispatchMode):
@@ -54,8 +54,9 @@ class Waits(TorchDispatchMode):
     those from the pinned memory of a batch, which do not block (`Trainer.prepare_sample`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cuda") -> None:
         super().__init__()
+        self.device = device
         self.lines: list[str] = []
 
     def note(self, what: str) -> None:
@@ -67,7 +68,7 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        on_device = any(x.device.type == "cuda" for x in tensors)
+        on_device = any(x.device.type == self.device for x in tensors)
         if function in (aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default):
             if on_device:
                 self.note("number read")
@@ -75,8 +76,8 @@ class Waits(TorchDispatchMode):
             return 1.0 if kind.is_floating_point else True if kind == torch.bool else 1
         if function is aten.nonzero.default and on_device:
             self.note("nonzero")
-            return torch.empty(CHOSEN, tensors[0].dim(), dtype=torch.int64, device="cuda")
-        if function is aten.index.Tensor and masks(args[1]):
+            return torch.empty(CHOSEN, tensors[0].dim(), dtype=torch.int64, device=self.device)
+        if function is aten.index.Tensor and masks(args[1], self.device):
             self.note("index by a mask")
             return args[0].new_empty(CHOSEN, *args[0].shape[args[1][0].dim() :])
         if function is aten._fused_adamw_.default:
@@ -93,7 +94,7 @@ class Waits(TorchDispatchMode):
         source = args[1 if copies_to else 0].device.type
         target = args[0].device.type if copies_to else torch.device(kwargs.get("device") or source).type
         non_blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
-        if source != target and not (target == "cuda" and non_blocking and "tensor.to(self.device" in line()):
+        if source != target and not (target == self.device and non_blocking and "tensor.to(self.device" in line()):
             self.note(f"copy from {source} to {target}")
 
 
@@ -167,7 +168,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with guarded(), FakeTensorMode(allow_non_fake_inputs=True), monkeypatch.context() as patch:
         patch.setattr(fake_tensor, "CONSTANT_NUMEL_LIMIT", -1)  # remembers no values, as a device would not
         patch.setattr(fake_tensor, "init_gpu_context", lambda *unused: None)
-        patch.setattr(FakeTensorMode, "avoid_device_init", True)  # asked again whenever the mode is entered
+        patch.setattr(FakeTensorMode, "avoid_device_init", True, raising=False)  # asked again at every entry
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "max_memory_allocated", lambda *unused: 0)
         patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *unused: None)

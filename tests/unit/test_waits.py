@@ -5,6 +5,7 @@ Whole updates of the trainer on a device of fake tensors, in every precision, pa
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,8 +23,9 @@ from fairseq.logging.progress import format_stat
 from fairseq.models.roberta.presets import PRESETS
 from fairseq.modules import attention_backends
 from fairseq.modules.encoder import EncoderLayer
+from fairseq.tree import map_tensors
 from tests.fake_device import Task, Waits, fake_cuda, fake_trainer, waits_of_updates
-from tests.unit.roberta import PAD
+from tests.unit.roberta import PAD, small_model
 
 B, T = 4, 16
 SMALL = {"encoder_layers": 2, "max_positions": T}
@@ -60,7 +62,7 @@ def masked_sample(padded: bool) -> dict[str, Any]:
 
 
 def masked_lm_trainer(mode: str = "bf16", arch: str = "roberta_alibi", **values: Any):
-    return fake_trainer(mode, arch, MaskedLmLoss(None, Task()), **{**SMALL, **values})
+    return fake_trainer(mode, arch, MaskedLmLoss(None, Task()), **SMALL | values)
 
 
 def waits_of_printing() -> Waits:
@@ -142,6 +144,24 @@ def test_micro_batches_do_not_wait(device: None):
     trainer = masked_lm_trainer()
     waits = waits_of_updates(trainer, [masked_sample(False), masked_sample(True), masked_sample(True)])
     assert len(waits.lines) == 1, waits.report()
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "fused"])
+@pytest.mark.parametrize("arch", ["roberta", "roberta_alibi", "roberta_zero_clap"])
+def test_the_backward_pass_does_not_wait(arch: str, backend: str, monkeypatch: pytest.MonkeyPatch):
+    """On meta tensors: torch does not go backward through those of a device that is not there."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # of which meta tensors know nothing
+    monkeypatch.setattr(torch, "autocast", lambda device, enabled: nullcontext())
+    sizes = {**SMALL, "attention_backend": backend}
+    with torch.device("meta"):
+        model = small_model(arch, **sizes)
+        model(torch.zeros(1, 2, dtype=torch.int64))  # sends the slopes
+    sample = map_tensors(lambda tensor: tensor.to("meta"), masked_sample(True))
+    with Waits("meta") as waits:
+        loss = MaskedLmLoss(None, Task())(model, sample)[0]
+        loss.backward()
+    assert not waits.lines, waits.report()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 NAME = "head"
