@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 import fairseq
 from fairseq.logging import metrics
-from fairseq.modules import attention_bias
+from fairseq.modules import attention_backends, attention_bias
+from fairseq.ops.triton import available
 from fairseq.optim import precision
 from fairseq.tasks.fairseq_task import FairseqTask
 from fairseq.training import trainer as training
@@ -162,6 +163,12 @@ def guarded() -> Iterator[None]:
         guards[CUDA] = before
 
 
+def forget() -> None:
+    metrics.reset()
+    for found in (attention_bias._sent_slopes, attention_backends._tried, available):
+        found.cache_clear()
+
+
 @contextmanager
 def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A CUDA device of fake tensors."""
@@ -176,13 +183,13 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(torch.nn.Module, "to", lambda module, *unused, **more: module)
         patch.setattr(training, "CheckpointStore", lambda *unused: None)
         patch.setattr(precision, "cast_model", lambda model, mode: model)
-        attention_bias._sent_slopes.cache_clear()
-        metrics.reset()
+        # No kernel may be tried there, and nobody may remember that.
+        patch.setattr(torch.cuda, "get_device_capability", lambda *unused: (0, 0))
+        forget()
         try:
             yield
         finally:
-            metrics.reset()
-            attention_bias._sent_slopes.cache_clear()
+            forget()
 
 
 def fake_trainer(

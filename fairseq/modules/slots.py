@@ -73,6 +73,10 @@ class TokenMixer(Protocol):
     """In the last layer it computes no more than is read: it passes what it mixed through `context.keep`. Otherwise the
     layer cuts what it gives."""
 
+    finds_starts: Any
+    """A method (x) -> bool, said of `forward`: whether it finds packed sequences by `context.starts`, so that tokens like x
+    (B, T, C) may be packed on a device."""
+
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor: ...
 
 

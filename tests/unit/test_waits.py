@@ -17,15 +17,17 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from fairseq.criterions.masked_lm import MaskedLmLoss
 from fairseq.criterions.sentences import SentencePredictionCriterion, SentenceRankingCriterion
 from fairseq.criterions.tokens import QuestionAnsweringCriterion, TokenClassificationCriterion
-from fairseq.layout import IGNORED, with_layouts
+from fairseq.layout import IGNORED, Layout, with_layouts
 from fairseq.logging import metrics
 from fairseq.logging.progress import format_stat
 from fairseq.models.roberta.presets import PRESETS
 from fairseq.modules import attention_backends
 from fairseq.modules.encoder import EncoderLayer
+from fairseq.ops.triton import attention as flash
 from fairseq.tree import map_tensors
 from tests.fake_device import Task, Waits, fake_cuda, fake_trainer, waits_of_updates
 from tests.unit.roberta import PAD, small_model
+from tests.unit.test_packing import seen
 
 B, T = 4, 16
 SMALL = {"encoder_layers": 2, "max_positions": T}
@@ -84,11 +86,25 @@ def test_an_update_waits_once_and_printing_once_more(arch: str, mode: str, devic
     assert len(waits.lines) == 1, waits.report()
 
 
-@pytest.mark.parametrize("backend", ["eager", "sdpa", "fused"])
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "fused", "triton"])
 def test_every_backend(backend: str, device: None):
     trainer = masked_lm_trainer(attention_backend=backend)
-    waits = waits_of_updates(trainer, [masked_sample(True)])
+    with seen(trainer.model) as shapes:
+        waits = waits_of_updates(trainer, [masked_sample(True)])
     assert len(waits.lines) == 1, waits.report()
+    # Packed where the kernel finds the sequences by itself.
+    assert (shapes[0][0] == 1) == (backend == "triton")
+
+
+def test_packed_where_triton_works(device: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attention_backends, "works_like_eager", lambda name, *unused: name == "triton")
+    monkeypatch.setattr(flash, "runs", lambda q: True)
+    for mode in ("bf16", "amp"):
+        trainer = masked_lm_trainer(mode)
+        with seen(trainer.model) as shapes:
+            waits = waits_of_updates(trainer, [masked_sample(True)])
+        assert len(waits.lines) == 1, waits.report()
+        assert shapes[0] == (1, B * T - 5 - 9, 12)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +162,7 @@ def test_micro_batches_do_not_wait(device: None):
     assert len(waits.lines) == 1, waits.report()
 
 
-@pytest.mark.parametrize("backend", ["eager", "sdpa", "fused"])
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "fused", "triton"])
 @pytest.mark.parametrize("arch", ["roberta", "roberta_alibi", "roberta_zero_clap"])
 def test_the_backward_pass_does_not_wait(arch: str, backend: str, monkeypatch: pytest.MonkeyPatch):
     """On meta tensors: torch does not go backward through those of a device that is not there."""
@@ -155,7 +171,7 @@ def test_the_backward_pass_does_not_wait(arch: str, backend: str, monkeypatch: p
     sizes = {**SMALL, "attention_backend": backend}
     with torch.device("meta"):
         model = small_model(arch, **sizes)
-        model(torch.zeros(1, 2, dtype=torch.int64))  # sends the slopes
+        model(torch.zeros(1, 2, dtype=torch.int64), layout=Layout(padded=False))  # sends the slopes
     sample = map_tensors(lambda tensor: tensor.to("meta"), masked_sample(True))
     with Waits("meta") as waits:
         loss = MaskedLmLoss(None, Task())(model, sample)[0]
