@@ -12,12 +12,16 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
-    """``value`` (dicts, lists, tuples, sets) with ``function`` applied to its tensors; everything else as it is."""
+    """``value`` (dicts, lists, tuples, sets) with ``function`` applied to its tensors; everything else as it is.
+
+    An object with a method ``map_tensors(function)`` does it itself.
+    """
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, dict):
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
         return kind((key, map_tensors(function, item)) for key, item in value.items())
     if isinstance(value, (list, tuple, set)):
-        return type(value)(map_tensors(function, item) for item in value)
-    return value
+        make = getattr(value, "_make", type(value))  # a named tuple takes its fields one by one
+        return make(map_tensors(function, item) for item in value)
+    return value.map_tensors(function) if hasattr(value, "map_tensors") else value

@@ -5,10 +5,11 @@ Legend: B batch, T tokens, C channels, H heads, D head width (C = H D).
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
-from fairseq.modules.attention_backends import attend, check_backend
+from fairseq.modules.attention_backends import TAKE_STARTS, attend, check_backend, choose_backend
 from fairseq.modules.feed_forward import Linear
 from fairseq.modules.initialization import normal_
 from fairseq.modules.slots import AttentionBias, ContentBias, EncoderContext, EncoderShape
@@ -63,6 +64,16 @@ class MultiheadSelfAttention(nn.Module):
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             normal_(projection.weight)
 
+    def finds_starts(self, x: Tensor) -> bool:
+        """Whether the backend for tokens like ``x`` (B, T, C) takes `EncoderContext.starts`."""
+        if self.backend != "auto":
+            return self.backend in TAKE_STARTS
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        q = x.new_empty((1, self.num_heads, 0, self.head_dim), dtype=dtype)
+        dropout = self.dropout if self.training else 0.0
+        return choose_backend(q, self.attention_bias, dropout, packed=True, lengths_known=True) in TAKE_STARTS
+
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
         batch, tokens, channels = x.shape
         heads = (batch, tokens, self.num_heads, self.head_dim)
@@ -79,6 +90,8 @@ class MultiheadSelfAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             backend=self.backend,
             cache=context.cache,
+            token_counts=context.token_counts,
+            starts=context.starts,
         )
         mixed = mixed.transpose(1, 2).reshape(batch, tokens, channels)
         return self.out_proj(context.keep(mixed))
