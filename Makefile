@@ -3,6 +3,8 @@
 #   make test          lint, types and tests (minutes, offline once set up)
 #   make test-slow     the tests marked slow
 #   make fresh         make test as on a new machine: a copy of this tree, a new environment, no cache of pip
+#   make gpu           what a GPU does with all of this, in seven minutes: needs torch with CUDA, no network, no set-up
+#   make gpu-wheels    the packages that such a machine may lack, into WHEEL_DIR (wheels)
 #   make dist          the source package and the wheel, in dist
 #   make lock          renew constraints.txt, the exact versions that all of the above install
 # PYTHON=python3.12 chooses the interpreter. TORCH=... replaces the locked torch by any pip requirement:
@@ -12,6 +14,8 @@ PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 VENV ?= .venv
 JOBS ?= 2
+GPU_SECONDS ?= 420
+WHEEL_DIR ?= wheels
 
 BIN := $(VENV)/bin
 LOG := $(VENV)/setup.log
@@ -28,7 +32,7 @@ HELP_PIP := Is the package index reachable (pip config list), and is there room 
 HELP_TORCH := TORCH=... takes another version or a wheel file.
 HELP_VENV := Python 3.10 to 3.13 with venv is needed (Debian: apt install python3-venv); PYTHON=... chooses another.
 
-.PHONY: setup test test-slow check quickstart fresh dist lock clean
+.PHONY: setup test test-slow check gpu gpu-wheels quickstart fresh dist lock clean
 .DELETE_ON_ERROR:
 
 # $(call step,what is done,command,what to do when it fails): one line of progress, everything else into the log.
@@ -73,6 +77,16 @@ test: check
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# With the Python that has a CUDA build of torch, not the one in $(VENV); the tests marked gpu are one of its steps.
+GPU_JSON := benchmarks/results/gpu.json
+GIVEN_WHEELS = $(if $(wildcard $(WHEEL_DIR)/*.whl),--wheels $(WHEEL_DIR))
+gpu:
+	$(PYTHON) benchmarks/gpu.py --seconds $(GPU_SECONDS) --json $(GPU_JSON) $(GIVEN_WHEELS)
+	-$(PYTHON) benchmarks/gpu.py --picture $(GPU_JSON) $(GIVEN_WHEELS)
+
+gpu-wheels:
+	$(PYTHON) -m pip wheel --no-deps --wheel-dir $(WHEEL_DIR) -c constraints.txt hydra-core omegaconf antlr4-python3-runtime
 
 quickstart: setup
 	$(BIN)/python examples/quickstart/run.py

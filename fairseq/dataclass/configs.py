@@ -14,6 +14,7 @@ from fairseq import refusals
 from fairseq.dataclass.base import HIDDEN, II, MISSING, FairseqDataclass, carried, option
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
+AMP_DTYPES = ("fp16", "bf16")
 DATASET_IMPLS = ("raw", "lazy", "cached", "mmap", "fasta", "huffman")
 
 # What settings that are only carried belong to.
@@ -53,6 +54,12 @@ class CommonConfig(FairseqDataclass):
     min_loss_scale: float = option(1e-4, "stop when the loss scale falls to this value")
     threshold_loss_scale: float | None = option(None, "never lower the loss scale below this value")
     amp: bool = option(False, "automatic mixed precision (torch.autocast); excludes fp16")
+    amp_dtype: str = option(
+        "fp16",
+        "what amp computes in on a GPU; bf16 needs no loss scale (on the CPU it is always bf16)",
+        choices=AMP_DTYPES,
+        new=True,
+    )
     amp_batch_retries: int = option(2, "tries of one batch after an overflow under amp")
     amp_init_scale: int = option(2**7, "initial loss scale under amp")
     amp_scale_window: int | None = option(None, "updates without overflow before the amp loss scale doubles")
@@ -64,9 +71,13 @@ class CommonConfig(FairseqDataclass):
     profile: bool = option(
         False, "write a trace of a few early updates for TensorBoard or Perfetto; its place is logged"
     )
+    tf32: bool = option(
+        False, "float32 products on a GPU in TF32: several times quicker, inputs rounded to 10 bits", new=True
+    )
     compile: bool = option(
         False,
-        "compile the model with torch.compile: the first updates take minutes; losses differ by rounding",
+        "compile the layers with torch.compile, once for all lengths: the first updates take minutes; losses differ by "
+        "rounding",
         new=True,
     )
     reset_logging: bool = option(False, "replace the log handlers that hydra installed by fairseq's own")

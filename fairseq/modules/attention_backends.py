@@ -68,6 +68,8 @@ class Terms:
             return self.bias.scores(q, k)
         tokens = q.size(-2)
         longest = max(tokens, self.longest)
+        if torch.compiler.is_compiling():  # a key with a length in it would compile the layer again for each length
+            return self.bias.dense(longest, q.device, q.dtype)[:, :tokens, :tokens].unsqueeze(0)
         key = (self.bias, longest, q.device, q.dtype)
         if key not in self.cache:
             self.cache[key] = self.bias.dense(longest, q.device, q.dtype)

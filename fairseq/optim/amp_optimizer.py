@@ -1,6 +1,7 @@
 """Automatic mixed precision (``--amp``): float32 weights, autocast around the training forward pass.
 
-On CUDA autocast computes in float16 with torch's gradient scaler; on the CPU in bfloat16, which needs no scaling.
+On CUDA autocast computes in float16 with torch's gradient scaler, or with ``--amp-dtype bf16`` in bfloat16, which needs no
+scaling; on the CPU always in bfloat16.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ class AMPOptimizer(WrappedOptimizer):
         super().__init__(cfg, fp32_optimizer)
         first = next(fp32_optimizer.params)
         self.device_type = device_type or first.device.type
+        half = getattr(cfg.common, "amp_dtype", "fp16") == "fp16" and self.device_type == "cuda"
+        self.dtype = torch.float16 if half else torch.bfloat16
         self.scaler: LossScale | None = None
-        if self.device_type == "cuda":
+        if half:
             self.scaler = build_amp_scaler(cfg.common, self.device_type)
 
     @classmethod
@@ -55,8 +58,7 @@ class AMPOptimizer(WrappedOptimizer):
         return cls(cfg, given, build_optimizer(cfg.optimizer, given), **kwargs)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
-        return torch.autocast(self.device_type, dtype=dtype)
+        return torch.autocast(self.device_type, dtype=self.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         state = self.fp32_optimizer.state_dict()

@@ -5,15 +5,16 @@
 | fp32 | float32 | the chosen one, as it is | plain |
 | bf16 | bfloat16 | float32 masters, one per parameter | plain |
 | fp16 | float16 | float32 masters, one flat vector (one per parameter with tags), loss scale | plain |
-| amp  | float32 | the chosen one; on CUDA a loss scale | autocast |
+| amp  | float32 | the chosen one; in float16 (on CUDA, unless ``amp_dtype`` is bf16) a loss scale | autocast |
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -70,6 +71,23 @@ def cast_sample(sample: Any, mode: str) -> Any:
     if dtype is None:
         return sample
     return map_tensors(lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor, sample)
+
+
+@contextlib.contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """float32 products and convolutions on CUDA in TF32, if ``wanted``; afterwards as before."""
+    if not wanted:
+        yield
+        return
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = True
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
 
 
 def build(mode: str, cfg: Any, named_params: Iterable[tuple[str, Parameter]]) -> FairseqOptimizer:

@@ -17,6 +17,7 @@ from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER, log_to_files
 from fairseq.ops import library
+from fairseq.optim import precision
 from fairseq.tasks import setup_task
 from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
 from fairseq.training.loop import train_epochs
@@ -34,6 +35,11 @@ logger = logging.getLogger(TRAIN_LOGGER)
 def train(cfg: FairseqConfig) -> float | None:
     """Run the training that ``cfg`` describes; returns the last validation value (None without validation)."""
     check(cfg)
+    with precision.tf32(cfg.common.tf32):
+        return _train(cfg)
+
+
+def _train(cfg: FairseqConfig) -> float | None:
     metrics.reset()
     seed_run(cfg)
     log_to_files(logger, config_to_state(cfg))

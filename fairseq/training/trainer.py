@@ -35,6 +35,7 @@ from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from fairseq.training.batches import train_batches, valid_batches
+from fairseq.training.compilation import compile_layers
 from fairseq.training.inherited import keep_bpe, misfit
 from fairseq.training.nan_detector import first_bad_tensor
 from fairseq.training.run_state import (
@@ -70,17 +71,6 @@ class Accumulated:
         if isinstance(self.sample_size, Tensor):
             return torch.where(self.sample_size == 0, 1, self.sample_size)
         return self.sample_size or 1.0
-
-
-def compile_layers(model: nn.Module) -> None:
-    """Compile every layer of ``model`` in place (``--compile``), or the whole of it where there is no list of layers.
-
-    Layers have one code, so that the first one's compilation serves all; what differs from batch to batch (the number of
-    masked tokens) stays outside. Names and classes of the modules stay as they are, and so do checkpoints.
-    """
-    layers = [layer for module in model.modules() if isinstance(module, nn.ModuleList) for layer in module]
-    for part in layers or [model]:
-        part.compile()
 
 
 class Trainer:

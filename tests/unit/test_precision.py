@@ -308,3 +308,31 @@ def test_amp_loss_scale() -> None:
     optimizer.backward(model(torch.ones(4, 8)) * float("nan"))
     with pytest.raises(FloatingPointError, match="exploding"):
         optimizer.clip_grad_norm(1.0)
+
+
+def test_amp_dtype_chooses_type_and_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrapped(device: str, **common: Any) -> AMPOptimizer:
+        model = Tied()
+        return AMPOptimizer.build_optimizer(
+            root(amp=True, **common), list(model.named_parameters()), device_type=device
+        )
+
+    monkeypatch.setattr("fairseq.optim.amp_optimizer.build_amp_scaler", lambda common, device: "scaler")
+    original, wide = wrapped("cuda"), wrapped("cuda", amp_dtype="bf16")
+    assert (original.dtype, original.scaler) == (torch.float16, "scaler")
+    assert (wide.dtype, wide.scaler) == (torch.bfloat16, None)
+    for amp_dtype in ("fp16", "bf16"):
+        on_cpu = wrapped("cpu", amp_dtype=amp_dtype)
+        assert (on_cpu.dtype, on_cpu.scaler) == (torch.bfloat16, None)
+        with on_cpu.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_tf32_is_on_within_a_run_and_as_before_after_it(wanted: bool) -> None:
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    with pytest.raises(RuntimeError, match="end of the run"), precision.tf32(wanted):
+        assert [switch.allow_tf32 for switch in switches] == ([True, True] if wanted else before)
+        raise RuntimeError("end of the run")
+    assert [switch.allow_tf32 for switch in switches] == before

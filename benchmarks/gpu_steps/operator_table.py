@@ -1,0 +1,167 @@
+"""What ``operators.py`` checks: name -> (inputs, function, types).
+
+``inputs(generator)`` gives float32 tensors, which are rounded to the type that is checked, and others. A name that begins with
+``_`` keeps its type; with that or ``=`` it gets no gradient. Functions put what they need beside their inputs on the device
+of these, and draw no random numbers: a seed is given.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq.modules.attention_backends import BACKENDS, attend
+from fairseq.modules.attention_bias import ALiBi, alibi_slopes
+from fairseq.ops import adam, residual
+from fairseq.ops.alibi_attention import alibi_attention
+from fairseq.ops.linear import linear
+from fairseq.ops.linear_cross_entropy import linear_cross_entropy
+from fairseq.ops.packed_attention import packed_attention
+from gpu_steps.setting import Setting
+
+Inputs = dict[str, Tensor]
+Entry = tuple[Callable[[torch.Generator], Inputs], Callable[[Inputs], "list[Tensor]"], tuple[torch.dtype, ...]]
+ALL = (torch.float32, torch.bfloat16, torch.float16)
+HALF = (torch.bfloat16, torch.float16)
+SEED = 1234567890123
+HEADS = 4
+COVERED = (
+    "alibi_attention", "packed_attention", "flash_attention", "dropout_add", "cross_entropy_rows_",
+    "linear", "low_precision_adam_", "block_norms",
+)  # fmt: skip
+
+
+def table(setting: Setting) -> dict[str, Entry]:
+    tokens, width = setting.size(300, 24), setting.size(64, 16)
+    entries: dict[str, Entry] = {}
+    for dropout in (0.0, 0.1):
+        for bias, padded in ((True, True), (True, False), (False, True)):
+            name = f"alibi_attention{'' if bias else ' without bias'}{', padding' * padded}, dropout {dropout}"
+            call = functools.partial(_alibi, bias=bias, padded=padded, dropout=dropout)
+            entries[name] = (functools.partial(_qkv, tokens=tokens, width=width), call, ALL)
+        packed = functools.partial(_packed, lengths=(tokens // 2, 1, tokens - tokens // 2 - 1), dropout=dropout)
+        one = functools.partial(_qkv, tokens=tokens, width=width, sequences=1)
+        entries[f"packed_attention, dropout {dropout}"] = (one, packed, ALL)
+    for backend in BACKENDS:
+        for bias in (True, False):
+            call = functools.partial(_attend, backend=backend, bias=bias, device=setting.device)
+            name = f"backend {backend}{', ALiBi' if bias else ''}, padding"
+            types = (torch.bfloat16,) if backend == "flex" else ALL  # it compiles for many seconds each time
+            entries[name] = (functools.partial(_qkv, tokens=tokens, width=width), call, types)
+    rows, channels = setting.size(400, 20), setting.size(768, 32)
+    entries["dropout_add"] = (functools.partial(_rows, rows=rows, channels=channels), _dropout_add, ALL)
+    entries["dropout_add_layer_norm"] = (functools.partial(_rows, rows=rows, channels=channels), _norm, ALL)
+    vocabulary = setting.size(5003, 101)
+    loss = functools.partial(_head, rows=rows, channels=channels, vocabulary=vocabulary)
+    entries["linear_cross_entropy"] = (loss, _loss, ALL)
+    entries["linear"] = (functools.partial(_maps, rows=rows, channels=channels), _linear, ALL)
+    entries["low_precision_adam_"] = (functools.partial(_weights, size=rows * channels + 3), _adam, HALF)
+    entries["block_norms"] = (functools.partial(_weights, size=rows * channels + 3), _norms, HALF)
+    return entries
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator)
+
+
+def _qkv(generator: torch.Generator, tokens: int, width: int, sequences: int = 2) -> Inputs:
+    return {name: _normal(generator, sequences, HEADS, tokens, width) for name in "qkv"}
+
+
+def _slopes(q: Tensor, bias: bool) -> Tensor:
+    slopes = torch.tensor(alibi_slopes(HEADS), dtype=torch.float32, device=q.device)
+    return (slopes if bias else torch.zeros_like(slopes)).to(torch.promote_types(q.dtype, torch.float32))
+
+
+def _padding(q: Tensor) -> Tensor:
+    """(B, T): the last fifth of each sequence but the first."""
+    at = torch.arange(q.size(2), device=q.device) >= q.size(2) * 4 // 5
+    return at & (torch.arange(q.size(0), device=q.device) > 0)[:, None]
+
+
+def _alibi(x: Inputs, bias: bool, padded: bool, dropout: float) -> list[Tensor]:
+    q, k, v = x["q"], x["k"], x["v"]
+    return [alibi_attention(q, k, v, _slopes(q, bias), True, _padding(q) if padded else None, dropout, SEED)]
+
+
+def _packed(x: Inputs, lengths: tuple[int, ...], dropout: float) -> list[Tensor]:
+    q, k, v = x["q"], x["k"], x["v"]
+    return [packed_attention(q, k, v, lengths, _slopes(q, True), True, dropout, SEED)]
+
+
+def _attend(x: Inputs, backend: str, bias: bool, device: str) -> list[Tensor]:
+    q, k, v = x["q"], x["k"], x["v"]
+    name = backend if q.device.type == device and q.dtype != torch.float64 else "eager"
+    alibi: Any = ALiBi(HEADS, asymmetrical=True) if bias else None
+    return [attend(q, k, v, bias=alibi, padding=_padding(q), backend=name)]
+
+
+def _rows(generator: torch.Generator, rows: int, channels: int) -> Inputs:
+    x, base = _normal(generator, 2, rows, channels), _normal(generator, 2, rows, channels)
+    return {"x": x, "base": base, "weight": _normal(generator, channels), "bias": _normal(generator, channels)}
+
+
+def _seed(x: Tensor) -> Tensor:
+    return torch.tensor(SEED, device=x.device)
+
+
+def _dropout_add(x: Inputs) -> list[Tensor]:
+    # All inputs take part, so that all have gradients.
+    scale = x["weight"].float().sum() + x["bias"].float().sum()
+    return [residual.dropout_add(x["x"], x["base"], 0.1, _seed(x["x"])), scale]
+
+
+def _norm(x: Inputs) -> list[Tensor]:
+    seed = _seed(x["x"])
+    return [residual.dropout_add_layer_norm(x["x"], x["base"], x["weight"], x["bias"], 1e-5, 0.1, seed)]
+
+
+def _head(generator: torch.Generator, rows: int, channels: int, vocabulary: int) -> Inputs:
+    targets = torch.randint(vocabulary, (rows,), generator=generator)
+    hidden, weight = _normal(generator, rows, channels), 0.05 * _normal(generator, vocabulary, channels)
+    return {"hidden": hidden, "weight": weight, "bias": _normal(generator, vocabulary), "_targets": targets}
+
+
+def _loss(x: Inputs) -> list[Tensor]:
+    return [linear_cross_entropy(x["hidden"], x["weight"], x["_targets"], x["bias"])]
+
+
+def _maps(generator: torch.Generator, rows: int, channels: int) -> Inputs:
+    weight, bias = 0.05 * _normal(generator, 3 * channels, channels), _normal(generator, 3 * channels)
+    return {"x": _normal(generator, rows, channels), "weight": weight, "bias": bias}
+
+
+def _linear(x: Inputs) -> list[Tensor]:
+    return [linear(x["x"], x["weight"], x["bias"])]
+
+
+def _weights(generator: torch.Generator, size: int) -> Inputs:
+    """Masters and moments in float32, a gradient in half precision."""
+    moments = {"_mean": 0.01 * _normal(generator, size), "_square": 1e-4 * _normal(generator, size).square()}
+    return {"_param": 0.02 * _normal(generator, size), "=grad": 0.01 * _normal(generator, size), **moments}
+
+
+def _adam(x: Inputs) -> list[Tensor]:
+    """The third update, float32 weights first; in float64 by the formula."""
+    param, grad, mean, square = x["_param"], x["=grad"], x["_mean"], x["_square"]
+    lr, betas, decay, eps, factor = 1e-3, (0.9, 0.98), 0.01, 1e-6, 0.5
+    if grad.dtype == torch.float64:
+        param, mean, square, grad = param.double(), mean.double(), square.double(), grad * factor
+        mean, square = betas[0] * mean + (1 - betas[0]) * grad, betas[1] * square + (1 - betas[1]) * grad**2
+        corrected = (square / (1 - betas[1] ** 3)).sqrt() + eps
+        param = param * (1 - lr * decay) - lr / (1 - betas[0] ** 3) * mean / corrected
+        return [param, mean, square, param]
+    low = torch.empty_like(grad)
+    adam.low_precision_adam_([param], [grad], [mean], [square], [low], 3.0, lr, betas, decay, eps, factor)
+    return [param, mean, square, low]
+
+
+def _norms(x: Inputs) -> list[Tensor]:
+    grad, block = x["=grad"], 256
+    if grad.dtype == torch.float64:
+        return [torch.stack([part.norm() for part in grad.split(block)])]
+    return [adam.block_norms([grad], block)]
