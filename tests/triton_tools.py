@@ -76,7 +76,14 @@ def compile_for(device: int, kernel: Any, arguments: Mapping[str, Any], folder: 
     text = folder / "kernel.ptx"
     text.write_text(ptx)
     architecture = f"sm_{device}{'a' if device >= 90 else ''}"
-    command = [get_ptxas(device).path, "-v", f"--gpu-name={architecture}", str(text), "-o", str(folder / "kernel.cubin")]
+    command = [
+        get_ptxas(device).path,
+        "-v",
+        f"--gpu-name={architecture}",
+        str(text),
+        "-o",
+        str(folder / "kernel.cubin"),
+    ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers, spilled = re.search(r"Used (\d+) registers", said), re.search(r"(\d+) bytes spill stores", said)
     assert registers is not None and spilled is not None, said
