@@ -62,7 +62,8 @@ def differences(module: Any, references: Mapping[str, Callable[..., Any]], devic
 
 def _results(function: Callable[..., Any], arguments: Any) -> list[Tensor]:
     arguments = _mapped(torch.clone, arguments)
-    return [tensor for tensor in _tensors([function(*arguments), arguments]) if tensor.numel()]
+    tensors = _tensors([function(*arguments), arguments])
+    return [tensor for tensor in tensors if tensor.numel() and tensor.is_floating_point()]
 
 
 def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -18,7 +18,7 @@ CUDA = torch.device("cuda", 0)
 FLOAT = torch.float32
 
 
-def increase(x):
+def increase(x, *unused):
     """The reference implementation; changes its argument too."""
     return x.add_(1) * 2
 
@@ -30,7 +30,7 @@ def machine(monkeypatch):
 
     def problems(device, dtype):
         module.calls += 1
-        return {"increase": (torch.ones(3, dtype=dtype),)}
+        return {"increase": (torch.ones(3, dtype=dtype), [torch.arange(3)], None, 0.5)}
 
     module.PROBLEMS = problems
     module.source = self_check.Source(lambda: module, {"increase": increase})
@@ -41,7 +41,7 @@ def machine(monkeypatch):
 
 
 def test_a_right_kernel_is_tried_once_per_device_and_type(machine):
-    machine.OPERATORS["increase"] = lambda x: increase(x) + 1e-6
+    machine.OPERATORS["increase"] = lambda x, *_: increase(x) + 1e-6
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
@@ -50,16 +50,16 @@ def test_a_right_kernel_is_tried_once_per_device_and_type(machine):
         assert self_check.kernels(machine.source, CUDA, torch.bfloat16) is machine.OPERATORS and machine.calls == 2
 
 
-def fails(x):
+def fails(x, *unused):
     raise RuntimeError("no such\ninstruction")
 
 
 @pytest.mark.parametrize(
     ("kernel", "reason"),
     [
-        (lambda x: increase(x) + 1e-2, "differ from the reference implementations by .* times"),
-        (lambda x: x + 3, "differ from the reference implementations by .* times"),  # without changing x
-        (lambda x: increase(x) * torch.nan, "differ from the reference implementations by nan times"),
+        (lambda x, *_: increase(x) + 1e-2, "differ from the reference implementations by .* times"),
+        (lambda x, *_: x + 3, "differ from the reference implementations by .* times"),  # without changing x
+        (lambda x, *_: increase(x) * torch.nan, "differ from the reference implementations by nan times"),
         (fails, "fail here .*no such"),
     ],
 )
@@ -99,9 +99,9 @@ def test_an_operator_takes_the_kernel_or_the_reference(machine, monkeypatch):
     run = implementations["fairseq::increase", "CUDA"]
     assert run(torch.ones(1)) == 4  # on the CPU no kernel is trusted
     monkeypatch.setattr(self_check, "kernels", lambda source, device, dtype: source.load().OPERATORS)
-    machine.OPERATORS["increase"] = lambda x: "kernel"
+    machine.OPERATORS["increase"] = lambda x, *_: "kernel"
     assert run(torch.ones(1)) == "kernel" == run([torch.ones(1)])
-    machine.OPERATORS["increase"] = lambda x: NotImplemented
+    machine.OPERATORS["increase"] = lambda x, *_: NotImplemented
     assert run(torch.ones(1)) == 4
     assert library.has_kernel("increase", CUDA, FLOAT) and not library.has_kernel(
         "increase", torch.device("meta"), FLOAT

@@ -113,7 +113,9 @@ def test_compiles_without_spills_and_reads_16_bytes_at_a_time(device, dtype, tmp
     pointers = {"logits": dtype, "bias": dtype, "targets": torch.int64, "scale": torch.float32, "losses": torch.float32}
     constants = {"HAS_BIAS": True, "HAS_SCALE": False, "WITH_GRADIENT": True, "BLOCK": kernels.BLOCK}
     arguments = {**pointers, "stride": 50304, "columns": 50265, "ignore_index": -100, **constants}
-    found = compile_for(device, kernels._rows_kernel, arguments, tmp_path, num_warps=kernels.BLOCK // 256)
+    found = compile_for(
+        device, kernels._rows_kernel, arguments, tmp_path, num_warps=kernels.BLOCK // 256, enable_fp_fusion=True
+    )
     assert not found.spilled and found.registers <= 64  # at least two rows on a multiprocessor
     assert "ld.global.v4.b32" in found.ptx and "st.global.v4.b32" in found.ptx and "atom." not in found.ptx
 

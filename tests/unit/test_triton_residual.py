@@ -119,7 +119,9 @@ def test_compiles_without_spills_and_reads_16_bytes_at_a_time(device, dtype, col
         arguments = dict.fromkeys(names, dtype)
         for part in (*more, constants):
             arguments.update(part)
-        return compile_for(device, kernel, arguments, tmp_path, num_warps=warps, **options)
+        return compile_for(
+            device, kernel, arguments, tmp_path, num_warps=warps, **{"enable_fp_fusion": True, **options}
+        )
 
     found = [
         compiled(

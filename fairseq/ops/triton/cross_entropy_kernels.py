@@ -44,6 +44,7 @@ def _cross_entropy_rows(
         WITH_GRADIENT=with_gradient,
         BLOCK=block,
         num_warps=max(1, block // 256),
+        enable_fp_fusion=True,
     )
     return losses
 

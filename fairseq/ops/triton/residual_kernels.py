@@ -73,6 +73,7 @@ def _dropout_add_layer_norm_forward(
             eps,
             *_dropout(x, p, seed),
             DROPOUT=_threshold(p) > 0,
+            enable_fp_fusion=True,
             **tile,
         )
     return out, mean, rstd
@@ -107,6 +108,7 @@ def _dropout_add_layer_norm_backward(
             strip,
             *_dropout(x, p, seed),
             DROPOUT=_threshold(p) > 0,
+            enable_fp_fusion=True,
             **tile,
         )
     dweight, dbias = sums.sum(0).to(x.dtype)
