@@ -2,7 +2,8 @@
 
 Every operator is declared here in Python with its reference implementation as the kernel for all devices, so that it exists, with
 the same results, when nothing was compiled. The library (``fairseq/csrc/torch``, ``fairseq/csrc/cuda``), where there is
-one, adds kernels for its devices, which then take precedence. ``FAIRSEQ_NATIVE=0`` in the environment leaves it out.
+one, adds kernels for its devices, which then take precedence. Some operators have Triton kernels on CUDA
+(``fairseq/ops/triton``). ``FAIRSEQ_NATIVE=0`` in the environment leaves both out.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fairseq.ops import self_check
 from fairseq.ops.native import built
 
 _HERE = Path(__file__).parent
+_ON_CUDA: dict[str, self_check.Source] = {}  # operator -> its Triton kernels
 _HINT = "pip install --no-build-isolation . in an environment that has torch, setuptools and wheel"
 
 
@@ -28,6 +31,29 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     torch.library.define(name, schema[schema.index("(") :], tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(name, "CompositeExplicitAutograd", reference)
     torch.library.register_fake(name, fake)
+
+
+def define_on_cuda(source: self_check.Source) -> None:
+    """Let the operators of ``source`` run its kernels on CUDA where these work, else their reference implementations.
+
+    The kernels are imported when they are needed; see :mod:`fairseq.ops.self_check`.
+    """
+    for name in source.references:
+        torch.library.impl(f"fairseq::{name}", "CUDA", functools.partial(_run_on_cuda, source, name))
+        _ON_CUDA[name] = source
+
+
+def _run_on_cuda(source: self_check.Source, name: str, *arguments: Any) -> Any:
+    like = _first_tensor(arguments)
+    with torch.cuda.device(like.device):  # where Triton launches
+        kernel = self_check.kernels(source, like.device, like.dtype).get(name)
+        result = NotImplemented if kernel is None else kernel(*arguments)
+        return source.references[name](*arguments) if result is NotImplemented else result
+
+
+def _first_tensor(arguments: Sequence[Any]) -> torch.Tensor:
+    first = next(argument for argument in arguments if isinstance(argument, (torch.Tensor, list, tuple)))
+    return first if isinstance(first, torch.Tensor) else first[0]
 
 
 def load() -> bool:
@@ -49,6 +75,13 @@ def missing() -> bool:
 def compiled_for(operator: str, device: str) -> bool:
     """Whether ``fairseq::<operator>`` has a compiled kernel for ``device`` (``"cpu"``, ``"cuda"``)."""
     return load() and torch._C._dispatch_has_kernel_for_dispatch_key(f"fairseq::{operator}", device.upper())
+
+
+def has_kernel(operator: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``fairseq::<operator>`` has a kernel on ``device`` for ``dtype``: a compiled one, or one in Triton that works."""
+    if device.type == "cuda" and operator in _ON_CUDA:
+        return operator in self_check.kernels(_ON_CUDA[operator], device, dtype)
+    return device.type in ("cpu", "cuda") and compiled_for(operator, device.type)
 
 
 @functools.cache

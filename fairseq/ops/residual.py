@@ -2,13 +2,15 @@
 
 The dropout mask is computed from a seed by a counter-based generator, in the forward pass and again in the backward
 pass, so nothing of the size of the activations is kept but the inputs, which other operators keep anyway. Kernels:
-``fairseq/csrc/torch/residual_cpu.cpp``; elsewhere the reference implementations run.
+``fairseq/csrc/torch/residual_cpu.cpp``, ``fairseq/ops/triton/residual_kernels.py``; elsewhere the reference
+implementations run.
 
 Legend: N rows, C columns (the last dimension; all others make rows).
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from fairseq.ops import library
 from fairseq.ops.dropout_mask import dropout_factors
+from fairseq.ops.self_check import Source
 
 
 def dropout_add(x: Tensor, residual: Tensor | None, p: float, seed: Tensor) -> Tensor:
@@ -126,6 +129,10 @@ def _layer_norm_backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor |
     return dx if _threshold(ctx.p) else dresidual, dresidual, dweight, dbias, None, None, None
 
 
+def _kernels() -> Any:
+    return importlib.import_module("fairseq.ops.triton.residual_kernels")  # not without need: it imports Triton
+
+
 library.define(
     "dropout_add(Tensor x, Tensor? residual, float p, Tensor seed) -> Tensor", dropout_add_reference, _dropout_add_fake
 )
@@ -141,6 +148,15 @@ library.define(
     layer_norm_backward_reference,
     _backward_fake,
 )
+SOURCE = Source(
+    _kernels,
+    {
+        "dropout_add": dropout_add_reference,
+        "dropout_add_layer_norm_forward": layer_norm_reference,
+        "dropout_add_layer_norm_backward": layer_norm_backward_reference,
+    },
+)
+library.define_on_cuda(SOURCE)
 torch.library.register_autograd("fairseq::dropout_add", _dropout_add_backward, setup_context=_keep_seed)
 torch.library.register_autograd(
     "fairseq::dropout_add_layer_norm_forward", _layer_norm_backward, setup_context=_keep_for_backward
