@@ -285,6 +285,7 @@ LR_SCHEDULERS: Registry[Any] = Registry(
             "cosine": "CosineLRScheduleConfig",
             "inverse_sqrt": "InverseSquareRootLRScheduleConfig",
             "tri_stage": "TriStageLRScheduleConfig",
+            "budget_triangular": "BudgetTriangularLRScheduleConfig",
         }.items()
     },
 )

@@ -113,6 +113,42 @@ def _groups(iterable: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
+class GrowingGroups(CountingIterator):
+    """Lists of ``size(updates())`` elements of ``iterable``: the micro-batches of an update, more of them as training goes on.
+
+    ``n`` and ``total`` follow from the sizes of the updates before and after; should an update be skipped, so that a size
+    is used twice, they are estimates, and only `has_next` is exact. The last group may be shorter; with
+    ``skip_remainder_batch`` it is left out.
+    """
+
+    def __init__(
+        self,
+        iterable: CountingIterator,
+        size: Callable[[int], int],
+        updates: Callable[[], int],
+        skip_remainder_batch: bool = False,
+    ) -> None:
+        self._batches, self._whole = iterable, skip_remainder_batch
+        self._next_size = lambda: size(updates())
+        before = _count_groups(iterable.n, (size(max(update, 0)) for update in itertools.count(updates() - 1, -1)))
+        left = iterable.total - iterable.n
+        super().__init__(
+            self._groups(), start=before, total=before + _count_groups(left, map(size, itertools.count(updates())))
+        )
+
+    def _groups(self) -> Iterator[list[Any]]:
+        while self.has_next():
+            yield list(itertools.islice(self._batches, self._next_size()))
+
+    def has_next(self) -> bool:
+        return self._batches.total - self._batches.n >= (self._next_size() if self._whole else 1)
+
+
+def _count_groups(elements: int, sizes: Iterable[int]) -> int:
+    """How many groups of ``sizes`` it takes for ``elements``."""
+    return next(count for count, covered in enumerate(itertools.accumulate(sizes, initial=0)) if covered >= elements)
+
+
 class ShardedIterator(CountingIterator):
     """Elements ``shard_id, shard_id + num_shards, ...``; every shard is filled up to one length with ``fill_value``."""
 

@@ -37,6 +37,8 @@ class MaskingOptions:
     """Units masked in a row from each start (mean of the length when ``mask_stdev`` is positive)."""
     mask_stdev: float = 0.0
     """Standard deviation of the span length; 0: every span has the same length."""
+    exact: bool = False
+    """The same number in every sequence of a length, in the shares above, each rounded (see `mask_exactly`)."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_prob < 1.0:
@@ -52,6 +54,8 @@ class MaskingOptions:
             raise ConfigError(f"mask_multiple_length must be at least 1, but is {self.mask_multiple_length} instead")
         if self.mask_stdev < 0.0:
             raise ConfigError(f"mask_stdev must not be negative, but is {self.mask_stdev} instead")
+        if self.exact and (self.mask_multiple_length > 1 or self.mask_stdev > 0.0):
+            raise ConfigError("mask_exact masks single tokens: leave mask_multiple_length at 1 and mask_stdev at 0")
 
     @property
     def replaced_prob(self) -> float:
@@ -170,6 +174,30 @@ def mask_sequence(
     return source, np.where(predicted, item, pad_idx)
 
 
+def mask_exactly(
+    stream: np.random.RandomState,
+    item: np.ndarray,
+    options: MaskingOptions,
+    mask_idx: int,
+    pad_idx: int,
+    vocab_size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Source and target of ``item``, int64 (T,) each, with the same number of masks whatever is drawn.
+
+    Geiping and Goldstein (Cramming, 2022): k = round(mask_prob * T) different places, any of them, are predicted. The
+    first of them, up to round((1 - replaced) k), become the mask symbol, the next, up to round((1 - leave_unmasked) k),
+    a random id of the whole vocabulary, specials included, and the last stay as they are.
+    """
+    count = round(options.mask_prob * len(item))
+    places = stream.permutation(len(item))[:count]
+    hidden, changed = round((1 - options.replaced_prob) * count), round((1 - options.leave_unmasked_prob) * count)
+    source, target = item.copy(), np.full_like(item, pad_idx)
+    target[places] = item[places]
+    source[places[:hidden]] = mask_idx
+    source[places[hidden:changed]] = stream.randint(vocab_size, size=max(changed - hidden, 0))
+    return source, target
+
+
 @dataclass
 class _Masker:
     """Masks items of ``dataset`` and keeps the last pair, which source and target views read one after the other.
@@ -213,9 +241,14 @@ class _Masker:
                 f"sample #{index} holds the id {highest}, but the dictionary has only {self.vocab_size} symbols: "
                 "dict.txt does not fit the data; use the one it was preprocessed with"
             )
-        begins = None if self.word_begins is None else self.word_begins[item]
         stream = legacy_generator(self.seed, epoch, index)
-        source, target = mask_sequence(stream, item, options, self.mask_idx, self.pad_idx, self.replacements, begins)
+        if options.exact:
+            source, target = mask_exactly(stream, item, options, self.mask_idx, self.pad_idx, self.vocab_size)
+        else:
+            begins = None if self.word_begins is None else self.word_begins[item]
+            source, target = mask_sequence(
+                stream, item, options, self.mask_idx, self.pad_idx, self.replacements, begins
+            )
         return torch.from_numpy(source), torch.from_numpy(target)
 
 
@@ -239,8 +272,9 @@ class MaskTokensDataset(BaseWrapperDataset):
         mask_multiple_length: tokens (words) masked in a row.
         mask_stdev: standard deviation of that length; 0: constant.
         skip_masking: source and target are both a copy of the item.
+        mask_exact: the same number of masks in all sequences of a length (`mask_exactly`); single tokens only.
 
-    The masks are those of fairseq 0.12 bit for bit (`fairseq.data.masking`). Deliberate deviation: the original cached
+    The other masks are those of fairseq 0.12 bit for bit (`fairseq.data.masking`). Deliberate deviation: the original cached
     items by index only and could return the mask of the previous epoch at an epoch's end.
     """
 
@@ -268,16 +302,21 @@ class MaskTokensDataset(BaseWrapperDataset):
         mask_multiple_length: int = 1,
         mask_stdev: float = 0.0,
         skip_masking: bool = False,
+        mask_exact: bool = False,
     ) -> None:
         super().__init__(dataset)
         self.return_masked_tokens = return_masked_tokens
+        if mask_exact and (mask_whole_words is not None or freq_weighted_replacement):
+            raise ConfigError("mask_exact goes neither with mask_whole_words nor with freq_weighted_replacement")
         options = (
             None
             if skip_masking
-            else MaskingOptions(mask_prob, leave_unmasked_prob, random_token_prob, mask_multiple_length, mask_stdev)
+            else MaskingOptions(
+                mask_prob, leave_unmasked_prob, random_token_prob, mask_multiple_length, mask_stdev, mask_exact
+            )
         )
         replacements = None
-        if random_token_prob > 0.0 and not skip_masking:
+        if random_token_prob > 0.0 and not skip_masking and not mask_exact:
             counts = vocab.count if freq_weighted_replacement else None
             replacements = replacement_table(counts, len(vocab), vocab.nspecial)
         begins = None if mask_whole_words is None else np.asarray(mask_whole_words)

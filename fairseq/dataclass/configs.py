@@ -155,6 +155,9 @@ class OptimizationConfig(FairseqDataclass):
     clip_norm: float = option(0.0, "clip the gradient to this norm (0: do not)")
     sentence_avg: bool = option(False, "accepted without effect on masked_lm, whose loss is per predicted token")
     update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
+    batch_ramp_updates: int = option(
+        0, "grow the batches per update from 1 to update-freq, linearly, over this many updates (0: do not)", new=True
+    )
     lr: list[float] = option(
         [0.25],
         "learning rate (must be given); a list gives one value per epoch for schedules that use it",

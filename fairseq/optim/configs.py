@@ -126,3 +126,17 @@ class TriStageLRScheduleConfig(FairseqDataclass):
     final_lr_scale: float = option(0.01, "learning rate after the decay, as a fraction of the full learning rate")
     max_update: float = II("optimization.max_update")
     lr: list[float] = II("optimization.lr")
+
+
+@dataclass(kw_only=True)
+class BudgetTriangularLRScheduleConfig(FairseqDataclass):
+    """Up and down again over a budget: from a quarter of lr to lr at three quarters, to 0 at the end."""
+
+    budget: str = option(
+        "updates",
+        "what the budget is counted in; updates: max-update, the same run every time; hours: stop-time-hours, by the clock",
+        choices=("updates", "hours"),
+    )
+    lr: list[float] = II("optimization.lr")
+    max_update: int = II("optimization.max_update")
+    stop_time_hours: float = II("optimization.stop_time_hours")

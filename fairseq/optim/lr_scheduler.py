@@ -1,4 +1,5 @@
-"""Learning-rate schedules: what each offers to the trainer, registration and building, and the five of the original.
+"""Learning-rate schedules: what each offers to the trainer, registration and building, the five of the original, and
+one by budget.
 
 The trainer calls ``step_begin_epoch`` and then ``step_update`` when an epoch begins, ``step_update(n)`` after update
 ``n`` (it returns the learning rate of update ``n + 1``), and ``step`` with the validation loss when an epoch ends.
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fairseq.dataclass.base import literal
 from fairseq.errors import ConfigError
 from fairseq.optim.configs import (
+    BudgetTriangularLRScheduleConfig,
     CosineLRScheduleConfig,
     FixedLRScheduleConfig,
     InverseSquareRootLRScheduleConfig,
@@ -290,6 +293,40 @@ class TriStageLRSchedule(_Curve):
         if decayed <= self.decay_steps:
             return self.peak_lr * math.exp(-self.decay_factor * decayed)
         return self.cfg.final_lr_scale * self.peak_lr
+
+
+@register_lr_scheduler("budget_triangular", dataclass=BudgetTriangularLRScheduleConfig)
+class BudgetTriangularLRSchedule(_Curve):
+    """Geiping and Goldstein, Cramming (2022), ``budget-triangle2``. With q the part of the budget that is used up:
+    lr * min(1/4 + q, 4 (1 - q)), which is lr at q = 3/4, and 0 from q = 1 on.
+
+    q is n / max_update after n updates, or the hours of training, those of resumed runs included, / stop_time_hours.
+    """
+
+    def __init__(self, cfg: Any, optimizer: Any) -> None:
+        super().__init__(cfg, optimizer)
+        self.peak_lr = single_lr(cfg, "budget_triangular")
+        self.by_clock = cfg.budget == "hours"
+        self.whole = 3600 * cfg.stop_time_hours if self.by_clock else cfg.max_update  # seconds, or updates
+        if not self.whole > 0:
+            name = "stop_time_hours" if self.by_clock else "max_update"
+            raise ConfigError(f"the budget_triangular schedule counts {cfg.budget}: set {name}, which is its budget")
+        self.seconds, self.started = 0.0, time.monotonic()
+        self._set(self.peak_lr / 4)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **({"seconds": self._elapsed()} if self.by_clock else {})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.seconds, self.started = state_dict.get("seconds", 0.0), time.monotonic()
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.started
+
+    def lr_at(self, num_updates: int) -> float:
+        used = (self._elapsed() if self.by_clock else num_updates) / self.whole
+        return self.peak_lr * max(min(0.25 + used, 4 * (1 - used)), 0.0)
 
 
 def _stages(cfg: Any) -> tuple[int, int, int]:

@@ -25,6 +25,7 @@ class MaskedLMConfig(FairseqDataclass):
         choices=BREAK_MODES,
     )
     tokens_per_sample: int = option(1024, "most tokens in a sample, the leading <s> included")
+    prepend_bos: bool = option(True, "put <s> in front of every sample", action="boolean", new=True)
     mask_prob: float = option(0.15, "fraction of the tokens that are predicted; 0: source and target are the same")
     leave_unmasked_prob: float = option(0.1, "fraction of the predicted tokens that stay as they are in the source")
     random_token_prob: float = option(0.1, "fraction of the predicted tokens that become random tokens in the source")
@@ -32,6 +33,9 @@ class MaskedLMConfig(FairseqDataclass):
     mask_whole_words: bool = option(False, "mask whole words instead of single tokens (needs --bpe)")
     mask_multiple_length: int = option(1, "tokens (or words) masked in a row")
     mask_stdev: float = option(0.0, "standard deviation of the number masked in a row; 0: constant")
+    mask_exact: bool = option(
+        False, "predict exactly mask-prob of the tokens of every sample, and split them in exact shares", new=True
+    )
     shorten_method: str = option(
         "none",
         "what happens to lines of more than tokens-per-sample tokens before they are put into samples",

@@ -113,7 +113,7 @@ class MaskedLMTask(FairseqTask):
         shuffle = legacy_permutation(len(blocks), self._seed)
         self.datasets[split] = SortDataset(nested, sort_order=[shuffle, blocks.sizes])
 
-    def _load_dataset_split(self, split: str, epoch: int, combine: bool) -> PrependTokenDataset:
+    def _load_dataset_split(self, split: str, epoch: int, combine: bool) -> TokenBlockDataset | PrependTokenDataset:
         """The unmasked blocks of ``split``, ``<s>`` included."""
         cfg = self.cfg
         paths = split_paths(cfg.data)
@@ -127,21 +127,21 @@ class MaskedLMTask(FairseqTask):
         if len(lines) == 0:
             raise DataError(f"{split_path} holds no lines; preprocess a text that is not empty")
         self._check_fit(lines, split_path)
-        longest = cfg.tokens_per_sample - (1 if getattr(cfg, "shorten_to_fit", False) else 0)
+        prepends = getattr(cfg, "prepend_bos", True)
+        longest = cfg.tokens_per_sample - (1 if getattr(cfg, "shorten_to_fit", False) and prepends else 0)
         lines = maybe_shorten_dataset(
             lines, split, cfg.shorten_data_split_list, cfg.shorten_method, longest, self._seed
         )
-        # One less than tokens_per_sample: <s> comes on top.
         blocks = TokenBlockDataset(
             lines,
             lines.sizes,
-            cfg.tokens_per_sample - 1,
+            cfg.tokens_per_sample - 1 if prepends else cfg.tokens_per_sample,  # <s> comes on top
             pad=self.dictionary.pad(),
             eos=self.dictionary.eos(),
             break_mode=cfg.sample_break_mode,
         )
         logger.info("loaded %d blocks from: %s", len(blocks), split_path)
-        return PrependTokenDataset(blocks, self.dictionary.bos())
+        return PrependTokenDataset(blocks, self.dictionary.bos()) if prepends else blocks
 
     def _check_fit(self, lines: Any, split_path: str) -> None:
         """Look at the beginning of the data for ids beyond the dictionary; masking looks at the rest."""
@@ -156,7 +156,7 @@ class MaskedLMTask(FairseqTask):
                 "dict.txt does not fit the data; use the one it was preprocessed with"
             )
 
-    def _masked(self, blocks: PrependTokenDataset) -> tuple[FairseqDataset, FairseqDataset]:
+    def _masked(self, blocks: TokenBlockDataset | PrependTokenDataset) -> tuple[FairseqDataset, FairseqDataset]:
         """(sources, targets)."""
         cfg = self.cfg
         if not cfg.mask_prob:
@@ -175,6 +175,7 @@ class MaskedLMTask(FairseqTask):
             mask_whole_words=self._whole_words(),
             mask_multiple_length=cfg.mask_multiple_length,
             mask_stdev=cfg.mask_stdev,
+            mask_exact=getattr(cfg, "mask_exact", False),
         )
 
     def _whole_words(self) -> Any:

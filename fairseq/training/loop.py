@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
-from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
+from fairseq.data.iterators import CountingIterator, EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.dataclass.state import config_to_state
 from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging import metrics
@@ -165,14 +165,7 @@ def train_epoch(
         fix_batches_to_gpus=cfg.distributed_training.fix_batches_to_gpus,
         shuffle=epoch_itr.next_epoch_idx > cfg.dataset.curriculum,
     )
-    schedule = cfg.optimization.update_freq
-    update_freq = schedule[min(epoch_itr.epoch, len(schedule)) - 1]
-    groups = GroupedIterator(batches, update_freq, skip_remainder_batch=cfg.optimization.skip_remainder_batch)
-    if groups.total == 0:
-        raise ConfigError(
-            f"an epoch has {len(epoch_itr)} batches, too few for an update of update_freq={update_freq}, and "
-            "--skip-remainder-batch drops them: lower --update-freq or the batch size"
-        )
+    groups = update_groups(cfg, trainer, epoch_itr.epoch, batches)
     progress = progress_of(cfg, groups, epoch_itr.epoch, run_name=trainer.run_name)
     progress.update_config(config_to_state(cfg))
     trainer.begin_epoch(epoch_itr.epoch)
@@ -199,6 +192,27 @@ def train_epoch(
     progress.print(stats, tag="train", step=trainer.get_num_updates())
     metrics.reset_meters("train")
     return values, should_stop
+
+
+def update_groups(cfg: FairseqConfig, trainer: Trainer, epoch: int, batches: CountingIterator) -> CountingIterator:
+    """``batches`` in lists, one for each update: update_freq of them, or fewer in the beginning (batch_ramp_updates)."""
+    schedule, ramp = cfg.optimization.update_freq, cfg.optimization.batch_ramp_updates
+    whole = cfg.optimization.skip_remainder_batch
+    update_freq = schedule[min(epoch, len(schedule)) - 1]
+
+    def ramped(updates: int) -> int:
+        return max(1, math.ceil(update_freq * min(updates / ramp, 1.0)))
+
+    if not ramp:
+        groups: CountingIterator = GroupedIterator(batches, update_freq, skip_remainder_batch=whole)
+    else:
+        groups = GrowingGroups(batches, ramped, trainer.get_num_updates, skip_remainder_batch=whole)
+    if not groups.has_next():
+        raise ConfigError(
+            f"an epoch has {len(batches)} batches, too few for an update of update_freq={update_freq}, and "
+            "--skip-remainder-batch drops them: lower --update-freq or the batch size"
+        )
+    return groups
 
 
 def validate_and_save(

@@ -101,6 +101,8 @@ def check(cfg: FairseqConfig) -> None:
         raise ConfigError(f"max_valid_steps must not be negative, but is {data.max_valid_steps}")
     if any(frequency < 1 for frequency in cfg.optimization.update_freq) or not cfg.optimization.update_freq:
         raise ConfigError(f"update_freq must be at least 1, but is {list(cfg.optimization.update_freq)}")
+    if cfg.optimization.batch_ramp_updates < 0:
+        raise ConfigError(f"batch_ramp_updates must not be negative, but is {cfg.optimization.batch_ramp_updates}")
     if cfg.criterion is None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
     if cfg.optimizer is None:

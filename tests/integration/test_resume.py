@@ -39,7 +39,10 @@ def kill_after(update: int, folder: Path, *flags: object) -> str:
     return "".join(seen)
 
 
-@pytest.mark.parametrize("extra", [(), ("--bf16",), ("--amp",)], ids=["fp32", "bf16", "amp"])
+CRAMMING = ("--mask-exact", "--no-prepend-bos", "--update-freq", "4", "--batch-ramp-updates", "8")
+
+
+@pytest.mark.parametrize("extra", [(), ("--bf16",), ("--amp",), CRAMMING], ids=["fp32", "bf16", "amp", "cramming"])
 def test_killed_run_continues_to_the_last_bit(extra: tuple[str, ...], tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir(), broken.mkdir()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from fairseq.data.iterators import CountingIterator, EpochBatchIterator, GroupedIterator, ShardedIterator
+from fairseq.data.iterators import CountingIterator, EpochBatchIterator, GroupedIterator, GrowingGroups, ShardedIterator
 from fairseq.data.loading import BufferedIterator
 from fairseq.data.wrappers import ListDataset
 
@@ -144,3 +144,26 @@ def test_buffered_thread_ends_when_dropped():
     gc.collect()
     thread.join(5)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("length", [0, 1, 9, 10, 11])
+def test_groups_grow_with_the_updates(skip, length):
+    """1, 1, 2, 3, 4, 4, 4, ... elements, wherever the iterator begins."""
+
+    def size(updates):
+        return min(max(updates, 1), 4)
+
+    elements, whole, start, updates = list(range(length)), [], 0, 0
+    while start + (size(updates) if skip else 1) <= length:
+        whole.append(elements[start : start + size(updates)])
+        start, updates = start + size(updates), updates + 1
+    for done in range(max(len(whole), 1)):
+        position, trained = sum(map(len, whole[:done])), [None] * done
+        batches = CountingIterator(elements[position:], start=position)
+        groups = GrowingGroups(batches, size, trained.__len__, skip)
+        assert groups.n == done and (skip or groups.total == len(whole))
+        for expected in whole[done:]:
+            assert groups.has_next() and next(groups) == expected
+            trained.append(None)
+        assert not groups.has_next()

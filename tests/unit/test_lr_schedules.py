@@ -11,6 +11,7 @@ import torch
 from fairseq.errors import ConfigError
 from fairseq.optim import build_optimizer
 from fairseq.optim.configs import (
+    BudgetTriangularLRScheduleConfig,
     CosineLRScheduleConfig,
     FixedLRScheduleConfig,
     InverseSquareRootLRScheduleConfig,
@@ -26,6 +27,7 @@ CONFIGS = {
     "cosine": CosineLRScheduleConfig,
     "inverse_sqrt": InverseSquareRootLRScheduleConfig,
     "tri_stage": TriStageLRScheduleConfig,
+    "budget_triangular": BudgetTriangularLRScheduleConfig,
 }
 
 
@@ -103,6 +105,32 @@ def test_fixed_values() -> None:
     assert other.step_update(0) == 0.3
     other.load_state_dict({"best": None})
     assert other.step_update(0) == 0.3
+
+
+def test_budget_triangular_by_updates() -> None:
+    schedule = make("budget_triangular", [1e-3], max_update=400, stop_time_hours=0)
+    rates = [schedule.step_update(n) for n in (0, 100, 300, 350, 400, 500)]
+    assert rates == pytest.approx([2.5e-4, 5e-4, 1e-3, 5e-4, 0, 0])
+
+
+def test_budget_triangular_by_the_clock_counts_the_time_of_earlier_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 50.0
+    monkeypatch.setattr("fairseq.optim.lr_scheduler.time.monotonic", lambda: now)
+    schedule = make("budget_triangular", [1.0], budget="hours", max_update=0, stop_time_hours=1)
+    now = 50.0 + 1800
+    assert schedule.step_update(7) == pytest.approx(0.75)
+    state = schedule.state_dict()
+    now = 1e6  # another machine, later
+    resumed = make("budget_triangular", [1.0], budget="hours", max_update=0, stop_time_hours=1)
+    resumed.load_state_dict(state)
+    now += 900
+    assert resumed.step_update(8) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("budget, name", [("updates", "max_update"), ("hours", "stop_time_hours")])
+def test_budget_triangular_needs_its_budget(budget: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        make("budget_triangular", [1.0], budget=budget, max_update=0, stop_time_hours=0)
 
 
 @pytest.mark.parametrize("name", ["polynomial_decay", "cosine", "inverse_sqrt", "tri_stage"])

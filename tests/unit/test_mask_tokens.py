@@ -123,3 +123,38 @@ def test_frequencies_that_are_all_zero(dictionary):
     dictionary.count = [0] * len(dictionary)
     with pytest.raises(DataError, match="random_token_prob to 0"):
         MaskTokensDataset(items(), dictionary, 1, 44, freq_weighted_replacement=True)
+
+
+def test_exact_masking_splits_every_sequence_alike(dictionary):
+    """128 tokens at 0.25: 32 places, of which 26 are hidden, 3 random and 3 as they are (Cramming's numbers)."""
+    rows = [torch.full((128,), 7 + i) for i in range(3)]
+    data = ListDataset(rows, sizes=np.full(3, 128))
+    sources, targets = MaskTokensDataset.apply_mask(data, dictionary, 1, 44, mask_prob=0.25, mask_exact=True)
+    drawn = set()
+    for epoch in range(1, 200):
+        sources.set_epoch(epoch)
+        for index, row in enumerate(rows):
+            source, predicted = sources[index], targets[index] != 1
+            hidden, same = source == 44, source == row
+            changed = predicted & ~hidden & ~same
+            assert predicted.sum() == 32 and torch.equal(source[~predicted], row[~predicted])
+            # A random token may be the mask symbol or the token itself.
+            assert 26 <= hidden.sum() <= 29 and 3 <= (predicted & same).sum() <= 6
+            drawn |= set(source[changed].tolist())
+    assert drawn | {7, 8, 9, 44} == set(range(len(dictionary)))  # specials too
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mask_multiple_length": 3}, {"mask_stdev": 1.0}, {"freq_weighted_replacement": True}],
+)
+def test_exact_masking_is_of_single_uniform_tokens(dictionary, settings):
+    with pytest.raises(ConfigError, match="mask_exact"):
+        MaskTokensDataset(items(), dictionary, 1, 44, mask_exact=True, **settings)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7])
+def test_exact_masking_of_short_sequences(dictionary, length):
+    data = ListDataset([torch.arange(5, 5 + length)], sizes=np.full(1, length))
+    sources, targets = MaskTokensDataset.apply_mask(data, dictionary, 1, 44, mask_prob=0.25, mask_exact=True)
+    assert (targets[0] != 1).sum() == round(0.25 * length) and len(sources[0]) == length

@@ -258,3 +258,11 @@ def test_defaults_of_a_task():
     assert other.state.seen == [3]
     with pytest.raises(AttributeError, match="unseen"):
         _ = other.state.unseen
+
+
+def test_blocks_without_bos(data):
+    """Samples of exactly tokens_per_sample tokens, straight from the text."""
+    task = make(data, sample_break_mode="none", tokens_per_sample=16, prepend_bos=False)
+    task.load_dataset("train")
+    blocks = task._load_dataset_split("train", 1, False)
+    assert set(blocks.sizes[:-1].tolist()) == {16} and task.dictionary.bos() not in torch.cat(list(blocks))
