@@ -310,6 +310,17 @@ BPES: Registry[Any] = Registry(
 TOKENIZERS: Registry[Any] = Registry("tokenizer", {"space": Builtin(f"{_ENCODERS}.base")})
 SCORERS: Registry[Any] = Registry("scorer")
 
+# Formats of pretrained models, which fairseq-convert reads and writes.
+FORMATS: Registry[Any] = Registry(
+    "model format",
+    {
+        "fairseq": Builtin("fairseq.interop.fairseq_folder"),
+        "fairseq-alibi-clap": Builtin("fairseq.interop.fairseq_alibi_clap"),
+        "fairseq-upstream": Builtin("fairseq.interop.fairseq_alibi_clap"),
+        "ultrafastbert": Builtin("fairseq.interop.ultrafastbert"),
+    },
+)
+
 # Slots of the encoder: the variants are under fairseq/modules.
 POSITIONS: Registry[Any] = SlotRegistry(
     "position embedding",
@@ -331,7 +342,7 @@ CHANNEL_MIXERS: Registry[Any] = SlotRegistry(
     "channel mixer",
     {
         "feed_forward": Builtin("fairseq.modules.feed_forward"),
-        "fff": Builtin("fairseq.modules.fast_feed_forward", "fairseq.modules.configs:FastFeedForwardConfig"),
+        "fff": Builtin("fairseq.modules.fff", "fairseq.modules.configs:FastFeedForwardConfig"),
         "none": Builtin("fairseq.modules.feed_forward"),
     },
 )

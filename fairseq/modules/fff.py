@@ -1,7 +1,7 @@
 """The fast feed-forward channel mixer: of many hidden units a token uses those on one path through each binary tree.
 
 After Belcak and Wattenhofer 2023, arXiv 2311.10770. What is computed, and what a route is, stands in
-``fairseq.ops.fast_feed_forward``.
+``fairseq.ops.fff``.
 
 Legend: D depth, P trees, N = P (2^(D+1) - 1) nodes, C_in and C_out channels.
 """
@@ -14,11 +14,8 @@ from torch import Tensor, nn
 from fairseq.errors import ConfigError
 from fairseq.modules.initialization import normal_
 from fairseq.modules.slots import EncoderShape
-from fairseq.ops.fast_feed_forward import fast_feed_forward
+from fairseq.ops.fff import ACTIVATIONS, DEEPEST, fast_feed_forward
 from fairseq.registry import CHANNEL_MIXERS
-
-ACTIVATIONS = ("gelu", "relu")
-MAX_DEPTH = 24
 
 
 class FastFeedForward(nn.Module):
@@ -35,9 +32,9 @@ class FastFeedForward(nn.Module):
         self, in_dim: int, out_dim: int | None = None, *, depth: int, num_trees: int = 1, activation: str = "gelu"
     ) -> None:
         super().__init__()
-        if not 0 <= depth <= MAX_DEPTH or num_trees < 1:
+        if not 0 <= depth <= DEEPEST or num_trees < 1:
             raise ConfigError(
-                f"fast feed-forward layers need a depth from 0 to {MAX_DEPTH} and at least one tree, but have depth {depth} and "
+                f"fast feed-forward layers need a depth from 0 to {DEEPEST} and at least one tree, but have depth {depth} and "
                 f"{num_trees} trees (model.fff_depth, model.fff_trees)"
             )
         if activation not in ACTIVATIONS:

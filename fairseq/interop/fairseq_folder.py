@@ -1,0 +1,49 @@
+"""This project's own folders: a checkpoint, ``dict.txt``, the files of the tokenizer, and what the way back needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fairseq.checkpoint.atomic import atomic_save
+from fairseq.checkpoint.safe_load import load
+from fairseq.data.dictionary import Dictionary
+from fairseq.errors import CheckpointError, DataNotFoundError
+from fairseq.interop.pretrained import Pretrained, files_beside, read_json, write_json
+from fairseq.registry import FORMATS
+
+CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # the first one that is there
+ORIGIN = "conversion.json"
+
+
+@FORMATS.register("fairseq")
+class FairseqFolder:
+    """A folder that ``RobertaModel.from_pretrained`` loads; read also by the path of a checkpoint in it."""
+
+    @staticmethod
+    def read(path: Path, special: Mapping[str, int]) -> Pretrained:
+        file = path if path.is_file() else next((f for name in CHECKPOINTS if (f := path / name).is_file()), None)
+        if file is None:
+            raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS)} in {path}; give the folder of a model")
+        state = load(file)
+        if not isinstance(state.get("model"), Mapping):
+            raise CheckpointError("this is no fairseq checkpoint: it lacks the weights ('model')")
+        folder = file.parent
+        origin = read_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else {}
+        symbols = None
+        if (folder / "dict.txt").is_file():
+            dictionary = Dictionary.load(folder / "dict.txt")
+            symbols = dictionary.symbols[dictionary.nspecial :]
+        return Pretrained(state, symbols, files_beside(folder), origin)
+
+    @staticmethod
+    def write(model: Pretrained, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        atomic_save(model.state, path / "model.pt")
+        if model.symbols is not None:
+            dictionary = Dictionary()
+            for symbol in model.symbols:
+                dictionary.add_symbol(symbol)
+            dictionary.save(path / "dict.txt")
+        if model.origin:
+            write_json(model.origin, path / ORIGIN)
