@@ -19,7 +19,7 @@ from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.slots import slots_of, variant_specs
 from fairseq.errors import CheckpointError
-from fairseq.interop.pretrained import Pretrained
+from fairseq.interop.portable import PortableModel
 from fairseq.models.roberta.config import RobertaConfig
 from fairseq.registry import FORMATS
 
@@ -58,11 +58,11 @@ class AlibiClapFile:
     """A checkpoint file of the fork, or of this project."""
 
     @staticmethod
-    def read(path: Path, special: Mapping[str, int]) -> Pretrained:
-        return Pretrained(load(path))
+    def read(path: Path, special: Mapping[str, int]) -> PortableModel:
+        return PortableModel(load(path))
 
     @staticmethod
-    def write(model: Pretrained, path: Path) -> None:
+    def write(model: PortableModel, path: Path) -> None:
         atomic_save(dict(model.state), path)
 
 
@@ -71,11 +71,11 @@ class UpstreamFile:
     """A checkpoint file of upstream fairseq."""
 
     @staticmethod
-    def read(path: Path, special: Mapping[str, int]) -> Pretrained:
-        return Pretrained(from_upstream(load(path)))
+    def read(path: Path, special: Mapping[str, int]) -> PortableModel:
+        return PortableModel(from_upstream(load(path)))
 
     @staticmethod
-    def write(model: Pretrained, path: Path) -> None:
+    def write(model: PortableModel, path: Path) -> None:
         atomic_save(to_upstream(model.state), path)
 
 

@@ -9,7 +9,7 @@ from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.safe_load import load
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import CheckpointError, DataNotFoundError
-from fairseq.interop.pretrained import Pretrained, files_beside, read_json, write_json
+from fairseq.interop.portable import PortableModel, files_beside, load_json, save_json
 from fairseq.registry import FORMATS
 
 CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # the first one that is there
@@ -21,7 +21,7 @@ class FairseqFolder:
     """A folder that ``RobertaModel.from_pretrained`` loads; read also by the path of a checkpoint in it."""
 
     @staticmethod
-    def read(path: Path, special: Mapping[str, int]) -> Pretrained:
+    def read(path: Path, special: Mapping[str, int]) -> PortableModel:
         file = path if path.is_file() else next((f for name in CHECKPOINTS if (f := path / name).is_file()), None)
         if file is None:
             raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS)} in {path}; give the folder of a model")
@@ -29,15 +29,15 @@ class FairseqFolder:
         if not isinstance(state.get("model"), Mapping):
             raise CheckpointError("this is no fairseq checkpoint: it lacks the weights ('model')")
         folder = file.parent
-        origin = read_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else {}
+        origin = load_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else {}
         symbols = None
         if (folder / "dict.txt").is_file():
             dictionary = Dictionary.load(folder / "dict.txt")
             symbols = dictionary.symbols[dictionary.nspecial :]
-        return Pretrained(state, symbols, files_beside(folder), origin)
+        return PortableModel(state, symbols, files_beside(folder), origin)
 
     @staticmethod
-    def write(model: Pretrained, path: Path) -> None:
+    def write(model: PortableModel, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         atomic_save(model.state, path / "model.pt")
         if model.symbols is not None:
@@ -46,4 +46,4 @@ class FairseqFolder:
                 dictionary.add_symbol(symbol)
             dictionary.save(path / "dict.txt")
         if model.origin:
-            write_json(model.origin, path / ORIGIN)
+            save_json(model.origin, path / ORIGIN)

@@ -21,16 +21,16 @@ from torch import Tensor
 
 from fairseq.errors import CheckpointError
 from fairseq.interop import vocabulary
-from fairseq.interop.pretrained import (
+from fairseq.interop.portable import (
     CONFIG,
     TOKENIZER,
-    Pretrained,
+    PortableModel,
     files_beside,
     heads_in,
+    load_json,
     make_state,
-    read_json,
     read_weights,
-    write_json,
+    save_json,
     write_weights,
 )
 from fairseq.interop.ultrafastbert_config import config_of, settings_of, stored_configuration
@@ -79,8 +79,8 @@ class UltraFastBERT:
     """``config.json``, ``model.safetensors`` or ``pytorch_model.bin``, and ``tokenizer.json`` if there is one."""
 
     @staticmethod
-    def read(folder: Path, special: Mapping[str, int]) -> Pretrained:
-        config = read_json(folder / CONFIG)
+    def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
+        config = load_json(folder / CONFIG)
         settings = settings_of(config)
         theirs = read_weights(folder)
         embeddings = _embeddings(theirs)
@@ -93,10 +93,10 @@ class UltraFastBERT:
         symbols, files = vocabulary.symbols(order), files_beside(folder)
         bpe = {"_name": "hf_tokenizer", "hf_tokenizer_file": TOKENIZER} if TOKENIZER in files else None
         state = make_state("crammed_bert", settings, weights, symbols, settings["max_positions"], bpe)
-        return Pretrained(state, symbols, files, {"special": ids, "rows": order, "config": config})
+        return PortableModel(state, symbols, files, {"special": ids, "rows": order, "config": config})
 
     @staticmethod
-    def write(model: Pretrained, folder: Path) -> None:
+    def write(model: PortableModel, folder: Path) -> None:
         configuration = stored_configuration(model.state)
         weights = model.state["model"]
         order = model.origin.get("rows") or range(len(weights[OUR_EMBEDDING]))
@@ -111,7 +111,7 @@ class UltraFastBERT:
         config = config_of(configuration, len(order), classes, model.origin.get("config"))
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(theirs, folder)
-        write_json(config, folder / CONFIG)
+        save_json(config, folder / CONFIG)
 
 
 def _embeddings(weights: dict[str, Tensor]) -> Tensor:

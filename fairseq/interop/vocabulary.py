@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.interop.pretrained import TOKENIZER, read_json
+from fairseq.interop.portable import TOKENIZER, load_json
 
 SPECIAL = ("cls", "pad", "sep", "unk", "mask")
 _SPELLINGS = {
@@ -59,7 +59,7 @@ def special_ids(folder: Path, given: Mapping[str, int], size: int) -> dict[str, 
 def _of_tokenizer(folder: Path) -> dict[str, int]:
     if not (folder / TOKENIZER).is_file():
         return {}
-    tokenizer = read_json(folder / TOKENIZER)
+    tokenizer = load_json(folder / TOKENIZER)
     vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
     if isinstance(vocabulary, list):  # unigram models: [piece, score] in the order of ids
         vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
@@ -76,7 +76,7 @@ def _of_tokenizer(folder: Path) -> dict[str, int]:
 def _named(folder: Path) -> dict[str, Any]:
     """Name -> token, as ``special_tokens_map.json`` says."""
     path = folder / "special_tokens_map.json"
-    stored = read_json(path) if path.is_file() else {}
+    stored = load_json(path) if path.is_file() else {}
     tokens = {name: stored.get(f"{name}_token") for name in SPECIAL}
     return {name: token["content"] if isinstance(token, Mapping) else token for name, token in tokens.items()}
 

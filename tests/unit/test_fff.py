@@ -62,7 +62,9 @@ def test_weights_and_tags() -> None:
         assert bound * 0.95 < float(parameter.detach().abs().max()) <= bound
     layer.draw_weights()
     for weight in (layer.weight_in, layer.weight_out):
-        assert math.isclose(float(weight.std()), 0.02, rel_tol=0.03) and abs(float(weight.mean())) < 1e-3
+        assert (
+            math.isclose(float(weight.detach().std()), 0.02, rel_tol=0.03) and abs(float(weight.detach().mean())) < 1e-3
+        )
     assert not layer.bias_in.any()
     groups = parameter_groups(layer.named_parameters())
     assert [group.get("weight_decay") for group in groups] == [None, 0.0] and groups[1]["params"] == [layer.bias_in]

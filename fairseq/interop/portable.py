@@ -1,7 +1,7 @@
 """A pretrained model between two formats, and what every format does with files.
 
 A format is a class with two static methods, registered in ``fairseq.registry.FORMATS``: ``read(path, special)`` makes a
-`Pretrained` of a file or folder, ``write(model, path)`` makes a file or folder of one. ``special`` are ids of special
+`PortableModel` of a file or folder, ``write(model, path)`` makes a file or folder of one. ``special`` are ids of special
 tokens that the user gave, see ``fairseq.interop.vocabulary``.
 """
 
@@ -37,7 +37,7 @@ BESIDE = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")  # file
 
 
 @dataclass
-class Pretrained:
+class PortableModel:
     """``state`` is a checkpoint of this project: settings and weights.
 
     ``symbols`` are what ``dict.txt`` lists, without special symbols and ``<mask>`` (None: not known); ``files`` go along
@@ -123,7 +123,7 @@ def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
     """The object in the JSON file ``path``. Raises DataNotFoundError and CheckpointError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -136,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_json(value: Any, path: Path) -> None:
+def save_json(value: Any, path: Path) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
