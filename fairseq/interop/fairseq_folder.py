@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.safe_load import load
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.interop.portable import PortableModel, files_beside, load_json, save_json
+from fairseq.interop.vocabulary import our_order, special_ids
 from fairseq.registry import FORMATS
 
 CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # the first one that is there
@@ -29,7 +31,7 @@ class FairseqFolder:
         if not isinstance(state.get("model"), Mapping):
             raise CheckpointError("this is no fairseq checkpoint: it lacks the weights ('model')")
         folder = file.parent
-        origin = load_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else {}
+        origin = load_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else _origin(folder, state["model"], special)
         symbols = None
         if (folder / "dict.txt").is_file():
             dictionary = Dictionary.load(folder / "dict.txt")
@@ -47,3 +49,12 @@ class FairseqFolder:
             dictionary.save(path / "dict.txt")
         if model.origin:
             save_json(model.origin, path / ORIGIN)
+
+
+def _origin(folder: Path, weights: Mapping[str, Any], special: Mapping[str, int]) -> dict[str, Any]:
+    """The order of rows, for a checkpoint that has been trained on elsewhere, from the ids that its tokenizer has."""
+    embeddings = next((value for key, value in weights.items() if key.endswith("embed_tokens.weight")), None)
+    if not special or embeddings is None:
+        return {}
+    ids = special_ids(folder, special, len(embeddings))
+    return {"special": ids, "rows": our_order(ids, len(embeddings))}

@@ -101,7 +101,10 @@ class UltraFastBERT:
         weights = model.state["model"]
         order = model.origin.get("rows") or range(len(weights[OUR_EMBEDDING]))
         if not model.origin:
-            logger.warning("rows of the vocabulary stay in the order of dict.txt: pad is 1, and <mask> the last one")
+            logger.warning(
+                "rows stay in the order of dict.txt (pad is 1, <mask> the last one): there is no conversion.json beside the "
+                "checkpoint, and --special does not say which ids its tokenizer has"
+            )
         factor = configuration.variants["token_mixer"].options["scale"]
         width = configuration.encoder_embed_dim // configuration.encoder_attention_heads
         theirs = their_weights(

@@ -78,6 +78,18 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     assert_same(load_file(tmp_path / "back" / "model.safetensors"), load_file(DATA / name / "model.safetensors"))
 
 
+def test_the_way_back_of_a_model_that_was_trained_on_elsewhere(tmp_path: Path) -> None:
+    to_fairseq(DATA / "ff", tmp_path / "out")
+    (tmp_path / "run").mkdir()
+    shutil.copy(tmp_path / "out" / "model.pt", tmp_path / "run" / "checkpoint_best.pt")
+    path = tmp_path / "run" / "checkpoint_best.pt"
+    convert_checkpoint("fairseq", "ultrafastbert", path, tmp_path / "back", SPECIAL)
+    assert_same(load_file(tmp_path / "back" / "model.safetensors"), load_file(DATA / "ff" / "model.safetensors"))
+    convert_checkpoint("fairseq", "ultrafastbert", path, tmp_path / "other")
+    other = load_file(tmp_path / "other" / "model.safetensors")
+    assert torch.equal(other[DECODER], load(path)["model"]["encoder.lm_head.weight"])
+
+
 def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():
