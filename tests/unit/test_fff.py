@@ -91,7 +91,7 @@ def test_scaled_sinusoidal_positions() -> None:
     padding = torch.tensor([[True, False, False]])
     assert positions.ids(padding).tolist() == [[0, 1, 2]]  # padding counts
     found = positions(torch.tensor([[0, 3, 9]]))  # as many as needed
-    assert positions.state_dict().keys() == {"scale"} and math.isclose(float(positions.scale), 6**-0.5, rel_tol=1e-6)
+    assert positions.state_dict().keys() == {"scale"} and math.isclose(positions.scale.item(), 6**-0.5, rel_tol=1e-6)
     for column, position in enumerate((0, 3, 9)):
         for pair in range(3):
             angle = position * 10000 ** (-2 * pair / 6)
@@ -130,6 +130,13 @@ def test_crammed_bert() -> None:
     head: Any = model.classification_heads["task"]
     assert head.dense.out_features == 1024 and head.dropout.p == 0.1 and not head.input_dropout
     assert small_model("crammed_bert_4095").encoder.config.encoder_ffn_embed_dim == 20  # what is given is kept
+    model = small_model("ultrafastbert_1x11", lm_head="roberta", fff_depth=2)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = {group.get("weight_decay"): group["params"] for group in parameter_groups(model.named_parameters())}
+    assert groups.keys() == {None, 0.0}
+    exempt = {names[id(parameter)] for parameter in groups[0.0]}
+    assert exempt == {name for name in names.values() if "bias" in name or "norm" in name}
+    assert len(parameter_groups(small_model().named_parameters())) == 1
     node = argparse.Namespace()
     ARCHITECTURES.get("crammed_bert_4095")(node)
     assert (node.encoder_layers, node.encoder_embed_dim, node.encoder_ffn_embed_dim) == (16, 768, 4095)
