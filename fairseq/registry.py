@@ -222,6 +222,8 @@ MODELS: Registry[Any] = Registry(
     },
     refused=refusals.MODELS,
 )
+# Trees x depth of the fast feed-forward models of arXiv 2311.10770.
+FFF_SIZES = tuple("3072x0 1536x1 512x2 256x3 128x4 64x5 32x6 16x7 8x8 4x9 2x10 1x11".split())
 _PRESETS = Builtin("fairseq.models.roberta.presets", "fairseq.models.roberta.config:RobertaConfig")
 ARCHITECTURES: Registry[Any] = Registry(
     "architecture",
@@ -240,6 +242,12 @@ ARCHITECTURES: Registry[Any] = Registry(
             "roberta_alibi_clap_large",
             "roberta_zero_clap",
             "roberta_zero_clap_large",
+            "roberta_fff",
+            "roberta_fff_large",
+            "crammed_bert",
+            "crammed_bert_3072",
+            "crammed_bert_4095",
+            *(f"ultrafastbert_{size}" for size in FFF_SIZES),
         ),
         _PRESETS,
     ),
@@ -303,24 +311,49 @@ BPES: Registry[Any] = Registry(
 TOKENIZERS: Registry[Any] = Registry("tokenizer", {"space": Builtin(f"{_ENCODERS}.base")})
 SCORERS: Registry[Any] = Registry("scorer")
 
+# Formats of pretrained models, which fairseq-convert reads and writes.
+FORMATS: Registry[Any] = Registry(
+    "model format",
+    {
+        "fairseq": Builtin("fairseq.interop.fairseq_folder"),
+        "fairseq-alibi-clap": Builtin("fairseq.interop.fairseq_alibi_clap"),
+        "fairseq-upstream": Builtin("fairseq.interop.fairseq_alibi_clap"),
+        "ultrafastbert": Builtin("fairseq.interop.ultrafastbert"),
+    },
+)
+
 # Slots of the encoder: the variants are under fairseq/modules.
 POSITIONS: Registry[Any] = SlotRegistry(
     "position embedding",
     {
         "learned": Builtin("fairseq.modules.positions", "fairseq.modules.configs:LearnedPositionsConfig"),
         "sinusoidal": Builtin("fairseq.modules.positions", "fairseq.modules.configs:SinusoidalPositionsConfig"),
+        "scaled_sinusoidal": Builtin("fairseq.modules.positions"),
         "none": Builtin("fairseq.modules.positions"),
     },
 )
 ATTENTION_BIASES: Registry[Any] = SlotRegistry(
     "attention bias", dict.fromkeys(("alibi", "alibi_asymmetrical", "none"), Builtin("fairseq.modules.attention_bias"))
 )
-TOKEN_MIXERS: Registry[Any] = SlotRegistry("token mixer", {"self_attention": Builtin("fairseq.modules.attention")})
+TOKEN_MIXERS: Registry[Any] = SlotRegistry(
+    "token mixer",
+    {"self_attention": Builtin("fairseq.modules.attention", "fairseq.modules.configs:SelfAttentionConfig")},
+)
 CHANNEL_MIXERS: Registry[Any] = SlotRegistry(
-    "channel mixer", dict.fromkeys(("feed_forward", "none"), Builtin("fairseq.modules.feed_forward"))
+    "channel mixer",
+    {
+        "feed_forward": Builtin("fairseq.modules.feed_forward"),
+        "fff": Builtin("fairseq.modules.fff", "fairseq.modules.configs:FastFeedForwardConfig"),
+        "none": Builtin("fairseq.modules.feed_forward"),
+    },
 )
 LM_HEADS: Registry[Any] = SlotRegistry(
-    "LM head", dict.fromkeys(("roberta", "clap"), Builtin("fairseq.modules.lm_head"))
+    "LM head",
+    {
+        "roberta": Builtin("fairseq.modules.lm_head"),
+        "clap": Builtin("fairseq.modules.lm_head"),
+        "product": Builtin("fairseq.modules.lm_head", "fairseq.modules.configs:ProductHeadConfig"),
+    },
 )
 # Heads on features, which tasks add to a model.
 HEADS: Registry[Any] = Registry(

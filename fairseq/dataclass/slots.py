@@ -79,6 +79,18 @@ def chosen_variants(name: str, values: Mapping[str, Any]) -> dict[str, str]:
     return settled(cls, vars(node))
 
 
+def architecture_values(name: Any) -> dict[str, Any]:
+    """What the architecture ``name`` fills where nothing is given; nothing for a name, or a model, without slots."""
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        return {}
+    cls = model_config_class(name)
+    if cls is None or not slots_of(cls):
+        return {}
+    node = argparse.Namespace()
+    ARCHITECTURES.get(name)(node)
+    return vars(node)
+
+
 def settled(cls: type, values: Mapping[str, Any]) -> dict[str, str]:
     """Slot -> variant, as the settings ``values`` of a model with the dataclass ``cls`` name them.
 

@@ -15,7 +15,7 @@ from fairseq.dataclass import legacy
 from fairseq.dataclass.base import GROUPS, field_specs, is_interpolation
 from fairseq.dataclass.build import ORDER, as_plain, build_config, nest, upgrade_args
 from fairseq.dataclass.configs import SECTIONS
-from fairseq.dataclass.slots import model_specs
+from fairseq.dataclass.slots import architecture_values, model_specs
 from fairseq.errors import FairseqError
 
 logger = logging.getLogger(__name__)
@@ -70,11 +70,14 @@ def _without_new_defaults(section: str, node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     specs = _specs(section, node)
-    return {
-        key: value
-        for key, value in node.items()
-        if key not in specs or not specs[key].is_new or value != specs[key].default
-    }
+    # What the architecture would fill with another value than the default has to be stored, the default too.
+    preset = architecture_values(node.get("_name")) if section == "model" else {}
+
+    def is_needed(key: str, value: Any) -> bool:
+        spec = specs.get(key)
+        return spec is None or not spec.is_new or not value == spec.default == preset.get(key, value)
+
+    return {key: value for key, value in node.items() if is_needed(key, value)}
 
 
 def _specs(section: str, node: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,44 +1,50 @@
-"""From one checkpoint format to another, by name."""
+"""From one format of pretrained models to another, by name: the formats are those in ``fairseq.registry.FORMATS``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 
-from fairseq.checkpoint.atomic import atomic_save
-from fairseq.checkpoint.safe_load import load
-from fairseq.errors import CheckpointError, ConfigError
+from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
 from fairseq.file_io import check_outputs
-from fairseq.interop import fairseq_alibi_clap
-from fairseq.registry import nearest
+from fairseq.registry import FORMATS, nearest
 
-State = Mapping[str, Any]
 ALIBI_CLAP, UPSTREAM = "fairseq-alibi-clap", "fairseq-upstream"
-
-# (from, to) -> what makes a state of the second format of one of the first.
-CONVERSIONS: dict[tuple[str, str], Callable[[State], State]] = {
-    (ALIBI_CLAP, UPSTREAM): fairseq_alibi_clap.to_upstream,
-    (UPSTREAM, ALIBI_CLAP): fairseq_alibi_clap.from_upstream,
-}
 
 
 def convert_checkpoint(
-    source: str, target: str, source_path: str | os.PathLike[str], target_path: str | os.PathLike[str]
+    source: str,
+    target: str,
+    source_path: str | os.PathLike[str],
+    target_path: str | os.PathLike[str],
+    special: Mapping[str, int] | None = None,
 ) -> None:
-    """Write the checkpoint ``source_path`` of the format ``source`` to ``target_path`` in the format ``target``.
+    """Write the model ``source_path`` (a file or folder) of the format ``source`` to ``target_path`` in the format ``target``.
 
-    Raises ConfigError for a pair without a conversion and CheckpointError for a file that cannot be read, written or
-    expressed in the target format.
+    ``special`` are ids of special tokens (cls, pad, sep, unk, mask) that the source does not know itself. Raises
+    ConfigError for unknown formats and CheckpointError for a model that cannot be read, written or expressed in the
+    target format.
     """
-    if (source, target) not in CONVERSIONS:
-        known = [f"{a} to {b}" for a, b in CONVERSIONS]
-        hint = nearest(f"{source} to {target}", known)
-        raise ConfigError(f"no conversion from {source!r} to {target!r}{hint or '.'} There are: {', '.join(known)}")
-    check_outputs([target_path], [source_path])
-    state = load(source_path)
+    for name in (source, target):
+        if name not in FORMATS:
+            known = FORMATS.names()
+            raise ConfigError(
+                f"no conversion from {source!r} to {target!r}: unknown format {name!r}{nearest(name, known)} "
+                f"(known: {', '.join(known)})"
+            )
+    origin, destination = Path(source_path), Path(target_path)
+    if not origin.exists():
+        raise DataNotFoundError(f"there is no {origin} to convert")
+    check_outputs([destination], [origin])
+    if origin.is_dir() and destination.exists() and destination.samefile(origin):
+        raise ConfigError(f"the output {destination} is the input; choose another folder")
     try:
-        state = dict(CONVERSIONS[source, target](state))
+        model = FORMATS.get(source).read(origin, special or {})
+        FORMATS.get(target).write(model, destination)
     except CheckpointError as error:
-        raise CheckpointError(f"{os.fspath(source_path)}: {error}") from None
-    atomic_save(state, target_path)
+        raise CheckpointError(f"{origin}: {error}") from None
+    if destination.is_dir():
+        for name, file in model.files.items():
+            shutil.copyfile(file, destination / name)

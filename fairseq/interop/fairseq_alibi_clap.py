@@ -9,14 +9,19 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
+from fairseq.checkpoint.atomic import atomic_save
+from fairseq.checkpoint.safe_load import load
 from fairseq.dataclass import legacy
 from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.slots import slots_of, variant_specs
 from fairseq.errors import CheckpointError
+from fairseq.interop.portable import PortableModel
 from fairseq.models.roberta.config import RobertaConfig
+from fairseq.registry import FORMATS
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,32 @@ _UPSTREAM_KEYS = {
     "optimization": ("debug_param_names",),
     "criterion": ("report_mcc", "report_acc_and_f1", "report_pearson_and_spearman"),
 }
+
+
+@FORMATS.register("fairseq-alibi-clap")
+class AlibiClapFile:
+    """A checkpoint file of the fork, or of this project."""
+
+    @staticmethod
+    def read(path: Path, special: Mapping[str, int]) -> PortableModel:
+        return PortableModel(load(path))
+
+    @staticmethod
+    def write(model: PortableModel, path: Path) -> None:
+        atomic_save(dict(model.state), path)
+
+
+@FORMATS.register("fairseq-upstream")
+class UpstreamFile:
+    """A checkpoint file of upstream fairseq."""
+
+    @staticmethod
+    def read(path: Path, special: Mapping[str, int]) -> PortableModel:
+        return PortableModel(from_upstream(load(path)))
+
+    @staticmethod
+    def write(model: PortableModel, path: Path) -> None:
+        atomic_save(to_upstream(model.state), path)
 
 
 def to_upstream(state: Mapping[str, Any]) -> dict[str, Any]:

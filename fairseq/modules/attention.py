@@ -21,7 +21,7 @@ class MultiheadSelfAttention(nn.Module):
 
     Projections are registered in the order k, v, q, out, which fixes the order of parameters in optimizer states, and
     first drawn as the original does: Xavier uniform, with gain 1/sqrt 2 for k, v and q. ``backend`` is a name of
-    ``fairseq.modules.attention_backends``.
+    ``fairseq.modules.attention_backends``; ``scale`` is the factor on products of queries and keys, 1/sqrt D for None.
     """
 
     packs = True
@@ -35,6 +35,8 @@ class MultiheadSelfAttention(nn.Module):
         dropout: float = 0.0,
         backend: str = "auto",
         attention_bias: AttentionBias | ContentBias | None = None,
+        bias: bool = True,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
@@ -46,18 +48,20 @@ class MultiheadSelfAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.dropout = dropout
         self.backend = check_backend(backend)
-        self.k_proj = Linear(dim, dim)
-        self.v_proj = Linear(dim, dim)
-        self.q_proj = Linear(dim, dim)
-        self.out_proj = Linear(dim, dim)
+        self.k_proj = Linear(dim, dim, bias=bias)
+        self.v_proj = Linear(dim, dim, bias=bias)
+        self.q_proj = Linear(dim, dim, bias=bias)
+        self.out_proj = Linear(dim, dim, bias=bias)
         self.attention_bias = attention_bias
+        self.rescale = None if scale is None else scale * self.head_dim**0.5
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         for projection in (self.k_proj, self.v_proj, self.q_proj):
             nn.init.xavier_uniform_(projection.weight, gain=2**-0.5)
         nn.init.xavier_uniform_(self.out_proj.weight)
-        nn.init.zeros_(self.out_proj.bias)
+        if self.out_proj.bias is not None:
+            nn.init.zeros_(self.out_proj.bias)
 
     def draw_weights(self) -> None:
         """Query, key and value once more: the original does, and a seed should give the original's weights."""
@@ -80,6 +84,7 @@ class MultiheadSelfAttention(nn.Module):
         q = self.q_proj(x).view(heads).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
         k = self.k_proj(x).view(heads).transpose(1, 2)
         v = self.v_proj(x).view(heads).transpose(1, 2)
+        q = q if self.rescale is None else q * self.rescale
         mixed = attend(
             q,
             k,
@@ -99,7 +104,7 @@ class MultiheadSelfAttention(nn.Module):
 
 @TOKEN_MIXERS.register("self_attention")
 def self_attention(
-    shape: EncoderShape, attention_bias: AttentionBias | ContentBias | None = None
+    shape: EncoderShape, attention_bias: AttentionBias | ContentBias | None = None, *, scale: float | None = None
 ) -> MultiheadSelfAttention:
     return MultiheadSelfAttention(
         shape.dim,
@@ -107,4 +112,6 @@ def self_attention(
         dropout=shape.attention_dropout,
         backend=shape.attention_backend,
         attention_bias=attention_bias,
+        bias=shape.bias,
+        scale=scale,
     )

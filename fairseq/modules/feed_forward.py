@@ -67,12 +67,20 @@ class FeedForward(nn.Module):
     # fc1 and fc2 are named as the layer's own in every checkpoint.
     register_children_in_parent = True
 
-    def __init__(self, dim: int, inner_dim: int, *, activation: str = "gelu", activation_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        inner_dim: int,
+        *,
+        activation: str = "gelu",
+        activation_dropout: float = 0.0,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.activation = get_activation_fn(activation)
         self.activation_dropout = activation_dropout
-        self.fc1 = Linear(dim, inner_dim)
-        self.fc2 = Linear(inner_dim, dim)
+        self.fc1 = Linear(dim, inner_dim, bias=bias)
+        self.fc2 = Linear(inner_dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.activation(self.fc1(x))
@@ -82,7 +90,11 @@ class FeedForward(nn.Module):
 @CHANNEL_MIXERS.register("feed_forward")
 def feed_forward(shape: EncoderShape) -> FeedForward:
     return FeedForward(
-        shape.dim, shape.ffn_dim, activation=shape.activation, activation_dropout=shape.activation_dropout
+        shape.dim,
+        shape.ffn_dim,
+        activation=shape.activation,
+        activation_dropout=shape.activation_dropout,
+        bias=shape.bias,
     )
 
 

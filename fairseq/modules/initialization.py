@@ -1,4 +1,4 @@
-"""The initialization of BERT."""
+"""The initialization of BERT, and what weight decay leaves alone."""
 
 from __future__ import annotations
 
@@ -37,3 +37,11 @@ def normal_(weight: Tensor) -> None:
         weight.normal_(0.0, STD)
     else:
         weight.copy_(torch.empty(weight.shape, dtype=weight.dtype).normal_(0.0, STD))
+
+
+def exempt_biases_and_norms(model: nn.Module) -> None:
+    """No weight decay for these: see the tags of ``fairseq.optim.parameter_groups``."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "bias" or isinstance(module, nn.LayerNorm):
+                parameter.no_decay = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Masked-LM heads: RoBERTa's, and the contrastive one of CLAP (contrastive language and attention pretraining).
+"""Masked-LM heads: RoBERTa's, the contrastive one of CLAP (contrastive language and attention pretraining), a product.
 
 Legend: B batch, T tokens, C channels, N projected tokens, V vocabulary.
 """
@@ -112,6 +112,32 @@ class ClapHead(nn.Module):
         return self.beta * linear(select(features, masked_tokens), weight)
 
 
+class ProductHead(nn.Module):
+    """The product of features with the token embeddings (or an own ``weight`` (V, C)), with ``bias`` if asked for.
+
+    (B, T, C) -> (B, T, V), or (N, V) for ``masked_tokens``, or their loss with ``targets``, as for ``RobertaLMHead``.
+    """
+
+    takes_targets = True
+
+    def __init__(self, dim: int, vocab: int, weight: nn.Parameter | None = None, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Linear(dim, vocab, bias=False).weight if weight is None else weight
+        self.bias = nn.Parameter(torch.zeros(vocab)) if bias else None
+
+    def forward(
+        self,
+        features: Tensor,
+        masked_tokens: Tensor | None = None,
+        targets: Tensor | None = None,
+        **unused: object,
+    ) -> Tensor:
+        x = select(features, masked_tokens)
+        if targets is not None:
+            return projected_loss(x, self.weight, targets, bias=self.bias)
+        return linear(x, self.weight, self.bias)
+
+
 @LM_HEADS.register("roberta")
 def roberta_head(shape: EncoderShape, vocab: int, embeddings: nn.Parameter | None) -> RobertaLMHead:
     return RobertaLMHead(shape.dim, vocab, shape.activation, embeddings, norm_eps=shape.norm_eps)
@@ -129,3 +155,10 @@ def clap_head(
     if embeddings is None:
         raise ConfigError("the CLAP head compares with the token embeddings, so it cannot have weights of its own")
     return ClapHead(embeddings, initial_beta=initial_beta, normalize=normalize)
+
+
+@LM_HEADS.register("product")
+def product_head(
+    shape: EncoderShape, vocab: int, embeddings: nn.Parameter | None, *, bias: bool = False
+) -> ProductHead:
+    return ProductHead(shape.dim, vocab, embeddings, bias=bias)

@@ -115,8 +115,45 @@ def sinusoidal_table(rows: int, dim: int, padding_idx: int | None) -> Tensor:
     return table
 
 
-class SinusoidalPositionalEmbedding(nn.Module, Counting):
-    """A fixed table, kept in float32 outside the state dict and made (or made longer) when first needed.
+class FixedTable(nn.Module, Counting):
+    """A table that is computed, not trained: float32, outside the state dict, made (or made longer) when first needed."""
+
+    num_embeddings: int
+    _table: Tensor | None = None
+
+    def rows(self, count: int) -> Tensor:
+        """The first ``count`` rows of the table (count, C) in float32."""
+        raise NotImplementedError
+
+    def like(self) -> Tensor:
+        """A tensor of the dtype and on the device of the model."""
+        raise NotImplementedError
+
+    def check(self, position_ids: Tensor, explicit: bool) -> None:
+        """Make the table reach the ids; any non-negative id fits."""
+        needed = self.num_embeddings
+        if explicit and position_ids.device.type != "meta" and position_ids.numel():
+            low, high = int(position_ids.min()), int(position_ids.max())
+            if low < 0:
+                raise DataError(f"position ids must not be negative, but {low} is among them")
+            needed = max(needed, high + 1)
+        else:
+            needed = max(needed, position_ids.size(-1) + self.offset)
+        device = self.like().device
+        if self._table is None or self._table.size(0) < needed:
+            self._table = self.rows(needed).to(device)
+        elif self._table.device != device:
+            self._table = self._table.to(device)
+
+    def forward(self, position_ids: Tensor) -> Tensor:  # (B, T) -> (B, T, C)
+        if self._table is None or self._table.device != position_ids.device:
+            self.check(position_ids, explicit=True)
+        assert self._table is not None
+        return self._table[position_ids].to(self.like().dtype)
+
+
+class SinusoidalPositionalEmbedding(FixedTable):
+    """The sines and cosines of `sinusoidal_table`.
 
     Deviation from the original: a model cast to half and back keeps exact positions, because only what is looked up
     is rounded, not the table.
@@ -141,29 +178,43 @@ class SinusoidalPositionalEmbedding(nn.Module, Counting):
         self.padding_idx = padding_idx if padding_idx < self.offset else None
         # Old checkpoints carry this key; it tells the dtype and device of the model, its value means nothing.
         self.register_buffer("_float_tensor", torch.zeros(1))
-        self._table: Tensor | None = None
 
-    def check(self, position_ids: Tensor, explicit: bool) -> None:
-        """Make the table reach the ids; any non-negative id fits."""
-        needed = self.num_embeddings
-        if explicit and position_ids.device.type != "meta" and position_ids.numel():
-            low, high = int(position_ids.min()), int(position_ids.max())
-            if low < 0:
-                raise DataError(f"position ids must not be negative, but {low} is among them")
-            needed = max(needed, high + 1)
-        else:
-            needed = max(needed, position_ids.size(-1) + self.offset)
-        device = self._float_tensor.device
-        if self._table is None or self._table.size(0) < needed:
-            self._table = sinusoidal_table(needed, self.embedding_dim, self.padding_idx).to(device)
-        elif self._table.device != device:
-            self._table = self._table.to(device)
+    def rows(self, count: int) -> Tensor:
+        return sinusoidal_table(count, self.embedding_dim, self.padding_idx)
+
+    def like(self) -> Tensor:
+        return self._float_tensor
+
+
+class ScaledSinusoidalPositions(FixedTable):
+    """``scale``, one trained number, times a table of sines and cosines that take turns.
+
+    Column 2i of row p is sin(p w), column 2i + 1 is cos(p w), with w = exp(-2i ln(10000) / C). Row 0 is that of the first
+    column of a batch: padding counts as a position, and has no row of its own.
+    """
+
+    padding_idx = None
+    offset = 0
+    by_column = True
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.scale = nn.Parameter(torch.tensor([embedding_dim**-0.5]))
+
+    def rows(self, count: int) -> Tensor:
+        columns = torch.arange(0, self.embedding_dim, 2, dtype=torch.float)
+        frequencies = torch.exp(columns * (-math.log(10000.0) / self.embedding_dim))
+        angles = torch.arange(count, dtype=torch.float).unsqueeze(1) * frequencies
+        pairs = torch.stack([torch.sin(angles), torch.cos(angles)], dim=2)
+        return pairs.flatten(1)[:, : self.embedding_dim]
+
+    def like(self) -> Tensor:
+        return self.scale
 
     def forward(self, position_ids: Tensor) -> Tensor:  # (B, T) -> (B, T, C)
-        if self._table is None or self._table.device != position_ids.device:
-            self.check(position_ids, explicit=True)
-        assert self._table is not None
-        return self._table[position_ids].to(self._float_tensor.dtype)
+        return self.scale * super().forward(position_ids)
 
 
 class TokenEmbedding(nn.Embedding):
@@ -243,6 +294,11 @@ def sinusoidal(
 ) -> SinusoidalPositionalEmbedding:
     rows = _rows(shape, "sinusoidal", offset)
     return SinusoidalPositionalEmbedding(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
+
+
+@POSITIONS.register("scaled_sinusoidal")
+def scaled_sinusoidal(shape: EncoderShape) -> ScaledSinusoidalPositions:
+    return ScaledSinusoidalPositions(shape.max_positions, shape.dim)
 
 
 @POSITIONS.register("none")

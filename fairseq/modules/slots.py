@@ -34,6 +34,8 @@ class EncoderShape:
     activation_dropout: float = 0.0
     attention_backend: str = "auto"
     norm_eps: float = 1e-5
+    bias: bool = True
+    """Linear maps have biases."""
 
     def norm(self) -> nn.LayerNorm:
         """A new layer norm over the channels."""

@@ -41,8 +41,10 @@ class RobertaClassificationHead(nn.Module):
         pooler_dropout: float,
         do_spectral_norm: bool = False,
         pooling: str = "first",
+        input_dropout: bool = True,
     ) -> None:
         super().__init__()
+        self.input_dropout = input_dropout
         self.dense = nn.Linear(input_dim, inner_dim)
         self.activation_fn = get_activation_fn(activation_fn)
         self.dropout = nn.Dropout(p=pooler_dropout)
@@ -62,7 +64,8 @@ class RobertaClassificationHead(nn.Module):
 
     def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: object) -> Tensor:
         """``padding_mask`` (B, T) is True at padding."""
-        x = self.dropout(pool(features, self.pooling, padding_mask))
+        x = pool(features, self.pooling, padding_mask)
+        x = self.dropout(x) if self.input_dropout else x
         x = self.dropout(self.activation_fn(self.dense(x)))
         return self.out_proj(x)
 

@@ -13,6 +13,8 @@ __getattr__, __dir__, __all__ = exporter(
         "complete_blocks": "blocks",
         "dropout_add": "residual",
         "dropout_add_layer_norm": "residual",
+        "fast_feed_forward": "fff",
+        "fff_routes": "fff",
         "library": "",
         "native": "",
     },

@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": ((),),
     "glue": ((),),
     "info": ((),),
+    "convert": ((),),
 }
 CASES = [(name, flags) for name, variants in COMMANDS.items() for flags in variants]
 

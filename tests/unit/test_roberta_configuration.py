@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fairseq.dataclass.base import FairseqDataclass, option
+from fairseq.dataclass.slots import model_specs
 from fairseq.errors import ConfigError, OutOfScopeError
 from fairseq.models import (
     ARCH_CONFIG_REGISTRY,
@@ -59,8 +60,8 @@ def test_presets_fill_only_what_was_not_given():
 
 def test_every_preset_is_registered_and_uses_known_keys():
     assert set(PRESETS) == set(ARCHITECTURES.names()) & set(PRESETS)
-    for differences in PRESETS.values():
-        assert set(differences) <= set(RobertaConfig.__dataclass_fields__)
+    for name, differences in PRESETS.items():
+        assert set(differences) <= (model_specs(name, {}) or {}).keys()
 
 
 @pytest.mark.parametrize(

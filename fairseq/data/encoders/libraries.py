@@ -94,7 +94,10 @@ def _gpt2_encoder(vocab: str, merges: str) -> Encoder | None:
 
 @BPES.register("hf_tokenizer", dataclass=HuggingFaceTokenizerConfig)
 class HuggingFaceTokenizer(_TokenizersBPE):
-    """One ``tokenizer.json``; special tokens that it would add around a text are left to the dictionary."""
+    """One ``tokenizer.json``; special tokens that it would add around a text are left to the dictionary.
+
+    Its truncation and padding are switched off: lengths are up to who makes the batches.
+    """
 
     def __init__(self, cfg: Any) -> None:
         path = required_file(cfg, "hf_tokenizer_file", "hf_tokenizer")
@@ -102,6 +105,8 @@ class HuggingFaceTokenizer(_TokenizersBPE):
             self.bpe = Tokenizer.from_file(path)
         except Exception as error:  # as above
             raise DataError(f"{path} is not a valid tokenizer.json: {error}") from None
+        self.bpe.no_truncation()
+        self.bpe.no_padding()
         self._word_pieces = any(piece.startswith("##") for piece in self.bpe.get_vocab())
 
     def is_beginning_of_word(self, x: str) -> bool:

@@ -52,6 +52,12 @@ class RobertaConfig(FairseqDataclass):
     activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward blocks")
     relu_dropout: float = option(0.0, "old name of activation_dropout, used when that is 0")
     pooler_dropout: float = option(0.0, "dropout in the classification heads")
+    pooler_input_dropout: bool = option(
+        True, "dropout before the inner layer of the classification heads, too", new=True
+    )
+    pooler_inner_dim: int | None = option(
+        None, "inner width of the classification heads; default: that of the encoder", new=True
+    )
     encoder_layerdrop: float = option(0.0, "probability of leaving out a layer in a training pass")
     encoder_layers_to_keep: str | None = option(
         None, "comma-separated layers to keep when loading a deeper checkpoint, as in 0,2,4"
@@ -71,6 +77,8 @@ class RobertaConfig(FairseqDataclass):
     attention_bias: str | None = option(None, "what is added to attention scores [none]", slot=ATTENTION_BIASES)
     lm_head: str | None = option(None, "masked-LM head [roberta]", slot=LM_HEADS)
     layer_norm_eps: float = option(1e-5, "epsilon of the layer norms", new=True)
+    decay_biases_and_norms: bool = option(True, "weight decay on biases and layer norms, too", new=True)
+    linear_bias: bool = option(True, "biases in the linear maps of the layers", new=True)
     type_vocab_size: int = option(0, "number of token types (segments) with an embedding; 0: none", new=True)
 
     # Variants: ALiBi, contrastive (CLAP) head, zero masking
@@ -137,7 +145,7 @@ class RobertaConfig(FairseqDataclass):
     @classmethod
     def variants_of(cls, values: Mapping[str, Any]) -> dict[str, str]:
         """Slot -> variant, by the slot's own key in ``values`` or by the older settings."""
-        return {slot: values.get(slot) or _by_old_settings(slot, values) for slot in OLD_SETTINGS}
+        return {slot: values.get(slot) or by_old_settings(slot, values) for slot in OLD_SETTINGS}
 
     @classmethod
     def check_given(cls, values: Mapping[str, Any]) -> None:
@@ -180,7 +188,7 @@ def old_settings(slot: str) -> list[str]:
 OLD_OPTIONS: dict[str, dict[str, str]] = {"clap": {"initial_beta": "initial_beta", "normalize": "l2norm_embedding"}}
 
 
-def _by_old_settings(slot: str, values: Mapping[str, Any]) -> str:
+def by_old_settings(slot: str, values: Mapping[str, Any]) -> str:
     defaults = RobertaConfig()
 
     def holds(settings: Mapping[str, bool]) -> bool:

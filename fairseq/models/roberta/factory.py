@@ -42,6 +42,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "attention_bias": ("dense",),
     "lm_head": ("forward",),
 }
+WITH_VECTORS = ("learned", "sinusoidal", "scaled_sinusoidal")  # built-in positions that ALiBi takes the place of
 MAY_BE_EMPTY = ("channel_mixer", "positions", "attention_bias")
 
 
@@ -82,6 +83,8 @@ def check_sizes(config: RobertaConfig) -> None:
     for name in ("encoder_layers", "type_vocab_size"):
         if getattr(config, name) < 0:
             raise ConfigError(f"model.{name} must not be negative, but is {getattr(config, name)}")
+    if config.pooler_inner_dim is not None and config.pooler_inner_dim < 1:
+        raise ConfigError(f"model.pooler_inner_dim must be at least 1, but is {config.pooler_inner_dim} instead")
     if not 0 < config.layer_norm_eps < 1:
         raise ConfigError(f"model.layer_norm_eps must lie between 0 and 1, but is {config.layer_norm_eps} instead")
     for name in PROBABILITIES:
@@ -104,7 +107,7 @@ def check_sizes(config: RobertaConfig) -> None:
 def check_variants(config: RobertaConfig) -> None:
     """Raise ConfigError for variants that exclude each other."""
     chosen = {slot: variant.name for slot, variant in config.variants.items()}
-    if chosen["attention_bias"] in ("alibi", "alibi_asymmetrical") and chosen["positions"] in ("learned", "sinusoidal"):
+    if chosen["attention_bias"] in ("alibi", "alibi_asymmetrical") and chosen["positions"] in WITH_VECTORS:
         raise ConfigError(
             f"model.attention_bias={chosen['attention_bias']} (model.encoder_alibi) takes the place of position embeddings, "
             f"but model.positions is {chosen['positions']!r}: set model.positions=none (--positions none, "
@@ -161,6 +164,7 @@ def encoder_shape(config: RobertaConfig, padding_idx: int) -> EncoderShape:
         activation_dropout=config.activation_dropout or config.relu_dropout,
         attention_backend=config.attention_backend,
         norm_eps=config.layer_norm_eps,
+        bias=config.linear_bias,
     )
 
 
@@ -221,12 +225,13 @@ def build_classification_head(config: RobertaConfig, num_classes: int, inner_dim
     dim = config.encoder_embed_dim
     return HEADS.get("classification")(
         dim,
-        inner_dim or dim,
+        inner_dim or config.pooler_inner_dim or dim,
         num_classes,
         config.pooler_activation_fn,
         config.pooler_dropout,
         config.spectral_norm_classification_head,
         config.pooling,
+        config.pooler_input_dropout,
     )
 
 

@@ -34,7 +34,7 @@ from fairseq.models.roberta.upgrade import (
     upgrade_heads,
     upgrade_version,
 )
-from fairseq.modules.initialization import init_bert_params
+from fairseq.modules.initialization import exempt_biases_and_norms, init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead
 from fairseq.modules.slots import supports
 from fairseq.modules.task_heads import RobertaClassificationHead
@@ -66,6 +66,8 @@ class RobertaEncoder(FairseqEncoder):
             config.activation_fn,
             None if config.untie_weights_roberta else embed_tokens.weight,
         )
+        if not config.decay_biases_and_norms:
+            exempt_biases_and_norms(self)
 
     def build_embedding(self, vocab_size: int, embedding_dim: int, padding_idx: int) -> nn.Module:
         return factory.build_token_embedding(self.config, vocab_size, padding_idx)

@@ -11,9 +11,10 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fairseq.dataclass.slots import architecture_values, slots_of, variant_specs
 from fairseq.models.architectures import register_model_architecture
-from fairseq.models.roberta.config import OLD_SETTINGS, RobertaConfig, in_old_settings, old_settings
-from fairseq.registry import ARCHITECTURES
+from fairseq.models.roberta.config import OLD_SETTINGS, RobertaConfig, by_old_settings, in_old_settings, old_settings
+from fairseq.registry import ARCHITECTURES, FFF_SIZES
 
 # The keys every filled node has, in the order old files have them (max_source_positions is placed after the fifth).
 FILLED = (
@@ -67,6 +68,27 @@ _CLAP: dict[str, Any] = {"dropout": 0.0, "layernorm_embedding": False, "contrast
 _ALIBI_CLAP: dict[str, Any] = {**_ALIBI, **_CLAP, "attention_dropout": 0.0}
 _ZERO_CLAP: dict[str, Any] = {**_ALIBI, **_CLAP, "zero_masking": True, "no_scale_embedding": False}
 
+
+def _fff(size: str = "1x11") -> dict[str, Any]:
+    """Fast feed-forward layers of ``size``, trees x depth."""
+    trees, depth = map(int, size.split("x"))
+    return {"channel_mixer": "fff", "fff_depth": depth, "fff_trees": trees}
+
+
+# The model of the crammed BERT, and of UltraFastBERT with other channel mixers.
+_CRAMMED: dict[str, Any] = {
+    "encoder_layers": 16,
+    "encoder_normalize_before": True,
+    "linear_bias": False,
+    "decay_biases_and_norms": False,
+    "layer_norm_eps": 1e-12,
+    "positions": "scaled_sinusoidal",
+    "lm_head": "product",
+    "pooler_dropout": 0.1,
+    "pooler_input_dropout": False,
+    "pooler_inner_dim": 1024,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "roberta": {},
     "roberta_base": {},
@@ -86,16 +108,25 @@ PRESETS: dict[str, dict[str, Any]] = {
     "roberta_alibi_clap_large": {**_LARGE, **_ALIBI_CLAP},
     "roberta_zero_clap": _ZERO_CLAP,
     "roberta_zero_clap_large": {**_LARGE, **_ZERO_CLAP},
+    "roberta_fff": _fff(),
+    "roberta_fff_large": {**_LARGE, **_fff()},
+    "crammed_bert": _CRAMMED,
+    "crammed_bert_3072": _CRAMMED,
+    "crammed_bert_4095": {**_CRAMMED, "encoder_ffn_embed_dim": 4095},
+    **{f"ultrafastbert_{size}": {**_CRAMMED, **_fff(size)} for size in FFF_SIZES},
 }
 
 
 def fill_missing(args: Any, differences: Mapping[str, Any]) -> None:
     """Give ``args`` every key it lacks: first ``differences``, then the defaults of ``RobertaConfig``."""
     defaults = RobertaConfig()
+    differences = in_old_settings(differences)
+    name = getattr(args, "_name", None) or getattr(args, "arch", None)
+    own = {**_slots_in(architecture_values(name)), **_slots_in(differences)}
     with _unlocked(args):
-        replaced = _use_old_settings(args)
-        for name, value in in_old_settings(differences).items():
-            if name not in replaced:
+        replaced = _use_old_settings(args, own)
+        for name, value in differences.items():
+            if name not in replaced and not _option_of_another(name, args, differences):
                 _fill_one(args, name, value)
         for name in FILLED:
             if name == "max_source_positions":
@@ -105,13 +136,31 @@ def fill_missing(args: Any, differences: Mapping[str, Any]) -> None:
                 _fill_one(args, name, getattr(defaults, name))
 
 
-def _use_old_settings(args: Any) -> set[str]:
+def _slots_in(values: Mapping[str, Any]) -> dict[str, str]:
+    """Slot -> variant where ``values`` name it as such, not by older settings."""
+    return {slot: values[slot] for slot in OLD_SETTINGS if values.get(slot) is not None}
+
+
+def _option_of_another(name: str, args: Any, differences: Mapping[str, Any]) -> bool:
+    """Whether ``name`` is an option of a variant in ``differences`` whose slot holds another one in ``args``."""
+    for slot, variant in _slots_in(differences).items():
+        if name in variant_specs(slots_of(RobertaConfig)[slot], variant) and getattr(args, slot, variant) != variant:
+            return True
+    return False
+
+
+def _use_old_settings(args: Any, own: Mapping[str, str]) -> set[str]:
     """Spell slots that hold a variant of the original as the original does: files of these stay readable there.
 
-    The result is the older settings that mean nothing here, because their slot holds a variant which they cannot name.
+    Not those in ``own``, for which the architecture has chosen a variant that older settings cannot name, and would again
+    if it found no other: there what older settings say is spelt as the slot. The result is the older settings that mean
+    nothing here, because their slot says what they would.
     """
+    for slot in own:
+        if getattr(args, slot, None) is None and _says_something(args, slot):
+            setattr(args, slot, by_old_settings(slot, {key: getattr(args, key, None) for key in old_settings(slot)}))
     given = {slot: variant for slot in OLD_SETTINGS if (variant := getattr(args, slot, None)) is not None}
-    spelt = in_old_settings(given)
+    spelt = {**in_old_settings(given), **{slot: given[slot] for slot in own.keys() & given.keys()}}
     for slot in given.keys() - spelt.keys():
         if isinstance(args, RobertaConfig):
             setattr(args, slot, None)
@@ -120,6 +169,11 @@ def _use_old_settings(args: Any) -> set[str]:
     for name, value in spelt.items():
         setattr(args, name, value)
     return {name for slot in OLD_SETTINGS.keys() & spelt.keys() for name in old_settings(slot)}
+
+
+def _says_something(args: Any, slot: str) -> bool:
+    """Whether an older setting of ``slot`` is not at its default in ``args``."""
+    return any(getattr(args, key, None) not in (None, getattr(RobertaConfig, key)) for key in old_settings(slot))
 
 
 def _fill_one(args: Any, name: str, value: Any) -> None:

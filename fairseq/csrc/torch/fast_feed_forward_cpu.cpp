@@ -1,0 +1,329 @@
+// fairseq::fast_feed_forward_forward, fast_feed_forward_backward and fff_routes on the CPU. Reference implementations:
+// fairseq/ops/fff_reference.py.
+//
+// Tokens walk down the trees in small blocks. With many tokens and large tables, those of the upper levels come first;
+// then the tokens go on in the order of the node that they have reached, so that the tables of a subtree stay in the
+// cache. Backward, (token, level) pairs are sorted by node (counting sort, stable), and every node adds up its rows in
+// registers: no atomics, and the same bits for any number of threads.
+//
+// FAIRSEQ_VECTORS=plain, avx2 or avx512 in the environment limits the instruction set (for tests and measurements).
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <tuple>
+#include <vector>
+
+#include "tree_problem.h"
+
+#define FS_INLINE inline __attribute__((always_inline))
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
+
+namespace fairseq {
+
+#define FS_TARGET
+#define FS_BYTES 16
+namespace plain {
+#include "tree_rows.h"
+}
+#undef FS_TARGET
+#undef FS_BYTES
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define FS_VARIANTS 1
+#define FS_TARGET __attribute__((target("arch=x86-64-v3")))
+#define FS_BYTES 32
+namespace avx2 {
+#include "tree_rows.h"
+}
+#undef FS_TARGET
+#undef FS_BYTES
+#define FS_TARGET __attribute__((target("arch=x86-64-v4")))
+#define FS_BYTES 64
+namespace avx512 {
+#include "tree_rows.h"
+}
+#undef FS_TARGET
+#undef FS_BYTES
+#endif
+
+namespace {
+
+enum class Vectors { plain, avx2, avx512 };
+
+Vectors best_vectors() {
+#ifdef FS_VARIANTS
+  const char* limit = std::getenv("FAIRSEQ_VECTORS");
+  const auto allowed = [&](const char* name) { return !limit || std::strcmp(limit, name) == 0; };
+  __builtin_cpu_init();
+  if (allowed("avx512") && __builtin_cpu_supports("x86-64-v4")) return Vectors::avx512;
+  if ((allowed("avx2") || allowed("avx512")) && __builtin_cpu_supports("x86-64-v3")) return Vectors::avx2;
+#endif
+  return Vectors::plain;
+}
+
+const Vectors kVectors = best_vectors();
+
+#ifdef FS_VARIANTS
+#define FS_BEST(call)                                \
+  (kVectors == Vectors::avx512 ? avx512::call        \
+   : kVectors == Vectors::avx2 ? avx2::call : plain::call)
+#else
+#define FS_BEST(call) plain::call
+#endif
+
+constexpr int64_t kFewTokens = 8;     // fewer are not worth a thread
+constexpr int64_t kManyTokens = 512;  // that grouping pays for
+constexpr int64_t kTasks = 64;
+
+// f(begin, end) for blocks of at most kTokens of `count` tokens, in parallel; f has buffers of its own for each thread.
+template <typename acc, class F>
+void blocks_of_tokens(int64_t count, const int32_t* order, const Shape& shape, int64_t columns, F f) {
+  const int64_t fair = (count + at::get_num_threads() - 1) / at::get_num_threads();
+  const int64_t size = std::min(kTokens, std::max(kFewTokens, fair)), blocks = (count + size - 1) / size;
+  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    Buffers<acc> buffers(shape, columns);
+    for (int64_t block = begin; block < end; ++block)
+      f(Tokens{order, block * size, std::min(size, count - block * size)}, buffers);
+  });
+}
+
+// Upper levels of the trees when tokens are to be grouped below them, or 0.
+int levels_before_grouping(const Shape& shape, int64_t tokens) {
+  const int64_t table = shape.nodes * shape.row_bytes;
+  return shape.trees == 1 && tokens >= kManyTokens && table > 4 * kTableBytes ? shape.levels / 2 : 0;
+}
+
+// Tokens in the order of the node that they visit at `level` of one tree.
+std::vector<int32_t> grouped(const int32_t* visited, int64_t tokens, const Shape& shape, int level) {
+  const int32_t first = (int32_t(1) << level) - 1;
+  std::vector<int64_t> place((int64_t(1) << level) + 1, 0);
+  for (int64_t t = 0; t < tokens; ++t) ++place[visited[t * shape.levels + level] - first + 1];
+  for (size_t i = 1; i < place.size(); ++i) place[i] += place[i - 1];
+  std::vector<int32_t> order(tokens);
+  for (int64_t t = 0; t < tokens; ++t) order[place[visited[t * shape.levels + level] - first]++] = int32_t(t);
+  return order;
+}
+
+template <typename T, typename W>
+void forward(const Forward<T, W>& f, int64_t tokens) {
+  using acc = Wide<W>;
+  const Shape& shape = f.shape;
+  const int split = f.keeps() ? levels_before_grouping(shape, tokens) : 0;
+  std::vector<int32_t> order;
+  if (split) {
+    blocks_of_tokens<acc>(tokens, nullptr, shape, shape.out,
+                          [&](const Tokens& some, Buffers<acc>& buffers) { FS_BEST(walk(f, some, buffers, 0, split)); });
+    order = grouped(f.visited, tokens, shape, split);
+  }
+  blocks_of_tokens<acc>(tokens, split ? order.data() : nullptr, shape, shape.out, [&](const Tokens& some, Buffers<acc>& buffers) {
+    FS_BEST(walk(f, some, buffers, split, shape.levels));
+  });
+}
+
+// All (token, node) pairs by node.
+template <typename acc>
+struct SortedVisits {
+  std::vector<int64_t> start;
+  std::vector<int32_t> tokens;
+  std::vector<acc> dlogits, activations;
+
+  template <typename T, typename W>
+  SortedVisits(const Backward<T, W>& f, int64_t count) : start(f.shape.trees * f.shape.nodes + 2, 0) {
+    const Shape& shape = f.shape;
+    const int64_t pairs = shape.pairs();
+    tokens.resize(count * pairs), dlogits.resize(count * pairs), activations.resize(count * pairs);
+    std::vector<int64_t> first(pairs);
+    for (int64_t p = 0; p < pairs; ++p) first[p] = p / shape.levels * shape.nodes;
+    for (int64_t t = 0; t < count; ++t)
+      for (int64_t p = 0; p < pairs; ++p) ++start[first[p] + f.visited[t * pairs + p] + 2];
+    for (size_t i = 2; i < start.size(); ++i) start[i] += start[i - 1];
+    for (int64_t t = 0; t < count; ++t)
+      for (int64_t p = 0; p < pairs; ++p) {
+        const int64_t from = t * pairs + p, to = start[first[p] + f.visited[from] + 1]++;
+        tokens[to] = int32_t(t), dlogits[to] = f.dlogits[from], activations[to] = f.activations[from];
+      }
+  }
+
+  Visits<acc> view() const { return {start.data(), tokens.data(), dlogits.data(), activations.data()}; }
+};
+
+struct Task {
+  int64_t begin, end;  // nodes
+  Slice slice;
+};
+
+// Nodes in about equal portions; one that many tokens visit is cut by columns.
+std::vector<Task> divided(const std::vector<int64_t>& start, int64_t nodes, int64_t columns) {
+  const int64_t portion = (start[nodes] + nodes) / kTasks + 1;
+  std::vector<Task> tasks;
+  for (int64_t node = 0; node < nodes;) {
+    int64_t end = node + 1;
+    while (end < nodes && start[end + 1] - start[node] + (end + 1 - node) <= portion) ++end;
+    const int64_t here = start[end] - start[node];
+    const int64_t parts = end > node + 1 ? 1 : std::max<int64_t>(1, std::min(columns / 128, here / portion));
+    for (int64_t part = 0; part < parts; ++part) tasks.push_back({node, end, {part, parts}});
+    node = end;
+  }
+  return tasks;
+}
+
+template <typename T, typename W>
+void backward(const Backward<T, W>& f, int64_t tokens) {
+  using acc = Wide<W>;
+  const Shape& shape = f.shape;
+  const int split = levels_before_grouping(shape, tokens);
+  const std::vector<int32_t> order = split ? grouped(f.visited, tokens, shape, split) : std::vector<int32_t>();
+  blocks_of_tokens<acc>(tokens, split ? order.data() : nullptr, shape, shape.in,
+                        [&](const Tokens& some, Buffers<acc>& buffers) { FS_BEST(walk_back(f, some, buffers)); });
+  if (!f.dweight_in) return;
+  const SortedVisits<acc> sorted(f, tokens);
+  const std::vector<Task> tasks = divided(sorted.start, shape.trees * shape.nodes, std::max(shape.in, shape.out));
+  at::parallel_for(0, tasks.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t node = tasks[i].begin; node < tasks[i].end; ++node)
+        FS_BEST(node_gradients(f, sorted.view(), node, tasks[i].slice));
+  });
+}
+
+Shape checked(const at::Tensor& x, const at::Tensor& weight_in, const at::Tensor& weight_out, int64_t levels, int64_t trees,
+              c10::string_view activation) {
+  TORCH_CHECK(x.dim() >= 1 && weight_in.dim() == 2 && weight_out.dim() == 2, "x must have a dimension, weights two");
+  TORCH_CHECK(levels >= 1 && levels <= 25 && trees >= 1, "there must be 1 to 25 levels and a tree");
+  const int64_t nodes = (int64_t(1) << levels) - 1;
+  TORCH_CHECK(weight_in.size(0) == trees * nodes && weight_out.size(0) == trees * nodes && trees * nodes < (int64_t(1) << 31),
+              "weights must have a row for each node");
+  TORCH_CHECK(weight_in.size(1) == x.size(-1), "weight_in must have the columns of x");
+  TORCH_CHECK(weight_in.scalar_type() == weight_out.scalar_type() && weight_in.is_cpu() && weight_out.is_cpu() && x.is_cpu(),
+              "weights must have one type and be where x is");
+  TORCH_CHECK(activation == "gelu" || activation == "relu", "activation must be gelu or relu");
+  TORCH_CHECK(x.numel() / std::max<int64_t>(1, x.size(-1)) < (int64_t(1) << 31), "too many tokens");
+  return {x.size(-1), weight_out.size(1), trees, nodes, int(levels), activation == "gelu",
+          (x.size(-1) + weight_out.size(1)) * int64_t(weight_in.element_size())};
+}
+
+// Calls f with null pointers of the types of x and of the weights.
+template <class F>
+void for_types(const at::Tensor& x, const at::Tensor& weight, F f) {
+  const auto kind = x.scalar_type(), wide = weight.scalar_type();
+  if (kind == wide)
+    return for_floating_type(kind, "fast_feed_forward", [&](auto* type) { f(type, type); });
+  TORCH_CHECK(wide == at::kFloat && (kind == at::kBFloat16 || kind == at::kHalf),
+              "x must have the type of the weights, or half precision beside float32 weights");
+  if (kind == at::kBFloat16) f(static_cast<c10::BFloat16*>(nullptr), static_cast<float*>(nullptr));
+  else f(static_cast<c10::Half*>(nullptr), static_cast<float*>(nullptr));
+}
+
+int64_t tokens_of(const at::Tensor& x) {
+  int64_t tokens = 1;
+  for (int64_t i = 0; i + 1 < x.dim(); ++i) tokens *= x.size(i);
+  return tokens;
+}
+
+std::vector<int64_t> with_last(const at::Tensor& x, std::initializer_list<int64_t> last) {
+  std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end() - 1);
+  shape.insert(shape.end(), last);
+  return shape;
+}
+
+at::Tensor checked_bias(const std::optional<at::Tensor>& bias, const at::Tensor& weight) {
+  if (!bias) return {};
+  TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0) && bias->scalar_type() == weight.scalar_type() && bias->is_cpu(),
+              "bias_in must have a number for each node, of the type of the weights");
+  return bias->contiguous();
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> fast_feed_forward_forward(
+    const at::Tensor& x, const at::Tensor& weight_in, const std::optional<at::Tensor>& bias_in, const at::Tensor& weight_out,
+    int64_t depth, int64_t trees, c10::string_view activation, bool keep) {
+  const Shape shape = checked(x, weight_in, weight_out, depth + 1, trees, activation);
+  const at::Tensor rows = x.contiguous(), keys = weight_in.contiguous(), values = weight_out.contiguous();
+  const at::Tensor bias = checked_bias(bias_in, weight_in);
+  const int64_t tokens = tokens_of(x);
+  const at::Tensor y = at::empty(with_last(x, {shape.out}), x.options());
+  at::Tensor visited, logits;
+  const bool needed = keep || levels_before_grouping(shape, tokens);
+  const auto wide = weight_in.options().dtype(weight_in.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  visited = at::empty(needed ? at::IntArrayRef({tokens, trees, depth + 1}) : at::IntArrayRef({0}), x.options().dtype(at::kInt));
+  logits = at::empty(visited.sizes(), wide);
+  for_types(x, weight_in, [&](auto* type, auto* weights) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    using W = std::remove_pointer_t<decltype(weights)>;
+    forward(Forward<T, W>{shape, rows.const_data_ptr<T>(), keys.const_data_ptr<W>(),
+                          bias.defined() ? bias.const_data_ptr<W>() : nullptr, values.const_data_ptr<W>(),
+                          y.mutable_data_ptr<T>(), needed ? visited.mutable_data_ptr<int32_t>() : nullptr,
+                          needed ? logits.mutable_data_ptr<Wide<W>>() : nullptr},
+            tokens);
+  });
+  if (needed && !keep) return {y, at::empty({0}, visited.options()), at::empty({0}, logits.options())};
+  return {y, visited, logits};
+}
+
+at::Tensor fff_routes(const at::Tensor& x, const at::Tensor& weight_in, const std::optional<at::Tensor>& bias_in, int64_t depth,
+                      int64_t trees) {
+  const Shape shape = checked(x, weight_in, weight_in, depth + 1, trees, "gelu");
+  const at::Tensor rows = x.contiguous(), keys = weight_in.contiguous(), bias = checked_bias(bias_in, weight_in);
+  const at::Tensor visited = at::empty(with_last(x, {trees, depth + 1}), x.options().dtype(at::kInt));
+  const auto wide = weight_in.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor logits = at::empty(visited.sizes(), x.options().dtype(wide));
+  for_types(x, weight_in, [&](auto* type, auto* weights) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    using W = std::remove_pointer_t<decltype(weights)>;
+    forward(Forward<T, W>{shape, rows.const_data_ptr<T>(), keys.const_data_ptr<W>(),
+                          bias.defined() ? bias.const_data_ptr<W>() : nullptr, nullptr, nullptr,
+                          visited.mutable_data_ptr<int32_t>(), logits.mutable_data_ptr<Wide<W>>()},
+            tokens_of(x));
+  });
+  return visited.to(at::kLong);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> fast_feed_forward_backward(
+    const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight_in, const at::Tensor& weight_out,
+    const at::Tensor& nodes, const at::Tensor& logits, c10::string_view activation, bool for_x, bool for_weights) {
+  TORCH_CHECK(nodes.dim() == 3 && nodes.scalar_type() == at::kInt && nodes.size(0) == tokens_of(x) && logits.sizes() == nodes.sizes(),
+              "nodes and logits must be those of the forward pass");
+  const Shape shape = checked(x, weight_in, weight_out, nodes.size(2), nodes.size(1), activation);
+  TORCH_CHECK(grad.sizes().equals(with_last(x, {shape.out})) && grad.scalar_type() == x.scalar_type(),
+              "the gradient must be like the output");
+  const at::Tensor up = grad.contiguous(), rows = x.contiguous(), keys = weight_in.contiguous(), values = weight_out.contiguous();
+  const at::Tensor visited = nodes.contiguous(), sums = logits.contiguous();
+  const int64_t limit = shape.nodes;
+  const int32_t* ids = visited.const_data_ptr<int32_t>();
+  TORCH_CHECK(std::all_of(ids, ids + visited.numel(), [&](int32_t id) { return id >= 0 && id < limit; }), "nodes must be in their tree");
+  const auto like = [](const at::Tensor& t, bool wanted) {
+    return wanted ? at::empty_like(t, at::MemoryFormat::Contiguous) : at::empty({0}, t.options());
+  };
+  const at::Tensor dx = like(rows, for_x), dkeys = like(keys, for_weights), dvalues = like(values, for_weights);
+  const at::Tensor dbias = at::empty({for_weights ? keys.size(0) : 0}, keys.options());
+  const at::Tensor dlogits = at::empty(sums.sizes(), sums.options()), activations = at::empty(sums.sizes(), sums.options());
+  for_types(x, weight_in, [&](auto* type, auto* weights) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    using W = std::remove_pointer_t<decltype(weights)>;
+    backward(Backward<T, W>{shape, up.const_data_ptr<T>(), rows.const_data_ptr<T>(), keys.const_data_ptr<W>(),
+                            values.const_data_ptr<W>(), ids, sums.const_data_ptr<Wide<W>>(),
+                            dlogits.mutable_data_ptr<Wide<W>>(), activations.mutable_data_ptr<Wide<W>>(),
+                            for_x ? dx.mutable_data_ptr<T>() : nullptr, for_weights ? dkeys.mutable_data_ptr<W>() : nullptr,
+                            for_weights ? dbias.mutable_data_ptr<W>() : nullptr,
+                            for_weights ? dvalues.mutable_data_ptr<W>() : nullptr},
+             tokens_of(x));
+  });
+  return {dx, dkeys, dbias, dvalues};
+}
+
+}  // namespace
+}  // namespace fairseq
+
+#pragma GCC diagnostic pop
+
+TORCH_LIBRARY_IMPL(fairseq, CPU, m) {
+  m.impl("fast_feed_forward_forward", fairseq::fast_feed_forward_forward);
+  m.impl("fast_feed_forward_backward", fairseq::fast_feed_forward_backward);
+  m.impl("fff_routes", fairseq::fff_routes);
+}

@@ -1,0 +1,60 @@
+"""This project's own folders: a checkpoint, ``dict.txt``, the files of the tokenizer, and what the way back needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairseq.checkpoint.atomic import atomic_save
+from fairseq.checkpoint.safe_load import load
+from fairseq.data.dictionary import Dictionary
+from fairseq.errors import CheckpointError, DataNotFoundError
+from fairseq.interop.portable import PortableModel, files_beside, load_json, save_json
+from fairseq.interop.vocabulary import our_order, special_ids
+from fairseq.registry import FORMATS
+
+CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # the first one that is there
+ORIGIN = "conversion.json"
+
+
+@FORMATS.register("fairseq")
+class FairseqFolder:
+    """A folder that ``RobertaModel.from_pretrained`` loads; read also by the path of a checkpoint in it."""
+
+    @staticmethod
+    def read(path: Path, special: Mapping[str, int]) -> PortableModel:
+        file = path if path.is_file() else next((f for name in CHECKPOINTS if (f := path / name).is_file()), None)
+        if file is None:
+            raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS)} in {path}; give the folder of a model")
+        state = load(file)
+        if not isinstance(state.get("model"), Mapping):
+            raise CheckpointError("this is no fairseq checkpoint: it lacks the weights ('model')")
+        folder = file.parent
+        origin = load_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else _origin(folder, state["model"], special)
+        symbols = None
+        if (folder / "dict.txt").is_file():
+            dictionary = Dictionary.load(folder / "dict.txt")
+            symbols = dictionary.symbols[dictionary.nspecial :]
+        return PortableModel(state, symbols, files_beside(folder), origin)
+
+    @staticmethod
+    def write(model: PortableModel, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        atomic_save(model.state, path / "model.pt")
+        if model.symbols is not None:
+            dictionary = Dictionary()
+            for symbol in model.symbols:
+                dictionary.add_symbol(symbol)
+            dictionary.save(path / "dict.txt")
+        if model.origin:
+            save_json(model.origin, path / ORIGIN)
+
+
+def _origin(folder: Path, weights: Mapping[str, Any], special: Mapping[str, int]) -> dict[str, Any]:
+    """The order of rows, for a checkpoint that has been trained on elsewhere, from the ids that its tokenizer has."""
+    embeddings = next((value for key, value in weights.items() if key.endswith("embed_tokens.weight")), None)
+    if not special or embeddings is None:
+        return {}
+    ids = special_ids(folder, special, len(embeddings))
+    return {"special": ids, "rows": our_order(ids, len(embeddings))}

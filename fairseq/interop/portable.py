@@ -1,0 +1,144 @@
+"""A pretrained model between two formats, and what every format does with files.
+
+A format is a class with two static methods, registered in ``fairseq.registry.FORMATS``: ``read(path, special)`` makes a
+`PortableModel` of a file or folder, ``write(model, path)`` makes a file or folder of one. ``special`` are ids of special
+tokens that the user gave, see ``fairseq.interop.vocabulary``.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fairseq.checkpoint.atomic import write_atomically
+from fairseq.checkpoint.safe_load import load
+from fairseq.checkpoint.schema import portable
+from fairseq.data.dictionary import Dictionary
+from fairseq.dataclass.build import build_config
+from fairseq.dataclass.state import config_to_state
+from fairseq.errors import CheckpointError, DataNotFoundError
+from fairseq.models import build_model
+from fairseq.models.loading import load_weights
+from fairseq.registry import TASKS
+
+SAFETENSORS, PICKLE, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+TOKENIZER = "tokenizer.json"
+BESIDE = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")  # files that go along as they are
+
+
+@dataclass
+class PortableModel:
+    """``state`` is a checkpoint of this project: settings and weights.
+
+    ``symbols`` are what ``dict.txt`` lists, without special symbols and ``<mask>`` (None: not known); ``files`` go along
+    under their names; ``origin`` is what the format it came from needs on the way back (JSON).
+    """
+
+    state: dict[str, Any]
+    symbols: list[str] | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def make_state(
+    architecture: str,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    symbols: list[str],
+    tokens: int,
+    bpe: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The checkpoint of a model of ``architecture`` with ``settings``, for inputs of up to ``tokens`` tokens.
+
+    Raises CheckpointError when ``weights`` are not those of such a model.
+    """
+    task = {"_name": "masked_lm", "data": ".", "tokens_per_sample": tokens}
+    cfg = build_config(
+        {"task": task, "model": {"_name": architecture, **settings}, **({"bpe": dict(bpe)} if bpe else {})}
+    )
+    dictionary = Dictionary()
+    for symbol in symbols:
+        dictionary.add_symbol(symbol)
+    with torch.device("meta"):
+        model = build_model(cfg.model, TASKS.get("masked_lm")(cfg.task, dictionary))
+    for name, head in heads_in(weights).items():
+        model.register_classification_head(name, num_classes=head)  # type: ignore[operator]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names and shapes are compared: nothing is copied, which torch warns about
+        load_weights(model, weights, cfg.model, "the checkpoint", strict=True)
+    return portable({"args": None, "cfg": config_to_state(cfg), "model": OrderedDict(weights)})
+
+
+def heads_in(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """Name -> classes of the classification heads among ``weights``."""
+    prefix, end = "classification_heads.", ".out_proj.weight"
+    return {
+        key[len(prefix) : -len(end)]: len(value)
+        for key, value in weights.items()
+        if key.startswith(prefix) and key.endswith(end)
+    }
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors in ``model.safetensors`` or ``pytorch_model.bin`` of ``folder``, without the prefixes of wrappers."""
+    if (folder / SAFETENSORS).is_file():
+        try:
+            found: Mapping[str, Any] = safetensors.torch.load_file(folder / SAFETENSORS)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise CheckpointError(f"{folder / SAFETENSORS} is damaged or not in safetensors format: {error}") from None
+    elif (folder / PICKLE).is_file():
+        found = load(folder / PICKLE)
+    else:
+        raise DataNotFoundError(f"there is no {SAFETENSORS} or {PICKLE} in {folder}; give the folder of a model")
+    return {
+        key.removeprefix("_orig_mod.").removeprefix("module."): value
+        for key, value in found.items()
+        if torch.is_tensor(value)
+    }
+
+
+def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write ``model.safetensors``; tensors that share memory are written once each."""
+    data = safetensors.torch.save(_apart(weights), metadata={"format": "pt"})
+    write_atomically(folder / SAFETENSORS, lambda file: file.write(data))
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    seen: set[int] = set()
+    result = {}
+    for key, value in weights.items():
+        value = value.detach().contiguous()
+        result[key] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return result
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The object in the JSON file ``path``. Raises DataNotFoundError and CheckpointError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataNotFoundError(f"there is no {path.name} in {path.parent}; give the folder of a model") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")
+    return found
+
+
+def save_json(value: Any, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def files_beside(folder: Path) -> dict[str, Path]:
+    return {name: folder / name for name in BESIDE if (folder / name).is_file()}

@@ -1,0 +1,105 @@
+"""Rows of a vocabulary, in the order of another program and in ours.
+
+Ours begins with ``<s>`` (their cls), ``<pad>``, ``</s>`` (their sep) and ``<unk>``, goes on with all other rows in their
+order and ends with ``<mask>``. The size stays the same. Symbols are ids written in decimal, as the BPE ``hf_tokenizer``
+writes them: that of their row i is i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq.errors import CheckpointError, ConfigError
+from fairseq.interop.portable import TOKENIZER, load_json
+
+SPECIAL = ("cls", "pad", "sep", "unk", "mask")
+_SPELLINGS = {
+    "cls": ("[CLS]", "<cls>", "<s>"),
+    "pad": ("[PAD]", "<pad>"),
+    "sep": ("[SEP]", "<sep>", "</s>"),
+    "unk": ("[UNK]", "<unk>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+
+
+def parse_special(text: str) -> dict[str, int]:
+    """``cls=0,pad=1`` as a dict. Raises ConfigError."""
+    found: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name.strip() not in SPECIAL or not value.strip().isdecimal():
+            raise ConfigError(f"--special wants ids as in {','.join(f'{key}=I' for key in SPECIAL)}, but has {part!r}")
+        found[name.strip()] = int(value)
+    return found
+
+
+def special_ids(folder: Path, given: Mapping[str, int], size: int) -> dict[str, int]:
+    """Ids of all special tokens of the vocabulary with ``size`` rows: those ``given``, else those of ``tokenizer.json``.
+
+    Raises ConfigError when one is not known, CheckpointError when they are no such ids.
+    """
+    ids = {**_of_tokenizer(folder), **given}
+    missing = [name for name in SPECIAL if name not in ids]
+    if missing:
+        wanted = ",".join(f"{name}=I" for name in missing)
+        where = TOKENIZER if (folder / TOKENIZER).is_file() else f"{folder} without a {TOKENIZER}"
+        raise ConfigError(f"{where} does not say which ids {', '.join(missing)} have: give --special {wanted}")
+    ids = {name: ids[name] for name in SPECIAL}
+    if len(set(ids.values())) < len(ids) or not all(0 <= value < size for value in ids.values()):
+        shown = ",".join(f"{name}={value}" for name, value in ids.items())
+        raise CheckpointError(f"special tokens need ids of their own from 0 to {size - 1}, but they are {shown}")
+    return ids
+
+
+def _of_tokenizer(folder: Path) -> dict[str, int]:
+    if not (folder / TOKENIZER).is_file():
+        return {}
+    tokenizer = load_json(folder / TOKENIZER)
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):  # unigram models: [piece, score] in the order of ids
+        vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
+    known = {**vocabulary, **{token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}}
+    named = _named(folder)
+    found = {}
+    for name, spellings in _SPELLINGS.items():
+        token = next((token for token in (named.get(name), *spellings) if token in known), None)
+        if token is not None:
+            found[name] = int(known[token])
+    return found
+
+
+def _named(folder: Path) -> dict[str, Any]:
+    """Name -> token, as ``special_tokens_map.json`` says."""
+    path = folder / "special_tokens_map.json"
+    stored = load_json(path) if path.is_file() else {}
+    tokens = {name: stored.get(f"{name}_token") for name in SPECIAL}
+    return {name: token["content"] if isinstance(token, Mapping) else token for name, token in tokens.items()}
+
+
+def our_order(special: Mapping[str, int], size: int) -> list[int]:
+    """Their row of each of our rows."""
+    taken = set(special.values())
+    others = (row for row in range(size) if row not in taken)
+    return [*(special[name] for name in ("cls", "pad", "sep", "unk")), *others, special["mask"]]
+
+
+def symbols(order: Sequence[int]) -> list[str]:
+    """What ``dict.txt`` lists."""
+    return [str(row) for row in order[4:-1]]
+
+
+def to_ours(table: Tensor, order: Sequence[int]) -> Tensor:
+    """Rows of ``table`` (V, ...), which are in their order, in ours."""
+    return table[torch.tensor(order)]
+
+
+def to_theirs(table: Tensor, order: Sequence[int]) -> Tensor:
+    """The inverse of `to_ours`."""
+    result = torch.empty_like(table)
+    result[torch.tensor(order)] = table
+    return result
