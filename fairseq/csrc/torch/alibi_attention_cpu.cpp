@@ -8,18 +8,14 @@
 // Legend: B sequences, H heads, T tokens, D head width.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <tuple>
-#if defined(__SSE2__)
-#include <xmmintrin.h>
-#endif
 
 #include "checks.h"
+#include "products.h"
 #include "vector_rows.h"
 
 namespace fairseq {
@@ -27,46 +23,6 @@ namespace {
 
 constexpr int64_t kRows = 64, kKeys = 512;
 static_assert(kKeys % kChunk == 0, "a block begins with a chunk of random bits");
-
-int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-// C (m, n; leading dimension ldc) = A (m, k; dense) B (k, n; leading dimension ldb), added to C if `add`.
-void product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-             int64_t ldc, bool add) {
-  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, /*is_vnni=*/false);
-}
-
-void product(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb, double* c,
-             int64_t ldc, bool add) {
-  for (int64_t i = 0; i < m; ++i) {
-    if (!add) std::fill(c + i * ldc, c + i * ldc + n, 0.0);
-    for (int64_t l = 0; l < k; ++l)
-      for (int64_t j = 0; j < n; ++j) c[i * ldc + j] += a[i * lda + l] * b[l * ldb + j];
-  }
-}
-
-// Far from the diagonal ALiBi leaves probabilities near the smallest number, and their products with gradients below
-// it; processors take a hundred times as long for those. While this lives, its thread takes them for zero.
-struct FlushDenormals {
-#if defined(__SSE2__)
-  const unsigned before = _mm_getcsr();
-  FlushDenormals() { _mm_setcsr(before | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(before); }
-#endif
-};
-
-template <typename acc>
-struct Buffer {  // uninitialised, aligned
-  explicit Buffer(int64_t count)
-      : data(static_cast<acc*>(std::aligned_alloc(64, rounded_up(std::max<int64_t>(count, 1) * sizeof(acc), 64)))) {
-    TORCH_CHECK(data, "out of memory");
-  }
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  operator acc*() const { return data; }
-  acc* data;
-};
 
 // Everything about one call that both directions share. `term` makes the score term of a head.
 template <typename T, typename acc, class Term>
