@@ -314,7 +314,13 @@ POSITIONS: Registry[Any] = SlotRegistry(
 ATTENTION_BIASES: Registry[Any] = SlotRegistry(
     "attention bias", dict.fromkeys(("alibi", "alibi_asymmetrical", "none"), Builtin("fairseq.modules.attention_bias"))
 )
-TOKEN_MIXERS: Registry[Any] = SlotRegistry("token mixer", {"self_attention": Builtin("fairseq.modules.attention")})
+TOKEN_MIXERS: Registry[Any] = SlotRegistry(
+    "token mixer",
+    {
+        "self_attention": Builtin("fairseq.modules.attention"),
+        "bigs": Builtin("fairseq.modules.bigs", "fairseq.modules.configs:BiGSConfig"),
+    },
+)
 CHANNEL_MIXERS: Registry[Any] = SlotRegistry(
     "channel mixer", dict.fromkeys(("feed_forward", "none"), Builtin("fairseq.modules.feed_forward"))
 )

@@ -14,5 +14,7 @@ __getattr__, __dir__, __all__ = exporter(
         "dropout_add_layer_norm": "residual",
         "library": "",
         "native": "",
+        "ssm_conv": "ssm",
+        "ssm_kernel": "ssm",
     },
 )
