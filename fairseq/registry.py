@@ -337,7 +337,10 @@ ATTENTION_BIASES: Registry[Any] = SlotRegistry(
 )
 TOKEN_MIXERS: Registry[Any] = SlotRegistry(
     "token mixer",
-    {"self_attention": Builtin("fairseq.modules.attention", "fairseq.modules.configs:SelfAttentionConfig")},
+    {
+        "self_attention": Builtin("fairseq.modules.attention", "fairseq.modules.configs:SelfAttentionConfig"),
+        "bigs": Builtin("fairseq.modules.bigs", "fairseq.modules.configs:BiGSConfig"),
+    },
 )
 CHANNEL_MIXERS: Registry[Any] = SlotRegistry(
     "channel mixer",

@@ -48,3 +48,34 @@ class SinusoidalPositionsConfig(FairseqDataclass):
 
     sinusoidal_offset: int | None = option(None, _OFFSET)
     sinusoidal_by_column: bool = option(False, _BY_COLUMN)
+
+
+@dataclass(kw_only=True)
+class BiGSConfig(FairseqDataclass):
+    """Bidirectional gated state-space models. The gate is encoder-ffn-embed-dim wide; there are no heads."""
+
+    bigs_num_ssm: int = option(64, "complex modes of a convolution")
+    bigs_spectrum: str = option(
+        "hippo",
+        "how the frequencies of the modes begin: those of HiPPO, linear or inverse",
+        choices=("hippo", "lin", "inv"),
+    )
+    bigs_activation: str = option(
+        "gelu_accurate",
+        "activation within the block; gelu_accurate (tanh) is that of the published models",
+        choices=("gelu", "gelu_accurate"),
+    )
+    bigs_padding: str = option(
+        "masked",
+        "masked: results do not depend on padding; leak: padding is read like text, as in the original, for its models",
+        choices=("masked", "leak"),
+    )
+    bigs_method: str = option(
+        "auto",
+        "how convolutions are computed; auto: in chunks where that is quicker",
+        choices=("auto", "fft", "chunks"),
+    )
+    bigs_ssm_lr_scale: float = option(1.0, "learning rate of the modes, steps and skips, relative to the others")
+    bigs_ssm_weight_decay: bool = option(
+        True, "decay the modes, steps and skips too, as the original does", action="boolean"
+    )

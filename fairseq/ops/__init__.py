@@ -17,5 +17,7 @@ __getattr__, __dir__, __all__ = exporter(
         "fff_routes": "fff",
         "library": "",
         "native": "",
+        "ssm_conv": "ssm",
+        "ssm_kernel": "ssm",
     },
 )

@@ -13,11 +13,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <tuple>
-#if defined(__SSE2__)
-#include <xmmintrin.h>
-#endif
 
 #include "attention_terms.h"
 #include "checks.h"
@@ -30,31 +26,6 @@ namespace {
 
 constexpr int64_t kRows = 64, kKeys = 512;
 static_assert(kKeys % kHalves == 0, "a block begins with a counter of its own");
-
-int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-// Far from the diagonal ALiBi leaves probabilities near the smallest number, and their products with gradients below
-// it; processors take a hundred times as long for those. While this lives, its thread takes them for zero.
-struct FlushDenormals {
-#if defined(__SSE2__)
-  const unsigned before = _mm_getcsr();
-  FlushDenormals() { _mm_setcsr(before | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(before); }
-#endif
-};
-
-template <typename acc>
-struct Buffer {  // uninitialised, aligned
-  explicit Buffer(int64_t count)
-      : data(static_cast<acc*>(std::aligned_alloc(64, rounded_up(std::max<int64_t>(count, 1) * sizeof(acc), 64)))) {
-    TORCH_CHECK(data, "out of memory");
-  }
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  operator acc*() const { return data; }
-  acc* data;
-};
 
 // Everything about one call that both directions share.
 template <typename T, typename acc, class Term>

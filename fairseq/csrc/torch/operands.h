@@ -7,36 +7,15 @@
 #pragma once
 
 #include <ATen/Context.h>
-#include <ATen/native/CPUBlas.h>
 
-#include <algorithm>
 #include <atomic>
 #include <vector>
 
 #include "elements.h"
+#include "products.h"
 #include "vector_rows.h"
 
 namespace fairseq {
-
-// C (m, n; leading dimension ldc) = A (m, k; dense) B (k, n; leading dimension ldb), added to C if `add`.
-inline void product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-                    int64_t ldc, bool add) {
-  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, /*is_vnni=*/false);
-}
-
-inline void product(int64_t m, int64_t n, int64_t k, const at::BFloat16* a, int64_t lda, const at::BFloat16* b, int64_t ldb,
-                    float* c, int64_t ldc, bool add) {
-  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, /*is_vnni=*/true);
-}
-
-inline void product(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb, double* c,
-                    int64_t ldc, bool add) {
-  for (int64_t i = 0; i < m; ++i) {
-    if (!add) std::fill(c + i * ldc, c + i * ldc + n, 0.0);
-    for (int64_t l = 0; l < k; ++l)
-      for (int64_t j = 0; j < n; ++j) c[i * ldc + j] += a[i * lda + l] * b[l * ldb + j];
-  }
-}
 
 // Operands of type E made of `n` rows of T, `stride` apart, of `width` columns, with zeros for rows beyond up to `rows`.
 template <typename E, typename T>
