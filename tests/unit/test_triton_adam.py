@@ -138,7 +138,7 @@ def test_compiles_without_spills_and_contracts_nothing(device, tmp_path):
     arguments = {"table": torch.int64, "tensors": 200, "factor": torch.float32, **numbers, **constants}
     options = {"num_warps": 8, "enable_fp_fusion": False}
     found = compile_for(device, kernels._adam_kernel, {**arguments, "BLOCK": kernels.BLOCK}, tmp_path, **options)
-    assert not found.spilled and found.registers <= 96
+    assert not found.spilled and found.registers <= 128  # two programs on a multiprocessor, 56 KB on their way
     assert found.ptx.count("ld.global.v4.b32") >= 7  # 16 bytes at a time: three float32 numbers and a gradient
     assert "fma.rn.f32" not in found.ptx and "sqrt.rn.f32" in found.ptx and "div.rn.f32" in found.ptx
 
