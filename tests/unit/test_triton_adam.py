@@ -93,7 +93,12 @@ def test_tensors_that_begin_anywhere_and_types_of_their_own(kernels):
 
 @in_interpreter
 def test_what_does_not_fit_is_refused(kernels):
-    for place, wrong in ((0, lambda t: t.double()), (2, lambda t: t.half()), (1, lambda t: t[:-1]), (4, lambda t: t[::2])):
+    for place, wrong in (
+        (0, lambda t: t.double()),
+        (2, lambda t: t.half()),
+        (1, lambda t: t[:-1]),
+        (4, lambda t: t[::2]),
+    ):
         columns = columns_of(torch.float16, [64])
         columns[place] = [wrong(columns[place][0])]
         with pytest.raises(ValueError, match="dense"):
