@@ -6,12 +6,15 @@ float32 copy of it behind. The compiled kernels give the results of the referenc
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fairseq.ops import library
+from fairseq.ops.self_check import Source
 
 
 def low_precision_adam_(
@@ -105,6 +108,10 @@ def _fake_norms(tensors: Sequence[Tensor], block: int) -> Tensor:
     return torch.empty(count, device=tensors[0].device if tensors else None)
 
 
+def _kernels() -> Any:
+    return importlib.import_module("fairseq.ops.triton.adam_kernels")  # not without need: it imports Triton
+
+
 library.define(
     "low_precision_adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
     "Tensor(d!)[] low_params, float step, float lr, float beta1, float beta2, float weight_decay, float eps, Tensor? factor) "
@@ -112,5 +119,6 @@ library.define(
     low_precision_adam_reference,
     _fake_update,
 )
-library.define_on_cuda("low_precision_adam_", "adam", low_precision_adam_reference)
+SOURCE = Source(_kernels, {"low_precision_adam_": low_precision_adam_reference})
+library.define_on_cuda(SOURCE)
 library.define("block_norms(Tensor[] tensors, int block) -> Tensor", block_norms_reference, _fake_norms)

@@ -21,7 +21,7 @@ from fairseq.ops import self_check
 from fairseq.ops.native import built
 
 _HERE = Path(__file__).parent
-_ON_CUDA: dict[str, str] = {}  # operator -> its Triton kernels
+_ON_CUDA: dict[str, self_check.Source] = {}  # operator -> its Triton kernels
 _HINT = "pip install --no-build-isolation . in an environment that has torch, setuptools and wheel"
 
 
@@ -33,20 +33,22 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     torch.library.register_fake(name, fake)
 
 
-def define_on_cuda(name: str, kernels: str, reference: Callable[..., Any]) -> None:
-    """On CUDA ``fairseq::<name>`` is that function of the Triton kernels ``kernels`` where they work, else ``reference``.
+def define_on_cuda(source: self_check.Source) -> None:
+    """Let the operators of ``source`` run its kernels on CUDA where these work, else their reference implementations.
 
-    Nothing of Triton is imported before the first call; see :mod:`fairseq.ops.self_check`.
+    The kernels are imported when they are needed; see :mod:`fairseq.ops.self_check`.
     """
+    for name in source.references:
+        torch.library.impl(f"fairseq::{name}", "CUDA", functools.partial(_run_on_cuda, source, name))
+        _ON_CUDA[name] = source
 
-    def run(*arguments: Any) -> Any:
-        like = _first_tensor(arguments)
-        with torch.cuda.device(like.device):  # where Triton launches
-            module = self_check.kernels(kernels, like.device, like.dtype)
-            return (reference if module is None else getattr(module, name))(*arguments)
 
-    torch.library.impl(f"fairseq::{name}", "CUDA", run)
-    _ON_CUDA[name] = kernels
+def _run_on_cuda(source: self_check.Source, name: str, *arguments: Any) -> Any:
+    like = _first_tensor(arguments)
+    with torch.cuda.device(like.device):  # where Triton launches
+        kernel = self_check.kernels(source, like.device, like.dtype).get(name)
+        result = NotImplemented if kernel is None else kernel(*arguments)
+        return source.references[name](*arguments) if result is NotImplemented else result
 
 
 def _first_tensor(arguments: Sequence[Any]) -> torch.Tensor:
@@ -78,7 +80,7 @@ def compiled_for(operator: str, device: str) -> bool:
 def has_kernel(operator: str, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether ``fairseq::<operator>`` has a kernel on ``device`` for ``dtype``: a compiled one, or one in Triton that works."""
     if device.type == "cuda" and operator in _ON_CUDA:
-        return self_check.kernels(_ON_CUDA[operator], device, dtype) is not None
+        return operator in self_check.kernels(_ON_CUDA[operator], device, dtype)
     return device.type in ("cpu", "cuda") and compiled_for(operator, device.type)
 
 

@@ -10,6 +10,7 @@ Legend: N rows, C channels, V vocabulary.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from fairseq.ops import library
 from fairseq.ops.linear import multiplies, product
+from fairseq.ops.self_check import Source
 
 ROWS = 512  # of a chunk: enough to reuse each weight that is loaded, and 100 MB of float32 logits with V 50265
 CUDA_BYTES = 1 << 28  # of a chunk's logits on a device whose cores want large products: 2560 rows of bfloat16 logits
@@ -256,13 +258,18 @@ def scaled(gradient: Tensor, by: Tensor) -> Tensor:
     return gradient * by.to(gradient.dtype)
 
 
+def _kernels() -> Any:
+    return importlib.import_module("fairseq.ops.triton.cross_entropy_kernels")  # not without need: it imports Triton
+
+
 library.define(
     "cross_entropy_rows_(Tensor(a!) logits, Tensor? bias, Tensor targets, int ignore_index, Tensor? scale, "
     "bool with_gradient) -> Tensor",
     cross_entropy_rows_reference,
     _rows_fake,
 )
-library.define_on_cuda("cross_entropy_rows_", "cross_entropy", cross_entropy_rows_reference)
+SOURCE = Source(_kernels, {"cross_entropy_rows_": cross_entropy_rows_reference})
+library.define_on_cuda(SOURCE)
 library.define(
     "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, Tensor? scale, "
     "int ignore_index, bool with_gradients) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",

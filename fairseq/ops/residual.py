@@ -10,6 +10,7 @@ Legend: N rows, C columns (the last dimension; all others make rows).
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fairseq.ops import library
 from fairseq.ops.alibi_attention import dropout_factors
+from fairseq.ops.self_check import Source
 
 
 def dropout_add(x: Tensor, residual: Tensor | None, p: float, seed: Tensor) -> Tensor:
@@ -127,6 +129,10 @@ def _layer_norm_backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor |
     return dx if _threshold(ctx.p) else dresidual, dresidual, dweight, dbias, None, None, None
 
 
+def _kernels() -> Any:
+    return importlib.import_module("fairseq.ops.triton.residual_kernels")  # not without need: it imports Triton
+
+
 library.define(
     "dropout_add(Tensor x, Tensor? residual, float p, Tensor seed) -> Tensor", dropout_add_reference, _dropout_add_fake
 )
@@ -142,9 +148,15 @@ library.define(
     layer_norm_backward_reference,
     _backward_fake,
 )
-library.define_on_cuda("dropout_add", "residual", dropout_add_reference)
-library.define_on_cuda("dropout_add_layer_norm_forward", "residual", layer_norm_reference)
-library.define_on_cuda("dropout_add_layer_norm_backward", "residual", layer_norm_backward_reference)
+SOURCE = Source(
+    _kernels,
+    {
+        "dropout_add": dropout_add_reference,
+        "dropout_add_layer_norm_forward": layer_norm_reference,
+        "dropout_add_layer_norm_backward": layer_norm_backward_reference,
+    },
+)
+library.define_on_cuda(SOURCE)
 torch.library.register_autograd("fairseq::dropout_add", _dropout_add_backward, setup_context=_keep_seed)
 torch.library.register_autograd(
     "fairseq::dropout_add_layer_norm_forward", _layer_norm_backward, setup_context=_keep_for_backward

