@@ -46,14 +46,15 @@ class Compiled(NamedTuple):
     spilled: int
 
 
-_NAMES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64"}
+_NAMES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+_NAMES |= {torch.int64: "*i64", torch.int32: "*i32"}
 
 
 def compile_for(device: int, kernel: Any, arguments: Mapping[str, Any], folder: Path, **options: Any) -> Compiled:
     """``kernel`` for sm_``device``; an argument is a torch type (a pointer to such numbers), or a value.
 
-    Names in capitals are constants. Of pointers and of integers that are multiples of 16 the compiler knows it, as it
-    does when they are launched.
+    Names in capitals are constants, unless they are pointers. Of pointers and of integers that are multiples of 16 the
+    compiler knows it, as it does when they are launched.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -65,11 +66,12 @@ def compile_for(device: int, kernel: Any, arguments: Mapping[str, Any], folder: 
     multiples: dict[tuple[int, ...], Any] = {}
     for place, (name, value) in enumerate(arguments.items()):
         pointer = isinstance(value, torch.dtype)
-        if name.isupper():
+        constant = name.isupper() and not pointer
+        if constant:
             signature[name], constants[name] = "constexpr", value
         else:
             signature[name] = _NAMES[value] if pointer else "fp32" if isinstance(value, float) else "i32"
-        if not name.isupper() and (pointer or (isinstance(value, int) and value % 16 == 0)):
+        if not constant and (pointer or (isinstance(value, int) and value % 16 == 0)):
             multiples[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, multiples)
     ptx = triton.compile(source, target=GPUTarget("cuda", device, 32), options=options).asm["ptx"]

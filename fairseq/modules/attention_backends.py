@@ -245,6 +245,13 @@ def choose_backend(
     return "fused" if fused and works_like_eager("fused", where, q.dtype) else "sdpa"
 
 
+def finds_starts(q: Tensor, bias: Bias | None, dropout: float, backend: str) -> bool:
+    """Whether packed sequences like ``q`` are found by ``starts`` on their device; other backends want ``lengths``."""
+    if backend == "auto":
+        backend = choose_backend(q, bias, dropout, packed=True, lengths_known=True)
+    return backend == "triton" and flash.runs(q)
+
+
 @torch.compiler.assume_constant_result
 def works_like_eager(name: str, device: str, dtype: torch.dtype) -> bool:
     """What `_tried` found, the first time for this device; also while a graph is compiled."""

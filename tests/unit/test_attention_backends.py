@@ -140,8 +140,11 @@ def test_automatic_choice_on_cuda_trusts_only_what_was_checked(monkeypatch):
     assert [chosen(bias, 0.0), chosen(Given(), 0.1, lengths_known=True)] == ["flex", "sdpa"]
     assert [chosen(None, p, lengths_known=True) for p in (0.0, 0.1)] == ["sdpa", "triton"]
     assert chosen(None, 0.0, lengths_known=True, packed=True) == "triton"
+    finds = backends.finds_starts
+    assert finds(OnCuda, bias, 0.1, "auto") and finds(OnCuda, bias, 0.1, "triton")
+    assert not finds(OnCuda, bias, 0.1, "fused") and not finds(OnCuda, Given(), 0.1, "auto")
     monkeypatch.setattr(backends.flash, "runs", lambda q: False)
-    assert chosen(bias, 0.1, lengths_known=True) == "fused"
+    assert chosen(bias, 0.1, lengths_known=True) == "fused" and not finds(OnCuda, bias, 0.1, "triton")
 
 
 def test_automatic_choice_knows_whether_lengths_are_known(monkeypatch):

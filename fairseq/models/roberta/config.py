@@ -101,7 +101,7 @@ class RobertaConfig(FairseqDataclass):
     attention_backend: str = option(
         "auto",
         "how attention is computed: eager (plain, for reference), sdpa (torch's own kernels), flex (compiled, on CUDA), "
-        "fused (this project's operator), triton (the same for CUDA), auto (the quickest that is sound on this machine)",
+        "fused (this project's operator), triton (its kernels for CUDA), auto (the quickest that is sound on this machine)",
         choices=ATTENTION_BACKENDS,
         new=True,
     )

@@ -147,7 +147,7 @@ def _reference(
     batch = _Batch.of(q.size(2), token_counts, starts)
     q, k, v = batch.pad(q), batch.pad(k), batch.pad(v)
     out, lse = forward_reference(q, k, v, slopes, asymmetrical, batch.padding, dropout_p, seed)
-    return batch.pack(out), batch.pack(lse)
+    return batch.pack(out), batch.pack(lse).contiguous()
 
 
 def _backward_reference(
