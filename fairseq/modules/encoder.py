@@ -102,7 +102,7 @@ class EncoderOptions:
 
     ``layerdrop`` is the probability of leaving out a layer in a training pass; ``activation_checkpointing`` trades time
     for memory by running each layer again in the backward pass; ``offload`` also keeps the inputs of the layers on the
-    CPU.
+    CPU; ``zero_padding`` is whether the layers see zero vectors at padding.
     """
 
     embed_scale: float = 1.0
@@ -110,6 +110,7 @@ class EncoderOptions:
     layerdrop: float = 0.0
     activation_checkpointing: bool = False
     offload: bool = False
+    zero_padding: bool = True
 
 
 class Encoder(nn.Module):
@@ -194,7 +195,7 @@ class Encoder(nn.Module):
         rows = Rows.plan(padding, None if return_all_hiddens else read, may_pack)
         x = self.embed(tokens, padding, position_ids, token_type_ids, rows)
         context = EncoderContext(rows.padding, rows.lengths)
-        if context.padding is not None:
+        if context.padding is not None and self.options.zero_padding:
             x = mask_out(x, context.padding)
         states = [x.transpose(0, 1)] if return_all_hiddens else None
         layers = self._drawn_layers()
