@@ -103,7 +103,7 @@ class EncoderOptions:
 
     ``layerdrop`` is the probability of leaving out a layer in a training pass; ``activation_checkpointing`` trades time
     for memory by running each layer again in the backward pass; ``offload`` also keeps the inputs of the layers on the
-    CPU.
+    CPU; ``zero_padding`` is whether the layers see zero vectors at padding.
     """
 
     embed_scale: float = 1.0
@@ -111,6 +111,7 @@ class EncoderOptions:
     layerdrop: float = 0.0
     activation_checkpointing: bool = False
     offload: bool = False
+    zero_padding: bool = True
 
 
 class Encoder(nn.Module):
@@ -205,7 +206,7 @@ class Encoder(nn.Module):
             rows = Rows.known(padding, read, layout, self.pack_below if packs_all else 0.0)
             x = self.embed(tokens, padding, position_ids, token_type_ids, rows, layout.types)
             context = known_context(rows, layout)
-        if context.padding is not None:
+        if context.padding is not None and self.options.zero_padding:
             x = mask_out(x, context.padding)
         states = [x.transpose(0, 1)] if return_all_hiddens else None
         layers = self._drawn_layers()

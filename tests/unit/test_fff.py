@@ -96,7 +96,7 @@ def test_scaled_sinusoidal_positions() -> None:
         for pair in range(3):
             angle = position * 10000 ** (-2 * pair / 6)
             for place, value in ((2 * pair, math.sin(angle)), (2 * pair + 1, math.cos(angle))):
-                assert math.isclose(float(found[0, column, place]), 6**-0.5 * value, abs_tol=1e-6)
+                assert math.isclose(found[0, column, place].item(), 6**-0.5 * value, abs_tol=1e-6)
     found.sum().backward()
     assert positions.scale.grad is not None
     assert ScaledSinusoidalPositions(5, 7)(torch.tensor([[2]])).shape == (1, 1, 7)

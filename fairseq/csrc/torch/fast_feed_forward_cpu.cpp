@@ -3,8 +3,9 @@
 //
 // Tokens walk down the trees in small blocks. With many tokens and large tables, those of the upper levels come first;
 // then the tokens go on in the order of the node that they have reached, so that the tables of a subtree stay in the
-// cache. Backward, (token, level) pairs are sorted by node (counting sort, stable), and every node adds up its rows in
-// registers: no atomics, and the same bits for any number of threads.
+// cache. Backward, tokens are sorted by the last node that they visit (counting sort, stable), so that the tokens of every node
+// are neighbours; the nodes of a subtree add up their rows in registers while these are in the cache, and what subtrees
+// found for the nodes above them is added up at the end: no atomics, and the same bits for any number of threads.
 //
 // FAIRSEQ_VECTORS=plain, avx2 or avx512 in the environment limits the instruction set (for tests and measurements).
 #include <ATen/Parallel.h>
@@ -81,7 +82,7 @@ const Vectors kVectors = best_vectors();
 
 constexpr int64_t kFewTokens = 8;     // fewer are not worth a thread
 constexpr int64_t kManyTokens = 512;  // that grouping pays for
-constexpr int64_t kTasks = 64;
+constexpr int64_t kSubtrees = 64;
 
 // f(begin, end) for blocks of at most kTokens of `count` tokens, in parallel; f has buffers of its own for each thread.
 template <typename acc, class F>
@@ -105,10 +106,10 @@ int levels_before_grouping(const Shape& shape, int64_t tokens) {
 std::vector<int32_t> grouped(const int32_t* visited, int64_t tokens, const Shape& shape, int level) {
   const int32_t first = (int32_t(1) << level) - 1;
   std::vector<int64_t> place((int64_t(1) << level) + 1, 0);
-  for (int64_t t = 0; t < tokens; ++t) ++place[visited[t * shape.levels + level] - first + 1];
+  for (int64_t t = 0; t < tokens; ++t) ++place[visited[t * shape.pairs() + level] - first + 1];
   for (size_t i = 1; i < place.size(); ++i) place[i] += place[i - 1];
   std::vector<int32_t> order(tokens);
-  for (int64_t t = 0; t < tokens; ++t) order[place[visited[t * shape.levels + level] - first]++] = int32_t(t);
+  for (int64_t t = 0; t < tokens; ++t) order[place[visited[t * shape.pairs() + level] - first]++] = int32_t(t);
   return order;
 }
 
@@ -128,69 +129,83 @@ void forward(const Forward<T, W>& f, int64_t tokens) {
   });
 }
 
-// All (token, node) pairs by node.
-template <typename acc>
-struct SortedVisits {
-  std::vector<int64_t> start;
-  std::vector<int32_t> tokens;
-  std::vector<acc> dlogits, activations;
+// The tokens in the order of the last nodes that they visit in a tree.
+std::vector<int32_t> by_last_node(const int32_t* visited, int64_t tokens, const Shape& shape, int64_t tree) {
+  const int last = shape.levels - 1;
+  if (int64_t(1) << last <= 4 * tokens + 4096) return grouped(visited + tree * shape.levels, tokens, shape, last);
+  std::vector<int32_t> order(tokens);
+  for (int64_t t = 0; t < tokens; ++t) order[t] = int32_t(t);
+  const int32_t* nodes = visited + tree * shape.levels + last;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return nodes[a * shape.pairs()] < nodes[b * shape.pairs()]; });
+  return order;
+}
 
-  template <typename T, typename W>
-  SortedVisits(const Backward<T, W>& f, int64_t count) : start(f.shape.trees * f.shape.nodes + 2, 0) {
-    const Shape& shape = f.shape;
-    const int64_t pairs = shape.pairs();
-    tokens.resize(count * pairs), dlogits.resize(count * pairs), activations.resize(count * pairs);
-    std::vector<int64_t> first(pairs);
-    for (int64_t p = 0; p < pairs; ++p) first[p] = p / shape.levels * shape.nodes;
-    for (int64_t t = 0; t < count; ++t)
-      for (int64_t p = 0; p < pairs; ++p) ++start[first[p] + f.visited[t * pairs + p] + 2];
-    for (size_t i = 2; i < start.size(); ++i) start[i] += start[i - 1];
-    for (int64_t t = 0; t < count; ++t)
-      for (int64_t p = 0; p < pairs; ++p) {
-        const int64_t from = t * pairs + p, to = start[first[p] + f.visited[from] + 1]++;
-        tokens[to] = int32_t(t), dlogits[to] = f.dlogits[from], activations[to] = f.activations[from];
-      }
-  }
+// The level whose nodes are the roots of subtrees that add up their gradients apart from each other: enough of them for
+// many threads, and tokens enough for each.
+int level_of_subtrees(const Shape& shape, int64_t tokens) {
+  int level = 0;
+  while (level + 1 < shape.levels && shape.trees << level < kSubtrees && tokens >> level > kRun) ++level;
+  return level;
+}
 
-  Visits<acc> view() const { return {start.data(), tokens.data(), dlogits.data(), activations.data()}; }
-};
-
-struct Task {
-  int64_t begin, end;  // nodes
-  Slice slice;
-};
-
-// Nodes in about equal portions; one that many tokens visit is cut by columns.
-std::vector<Task> divided(const std::vector<int64_t>& start, int64_t nodes, int64_t columns) {
-  const int64_t portion = (start[nodes] + nodes) / kTasks + 1;
-  std::vector<Task> tasks;
-  for (int64_t node = 0; node < nodes;) {
-    int64_t end = node + 1;
-    while (end < nodes && start[end + 1] - start[node] + (end + 1 - node) <= portion) ++end;
-    const int64_t here = start[end] - start[node];
-    const int64_t parts = end > node + 1 ? 1 : std::max<int64_t>(1, std::min(columns / 128, here / portion));
-    for (int64_t part = 0; part < parts; ++part) tasks.push_back({node, end, {part, parts}});
-    node = end;
-  }
-  return tasks;
+template <typename T, typename W>
+void weight_gradients(const Backward<T, W>& f, int64_t tokens, const std::vector<std::vector<int32_t>>& orders) {
+  using acc = Wide<W>;
+  const Shape& shape = f.shape;
+  const int split = level_of_subtrees(shape, tokens);
+  const int64_t subtrees = int64_t(1) << split, rows = shape.trees * subtrees * split;
+  Above<acc> above;
+  above.in.resize(rows * shape.in), above.out.resize(rows * shape.out), above.bias.resize(rows);
+  const auto subtree = [&](int64_t tree, int64_t number) {
+    const std::vector<int32_t>& order = orders[tree];
+    const auto place = [&](int64_t at) {  // of the first token whose subtree is not before this one
+      const int64_t edge = (int64_t(1) << split) - 1 + at;
+      return std::partition_point(order.begin(), order.end(), [&](int32_t t) {
+               return f.visited[t * shape.pairs() + tree * shape.levels + split] < edge;
+             }) - order.begin();
+    };
+    const int64_t begin = place(number), n = place(number + 1) - begin, row = (tree * subtrees + number) * split;
+    return Subtree<acc>{tree, number, split, order.data() + begin, n, above.in.data() + row * shape.in,
+                        above.out.data() + row * shape.out, above.bias.data() + row};
+  };
+  const int64_t parts = tokens >= kManyTokens && std::max(shape.in, shape.out) >= 512 ? 2 : 1;
+  at::parallel_for(0, shape.trees * subtrees * parts, 1, [&](int64_t begin, int64_t end) {
+    OpenNodes<acc> open(shape);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t at = i / parts;
+      FS_BEST(subtree_gradients(f, subtree(at / subtrees, at % subtrees), open, Slice{i % parts, parts}));
+    }
+  });
+  const int64_t upper = subtrees - 1;  // nodes of a tree
+  at::parallel_for(0, shape.trees * upper, 1, [&](int64_t begin, int64_t end) {
+    std::vector<int32_t> found;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t tree = i / upper, node = i % upper;
+      int level = 0;
+      while ((int64_t(1) << (level + 1)) - 1 <= node) ++level;
+      const int64_t below = subtrees >> level, first = (node - (int64_t(1) << level) + 1) * below;
+      found.clear();
+      for (int64_t number = first; number < first + below; ++number)
+        if (subtree(tree, number).n) found.push_back(int32_t((tree * subtrees + number) * split + level));
+      const std::vector<acc> ones(found.size(), acc(1));
+      FS_BEST(upper_gradients(f, above, tree * shape.nodes + node, Picked<acc>{found.data(), ones.data(), int64_t(found.size())}));
+    }
+  });
 }
 
 template <typename T, typename W>
 void backward(const Backward<T, W>& f, int64_t tokens) {
   using acc = Wide<W>;
   const Shape& shape = f.shape;
-  const int split = levels_before_grouping(shape, tokens);
-  const std::vector<int32_t> order = split ? grouped(f.visited, tokens, shape, split) : std::vector<int32_t>();
-  blocks_of_tokens<acc>(tokens, split ? order.data() : nullptr, shape, shape.in,
-                        [&](const Tokens& some, Buffers<acc>& buffers) { FS_BEST(walk_back(f, some, buffers)); });
-  if (!f.dweight_in) return;
-  const SortedVisits<acc> sorted(f, tokens);
-  const std::vector<Task> tasks = divided(sorted.start, shape.trees * shape.nodes, std::max(shape.in, shape.out));
-  at::parallel_for(0, tasks.size(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t node = tasks[i].begin; node < tasks[i].end; ++node)
-        FS_BEST(node_gradients(f, sorted.view(), node, tasks[i].slice));
+  std::vector<std::vector<int32_t>> orders(f.dweight_in ? shape.trees : 1);
+  at::parallel_for(0, orders.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t tree = begin; tree < end; ++tree) orders[tree] = by_last_node(f.visited, tokens, shape, tree);
   });
+  const int32_t* order = levels_before_grouping(shape, tokens) ? orders[0].data() : nullptr;
+  blocks_of_tokens<acc>(tokens, order, shape, shape.in,
+                        [&](const Tokens& some, Buffers<acc>& buffers) { FS_BEST(walk_back(f, some, buffers)); });
+  if (f.dweight_in) weight_gradients(f, tokens, orders);
 }
 
 Shape checked(const at::Tensor& x, const at::Tensor& weight_in, const at::Tensor& weight_out, int64_t levels, int64_t trees,

@@ -77,6 +77,9 @@ class RobertaConfig(FairseqDataclass):
     attention_bias: str | None = option(None, "what is added to attention scores [none]", slot=ATTENTION_BIASES)
     lm_head: str | None = option(None, "masked-LM head [roberta]", slot=LM_HEADS)
     layer_norm_eps: float = option(1e-5, "epsilon of the layer norms", new=True)
+    zero_padding: bool = option(
+        True, "embeddings of padding become zero vectors; matters only to what reads features of padding", new=True
+    )
     decay_biases_and_norms: bool = option(True, "weight decay on biases and layer norms, too", new=True)
     linear_bias: bool = option(True, "biases in the linear maps of the layers", new=True)
     type_vocab_size: int = option(0, "number of token types (segments) with an embedding; 0: none", new=True)

@@ -211,6 +211,7 @@ def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: i
             layerdrop=config.encoder_layerdrop,
             activation_checkpointing=config.checkpoint_activations or config.offload_activations,
             offload=config.offload_activations,
+            zero_padding=config.zero_padding,
         ),
         token_types,
     )

@@ -80,6 +80,7 @@ _CRAMMED: dict[str, Any] = {
     "encoder_layers": 16,
     "encoder_normalize_before": True,
     "linear_bias": False,
+    "zero_padding": False,
     "decay_biases_and_norms": False,
     "layer_norm_eps": 1e-12,
     "positions": "scaled_sinusoidal",
