@@ -209,7 +209,6 @@ BACKENDS: dict[str, Backend] = {
     "fused": attend_fused,
     "triton": attend_triton,
 }
-TAKE_STARTS = ("triton",)  # they find packed sequences on the device
 REPRODUCIBLE = ("fused", "triton")  # their dropout masks follow from a seed
 
 
