@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 import fairseq
 from fairseq.logging import metrics
-from fairseq.modules import attention_backends, attention_bias
+from fairseq.modules import attention_bias
 from fairseq.ops.triton import available
 from fairseq.optim import precision
 from fairseq.tasks.fairseq_task import FairseqTask
@@ -165,7 +165,7 @@ def guarded() -> Iterator[None]:
 
 def forget() -> None:
     metrics.reset()
-    for found in (attention_bias._sent_slopes, attention_backends._tried, available):
+    for found in (attention_bias._sent_slopes, available):
         found.cache_clear()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
-from fairseq.modules.attention_backends import TAKE_STARTS, attend, check_backend, choose_backend
+from fairseq.modules.attention_backends import attend, check_backend, finds_starts
 from fairseq.modules.feed_forward import Linear
 from fairseq.modules.initialization import normal_
 from fairseq.modules.slots import AttentionBias, ContentBias, EncoderContext, EncoderShape
@@ -70,13 +70,11 @@ class MultiheadSelfAttention(nn.Module):
 
     def finds_starts(self, x: Tensor) -> bool:
         """Whether the backend for tokens like ``x`` (B, T, C) takes `EncoderContext.starts`."""
-        if self.backend != "auto":
-            return self.backend in TAKE_STARTS
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         q = x.new_empty((1, self.num_heads, 0, self.head_dim), dtype=dtype)
         dropout = self.dropout if self.training else 0.0
-        return choose_backend(q, self.attention_bias, dropout, packed=True, lengths_known=True) in TAKE_STARTS
+        return finds_starts(q, self.attention_bias, dropout, self.backend)
 
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
         batch, tokens, channels = x.shape

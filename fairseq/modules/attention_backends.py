@@ -9,7 +9,7 @@ eager     plain torch, the reference; scores (B, H, T, T) in memory
 sdpa      ``scaled_dot_product_attention`` with a bias of (1, H, T, T)
 flex      FlexAttention with the bias as a score function; no dropout
 fused     ``fairseq.ops.alibi_attention``: bias and dropout in the kernel; ALiBi or no bias
-triton    ``fairseq.ops.triton.attention``: the same for CUDA, no scores in memory; padding at the end, or packed
+triton    ``fairseq.ops.flash_attention``: the same for CUDA, no scores in memory; padding at the end, or packed
 auto      fused where it is compiled and pays, else sdpa; on CUDA triton where it applies, else flex, fused or sdpa; of
           these only what a one-time check allows
 ========  =============================================================================================================
@@ -34,10 +34,10 @@ from fairseq.errors import ConfigError
 from fairseq.modules.attention_bias import ALiBi
 from fairseq.modules.dropout import dropout as drop
 from fairseq.modules.slots import AttentionBias, ContentBias
+from fairseq.ops import flash_attention as flash
 from fairseq.ops import library
 from fairseq.ops.alibi_attention import alibi_attention, forward_reference
 from fairseq.ops.packed_attention import packed_attention
-from fairseq.ops.triton import attention as flash
 from fairseq.registry import nearest
 
 Bias = AttentionBias | ContentBias
@@ -211,7 +211,6 @@ BACKENDS: dict[str, Backend] = {
     "fused": attend_fused,
     "triton": attend_triton,
 }
-TAKE_STARTS = ("triton",)  # they find packed sequences on the device
 REPRODUCIBLE = ("fused", "triton")  # their dropout masks follow from a seed
 
 

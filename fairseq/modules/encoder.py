@@ -225,7 +225,7 @@ class Encoder(nn.Module):
         """Whether all layers take packed ``tokens`` (B, T, C) without asking a device where sequences begin."""
         mixers = (getattr(layer, "self_attn", layer) for layer in self.layers)
         return all(map(packs, self.layers)) and (
-            tokens.device.type == "cpu" or all(finds_starts(mixer, tokens) for mixer in mixers)
+            tokens.device.type == "cpu" or all(_finds_starts(mixer, tokens) for mixer in mixers)
         )
 
     def _drawn_layers(self) -> list[nn.Module]:
@@ -260,7 +260,7 @@ def packs(layer: nn.Module) -> bool:
     return all(supports(part, "packs", "forward") for part in parts) and _works_by_rows(layer)
 
 
-def finds_starts(mixer: nn.Module, x: Tensor) -> bool:
+def _finds_starts(mixer: nn.Module, x: Tensor) -> bool:
     """Whether ``mixer`` finds packed sequences of tokens like ``x`` by `EncoderContext.starts`."""
     return supports(mixer, "finds_starts", "forward") and mixer.finds_starts(x)  # type: ignore[operator]
 

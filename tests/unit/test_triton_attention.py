@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fairseq.ops import flash_attention as flash
 from fairseq.ops.alibi_attention import dropout_factors, forward_reference
-from fairseq.ops.triton import attention as flash
-from fairseq.ops.triton.attention import flash_attention
+from fairseq.ops.flash_attention import flash_attention
 from tests.triton_tools import in_interpreter, interpret, needs_triton, outside
 
 SEED = torch.tensor(-(77 << 40) + 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairseq.ops.triton import attention as flash
+from fairseq.ops import flash_attention as flash
 from tests.triton_tools import DEVICES, compile_for, needs_triton
 
 

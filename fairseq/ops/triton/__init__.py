@@ -1,8 +1,8 @@
-"""Kernels in Triton, and the operators of ``torch.ops.fairseq`` that launch them.
+"""Kernels in Triton, for operators of ``torch.ops.fairseq``, and whether they run.
 
-CUDA builds of torch bring Triton; without it, and on the CPU, these operators run their reference implementations, so
-that nothing here needs Triton to be imported. A module named ``*_kernels`` imports it and is itself imported by the
-operator beside it when a kernel is launched for the first time. With ``TRITON_INTERPRET=1`` in the environment before
+CUDA builds of torch bring Triton; without it, and on the CPU, the operators run their reference implementations, so that
+nothing needs Triton to be imported. A module named ``*_kernels`` imports it, and is itself imported by its operator in
+``fairseq.ops`` when a kernel is launched for the first time. With ``TRITON_INTERPRET=1`` in the environment before
 that, the kernels run on the CPU in Triton's interpreter: slow, for tests.
 """
 

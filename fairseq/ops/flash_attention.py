@@ -2,8 +2,8 @@
 
 What ``fairseq.ops.alibi_attention`` computes, with ALiBi or without a bias, for sequences whose padding comes at the end
 and for packed ones; their lengths stay on the device, so that nothing waits for it. The kernels
-(``attention_kernels``) take float32, bfloat16 and float16 and heads of 1 to 128 channels; whatever else, and every
-tensor where Triton does not run, goes to the reference implementation, which keeps scores in memory.
+(``fairseq.ops.triton.attention_kernels``) take float32, bfloat16 and float16 and heads of 1 to 128 channels; whatever
+else, and every tensor where Triton does not run, goes to the reference implementation, which keeps scores in memory.
 
 Legend: B sequences, H heads, T tokens, N tokens of all packed sequences, D head width.
 """
