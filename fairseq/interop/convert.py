@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
+from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError, FairseqError
 from fairseq.file_io import check_outputs
 from fairseq.registry import FORMATS, nearest
 
@@ -43,8 +43,14 @@ def convert_checkpoint(
     try:
         model = FORMATS.get(source).read(origin, special or {})
         FORMATS.get(target).write(model, destination)
+        if destination.is_dir():
+            for name, file in model.files.items():
+                shutil.copyfile(file, destination / name)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from None
-    if destination.is_dir():
-        for name, file in model.files.items():
-            shutil.copyfile(file, destination / name)
+    except FairseqError:  # some of which are OSErrors too
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot convert {origin} to {destination}: {error.strerror} ({error.filename})"
+        ) from None

@@ -148,6 +148,8 @@ def our_weights(theirs: Mapping[str, Tensor], order: list[int], heads: int) -> d
         within = layer.group(2) if layer else ""
         prefix = f"encoder.sentence_encoder.layers.{layer.group(1)}." if layer else ""
         if within == QKV:
+            if len(value) % (3 * heads):
+                raise CheckpointError(f"{key} has {len(value)} rows, which {heads} heads cannot share")
             parts = value.unflatten(0, (heads, 3, -1)).unbind(1)  # (H 3 D, C) -> 3 of (H, D, C)
             for name, part in zip(_PROJECTIONS, parts, strict=True):
                 weights[f"{prefix}self_attn.{name}.weight"] = part.flatten(0, 1)
@@ -182,4 +184,6 @@ def their_weights(ours: Mapping[str, Tensor], order: Any, heads: int, factor: fl
         elif key in outside:
             rows = key in (OUR_EMBEDDING, OUR_DECODER, "encoder.lm_head.bias")
             weights[outside[key]] = vocabulary.to_theirs(value, order) if rows else value
+        elif not key.endswith((".version", ".k_proj.weight", ".v_proj.weight")):
+            logger.warning("an UltraFastBERT has no place for %s, which is left out", key)
     return weights

@@ -68,7 +68,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if _get(arch, "embedding.dropout_prob", dropout) != dropout:
         logger.warning("the dropout of the embeddings differs from that of the layers: %s is used for both", dropout)
     try:
-        return {
+        settings: dict[str, Any] = {
             "encoder_layers": int(arch["num_transformer_layers"]),
             "encoder_embed_dim": int(arch["hidden_size"]),
             "encoder_attention_heads": int(arch["attention"]["num_attention_heads"]),
@@ -86,8 +86,14 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
             ),
             **_channel_mixer(arch),
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"config.json does not describe an UltraFastBERT: {error!r}") from None
+    width, heads = settings["encoder_embed_dim"], settings["encoder_attention_heads"]
+    if heads < 1 or width < 1 or width % heads:
+        raise CheckpointError(
+            f"config.json has {heads} attention heads and the width {width}, which is no multiple of it"
+        )
+    return settings
 
 
 def _channel_mixer(arch: Mapping[str, Any]) -> dict[str, Any]:

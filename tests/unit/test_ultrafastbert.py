@@ -203,6 +203,8 @@ def convert_own(tmp_path: Path, **settings: Any) -> None:
     ("change", "message"),
     [
         ({"attention": {"rotary_embedding": True}}, "attention.rotary_embedding is True in config.json"),
+        ({"attention": {"num_attention_heads": 5}}, "has 5 attention heads and the width 16"),
+        ({"attention": None}, "does not describe an UltraFastBERT"),
         ({"intermed_type": "moe"}, "intermed_type is 'moe'"),
         ({"nonlin": "GELUglu"}, "nonlin is 'GELUglu' in config.json, but only GELU, ReLU"),
         ({"hidden_size": 8}, "does not fit the model"),
@@ -236,6 +238,10 @@ def test_weights_of_other_kinds(tmp_path: Path) -> None:
         save_file({**weights, **change}, source / "model.safetensors")
         with pytest.raises(CheckpointError, match=message):
             to_fairseq(source, tmp_path / "out")
+    save_file(weights, source / "model.safetensors")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot convert .*file"):
+        to_fairseq(source, tmp_path / "file")
     (source / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="damaged or not in safetensors format"):
         to_fairseq(source, tmp_path / "out")
