@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fairseq.ops import attention as general
-from fairseq.ops.attention import attention
+from fairseq.ops.attention import attention, check_tensors
 
 
 def alibi_attention(
@@ -38,6 +38,7 @@ def alibi_attention(
     Raises:
         ValueError: shapes or types that do not fit.
     """
+    check_tensors(q, k, v, key_padding_mask, dropout_p)
     if slopes.shape != q.shape[1:2]:
         raise ValueError(
             f"`slopes` must be one number for each of {q.size(1)} heads, but has shape {tuple(slopes.shape)}"

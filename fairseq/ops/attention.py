@@ -32,12 +32,7 @@ def attention(
     dropout_p: float,
     seed: int | Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The output and the logarithms of row sums (see ``attention_forward_reference``) for arguments of a user, checked.
-
-    Raises:
-        ValueError: shapes or types that do not fit.
-    """
-    check_tensors(q, k, v, key_padding_mask, dropout_p)
+    """The output and the logarithms of row sums (see ``attention_forward_reference``); callers check (``check_tensors``)."""
     if not isinstance(seed, Tensor):
         seed = torch.full((), seed, dtype=torch.int64, device=q.device)
     operator = torch.ops.fairseq.attention_forward.default

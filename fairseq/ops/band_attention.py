@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairseq.ops.attention import attention
+from fairseq.ops.attention import attention, check_tensors
 from fairseq.ops.packed_attention import packed
 
 
@@ -50,6 +50,7 @@ def band_attention(
     Raises:
         ValueError: shapes or types that do not fit, or no table.
     """
+    check_tensors(q, k, v, key_padding_mask, dropout_p)
     _check_tables(q, query_table, key_table, fixed_table)
     if fixed_table is not None:
         fixed = fixed_table[None, :, None].expand(q.size(0), -1, q.size(2), -1)

@@ -116,3 +116,22 @@ def test_types_without_a_kernel_go_to_the_reference(term):
     arguments = (grad, torch.ones_like(lse), *tensors, out, lse, *extras)
     found = torch.ops.fairseq_host.attention_backward_by_reference(*arguments)
     torch.testing.assert_close(tuple(found), attention.attention_backward_reference(*arguments), rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_device_in_autocast(term, dtype, device):
+    tensors, grad, mask = problem(dtype, tokens=40)
+    extras = (term, parameters_of(term, dtype, tokens=40), mask, 0.3, SEED)
+    out, lse = attention.attention_forward_reference(*tensors, *extras)
+    wanted = attention.attention_backward_reference(grad, torch.ones_like(lse), *tensors, out, lse, *extras)
+    tensors, (grad, mask) = [x.to(device) for x in tensors], (grad.to(device), mask.to(device))
+    extras = (term, [x.to(device) for x in extras[1]], mask, 0.3, SEED.to(device))
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = OPERATOR(*tensors, *extras)
+        torch.testing.assert_close([x.cpu() for x in found], [out, lse], rtol=1e-4, atol=1e-4)
+        backward = torch.ops.fairseq.attention_backward.default
+        *found, tables = backward(grad, torch.ones_like(found[1]), *tensors, *found, *extras)
+    for a, b in zip([*found, *tables], [*wanted[:3], *wanted[3]], strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-4)

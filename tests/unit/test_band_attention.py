@@ -176,13 +176,25 @@ def test_gradients_do_not_depend_on_threads():
             found.append(with_grads(lambda *x: band_attention(*x, mask, 0.2, SEED), inputs, grad))
     finally:
         torch.set_num_threads(before)
-    # The fixed table's gradient is summed by torch.
-    assert all(torch.equal(a, b) for a, b in zip(*(each[:-1] for each in found), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_compiled_graph():
+    inputs, mask, grad = problem((2, 2, 17, 8, 3))
+
+    def function(*x):
+        return band_attention(*x, mask, 0.3, torch.full((), SEED))
+
+    torch._dynamo.reset()
+    quick = torch.compile(function, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(with_grads(quick, inputs, grad), with_grads(function, inputs, grad))
 
 
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
+        ({"v": torch.zeros(1, 2, 5, 4)}, "must have one shape"),
+        ({"fixed_table": torch.zeros(2, 5), "dropout_p": 2.0}, "between 0 and 1"),
         ({}, r"must have 2w \+ 1 columns.*but have \[\]"),
         ({"fixed_table": torch.zeros(2, 4)}, r"have \[4\]"),
         ({"fixed_table": torch.zeros(2, 1)}, r"have \[1\]"),
@@ -195,7 +207,7 @@ def test_gradients_do_not_depend_on_threads():
 def test_mistakes(tables, message):
     x = torch.zeros(1, 2, 6, 4)
     with pytest.raises(ValueError, match=message):
-        band_attention(x, x, x, **tables)
+        band_attention(**{"q": x, "k": x, "v": x, **tables})
 
 
 @compiled
@@ -214,3 +226,18 @@ def test_compiled_kernels_check_before_they_touch_memory():
     ):
         with pytest.raises(RuntimeError):
             forward(x, x, x, "band", parameters, None, 0.0, seed)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES[1:])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_device_is_as_accurate_as_eager(shape, dtype, device):
+    assert library.compiled_for("attention_forward", "cuda"), library.why_unavailable()
+    inputs, mask, grad = problem(shape, dtype=dtype)
+    factors = dropout_factors(grad.new_empty(*shape[:3], shape[2]), 0.2, torch.tensor(SEED))
+    there = [x.to(device) for x in inputs]
+    fast = with_grads(lambda *x: band_attention(*x, mask.to(device), 0.2, SEED), there, grad.to(device))
+    eager = with_grads(lambda *x: plain(*x, mask, factors), inputs, grad)
+    truth = with_grads(lambda *x: plain(*x, mask, factors), widened(inputs), grad.double())
+    for name, a, b, c in zip(("output", "q", "k", "v", "query", "key", "fixed"), fast, eager, truth, strict=True):
+        assert_as_accurate_as(a.cpu(), b, c, 4, name)

@@ -8,8 +8,9 @@
 //                                          added to `sums` (kSums numbers) where other keys of the row do too
 //   finish(row, sums)                      stores the sums of the row
 //   accumulate_column(...)                 gradients that rows share, from scores' gradients in memory (kColumns)
-// where a `dscore` is the gradient of the product of query and key, and so carries its scale; and, where kPieces says so, `add` and `accumulate` for a piece of a row at once: what vector units want when the
-// number is no formula of the offset. All of them are deterministic: no place is written by two rows at a time.
+// and, where kPieces says so, `add` and `accumulate` for a piece of a row at once: what vector units want when the number
+// is no formula of the offset. A `dscore` is the gradient of the product of query and key, so it carries their scale. All
+// of this is deterministic: no place is written by two rows, or by two columns, at a time.
 //
 // Every parameter is of shape (H,) or (B, H, ., .) with a dense last dimension; others may be expanded (stride 0).
 //
