@@ -17,8 +17,7 @@ from torch import Tensor
 
 from fairseq.ops import library
 
-_LANES, _HALVES = 32, 8  # a Philox counter decides about 8 keys, 32 apart: fairseq/csrc/common/philox.h
-_CHUNK = _LANES * _HALVES
+_HALVES = 8  # keys in a row that a counter of Philox decides about: fairseq/csrc/common/philox.h
 
 
 def alibi_attention(
@@ -63,23 +62,22 @@ def alibi_bias(slopes: Tensor, tokens: int, asymmetrical: bool) -> Tensor:
 def dropout_factors(weights: Tensor, dropout_p: float, seed: Tensor) -> Tensor:
     """Like ``weights`` (B, H, T, J): 0 for dropped probabilities, 1 / (1 - p) for the others, p being a multiple of 2^-16.
 
-    Philox4x32-10: counter (32 * chunk + lane, i, b * H + h, 0), key = (low word of the seed, high word). Half t of the
-    four words, low halves first, is for key 256 * chunk + 32 * t + lane, which is kept when it reaches p * 2^16.
+    Philox4x32-10: counter (j // 8, i, b * H + h, 0), key = (low word of the seed, high word). Half j % 8 of the four
+    words, low half of each first, decides about key j, which is kept when those 16 bits reach p * 2^16.
     """
     threshold = int(dropout_p * 65536 + 0.5)
     scale = 65536 / (65536 - threshold) if threshold < 65536 else 0.0
     batch, heads, tokens, columns = weights.shape
-    chunks = (columns + _CHUNK - 1) // _CHUNK
     device = seed.device
     words = [
-        torch.arange(chunks * _LANES, device=device),
+        torch.arange((columns + _HALVES - 1) // _HALVES, device=device),
         torch.arange(tokens, device=device)[:, None],
         torch.arange(batch * heads, device=device)[:, None, None],
         torch.zeros((), dtype=torch.int64, device=device),
     ]
     words = _philox(list(torch.broadcast_tensors(*words)), seed & _MASK, (seed >> 32) & _MASK)
     halves = [(word >> shift) & 0xFFFF for word in words for shift in (0, 16)]
-    bits = torch.stack([half.unflatten(-1, (chunks, _LANES)) for half in halves], dim=-2).flatten(-3)
+    bits = torch.stack(halves, dim=-1).flatten(-2)
     keep = bits[..., :columns].unflatten(0, (batch, heads)) >= threshold
     return keep.to(weights.dtype) * scale
 

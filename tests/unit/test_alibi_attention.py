@@ -164,6 +164,30 @@ def test_philox_known_answers():
         assert [int(word) for word in words] == expected
 
 
+def test_dropout_bits_by_hand():
+    """A counter decides about 8 keys that follow each other, as its words lie in memory."""
+    p, sequence, head, i = 0.5, 1, 2, 4
+    factors = dropout_factors(torch.empty(2, 3, 6, 21), p, torch.tensor(SEED))
+    for j in range(21):
+        counter = [torch.tensor(x) for x in (j // 8, i, sequence * 3 + head, 0)]
+        words = _philox(counter, torch.tensor(SEED & 0xFFFFFFFF), torch.tensor(SEED >> 32))
+        number = int.from_bytes(b"".join(int(word).to_bytes(4, "little") for word in words)[j % 8 * 2 :][:2], "little")
+        assert float(factors[sequence, head, i, j]) == (2.0 if number >= p * 65536 else 0.0)
+
+
+@compiled
+def test_every_form_of_the_generator_gives_the_same_bits():
+    forms = torch.ops.fairseq_host.random_forms()
+    assert forms[-1] == "plain"
+    for first, row, head, seed in ((0, 0, 0, 0), (96, 7, 9, SEED), ((1 << 32) - 40, (1 << 32) - 1, (1 << 32) - 1, -2)):
+        counter = [torch.arange(first, first + 64) & 0xFFFFFFFF, *(torch.tensor(x) for x in (row, head, 0))]
+        words = _philox(counter, *(torch.tensor(x & 0xFFFFFFFF) for x in (seed, seed >> 32)))
+        expected = torch.stack([(word >> shift) & 0xFFFF for word in words for shift in (0, 16)], -1).flatten()
+        for form in forms:
+            bits = torch.ops.fairseq_host.random_bits(form, first, 64, row, head, seed)
+            assert torch.equal(bits.long() & 0xFFFF, expected), form
+
+
 def test_dropout_statistics_and_reproducibility():
     shape, p = (2, 3, 300, 300), 0.1
     like = torch.empty(shape)

@@ -3,6 +3,8 @@
 //
 // The bodies are templates over the group. On a device it is a warp (csrc/cuda); on the host `HostGroup` runs the lanes
 // one after the other, so that tests without a device run the same statements, the index arithmetic included.
+// `share(lane, f)` gives a function that any lane can ask for the f(lane) of another: a warp computes each once and
+// exchanges them, so all of its lanes ask at a time.
 //
 // Legend: B sequences, H heads, T tokens; a chunk of work is N of the B * H heads times R of the T query rows.
 #pragma once
@@ -25,6 +27,10 @@ struct HostGroup {
   template <class F>
   float sum(F f) const {
     return tree(f, [](float a, float b) { return a + b; });
+  }
+  template <class F>
+  F share(int, F f) const {
+    return f;
   }
 
  private:
@@ -85,15 +91,20 @@ struct Row {
     return padding && padding[j] ? -INFINITY : scale * scores[j] + term(int(i), int(j));
   }
 
-  // f(j, dropout factor) for the keys of a lane; lanes beyond the row have none.
-  template <class F>
-  FS_HOST_DEVICE void keys(int lane, F f) const {
-    for (int chunk = 0; int64_t(chunk) * kChunk + lane < tokens; ++chunk) {
-      uint32_t words[4];
-      if (dropout.threshold) dropout.words(words, chunk, lane, i, head);
-      for (int half = 0; half < kHalves; ++half) {
-        const int64_t j = int64_t(chunk) * kChunk + half * kLanes + lane;
-        if (j < tokens) f(j, dropout.threshold ? dropout.factor(words, half) : 1.0f);
+  // f(j, dropout factor) for the keys of a lane, which are kLanes apart, so that neighbours read neighbouring numbers.
+  // The 8 keys of a counter belong to 8 lanes then: each lane draws for one counter of a chunk and shares what it drew.
+  template <class Group, class F>
+  FS_HOST_DEVICE void keys(const Group& group, int lane, F f) const {
+    if (!dropout.threshold) {
+      for (int64_t j = lane; j < tokens; j += kLanes) f(j, 1.0f);
+      return;
+    }
+    for (int64_t chunk = 0; chunk < tokens; chunk += kChunk) {
+      const auto kept = group.share(lane, [&](int drawer) { return dropout.kept(chunk / kHalves + drawer, i, head); });
+      for (int64_t start = chunk; start < chunk + kChunk && start < tokens; start += kLanes) {
+        const int64_t j = start + lane;
+        const bool keep = kept(int(j - chunk) / kHalves) >> (j % kHalves) & 1;
+        if (j < tokens) f(j, keep ? float(dropout.scale) : 0.0f);
       }
     }
   }
@@ -124,7 +135,7 @@ FS_HOST_DEVICE void forward_row(const Group& group, const Rows<Term>& all, int64
   T* weights = static_cast<T*>(all.weights) + row.start;
   group.each([&](int lane) {
     if (lane == 0) all.lse[row.at] = sum > 0 ? top + logf(sum) : INFINITY;
-    row.keys(lane, [&](int64_t j, float factor) { weights[j] = Narrow<T>::of(factor * inverse * expf(row.score(j) - shift)); });
+    row.keys(group, lane, [&](int64_t j, float factor) { weights[j] = Narrow<T>::of(factor * inverse * expf(row.score(j) - shift)); });
   });
 }
 
@@ -136,7 +147,7 @@ FS_HOST_DEVICE void backward_row(const Group& group, const Rows<Term>& all, int6
   T* weights = static_cast<T*>(all.weights) + row.start;
   T* dscores = static_cast<T*>(all.dscores) + row.start;
   group.each([&](int lane) {
-    row.keys(lane, [&](int64_t j, float factor) {
+    row.keys(group, lane, [&](int64_t j, float factor) {
       const float p = expf(row.score(j) - lse);
       weights[j] = Narrow<T>::of(p * factor);
       dscores[j] = Narrow<T>::of(p * (dweights[j] * factor - delta) * row.scale);

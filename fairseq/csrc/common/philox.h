@@ -1,9 +1,9 @@
 // Random bits that can be computed again: Philox4x32-10 (Salmon et al., SC 2011) for host, vector units and devices.
 //
-// Dropout of attention. The key of the generator is the seed (low word, high word). Keys (columns) are taken in chunks
-// of 256, a chunk by 32 lanes of 8: the counter (32 * chunk + lane, query i, sequence * heads + head, 0) gives 4 words,
-// and half t (0 to 7; low half first) decides about key 256 * chunk + 32 * t + lane. That key is kept when
-// its 16 bits are not below round(p * 65536). The bits depend on the place alone, never on the blocks of a kernel.
+// Dropout of attention. The key of the generator is the seed (low word, high word). A counter decides about 8 keys
+// (columns) that follow each other: (j / 8, query i, sequence * heads + head, 0) gives 4 words, and half j % 8 of them
+// (low half of each word first) is the number of key j. It is kept when its 16 bits are not below round(p * 65536). The
+// bits depend on the place alone, never on the blocks of a kernel.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 namespace fairseq {
 
 constexpr int kLanes = 32;
-constexpr int kHalves = 8;  // decisions a counter gives
-constexpr int kChunk = kLanes * kHalves;
+constexpr int kHalves = 8;  // keys a counter decides about
+constexpr int kChunk = kLanes * kHalves;  // keys that a group of lanes decides about at once
 
 FS_HOST_DEVICE void philox(uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d, uint32_t key0, uint32_t key1) {
 #if defined(__CUDACC__)
@@ -47,14 +47,13 @@ struct Dropout {
     key1 = uint32_t(uint64_t(seed) >> 32);
   }
 
-  FS_HOST_DEVICE void words(uint32_t (&w)[4], int chunk, int lane, int64_t row, int64_t head) const {
-    w[0] = uint32_t(chunk * kLanes + lane), w[1] = uint32_t(row), w[2] = uint32_t(head), w[3] = 0;
-    philox(w[0], w[1], w[2], w[3], key0, key1);
-  }
-
-  // What the probability of a key is multiplied by: 0, or the scale.
-  FS_HOST_DEVICE float factor(const uint32_t (&w)[4], int half) const {
-    return ((w[half / 2] >> (16 * (half % 2))) & 0xFFFFu) >= threshold ? float(scale) : 0.0f;
+  // Bit t tells whether key 8 * counter + t is kept.
+  FS_HOST_DEVICE uint32_t kept(int64_t counter, int64_t row, int64_t head) const {
+    uint32_t words[4] = {uint32_t(counter), uint32_t(row), uint32_t(head), 0}, bits = 0;
+    philox(words[0], words[1], words[2], words[3], key0, key1);
+    for (int half = 0; half < kHalves; ++half)
+      bits |= uint32_t(((words[half / 2] >> (16 * (half % 2))) & 0xFFFFu) >= threshold) << half;
+    return bits;
   }
 };
 

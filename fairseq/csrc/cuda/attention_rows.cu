@@ -21,6 +21,12 @@ namespace {
 
 constexpr int kWarps = 4;
 
+struct Shared {
+  uint32_t mine;
+
+  __device__ __forceinline__ uint32_t operator()(int lane) const { return __shfl_sync(0xFFFFFFFFu, mine, lane); }
+};
+
 struct Warp {
   int lane;
 
@@ -40,6 +46,10 @@ struct Warp {
     float value = f(lane);
     for (int distance = kLanes / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(0xFFFFFFFFu, value, distance);
     return value;
+  }
+  template <class F>
+  __device__ __forceinline__ Shared share(int own, F f) const {
+    return {f(own)};
   }
 };
 

@@ -26,7 +26,7 @@ namespace fairseq {
 namespace {
 
 constexpr int64_t kRows = 64, kKeys = 512;
-static_assert(kKeys % kChunk == 0, "a block begins with a chunk of random bits");
+static_assert(kKeys % kHalves == 0, "a block begins with a counter of its own");
 
 int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 

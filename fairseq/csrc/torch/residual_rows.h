@@ -1,7 +1,7 @@
 // residual + dropout(x), and its layer norm, a row at a time on vector units.
 //
-// The dropout mask of element (row, column) is that of key `column` of query `row` in csrc/common/philox.h, the third
-// word of the counter being the high half of the row's number: it depends on the place alone.
+// The dropout mask of element (row, column) is that of key `column` of query `row` in csrc/common/philox.h, so a counter
+// decides about 8 columns; its third word is the high half of the row's number. The mask depends on the place alone.
 #pragma once
 
 #include "elements.h"

@@ -40,31 +40,19 @@ FS_HOST_DEVICE float exponential(float x) {
   return x > -87.0f ? y * two : 0.0f;
 }
 
-FS_CLONES inline void random_words(Words& words, uint32_t first, uint32_t row, uint32_t head, const Dropout& dropout) {
-#ifdef FS_AVX512_LANES
-  if (kHasAvx512) return random_lanes_avx512(words, first, row, head, dropout.key0, dropout.key1);
-#endif
-  random_lanes(words, first, row, head, dropout.key0, dropout.key1);
-}
-
-// What the probabilities of keys j0 ... j0 + n of a query are multiplied by; j0 is a multiple of kChunk.
+// What the probabilities of keys j0 ... j0 + n of a query are multiplied by; j0 is a multiple of 8.
 template <typename acc>
 FS_CLONES void dropout_factors(acc* factors, int n, const Dropout& dropout, int64_t head, int64_t i, int j0) {
   const uint32_t threshold = dropout.threshold;
   const acc scale = acc(dropout.scale);
   for (int start = 0; start < n; start += kChunk) {
-    Words words;
-    random_words(words, uint32_t((j0 + start) / kHalves), uint32_t(i), uint32_t(head), dropout);
-    const int halves = (n - start) / kLanes < kHalves ? (n - start) / kLanes : kHalves;
-    for (int half = 0; half < halves; ++half) {
-      acc* out = factors + start + half * kLanes;
-      const uint32_t* word = words[half / 2];
-      const int shift = 16 * (half % 2);
+    Bits bits;
+    random_bits(bits, uint32_t((j0 + start) / kHalves), uint32_t(i), uint32_t(head), dropout.key0, dropout.key1);
+    const int here = n - start < kChunk ? n - start : kChunk;
 #pragma omp simd
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const acc kept = ((word[lane] >> shift) & 0xFFFFu) >= threshold ? acc(1) : acc(0);
-        out[lane] = kept * scale;
-      }
+    for (int j = 0; j < here; ++j) {
+      const acc kept = bits[j] >= threshold ? acc(1) : acc(0);
+      factors[start + j] = kept * scale;
     }
   }
 }

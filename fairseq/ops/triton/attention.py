@@ -1,0 +1,353 @@
+"""Flash-style attention: ``torch.ops.fairseq.flash_attention_forward``, its reference implementation and its derivative.
+
+What ``fairseq.ops.alibi_attention`` computes, with ALiBi or without a bias, for sequences whose padding comes at the end
+and for packed ones; their lengths stay on the device, so that nothing waits for it. The kernels
+(``attention_kernels``) take float32, bfloat16 and float16 and heads of 1 to 128 channels; whatever else, and every
+tensor where Triton does not run, goes to the reference implementation, which keeps scores in memory.
+
+Legend: B sequences, H heads, T tokens, N tokens of all packed sequences, D head width.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq.ops import library
+from fairseq.ops.alibi_attention import backward_reference, forward_reference
+from fairseq.ops.triton import available
+
+WIDEST = 128
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_CHUNK = 128  # tokens of which a program finds the largest norms
+FAR = 1024  # tokens from which on it pays to look for tiles that can be left out
+
+
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None = None,
+    asymmetrical: bool = False,
+    *,
+    token_counts: Tensor | None = None,
+    starts: Tensor | None = None,
+    dropout_p: float = 0.0,
+    seed: int | Tensor = 0,
+) -> Tensor:
+    """Attention with linear biases or without; gives (B, H, T, D), in memory (B, T, H, D).
+
+    Args:
+        q, k, v: (B, H, T, D) of one floating-point type, or (1, H, N, D) with ``starts``; in memory anyhow.
+        slopes: (H,) float32: the bias is -slope times the distance of query and key. No gradient flows to it.
+        asymmetrical: the distance to keys ahead is shorter by a half.
+        token_counts: (B,) int32, keys of every sequence: those behind them are padding. None: all T.
+        starts: (B + 1,) int32, where every packed sequence starts, and N at last; rows see their own sequence only.
+        dropout_p: probability, rounded to a multiple of 2^-16, with which a key is left out (after the softmax).
+        seed: of the dropout mask; a packed sequence has that which it would have as a row of a batch.
+
+    A row without any key gives zeros.
+
+    Raises:
+        ValueError: shapes or types that do not fit.
+    """
+    _check(q, k, v, slopes, token_counts, starts, dropout_p)
+    if not isinstance(seed, Tensor):
+        seed = torch.full((), seed, dtype=torch.int64, device=q.device)
+    operator = torch.ops.fairseq.flash_attention_forward.default
+    return operator(q, k, v, slopes, asymmetrical, token_counts, starts, dropout_p, seed)[0]
+
+
+def runs(q: Tensor) -> bool:
+    """Whether the kernels take tensors like ``q``, here."""
+    return q.dtype in _TYPES and q.size(-1) <= WIDEST and available(str(q.device))
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, counts: Tensor | None, starts: Tensor | None, p: float
+) -> None:
+    if q.dim() != 4 or not (q.shape == k.shape == v.shape and q.dtype == k.dtype == v.dtype and q.is_floating_point()):
+        found = ", ".join(f"{x.dtype} {tuple(x.shape)}" for x in (q, k, v))
+        raise ValueError(f"`q`, `k` and `v` must be (B, H, T, D) of one floating-point type, but are {found} instead")
+    if slopes is not None and (slopes.shape != q.shape[1:2] or slopes.dtype != torch.float32):
+        raise ValueError(
+            f"`slopes` must be float32 of shape ({q.size(1)},), but is {slopes.dtype} of {tuple(slopes.shape)} instead"
+        )
+    if counts is not None and (counts.shape != q.shape[:1] or counts.dtype != torch.int32):
+        raise ValueError(
+            f"`token_counts` must be int32 of shape ({q.size(0)},), but is {counts.dtype} of {tuple(counts.shape)} instead"
+        )
+    if starts is not None:
+        if starts.dim() != 1 or starts.size(0) < 1 or starts.dtype != torch.int32:
+            raise ValueError(
+                f"`starts` must be int32 of shape (B + 1,), but is {starts.dtype} of {tuple(starts.shape)} instead"
+            )
+        if q.size(0) != 1 or counts is not None:
+            raise ValueError("`starts` is for packed sequences (1, H, N, D), which have no `token_counts`")
+    if not 0 <= p <= 1:
+        raise ValueError(f"`dropout_p` must be between 0 and 1, but is {p} instead")
+
+
+# Reference implementation --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Packed or padded sequences as a padded batch and back."""
+
+    padding: Tensor | None  # (B, T)
+    index: Tensor | None = None  # (B, T): row of the packed token, N for none
+
+    @staticmethod
+    def of(tokens: int, counts: Tensor | None, starts: Tensor | None) -> _Batch:
+        if starts is None:
+            at = torch.arange(tokens, device=None if counts is None else counts.device)
+            return _Batch(None if counts is None else at >= counts[:, None])
+        lengths = starts.diff()
+        at = torch.arange(int(lengths.max()) if len(lengths) else 0, device=starts.device)
+        padding = at >= lengths[:, None]
+        return _Batch(padding, torch.where(padding, tokens, starts[:-1, None] + at))
+
+    def pad(self, x: Tensor, filler: float = 0.0) -> Tensor:
+        """(1, H, N, ...) -> (B, H, T, ...)"""
+        if self.index is None:
+            return x
+        rows = torch.cat([x[0].transpose(0, 1), x.new_full((1, x.size(1), *x.shape[3:]), filler)])  # (N + 1, H, ...)
+        return rows[self.index].transpose(1, 2)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(B, H, T, ...) -> (1, H, N, ...)"""
+        if self.padding is None or self.index is None:
+            return x
+        return x.transpose(1, 2)[~self.padding].transpose(0, 1).unsqueeze(0)
+
+
+def _reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor | None,
+    asymmetrical: bool,
+    token_counts: Tensor | None,
+    starts: Tensor | None,
+    dropout_p: float,
+    seed: Tensor,
+) -> tuple[Tensor, Tensor]:
+    slopes = q.new_zeros(q.size(1)) if slopes is None else slopes
+    batch = _Batch.of(q.size(2), token_counts, starts)
+    padded = [batch.pad(x) for x in (q, k, v)]
+    out, lse = forward_reference(*padded, slopes, asymmetrical, batch.padding, dropout_p, seed)
+    return batch.pack(out), batch.pack(lse)
+
+
+def _backward_reference(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    slopes: Tensor | None,
+    asymmetrical: bool,
+    token_counts: Tensor | None,
+    starts: Tensor | None,
+    dropout_p: float,
+    seed: Tensor,
+) -> tuple[Tensor, ...]:
+    slopes = q.new_zeros(q.size(1)) if slopes is None else slopes
+    batch = _Batch.of(q.size(2), token_counts, starts)
+    padded = [batch.pad(x) for x in (grad, q, k, v, out)]
+    sums = batch.pad(lse, torch.inf)
+    found = backward_reference(*padded, sums, slopes, asymmetrical, batch.padding, dropout_p, seed)
+    return tuple(batch.pack(x) for x in found)
+
+
+# Kernels -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Sizes of the tiles of a kernel, and how a device runs it."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def blocks(kernel: str, width: int, itemsize: int) -> Blocks:
+    """Chosen so that nothing spills on devices of capability 8.0 and 9.0, for heads of ``width`` (a power of two)."""
+    if itemsize == 4:
+        return Blocks(32, 32, 4, 1) if width > 64 else Blocks(64, 32, 4, 2)
+    wide = width > 64
+    return {
+        "forward": Blocks(128, 64, 8 if wide else 4, 2 if wide else 3),
+        "backward_queries": Blocks(64, 64, 4, 2),
+        "backward_keys": Blocks(64, 64, 8 if wide else 4, 2),
+    }[kernel]
+
+
+@functools.cache
+def _kernels() -> Any:
+    return importlib.import_module("fairseq.ops.triton.attention_kernels")
+
+
+def _launch(
+    name: str,
+    tensors: list[Tensor],
+    outputs: list[Tensor],
+    qkv: tuple[Tensor, Tensor, Tensor],
+    norms: Tensor,
+    slopes: Tensor | None,
+    asymmetrical: bool,
+    token_counts: Tensor | None,
+    starts: Tensor | None,
+    dropout_p: float,
+    seed: Tensor,
+) -> None:
+    """Run the kernel ``name`` for all tiles of all heads."""
+    z, heads, tokens, width = qkv[0].shape
+    wide = _power_of_two(width)
+    block = blocks(name, wide, qkv[0].element_size())
+    rows = block.keys if name == "backward_keys" else block.rows
+    batch = z if starts is None else starts.numel() - 1
+    tiles = -(-tokens // rows) if starts is None else tokens // rows + batch
+    threshold = int(dropout_p * 65536 + 0.5)
+    spare = qkv[0]  # for what is not there: a kernel never reads it then
+    strides = [stride for x in qkv for stride in x.stride()[:3]]
+    getattr(_kernels(), name)[(tiles * z * heads,)](
+        *tensors,
+        *(spare if x is None else x for x in (slopes, norms, token_counts, starts, seed)),
+        *outputs,
+        *strides,
+        batch,
+        heads,
+        tokens,
+        tiles,
+        int(norms.numel() > 0),
+        threshold,
+        width**-0.5 * _LOG2E,
+        65536 / (65536 - threshold) if threshold < 65536 else 0.0,
+        0.25 * asymmetrical,
+        D=width,
+        WIDE=wide,
+        ROWS=block.rows,
+        KEYS=block.keys,
+        ALIBI=slopes is not None,
+        PACKED=starts is not None,
+        COUNTED=token_counts is not None,
+        DROPOUT=threshold > 0,
+        PRECISION=_precision(),
+        num_warps=block.warps,
+        num_stages=block.stages,
+        enable_fp_fusion=True,
+    )
+
+
+_LOG2E = 1.4426950408889634
+
+
+def _precision() -> str:
+    """How products of float32 are made: exactly, unless torch's own may be made in TensorFloat-32 too."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def _norms(q: Tensor, k: Tensor, slopes: Tensor | None) -> Tensor:
+    """(B H, 2): the largest squared norms of q and k of every head; empty where leaving tiles out would not pay."""
+    z, heads, tokens, width = q.shape
+    if slopes is None or tokens < FAR:
+        return q.new_empty(0, dtype=torch.float32)
+    chunks = -(-tokens // _CHUNK)
+    out = q.new_empty(z * heads, chunks, 2, dtype=torch.float32)
+    strides = [*q.stride()[:3], *k.stride()[:3]]
+    _kernels().largest_norms[(z * heads * chunks,)](
+        q, k, out, *strides, heads, tokens, chunks, D=width, WIDE=_power_of_two(width), ROWS=_CHUNK
+    )
+    return out.amax(dim=1)
+
+
+def _power_of_two(width: int) -> int:
+    return max(16, 1 << (width - 1).bit_length())
+
+
+# Operators -----------------------------------------------------------------------------------------------------------
+
+
+def _empty(q: Tensor) -> Tensor:
+    batch, heads, tokens, width = q.shape
+    return q.new_empty(batch, tokens, heads, width).transpose(1, 2)
+
+
+def _fake(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _empty(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+
+
+def _backward_fake(grad: Tensor, q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(q), _empty(q), _empty(q)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """``x`` with one channel beside the next, as kernels read it."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+    """The output (B, H, T, D) and the logarithm of the sum of exponentials of each row (B, H, T); +inf without keys."""
+    if not runs(q):
+        return _reference(q, k, v, slopes, *rest)
+    q, k, v = _dense(q), _dense(k), _dense(v)
+    out, lse = _fake(q)
+    if q.numel():
+        with torch.cuda.device_of(q):
+            _launch("forward", [q, k, v], [out, lse], (q, k, v), _norms(q, k, slopes), slopes, *rest)
+    return out, lse
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, slopes: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:
+    """Gradients of q, k and v for the gradient of the output."""
+    if not runs(q):
+        return _backward_reference(grad, q, k, v, out, lse, slopes, *rest)
+    q, k, v = _dense(q), _dense(k), _dense(v)
+    grad, out = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (grad, out))  # as they are, as a rule
+    dq, dk, dv = _backward_fake(grad, q)
+    if q.numel():
+        delta = torch.empty_like(lse)
+        with torch.cuda.device_of(q):
+            norms = _norms(q, k, slopes)
+            for name, given, wanted in (
+                ("backward_queries", [grad, q, k, v, out, lse], [dq, delta]),
+                ("backward_keys", [grad, q, k, v, delta, lse], [dk, dv]),
+            ):
+                _launch(name, given, wanted, (q, k, v), norms, slopes, *rest)
+    return dq, dk, dv
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, slopes, ctx.asymmetrical, counts, starts, ctx.dropout_p, seed = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(q, k, v, *output, slopes, counts, starts, seed)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    *tensors, slopes, counts, starts, seed = ctx.saved_tensors
+    operator = torch.ops.fairseq.flash_attention_backward.default
+    dq, dk, dv = operator(grad, *tensors, slopes, ctx.asymmetrical, counts, starts, ctx.dropout_p, seed)
+    return dq, dk, dv, None, None, None, None, None, None
+
+
+_QKV = "Tensor q, Tensor k, Tensor v"
+_EXTRAS = "Tensor? slopes, bool asymmetrical, Tensor? token_counts, Tensor? starts, float dropout_p, Tensor seed"
+library.define(f"flash_attention_forward({_QKV}, {_EXTRAS}) -> (Tensor, Tensor)", _forward, _fake)
+library.define(
+    f"flash_attention_backward(Tensor grad, {_QKV}, Tensor out, Tensor lse, {_EXTRAS}) -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+torch.library.register_autograd("fairseq::flash_attention_forward", _differentiate, setup_context=_keep_for_backward)
