@@ -12,7 +12,10 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
-    """``value`` (dicts, lists, tuples, sets) with ``function`` applied to its tensors; everything else as it is."""
+    """``value`` (dicts, lists, tuples, sets) with ``function`` applied to its tensors; everything else as it is.
+
+    An object with a method ``map_tensors(function)`` does it itself.
+    """
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, dict):
@@ -20,4 +23,4 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
         return kind((key, map_tensors(function, item)) for key, item in value.items())
     if isinstance(value, (list, tuple, set)):
         return type(value)(map_tensors(function, item) for item in value)
-    return value
+    return value.map_tensors(function) if hasattr(value, "map_tensors") else value

@@ -12,11 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
+from fairseq.layout import Layout, layout_of
 from fairseq.logging import metrics
+from fairseq.modules.slots import supports
 from fairseq.registry import CRITERIONS, RegistryView
 
 logger = logging.getLogger(__name__)
@@ -85,6 +88,19 @@ class FairseqCriterion(nn.Module):
         return False
 
 
+def layout_for(
+    criterion: nn.Module, model: nn.Module, sample: dict[str, Any], name: str = "net_input"
+) -> dict[str, Layout]:
+    """The argument ``layout`` for ``model`` on the input ``name`` of ``sample``, where there is one and all use it.
+
+    A plugin's criterion that was derived from one of ours may hand it another sample than it got: it has to say that it
+    does not (``takes_layout``).
+    """
+    layout = layout_of(sample, name)
+    used = getattr(model, "uses_layout", False) and supports(criterion, "takes_layout", "forward")
+    return {"layout": layout} if layout is not None and used else {}
+
+
 class LegacyFairseqCriterion(FairseqCriterion):
     """The old constructor, ``(args, task)``."""
 
@@ -124,7 +140,7 @@ class CollectingCriterion(FairseqCriterion):
 
     @staticmethod
     def logging_output(
-        loss: Tensor, sample_size: int, sample: dict[str, Any], collected: tuple[str, Any, Any] | None = None
+        loss: Tensor, sample_size: Tensor | int, sample: dict[str, Any], collected: tuple[str, Any, Any] | None = None
     ) -> dict[str, Any]:
         """The output of a batch. ``collected``: a name, the batch's predictions, and the function that scores them all."""
         output = {
@@ -140,7 +156,8 @@ class CollectingCriterion(FairseqCriterion):
         """Log the loss in bits (per window, per word, ...) and, on whole validation sets, the task's scores."""
         loss = sum(output.get("loss", 0) for output in logging_outputs)
         sample_size = sum(output.get("sample_size", 0) for output in logging_outputs)
-        metrics.log_scalar("loss", loss / max(1, sample_size) / math.log(2), sample_size, round=3)
+        divisor = sample_size.clamp(min=1) if torch.is_tensor(sample_size) else max(1, sample_size)
+        metrics.log_scalar("loss", loss / divisor / math.log(2), sample_size, round=3)
         for output in logging_outputs:
             if "_collected" in output:
                 metrics.log_collected(*output["_collected"])

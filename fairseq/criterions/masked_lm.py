@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.criterions.configs import MaskedLmConfig
-from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
 from fairseq.registry import CRITERIONS
@@ -28,20 +28,20 @@ class MaskedLmLoss(FairseqCriterion):
     projects nothing instead of everything; its loss and gradients are zero either way.
     """
 
+    takes_layout = True
+
     def __init__(self, cfg: Any, task: Any) -> None:
         super().__init__(task)
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    ) -> tuple[Tensor, Tensor | int, dict[str, Any]]:
         """``sample`` has ``net_input``, ``target`` (B, T), ``ntokens`` and ``nsentences``; ``sample_size`` is N."""
-        masked = sample["target"].ne(self.padding_idx)
-        sample_size = masked.sum()
-        targets = sample["target"][masked]
+        inputs, masked, targets, sample_size = self._predicted(model, sample)
         if getattr(model, "computes_loss", False):  # without ever holding all logits
-            loss = model(**sample["net_input"], masked_tokens=masked, masked_targets=targets)[0]
+            loss = model(**inputs, masked_tokens=masked, masked_targets=targets)[0]
         else:
-            logits = model(**sample["net_input"], masked_tokens=masked)[0]  # (N, V)
+            logits = model(**inputs, masked_tokens=masked)[0]  # (N, V)
             loss = summed_loss(logits.view(-1, logits.size(-1)), targets)
         logging_output = {
             "loss": loss.detach(),
@@ -50,6 +50,18 @@ class MaskedLmLoss(FairseqCriterion):
             "sample_size": sample_size,
         }
         return loss, sample_size, logging_output
+
+    def _predicted(
+        self, model: nn.Module, sample: dict[str, Any]
+    ) -> tuple[dict[str, Any], Tensor, Tensor, Tensor | int]:
+        """Arguments of the model, the masked tokens, their targets and their number, counted on the host if possible."""
+        given = layout_for(self, model, sample)
+        inputs = {**sample["net_input"], **given}
+        predicted = given["layout"].predicted if given else None
+        if predicted is not None and getattr(model, "uses_places", False):
+            return inputs, predicted.places, predicted.targets, predicted.count
+        masked = sample["target"].ne(self.padding_idx)
+        return inputs, masked, sample["target"][masked], masked.sum()
 
     @staticmethod
     def reduce_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:  # type: ignore[override]

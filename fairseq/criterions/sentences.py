@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairseq.criterions import scores
 from fairseq.criterions.configs import SentencePredictionConfig, SentenceRankingConfig
-from fairseq.criterions.fairseq_criterion import FairseqCriterion
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for
 from fairseq.errors import ConfigError, DataError
 from fairseq.logging import metrics
 from fairseq.registry import CRITERIONS
@@ -28,6 +28,8 @@ class SentencePredictionCriterion(FairseqCriterion):
 
     The sample size is the number of targets: B, or B * K for numbers and for several labels.
     """
+
+    takes_layout = True
 
     def __init__(self, cfg: Any, task: Any) -> None:
         super().__init__(task)
@@ -46,7 +48,10 @@ class SentencePredictionCriterion(FairseqCriterion):
         """
         require_head(model, self.classification_head_name)
         logits, _ = model(
-            **sample["net_input"], features_only=True, classification_head_name=self.classification_head_name
+            **sample["net_input"],
+            **layout_for(self, model, sample),
+            features_only=True,
+            classification_head_name=self.classification_head_name,
         )
         targets = require_target(sample, self.task)
         if self.regression_target:
@@ -148,6 +153,8 @@ class SentenceRankingCriterion(FairseqCriterion):
     targets the loss is zero: predictions can be saved for test sets.
     """
 
+    takes_layout = True
+
     def __init__(
         self, task: Any, ranking_head_name: str, num_classes: int, save_predictions: str | None = None
     ) -> None:
@@ -164,8 +171,10 @@ class SentenceRankingCriterion(FairseqCriterion):
         """``sample`` has ``net_input1`` ... ``net_inputK``, ``ntokens`` and perhaps ``target`` (B)."""
         require_head(model, self.ranking_head_name)
         scores = [
-            model(**sample[f"net_input{k}"], classification_head_name=self.ranking_head_name)[0]
-            for k in range(1, self.num_classes + 1)
+            model(
+                **sample[name], **layout_for(self, model, sample, name), classification_head_name=self.ranking_head_name
+            )[0]
+            for name in (f"net_input{k}" for k in range(1, self.num_classes + 1))
         ]
         logits = torch.cat(scores, dim=1)  # (B, K)
         choices = logits.argmax(dim=1)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.criterions.configs import QuestionAnsweringCriterionConfig, TokenClassificationCriterionConfig
-from fairseq.criterions.fairseq_criterion import CollectingCriterion
+from fairseq.criterions.fairseq_criterion import CollectingCriterion, layout_for
 from fairseq.errors import ConfigError
+from fairseq.layout import IGNORED
 from fairseq.registry import CRITERIONS
 
 
@@ -24,6 +25,8 @@ class QuestionAnsweringCriterion(CollectingCriterion):
     In evaluation the task (``task.head_name``, ``task.span_candidates``, ``task.span_scores``) turns the logits into
     answers, which are scored over the whole set.
     """
+
+    takes_layout = True
 
     def __init__(self, cfg: Any, task: Any) -> None:
         super().__init__(task)
@@ -36,7 +39,10 @@ class QuestionAnsweringCriterion(CollectingCriterion):
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """``sample`` is a batch of `fairseq.finetune.spans.SpanDataset`; ``sample_size`` is B."""
         net_input = sample["net_input"]
-        logits = model(**net_input, features_only=True, classification_head_name=self.head_name)[0]  # (B, T, 2)
+        given = layout_for(self, model, sample)
+        logits = model(**net_input, **given, features_only=True, classification_head_name=self.head_name)[
+            0
+        ]  # (B, T, 2)
         padding = net_input["src_tokens"].eq(self.padding_idx)
         logits = logits.float().masked_fill(padding.unsqueeze(-1), -torch.inf)
         # (B, T, 2) against (B, 2): the classes are the T tokens.
@@ -56,6 +62,8 @@ class TokenClassificationCriterion(CollectingCriterion):
     are scored over the whole set.
     """
 
+    takes_layout = True
+
     def __init__(self, cfg: Any, task: Any) -> None:
         super().__init__(task)
         if not hasattr(task, "word_labels"):
@@ -64,12 +72,19 @@ class TokenClassificationCriterion(CollectingCriterion):
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
+    ) -> tuple[Tensor, Tensor | int, dict[str, Any]]:
         """``sample`` is a batch of `fairseq.finetune.words.TokenLabelsDataset`; ``sample_size`` is N."""
-        logits = model(**sample["net_input"], features_only=True, classification_head_name=self.head_name)[0]
-        words = sample["words"]  # (B, T)
-        loss = F.cross_entropy(logits[words].float(), sample["target"][words], reduction="sum")
-        sample_size = int(words.sum())
+        given = layout_for(self, model, sample)
+        logits = model(**sample["net_input"], **given, features_only=True, classification_head_name=self.head_name)[0]
+        words, targets = sample["words"], sample["target"]  # (B, T)
+        sample_size: Tensor | int
+        if words.device.type == "cpu":
+            loss = F.cross_entropy(logits[words].float(), targets[words], reduction="sum")
+            sample_size = int(words.sum())
+        else:  # without asking the device how many words there are
+            targets = targets.masked_fill(~words, IGNORED)
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+            sample_size = words.sum()
         collected = None
         if not self.training:
             collected = ("labels", self.task.word_labels(sample, logits), self.task.label_scores(sample["subset"]))

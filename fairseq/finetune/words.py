@@ -18,6 +18,7 @@ from fairseq.data.datasets import SizedDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.base import encode_with_offsets
 from fairseq.errors import ConfigError
+from fairseq.layout import IGNORED
 
 
 def word_pieces(bpe: Any, words: Sequence[str], unk: str) -> list[list[str]]:
@@ -56,7 +57,6 @@ class WindowDataset(SizedDataset):
         }
 
 
-IGNORED = -100  # the target at tokens that carry no label
 SPECIALS = 2  # <s> sentence </s>
 
 

@@ -10,9 +10,10 @@ both programs read each other's checkpoints: see `MetersDict.state_dict`.
 from __future__ import annotations
 
 import bisect
+import copy
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +36,12 @@ def safe_round(number: Any, ndigits: int | None) -> Any:
 def _like(total: Any, addend: Any) -> Any:
     """``total`` on the device and in the type of ``addend`` when both are tensors (a restored meter starts on the CPU)."""
     return total.to(addend) if torch.is_tensor(total) and torch.is_tensor(addend) else total
+
+
+def to_host(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """``tensors`` of one element each, which lie on a device, in their own types on the CPU: all in one transfer."""
+    numbers = torch.stack([tensor.detach().reshape(()).double() for tensor in tensors]).cpu()
+    return [number.to(x.dtype).reshape(x.shape) for number, x in zip(numbers, tensors, strict=True)]
 
 
 class Meter:
@@ -312,16 +319,56 @@ class MetersDict(OrderedDict):
         return meter.fn(self) if isinstance(meter, _DerivedMeter) else meter.smoothed_value
 
     def get_smoothed_values(self) -> OrderedDict[str, Any]:
-        """All values to print; names that begin with an underscore are private."""
+        """All values to print; names that begin with an underscore are private. Waits for a device once."""
         values: OrderedDict[str, Any] = OrderedDict()
-        for key, meter in self.items():
+        read = self._read()
+        for key, meter in read.items():
             if isinstance(meter, CollectingMeter):
                 values.update(meter.results())
             elif not key.startswith("_"):
-                values[key] = self.get_smoothed_value(key)
+                values[key] = read.get_smoothed_value(key)
         return values
+
+    def _read(self) -> MetersDict:
+        """These meters; where numbers of theirs lie on a device, copies that have them on the CPU."""
+        found = [
+            (key, name, value)
+            for key, meter in self.items()
+            for name, value in getattr(meter, "__dict__", {}).items()
+            if torch.is_tensor(value) and value.numel() == 1 and value.device.type != "cpu"
+        ]
+        if not found:
+            return self
+        read = MetersDict()
+        for priority, _, key in self.priorities:
+            read.add_meter(key, copy.copy(self[key]), priority)
+        for (key, name, _), number in zip(found, to_host([value for *_, value in found]), strict=True):
+            setattr(read[key], name, number)
+        return read
 
     def reset(self) -> None:
         """Reset every meter, keep them all."""
         for meter in self.values():
             meter.reset()
+
+
+class Statistics(Mapping[str, Any]):
+    """The values of ``meters`` and ``more``, read when somebody looks at them: that waits for the device."""
+
+    def __init__(self, meters: MetersDict, more: Mapping[str, Any]) -> None:
+        self._meters, self._more = meters, more
+        self._values: dict[str, Any] | None = None
+
+    def _all(self) -> dict[str, Any]:
+        if self._values is None:
+            self._values = {**self._meters.get_smoothed_values(), **self._more}
+        return self._values
+
+    def __getitem__(self, name: str) -> Any:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())

@@ -63,6 +63,10 @@ class MultiheadSelfAttention(nn.Module):
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             normal_(projection.weight)
 
+    def finds_starts(self, x: Tensor) -> bool:
+        """Whether the backend for tokens like ``x`` (B, T, C) takes `EncoderContext.starts`."""
+        return False
+
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
         batch, tokens, channels = x.shape
         heads = (batch, tokens, self.num_heads, self.head_dim)
@@ -79,6 +83,8 @@ class MultiheadSelfAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             backend=self.backend,
             cache=context.cache,
+            token_counts=context.token_counts,
+            starts=context.starts,
         )
         mixed = mixed.transpose(1, 2).reshape(batch, tokens, channels)
         return self.out_proj(context.keep(mixed))

@@ -102,8 +102,7 @@ def attend_sdpa(q: Tensor, k: Tensor, v: Tensor, terms: Terms, dropout: float) -
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     width, extra = q.size(-1), 8 - q.size(-1) % 8  # kernels want multiples of 8, and one width for q, k and v
     lowest = -30000.0 if q.dtype == torch.float16 else -1e30
-    one = torch.zeros(extra, dtype=q.dtype, device=q.device)
-    one[0] = 1
+    one = (torch.arange(extra, device=q.device) == 0).to(q.dtype)
     hidden = torch.where(padding, lowest, 0.0).to(k.dtype)[:, None, :, None] * one  # (B, 1, T, extra)
     q = torch.cat([q, one.expand(*q.shape[:-1], extra)], dim=-1)
     k = torch.cat([k, hidden.expand(*k.shape[:-1], extra)], dim=-1)
@@ -255,6 +254,8 @@ def attend(
     dropout: float = 0.0,
     backend: str = "auto",
     cache: dict[Any, Any] | None = None,
+    token_counts: Tensor | None = None,
+    starts: Tensor | None = None,
 ) -> Tensor:
     """Attention of q, k, v (B, H, T, D) by ``backend``; of packed ones (1, H, N, D) within sequences of ``lengths``.
 

@@ -5,6 +5,7 @@ Legend: H heads, T tokens, i row of a query, j column of a key.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import KW_ONLY, dataclass
 
@@ -24,6 +25,18 @@ def alibi_slopes(num_heads: int) -> tuple[float, ...]:
     start = 2 ** -(2 ** -(math.log2(c) - 3))
     slopes = tuple(start ** (k + 1) for k in range(c))
     return slopes if c == num_heads else slopes + alibi_slopes(2 * c)[::2][: num_heads - c]
+
+
+@torch.compiler.assume_constant_result
+def slopes_on(num_heads: int, device: torch.device) -> Tensor:
+    """`alibi_slopes` (H,) float32, sent to ``device`` once: each time would be a copy that waits for it."""
+    return _sent_slopes(num_heads, device)
+
+
+@functools.cache
+def _sent_slopes(num_heads: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # training may use them next
+        return torch.tensor(alibi_slopes(num_heads), dtype=torch.float32, device=device)
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,8 @@ class ALiBi:
         return alibi_slopes(self.num_heads)
 
     def slope_tensor(self, device: torch.device | str = "cpu") -> Tensor:
-        """(H,) float32."""
-        return torch.tensor(self.slopes, dtype=torch.float32, device=device)
+        """(H,) float32, not to be written to."""
+        return slopes_on(self.num_heads, torch.device(device))
 
     def dense(self, tokens: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         at = torch.arange(tokens, dtype=torch.float32, device=device)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fairseq.errors import DataError
+from fairseq.layout import Layout
 from fairseq.modules.dropout import dropout, dropout_add, dropout_add_norm
 from fairseq.modules.packing import Rows
 from fairseq.modules.positions import given_ids, mask_out, token_types
@@ -121,6 +122,7 @@ class Encoder(nn.Module):
 
     version: Tensor
     selects = True
+    takes_layout = True
     pack_below: float = 0.9
     """Fraction of non-padding tokens up to which a batch is packed, when it may be; 0 never packs."""
     read_below: float = 0.75
@@ -153,6 +155,7 @@ class Encoder(nn.Module):
         position_ids: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         rows: Rows | None = None,
+        type_limits: tuple[int, int] | None = None,
     ) -> Tensor:
         """Token vectors (B, T, C), as ``rows`` has them, plus types and positions, normalized and dropped out."""
         rows = Rows.plan(padding) if rows is None else rows
@@ -160,7 +163,7 @@ class Encoder(nn.Module):
         x = rows.enter(tokens)
         x = x if scale == 1.0 else x * scale
         if self.embed_token_types is not None:
-            types = token_types(token_type_ids, padding, self.embed_token_types.num_embeddings)
+            types = token_types(token_type_ids, padding, self.embed_token_types.num_embeddings, type_limits)
             x = x + self.embed_token_types(rows.enter(types))
         elif token_type_ids is not None:
             raise DataError(
@@ -183,17 +186,24 @@ class Encoder(nn.Module):
         return_all_hiddens: bool = False,
         read: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        layout: Layout | None = None,
     ) -> EncoderOutput:
         """``tokens`` (B, T, C) vectors, ``padding`` (B, T) with True = padding, ``position_ids`` (B, T) table rows.
 
         ``token_type_ids`` (B, T) are zero if not given. ``read`` (B, T) says where features will be read; elsewhere
         they are not computed where that saves time, and zero. None: everywhere, also at padding, where they are what the
-        layers make of zero vectors, as in the original.
+        layers make of zero vectors, as in the original. ``layout``: what the host knows of the batch; ``read`` may then be
+        its places of predicted tokens.
         """
-        may_pack = self.pack_below if all(packs(layer) for layer in self.layers) else 0.0
-        rows = Rows.plan(padding, None if return_all_hiddens else read, may_pack)
-        x = self.embed(tokens, padding, position_ids, token_type_ids, rows)
-        context = EncoderContext(rows.padding, rows.lengths)
+        read = None if return_all_hiddens else read
+        if layout is None:
+            rows = Rows.plan(padding, read, self.pack_below if all(map(packs, self.layers)) else 0.0)
+            x = self.embed(tokens, padding, position_ids, token_type_ids, rows)
+            context = EncoderContext(rows.padding, rows.lengths)
+        else:
+            rows = Rows.known(padding, read, layout, self.pack_below if self._packs_unasked(tokens) else 0.0)
+            x = self.embed(tokens, padding, position_ids, token_type_ids, rows, layout.types)
+            context = known_context(rows, layout)
         if context.padding is not None:
             x = mask_out(x, context.padding)
         states = [x.transpose(0, 1)] if return_all_hiddens else None
@@ -208,6 +218,13 @@ class Encoder(nn.Module):
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return EncoderOutput(rows.exit(x), states)
+
+    def _packs_unasked(self, tokens: Tensor) -> bool:
+        """Whether all layers take packed ``tokens`` (B, T, C) without asking a device where sequences begin."""
+        mixers = (getattr(layer, "self_attn", layer) for layer in self.layers)
+        return all(map(packs, self.layers)) and (
+            tokens.device.type == "cpu" or all(finds_starts(mixer, tokens) for mixer in mixers)
+        )
 
     def _drawn_layers(self) -> list[nn.Module]:
         """The layers of this pass: in training each stays if its own uniform number exceeds ``layerdrop``."""
@@ -225,10 +242,25 @@ class Encoder(nn.Module):
             return checkpoint(layer, x, context, use_reentrant=False)
 
 
+def known_context(rows: Rows, layout: Layout) -> EncoderContext:
+    """What layers are told of a batch whose ``layout`` is known."""
+    return EncoderContext(
+        rows.padding,
+        rows.lengths,
+        token_counts=None if rows.padding is None else layout.token_counts,
+        starts=None if rows.lengths is None else layout.starts,
+    )
+
+
 def packs(layer: nn.Module) -> bool:
     """Whether ``layer`` may be given the non-padding tokens of a batch as (1, N, C)."""
     parts = (layer, getattr(layer, "self_attn", layer))
     return all(supports(part, "packs", "forward") for part in parts) and _works_by_rows(layer)
+
+
+def finds_starts(mixer: nn.Module, x: Tensor) -> bool:
+    """Whether ``mixer`` finds packed sequences of tokens like ``x`` by `EncoderContext.starts`."""
+    return supports(mixer, "finds_starts", "forward") and mixer.finds_starts(x)  # type: ignore[operator]
 
 
 def selects(layer: nn.Module) -> bool:

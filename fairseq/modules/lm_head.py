@@ -18,10 +18,15 @@ from fairseq.registry import LM_HEADS
 
 
 def select(features: Tensor, masked_tokens: Tensor | None) -> Tensor:
-    """The rows (N, C) of ``features`` (B, T, C) where ``masked_tokens`` (B, T) is True; all of them, as they are, for None."""
+    """The rows (N, C) of ``features`` (B, T, C) where ``masked_tokens`` (B, T) is True; all of them, as they are, for None.
+
+    ``masked_tokens`` may also be the places (N,) of these rows, int64, which need not be counted on the device.
+    """
     if masked_tokens is None:
         return features
-    rows = masked_tokens.expand(features.shape[:-1]).reshape(-1).nonzero().squeeze(1)
+    rows = masked_tokens
+    if rows.dtype is not torch.int64 or rows.dim() != 1:
+        rows = masked_tokens.expand(features.shape[:-1]).reshape(-1).nonzero().squeeze(1)
     return features.reshape(-1, features.size(-1)).index_select(0, rows)
 
 
@@ -44,6 +49,7 @@ class RobertaLMHead(nn.Module):
     """
 
     takes_targets = True
+    takes_places = True
 
     def __init__(
         self,
@@ -84,6 +90,7 @@ class ClapHead(nn.Module):
     """
 
     takes_targets = True
+    takes_places = True
 
     def __init__(self, weight: nn.Parameter, *, initial_beta: float = 1.0, normalize: bool = True) -> None:
         super().__init__()

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fairseq.layout import Layout
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -27,7 +29,8 @@ class Rows:
 
     ``padding`` (B, T) is what layers have to leave out, None where there is none; ``lengths`` are those of the packed
     sequences; ``packed`` (N,) are the places of their tokens in the flattened batch; ``read`` (B, T) says what is read,
-    None: everything; ``kept`` (R,) are the rows of the hidden states that the last layer gives.
+    None: everything; ``kept`` (R,) are the rows of the hidden states that the last layer gives. What is to be read, padded
+    and packed may have been known beforehand: then ``layout`` is where from.
     """
 
     shape: torch.Size
@@ -36,6 +39,7 @@ class Rows:
     packed: Tensor | None = None
     read: Tensor | None = None
     kept: Tensor | None = None
+    layout: Layout | None = None
 
     @classmethod
     def plan(cls, padding: Tensor, read: Tensor | None = None, pack_below: float = 0.0) -> Rows:
@@ -55,6 +59,17 @@ class Rows:
                 return cls(padding.shape, None, tuple(counts.tolist()), places, read)
         return cls(padding.shape, some(padding), read=read)
 
+    @classmethod
+    def known(cls, padding: Tensor, read: Tensor | None, layout: Layout, pack_below: float) -> Rows:
+        """The same for a batch of which the host knows the ``layout``, so that no device need be asked.
+
+        ``read`` may also be the places of the predicted tokens, which `narrow` then knows.
+        """
+        packed = None if read is None or layout.reads_padding else layout.packed
+        if packed is not None and len(packed) <= pack_below * padding.numel():
+            return cls(padding.shape, None, layout.lengths, packed, read, layout=layout)
+        return cls(padding.shape, padding if layout.padded else None, read=read, layout=layout)
+
     def enter(self, x: Tensor) -> Tensor:
         """(B, T, ...) as the layers get it: (1, N, ...) when packed."""
         return x if self.packed is None else take(x, self.packed)
@@ -62,9 +77,18 @@ class Rows:
     def narrow(self, below: float) -> Rows:
         """These rows, for a last layer that gives only what is read, if that is less than the fraction ``below``.
 
-        Everything on other devices than the CPU, in compiled graphs, and with ``FAIRSEQ_NATIVE=0``.
+        Unless the host knows them, everything on other devices than the CPU, in compiled graphs, and with
+        ``FAIRSEQ_NATIVE=0``.
         """
-        if self.read is None or below <= 0 or not _looks_at(self.read):
+        if self.read is None or below <= 0:
+            return self
+        predicted = None if self.layout is None else self.layout.predicted
+        if predicted is not None and self.read is predicted.places:
+            kept, computed = predicted.places, math.prod(self.shape)
+            if self.packed is not None and predicted.packed is not None:
+                kept, computed = predicted.packed, len(self.packed)
+            return replace(self, kept=kept) if len(kept) < below * computed else self
+        if not _looks_at(self.read):
             return self
         read = self.enter(self.read)
         kept = read.reshape(-1).nonzero().squeeze(1)

@@ -202,13 +202,16 @@ def given_ids(name: str, ids: Tensor, padding: Tensor) -> Tensor:
     return ids.expand(padding.shape)
 
 
-def token_types(ids: Tensor | None, padding: Tensor, count: int) -> Tensor:
-    """``ids`` (B, T) of token types, zero for None, of a batch with ``padding`` (B, T). Raises DataError."""
+def token_types(ids: Tensor | None, padding: Tensor, count: int, limits: tuple[int, int] | None = None) -> Tensor:
+    """``ids`` (B, T) of token types, zero for None, of a batch with ``padding`` (B, T). Raises DataError.
+
+    ``limits``: the least and the highest, where they are known; otherwise they are looked for.
+    """
     if ids is None:
         return torch.zeros_like(padding, dtype=torch.long)
     ids = given_ids("token_type_ids", ids, padding)
     if not torch.compiler.is_compiling() and ids.device.type != "meta" and ids.numel():
-        low, high = int(ids.min()), int(ids.max())
+        low, high = (int(ids.min()), int(ids.max())) if limits is None else limits
         if low < 0 or high >= count:
             wrong = low if low < 0 else high
             raise DataError(

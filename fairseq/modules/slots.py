@@ -47,11 +47,16 @@ class EncoderContext:
     ``padding`` is (B, T), True = padding, or None where there is none to leave out. With ``lengths`` the hidden states
     are (1, N, C), the non-padding tokens of one sequence after the other; only mixers with ``packs`` are given those.
     ``cache`` lives as long as the pass: what is the same for several layers is kept there, under a key of its owner's.
+
+    On a device, where the host knows them (`fairseq.layout`): ``token_counts`` (B,) int32, the tokens of every sequence,
+    beside ``padding`` that all comes at the end; ``starts`` (B + 1,) int32, where packed sequences begin and end.
     """
 
     padding: Tensor | None = None
     lengths: tuple[int, ...] | None = None
     kept: Tensor | None = None
+    token_counts: Tensor | None = None
+    starts: Tensor | None = None
     cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def keep(self, x: Tensor) -> Tensor:
@@ -122,6 +127,9 @@ class ContentBias(Protocol):
 class TaskHead(Protocol):
     """Features (B, T, C) to whatever a task wants."""
 
+    skips_padding: bool
+    """Where `reads` is not None, it is False at padding, if that all comes at the end and no sequence is empty."""
+
     def reads(self, padding: Tensor) -> Tensor | None:
         """Where `forward` reads features, (B, T) for ``padding`` (B, T); None (the default): everywhere."""
         ...
@@ -135,6 +143,8 @@ class LMHead(Protocol):
 
     takes_targets: bool
     """With ``targets`` (M,) the result is the summed loss; and only features of ``masked_tokens`` are read."""
+    takes_places: bool
+    """``masked_tokens`` may also be int64 (M,), places in the flattened batch; targets of -100 then count nothing."""
 
     def forward(
         self, features: Tensor, masked_tokens: Tensor | None = None, targets: Tensor | None = None, **unused: Any

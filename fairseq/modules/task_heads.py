@@ -30,6 +30,8 @@ def pool(features: Tensor, pooling: str, padding_mask: Tensor | None = None) -> 
 class RobertaClassificationHead(nn.Module):
     """Logits (B, K) of features (B, T, C): pooling, dropout, dense, activation, dropout, projection."""
 
+    skips_padding = True
+
     def __init__(
         self,
         input_dim: int,
@@ -56,9 +58,7 @@ class RobertaClassificationHead(nn.Module):
             return None
         if self.pooling == "masked_mean":
             return ~padding
-        first = torch.zeros_like(padding)
-        first[:, 0] = True
-        return first
+        return (torch.arange(padding.size(1), device=padding.device) == 0).expand(padding.shape)
 
     def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: object) -> Tensor:
         """``padding_mask`` (B, T) is True at padding."""
@@ -74,6 +74,8 @@ class SpanHead(nn.Module):
     One projection without dropout, as BERT (arXiv 1810.04805, section 4.2) and BiGS have it.
     """
 
+    skips_padding = True
+
     def __init__(self, input_dim: int) -> None:
         super().__init__()
         self.out_proj = nn.Linear(input_dim, 2)
@@ -88,6 +90,8 @@ class SpanHead(nn.Module):
 @HEADS.register("token")
 class TokenHead(nn.Module):
     """Logits (B, T, K) from features (B, T, C): dropout and one projection."""
+
+    skips_padding = True
 
     def __init__(self, input_dim: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()

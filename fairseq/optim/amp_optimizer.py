@@ -26,6 +26,10 @@ class LossScale(torch.amp.GradScaler):
     def loss_scale(self) -> float:
         return self.get_scale()
 
+    def unread(self) -> float | Tensor:
+        """The present scale, left where it is."""
+        return self._init_scale if self._scale is None else self._scale.clone()
+
 
 class AMPOptimizer(WrappedOptimizer):
     """Wraps a float32 optimizer; the class name is stored in checkpoints.
@@ -80,23 +84,29 @@ class AMPOptimizer(WrappedOptimizer):
         Raises OverflowError when the norm is not finite (the scale has been halved; repeat or drop the batch), or
         FloatingPointError when the scale has become too small.
         """
-        scaler = self.scaler
-        if scaler is None:
-            return self.fp32_optimizer.clip_grad_norm(max_norm)
-        scaler.unscale_(self.optimizer)
-        norm = self.fp32_optimizer.clip_grad_norm(max_norm)
-        if not math.isfinite(float(norm)):
-            before = scaler.loss_scale
-            scaler.update()
-            if scaler.loss_scale >= before:  # finite gradients here, but not their norm, or not on another worker
-                scaler.update(before * scaler.get_backoff_factor())
-            if scaler.loss_scale <= scaler.min_loss_scale:
-                raise FloatingPointError(
-                    f"the loss scale has fallen to its minimum ({scaler.min_loss_scale}): the loss is probably "
-                    "exploding; try a lower learning rate, gradient clipping or a larger batch"
-                )
-            raise OverflowError(f"gradient overflow; the loss scale is now {scaler.loss_scale}")
+        norm = self.clip_unread(max_norm)
+        self.check_norm(norm)
         return norm
+
+    def clip_unread(self, max_norm: float) -> Tensor:
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        return self.fp32_optimizer.clip_grad_norm(max_norm)
+
+    def check_norm(self, norm: Tensor) -> None:
+        scaler = self.scaler
+        if scaler is None or math.isfinite(float(norm)):
+            return
+        before = scaler.loss_scale
+        scaler.update()
+        if scaler.loss_scale >= before:  # finite gradients here, but not their norm, or not on another worker
+            scaler.update(before * scaler.get_backoff_factor())
+        if scaler.loss_scale <= scaler.min_loss_scale:
+            raise FloatingPointError(
+                f"the loss scale has fallen to its minimum ({scaler.min_loss_scale}): the loss is probably "
+                "exploding; try a lower learning rate, gradient clipping or a larger batch"
+            )
+        raise OverflowError(f"gradient overflow; the loss scale is now {scaler.loss_scale}")
 
     def step(self) -> None:
         self.fp32_optimizer.step()

@@ -48,9 +48,9 @@ def as_factor(number: float | Tensor) -> Factor:
     return number if torch.is_tensor(number) and number.device.type != "cpu" else float(number)
 
 
-def clip_coefficient(norm: Tensor, max_norm: float) -> Factor:
-    """``min(1, max_norm / (norm + 1e-6))``; NaN for a NaN norm. Reading it from another device is left to the caller."""
-    return as_factor((max_norm / (norm + 1e-6)).clamp(max=1.0))
+def clip_coefficient(norm: Tensor, max_norm: float, eps: float = 1e-6) -> Factor:
+    """``min(1, max_norm / (norm + eps))``; NaN for a NaN norm. Reading it from another device is left to the caller."""
+    return as_factor((max_norm / (norm + eps)).clamp(max=1.0))
 
 
 def clip(
@@ -177,6 +177,13 @@ class FairseqOptimizer:
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Total L2 norm of the gradients before clipping (0-dim float32); clips to ``max_norm`` when positive."""
         return clip([param.grad for param in self.params if param.grad is not None], max_norm)
+
+    def clip_unread(self, max_norm: float) -> Tensor:
+        """As `clip_grad_norm`, for a caller that reads the norm itself and calls `check_norm` if it is not finite."""
+        return self.clip_grad_norm(max_norm)
+
+    def check_norm(self, norm: Tensor) -> None:
+        """Raise OverflowError or FloatingPointError where ``norm`` says that a scaled gradient overflowed."""
 
     def step(self) -> None:
         """One update."""

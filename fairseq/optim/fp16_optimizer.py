@@ -165,15 +165,21 @@ class _HalfOptimizer(WrappedOptimizer):
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """As the base class. Raises OverflowError or FloatingPointError as the loss scaler does."""
-        norm = total_norm([param.grad for param in self.fp16_params if param.grad is not None]) * self._factor
-        if self.scaler is not None:
-            # The original's float16 rule has no epsilon; the bfloat16 one below has.
-            if norm > max_norm > 0:
-                self._factor *= max_norm / float(norm)
-            self.scaler.check_overflow(norm)
-        elif max_norm > 0:
-            self._factor = self._factor * clip_coefficient(norm, max_norm)
+        norm = self.clip_unread(max_norm)
+        self.check_norm(norm)
         return norm
+
+    def clip_unread(self, max_norm: float) -> Tensor:
+        norm = total_norm([param.grad for param in self.fp16_params if param.grad is not None]) * self._factor
+        if max_norm > 0:
+            # The original's float16 rule has no epsilon; the bfloat16 one has.
+            eps = 1e-6 if self.scaler is None else 0.0
+            self._factor = self._factor * clip_coefficient(norm, max_norm, eps)
+        return norm
+
+    def check_norm(self, norm: Tensor) -> None:
+        if self.scaler is not None:
+            self.scaler.check_overflow(norm)
 
     def step(self) -> None:
         self._update(self._factor)

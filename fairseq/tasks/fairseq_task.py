@@ -21,11 +21,15 @@ from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.text import tokenize_line
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
+from fairseq.layout import LayoutCollater
 from fairseq.logging import metrics
+from fairseq.modules.slots import supports
 from fairseq.registry import TASKS, RegistryView
 from fairseq.rng import numpy_seed
 
 logger = logging.getLogger(__name__)
+
+_STEPS = ("train_step", "valid_step")
 
 
 class NotLoadedError(DataError, KeyError):
@@ -65,6 +69,11 @@ class FairseqTask:
     A subclass implements ``setup_task`` (load dictionaries, return the task) and ``load_dataset`` (fill
     ``self.datasets[split]``); the rest has defaults.
     """
+
+    takes_layouts = True
+    """Its steps hand samples to the criterion as they are: those may tell what is in them (`fairseq.layout`)."""
+    predicts_tokens = False
+    """The model predicts those tokens of a sample whose ``target`` (B, T) is not padding."""
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -195,7 +204,7 @@ class FairseqTask:
         )
         iterator = EpochBatchIterator(
             dataset=dataset,
-            collate_fn=dataset.collater,
+            collate_fn=self._collater(dataset),
             batch_sampler=batches,
             seed=seed,
             num_shards=num_shards,
@@ -211,6 +220,13 @@ class FairseqTask:
         if reusable:
             self.dataset_to_epoch_iter[dataset] = iterator
         return iterator
+
+    def _collater(self, dataset: Any) -> Callable[[list[Any]], Any]:
+        """``dataset.collater``, for a device with layouts. A plugin's own steps may change samples: then without."""
+        dictionary = self.source_dictionary
+        if not torch.cuda.is_available() or dictionary is None or not supports(self, "takes_layouts", *_STEPS):
+            return dataset.collater
+        return LayoutCollater(dataset.collater, dictionary.pad(), self.predicts_tokens)
 
     # ---- model and steps ----------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ class MaskedLMTask(FairseqTask):
     """
 
     cfg: MaskedLMConfig
+    predicts_tokens = True
 
     def __init__(self, cfg: Any, dictionary: Dictionary | None = None) -> None:
         super().__init__(cfg)

@@ -28,6 +28,7 @@ from fairseq.distributed import utils as distributed
 from fairseq.errors import CheckpointError, NonFiniteError, TrainingError
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
+from fairseq.logging.meters import Statistics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.models.loading import MisfitError, load_weights
 from fairseq.optim import precision
@@ -182,7 +183,7 @@ class Trainer:
     # ---- one update ---------------------------------------------------------------------------------------------
 
     @metrics.aggregate("train")
-    def train_step(self, samples: list[dict[str, Any]]) -> dict[str, Any] | None:
+    def train_step(self, samples: list[dict[str, Any]]) -> Mapping[str, Any] | None:
         """One update from the micro-batches ``samples``; returns its statistics, or None when it was skipped."""
         for _ in range(self.cfg.common.amp_batch_retries + 1 if self.precision == "amp" else 1):
             self._begin_update()
@@ -247,10 +248,11 @@ class Trainer:
         finite, FloatingPointError when the loss scale has reached its minimum.
         """
         self.optimizer.multiply_grads(1.0 / total.divisor())
-        grad_norm = self.optimizer.clip_grad_norm(self.cfg.optimization.clip_norm)
+        grad_norm = self.optimizer.clip_unread(self.cfg.optimization.clip_norm)
         # The only number that every update waits for (a GPU's step is on its way by then): a bad update must not touch
         # the weights. One number for both: inf - inf and nan propagate through the sum.
         if not torch.isfinite(grad_norm + total.loss):
+            self.optimizer.check_norm(grad_norm)
             raise NonFiniteError("the loss or the gradient is NaN or infinite")
         self.task.optimizer_step(self.optimizer, model=self.model, update_num=self._num_updates)
         return grad_norm
@@ -272,7 +274,7 @@ class Trainer:
             "lower the learning rate, set --clip-norm, or look at this batch"
         )
 
-    def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> dict[str, Any]:
+    def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> Mapping[str, Any]:
         self.set_num_updates(self._num_updates + 1)
         if self.ema is not None:
             self.ema.step(self.model, self._num_updates)
@@ -294,7 +296,7 @@ class Trainer:
             torch.cuda.empty_cache()
 
     @metrics.aggregate("valid")
-    def valid_step(self, sample: dict[str, Any]) -> dict[str, Any]:
+    def valid_step(self, sample: dict[str, Any]) -> Mapping[str, Any]:
         """Evaluate one batch and log its statistics."""
         self.model.eval()
         self.criterion.eval()
@@ -304,7 +306,7 @@ class Trainer:
         total = Accumulated(0.0, 0.0 if is_dummy else sample_size, [] if is_dummy else [logging_output])
         return self._log_stats(total, None)
 
-    def _log_stats(self, total: Accumulated, grad_norm: Tensor | None) -> dict[str, Any]:
+    def _log_stats(self, total: Accumulated, grad_norm: Tensor | None) -> Mapping[str, Any]:
         if grad_norm is not None:
             metrics.log_speed("ups", 1.0, priority=100, round=2)
             metrics.log_scalar("gnorm", grad_norm, priority=400, round=3)
@@ -314,12 +316,13 @@ class Trainer:
         with metrics.aggregate() as meters:
             if total.logging_outputs:
                 self.task.reduce_metrics(total.logging_outputs, self.criterion)
-            return {**meters.get_smoothed_values(), "sample_size": total.sample_size}
+        return Statistics(meters, {"sample_size": total.sample_size})
 
     def _log_loss_scale(self) -> None:
         scaler = getattr(self.optimizer, "scaler", None)
         if scaler is not None:
-            metrics.log_scalar("loss_scale", scaler.loss_scale, priority=700, round=4, weight=0)
+            scale = scaler.unread() if hasattr(scaler, "unread") else scaler.loss_scale
+            metrics.log_scalar("loss_scale", scale, priority=700, round=4, weight=0)
 
     # ---- epochs and schedule ------------------------------------------------------------------------------------
 

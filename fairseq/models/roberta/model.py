@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
+from fairseq.layout import Layout
 from fairseq.models.fairseq_model import FairseqEncoder, FairseqEncoderModel
 from fairseq.models.hub import load_pretrained
 from fairseq.models.loading import parse_layers
@@ -45,6 +47,8 @@ class RobertaEncoder(FairseqEncoder):
     """Token ids (B, T) to features (B, T, C) and, through the LM head, to logits (B, T, V) or (N, V)."""
 
     takes_targets = True
+    takes_layout = True
+    takes_places = True
 
     def __init__(self, args: Any, dictionary: Any) -> None:
         super().__init__(dictionary)
@@ -88,6 +92,7 @@ class RobertaEncoder(FairseqEncoder):
         masked_targets: Tensor | None = None,
         read: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        layout: Layout | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits (or features) and ``{"inner_states": L + 1 tensors (T, B, C) or None}``.
@@ -98,13 +103,15 @@ class RobertaEncoder(FairseqEncoder):
         ``masked_targets`` (N,) too, the first result is the summed loss, where the head has it. With self-masking the
         inputs of a pass to logits are masked at random, in training and in evaluation; features never are.
         ``read`` (B, T) promises that features are read nowhere else: they may be zero there, see ``Encoder.forward``.
-        ``token_type_ids`` (B, T) are for models that have types, where they are zero by default.
+        ``token_type_ids`` (B, T) are for models that have types, where they are zero by default. ``layout`` is what the host
+        knows of ``src_tokens``; ``masked_tokens`` may then be its places of predicted tokens.
         """
+        layout = layout if padding_mask is None else None
         masked = None if features_only else self._draw_mask(src_tokens)
         if read is None and masked_tokens is not None and not features_only and self._projects_masked_only():
             read = masked_tokens
         x, extra = self._features(
-            src_tokens, return_all_hiddens, padding_mask, position_ids, token_type_ids, masked, read
+            src_tokens, return_all_hiddens, padding_mask, position_ids, token_type_ids, masked, read, layout
         )
         if not features_only:
             wanted = {} if masked_targets is None else {"targets": masked_targets}
@@ -132,14 +139,17 @@ class RobertaEncoder(FairseqEncoder):
         token_type_ids: Tensor | None,
         masked: Tensor | None = None,
         read: Tensor | None = None,
+        layout: Layout | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         embed = self.sentence_encoder.embed_tokens
         tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
         # An encoder of a plugin may have neither of these arguments.
-        extra: dict[str, Tensor] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        extra: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         if read is not None and supports(self.sentence_encoder, "selects", "forward"):
             extra["read"] = read
+        if layout is not None:
+            extra["layout"] = layout
         output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, **extra)
         return output.features, {"inner_states": output.inner_states}
 
@@ -182,6 +192,7 @@ class RobertaModel(FairseqEncoderModel):
     """
 
     takes_targets = True
+    takes_layout = True
 
     def __init__(self, args: Any, encoder: RobertaEncoder) -> None:
         super().__init__(encoder)
@@ -198,6 +209,24 @@ class RobertaModel(FairseqEncoderModel):
             supports(self, "takes_targets", "forward")
             and supports(encoder, "takes_targets", "forward", "output_layer")
             and supports(encoder.lm_head, "takes_targets", "forward")
+        )
+
+    @property
+    def uses_layout(self) -> bool:
+        """Whether ``forward`` may be given a layout (`fairseq.layout`); not where a plugin replaced part of the way."""
+        inner = getattr(self.encoder, "sentence_encoder", None)
+        return (
+            supports(self, "takes_layout", "forward")
+            and supports(self.encoder, "takes_layout", "forward", "_features")
+            and supports(inner, "takes_layout", "forward", "embed")
+        )
+
+    @property
+    def uses_places(self) -> bool:
+        """Whether ``masked_tokens`` may be those of a layout, where ``forward`` may be given one."""
+        encoder = self.encoder
+        return supports(encoder, "takes_places", "output_layer") and supports(
+            encoder.lm_head, "takes_places", "forward"
         )
 
     @classmethod
@@ -233,6 +262,10 @@ class RobertaModel(FairseqEncoderModel):
             read = head.reads(padding) if known else None
             if read is not None:
                 kwargs.setdefault("read", read)
+            layout = kwargs.get("layout")
+            if layout is not None:
+                skips = kwargs.get("read") is read is not None and supports(head, "skips_padding", "reads")
+                kwargs["layout"] = replace(layout, predicted=None, reads_padding=not skips)
             x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
             return head(x, padding_mask=padding), extra
         return self.encoder(src_tokens, features_only, return_all_hiddens, **kwargs)
