@@ -6,7 +6,6 @@ float32 copy of it behind. The compiled kernels give the results of the referenc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -26,13 +25,15 @@ def low_precision_adam_(
     betas: tuple[float, float],
     weight_decay: float,
     eps: float,
-    factor: float = 1.0,
+    factor: float | Tensor = 1.0,
 ) -> None:
     """AdamW (torch's formula) on float32 ``params`` with half-precision ``grads`` times ``factor``; fills ``low_params``.
 
     The lists have one dense tensor a parameter, of equal numbers of values; ``params`` and moments are float32.
-    ``step`` counts from 1 and includes this one. ``grads`` stay as they are.
+    ``step`` counts from 1 and includes this one. ``grads`` stay as they are. A ``factor`` on a device is not read here.
     """
+    if not isinstance(factor, Tensor):
+        factor = None if factor == 1.0 else torch.tensor(factor, dtype=torch.float64)  # type: ignore[assignment]
     torch.ops.fairseq.low_precision_adam_(
         params, grads, exp_avgs, exp_avg_sqs, low_params, step, lr, *betas, weight_decay, eps, factor
     )
@@ -50,14 +51,14 @@ def low_precision_adam_reference(
     beta2: float,
     weight_decay: float,
     eps: float,
-    factor: float,
+    factor: Tensor | None,
 ) -> None:
     """Twin: a float32 copy of each gradient, torch's fused kernel, the result rounded."""
     for param, grad, exp_avg, exp_avg_sq, low_param in zip(
         params, grads, exp_avgs, exp_avg_sqs, low_params, strict=True
     ):
         count = torch.tensor(step, dtype=torch.float32, device=param.device)
-        scale = None if factor == 1.0 else torch.tensor(1.0 / factor if factor else math.inf, device=param.device)
+        scale = None if factor is None else factor.double().reciprocal().to(param.device, torch.float32)
         torch._fused_adamw_(
             [param.detach()],
             [grad.detach().to(torch.float32, copy=True).view_as(param)],
@@ -106,9 +107,10 @@ def _fake_norms(tensors: Sequence[Tensor], block: int) -> Tensor:
 
 library.define(
     "low_precision_adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
-    "Tensor(d!)[] low_params, float step, float lr, float beta1, float beta2, float weight_decay, float eps, float factor) "
+    "Tensor(d!)[] low_params, float step, float lr, float beta1, float beta2, float weight_decay, float eps, Tensor? factor) "
     "-> ()",
     low_precision_adam_reference,
     _fake_update,
 )
+library.define_on_cuda("low_precision_adam_", "adam", low_precision_adam_reference)
 library.define("block_norms(Tensor[] tensors, int block) -> Tensor", block_norms_reference, _fake_norms)

@@ -2,7 +2,8 @@
 
 Every operator is declared here in Python with its reference implementation as the kernel for all devices, so that it exists, with
 the same results, when nothing was compiled. The library (``fairseq/csrc/torch``, ``fairseq/csrc/cuda``), where there is
-one, adds kernels for its devices, which then take precedence. ``FAIRSEQ_NATIVE=0`` in the environment leaves it out.
+one, adds kernels for its devices, which then take precedence. Some operators have Triton kernels on CUDA
+(``fairseq/ops/triton``). ``FAIRSEQ_NATIVE=0`` in the environment leaves both out.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fairseq.ops import self_check
 from fairseq.ops.native import built
 
 _HERE = Path(__file__).parent
+_ON_CUDA: dict[str, str] = {}  # operator -> its Triton kernels
 _HINT = "pip install --no-build-isolation . in an environment that has torch, setuptools and wheel"
 
 
@@ -28,6 +31,27 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     torch.library.define(name, schema[schema.index("(") :], tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(name, "CompositeExplicitAutograd", reference)
     torch.library.register_fake(name, fake)
+
+
+def define_on_cuda(name: str, kernels: str, reference: Callable[..., Any]) -> None:
+    """On CUDA ``fairseq::<name>`` is that function of the Triton kernels ``kernels`` where they work, else ``reference``.
+
+    Nothing of Triton is imported before the first call; see :mod:`fairseq.ops.self_check`.
+    """
+
+    def run(*arguments: Any) -> Any:
+        like = _first_tensor(arguments)
+        with torch.cuda.device(like.device):  # where Triton launches
+            module = self_check.kernels(kernels, like.device, like.dtype)
+            return (reference if module is None else getattr(module, name))(*arguments)
+
+    torch.library.impl(f"fairseq::{name}", "CUDA", run)
+    _ON_CUDA[name] = kernels
+
+
+def _first_tensor(arguments: Sequence[Any]) -> torch.Tensor:
+    first = next(argument for argument in arguments if isinstance(argument, (torch.Tensor, list, tuple)))
+    return first if isinstance(first, torch.Tensor) else first[0]
 
 
 def load() -> bool:
@@ -49,6 +73,14 @@ def missing() -> bool:
 def compiled_for(operator: str, device: str) -> bool:
     """Whether ``fairseq::<operator>`` has a compiled kernel for ``device`` (``"cpu"``, ``"cuda"``)."""
     return load() and torch._C._dispatch_has_kernel_for_dispatch_key(f"fairseq::{operator}", device.upper())
+
+
+@torch.compiler.assume_constant_result
+def has_kernel(operator: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``fairseq::<operator>`` has a kernel on ``device`` for ``dtype``: a compiled one, or one in Triton that works."""
+    if device.type == "cuda" and operator in _ON_CUDA:
+        return self_check.kernels(_ON_CUDA[operator], device, dtype) is not None
+    return compiled_for(operator, device.type)
 
 
 @functools.cache

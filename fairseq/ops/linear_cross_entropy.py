@@ -20,6 +20,8 @@ from fairseq.ops import library
 from fairseq.ops.linear import multiplies, product
 
 ROWS = 512  # of a chunk: enough to reuse each weight that is loaded, and 100 MB of float32 logits with V 50265
+CUDA_BYTES = 1 << 28  # of a chunk's logits on a device whose cores want large products: 2560 rows of bfloat16 logits
+_ALIGNED = 128  # bytes: where rows of logits begin on CUDA, and a multiple of the tiles that are quick
 
 
 def linear_cross_entropy(
@@ -97,9 +99,11 @@ def _chunked(
     dhidden = torch.empty_like(rows) if with_gradients else hidden.new_empty(0)
     dtable = torch.zeros_like(table, dtype=wide) if with_gradients and not len(rows) else None
     dbias = torch.zeros(len(weight) if with_gradients and bias is not None else 0, dtype=wide, device=hidden.device)
-    for start, end in _chunks(len(rows)):
+    ranges = _chunks(len(rows), _rows_of_chunk(table))
+    buffer = _logits_buffer(table, ranges)
+    for start, end in ranges:
         here = rows[start:end]
-        logits = product(here, table)
+        logits = product(here, table) if buffer is None else torch.mm(here, table.t(), out=buffer[: end - start])
         losses = torch.ops.fairseq.cross_entropy_rows_.default(
             logits, shift, targets[start:end], ignore_index, factor, with_gradients
         )
@@ -109,7 +113,7 @@ def _chunked(
             dtable = _accumulated(dtable, logits, here if factor is None else (here * factor).to(kind), wide)
             if bias is not None:
                 dbias += logits.sum(0, dtype=wide)
-        del logits  # before the next chunk's come
+        del logits  # before the next chunk's come, where each has its own
     if not with_gradients:
         return loss, dhidden, weight.new_empty(0), dbias.to(weight.dtype), loss.new_empty(0)
     assert dtable is not None
@@ -127,16 +131,31 @@ def _chunked(
 
 
 def _accumulated(sum_so_far: Tensor | None, grads: Tensor, rows: Tensor, wide: torch.dtype) -> Tensor:
-    """``sum_so_far + grads' rows`` in ``wide``, in place where there is a sum."""
+    """``sum_so_far + grads' rows``, in ``wide`` and in place where there is a sum."""
     if sum_so_far is not None and grads.dtype == wide:
         return sum_so_far.addmm_(grads.t(), rows)
-    part = torch.mm(grads.t(), rows).to(wide)
-    return part if sum_so_far is None else sum_so_far.add_(part)
+    part = torch.mm(grads.t(), rows)
+    return part if sum_so_far is None else sum_so_far.to(wide).add_(part)
 
 
-def _chunks(rows: int) -> list[tuple[int, int]]:
-    """Ranges of about equal size, none above ``ROWS``."""
-    count = -(-rows // ROWS)
+def _rows_of_chunk(table: Tensor) -> int:
+    """How many rows of logits with ``table`` (V, C) make a chunk."""
+    if table.device.type != "cuda":
+        return ROWS
+    return max(ROWS, CUDA_BYTES // max(len(table) * table.itemsize, 1) // _ALIGNED * _ALIGNED)
+
+
+def _logits_buffer(table: Tensor, ranges: list[tuple[int, int]]) -> Tensor | None:
+    """Memory for the logits of every chunk on CUDA, where products with rows that begin anywhere are slow."""
+    if table.device.type != "cuda" or not ranges:
+        return None
+    most, step = max(end - start for start, end in ranges), _ALIGNED // table.itemsize
+    return table.new_empty(most, -(-len(table) // step) * step)[:, : len(table)]
+
+
+def _chunks(rows: int, most: int) -> list[tuple[int, int]]:
+    """Ranges of about equal size, none above ``most``."""
+    count = -(-rows // most)
     size = -(-rows // max(count, 1))
     return [(start, min(start + size, rows)) for start in range(0, rows, max(size, 1))]
 
@@ -239,6 +258,7 @@ library.define(
     cross_entropy_rows_reference,
     _rows_fake,
 )
+library.define_on_cuda("cross_entropy_rows_", "cross_entropy", cross_entropy_rows_reference)
 library.define(
     "linear_cross_entropy_forward(Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, Tensor? scale, "
     "int ignore_index, bool with_gradients) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",

@@ -2,7 +2,8 @@
 
 The dropout mask is computed from a seed by a counter-based generator, in the forward pass and again in the backward
 pass, so nothing of the size of the activations is kept but the inputs, which other operators keep anyway. Kernels:
-``fairseq/csrc/torch/residual_cpu.cpp``; elsewhere the reference implementations run.
+``fairseq/csrc/torch/residual_cpu.cpp``, ``fairseq/ops/triton/residual_kernels.py``; elsewhere the reference
+implementations run.
 
 Legend: N rows, C columns (the last dimension; all others make rows).
 """
@@ -141,6 +142,9 @@ library.define(
     layer_norm_backward_reference,
     _backward_fake,
 )
+library.define_on_cuda("dropout_add", "residual", dropout_add_reference)
+library.define_on_cuda("dropout_add_layer_norm_forward", "residual", layer_norm_reference)
+library.define_on_cuda("dropout_add_layer_norm_backward", "residual", layer_norm_backward_reference)
 torch.library.register_autograd("fairseq::dropout_add", _dropout_add_backward, setup_context=_keep_seed)
 torch.library.register_autograd(
     "fairseq::dropout_add_layer_norm_forward", _layer_norm_backward, setup_context=_keep_for_backward

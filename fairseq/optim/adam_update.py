@@ -152,7 +152,7 @@ def update(segments: list[Segment], hyper: Hyperparameters, factor: Factor = 1.0
             hyper.betas,
             hyper.weight_decay,
             _kernel_eps(hyper),
-            float(factor),
+            factor,
         )
     if converted and converted[0].param.device.type == "cuda":  # which wants few calls
         _update_converted(converted, hyper, factor, fused_update)
@@ -175,8 +175,7 @@ def _operator_knows(segment: Segment) -> bool:
         segment.low_precision is not None
         and segment.grad.is_contiguous()
         and segment.param.dtype == segment.exp_avg.dtype == torch.float32
-        and segment.param.device.type == "cpu"
-        and library.compiled_for("low_precision_adam_", "cpu")
+        and library.has_kernel("low_precision_adam_", segment.param.device, torch.float32)
     )
 
 

@@ -63,7 +63,7 @@ def test_kernel_gives_the_bits_of_the_twin_for_any_threads(dtype: torch.dtype):
     torch.manual_seed(1)
     columns = lists(dtype)
     step, lr, betas, decay, eps, factor = numbers
-    low_precision_adam_reference(*columns, step, lr, *betas, decay, eps, factor)
+    low_precision_adam_reference(*columns, step, lr, *betas, decay, eps, torch.tensor(factor, dtype=torch.float64))
     assert equal(results[0], results[1]) and equal(results[0], columns)
 
 
@@ -109,6 +109,8 @@ def test_registration():
     utilities = ("test_schema", "test_faketensor")
     operators = torch.ops.fairseq
     torch.library.opcheck(
-        operators.low_precision_adam_, (*columns, 1.0, 1e-2, 0.9, 0.98, 0.01, 1e-6, 0.5), test_utils=utilities
+        operators.low_precision_adam_,
+        (*columns, 1.0, 1e-2, 0.9, 0.98, 0.01, 1e-6, torch.tensor(0.5)),
+        test_utils=utilities,
     )
     torch.library.opcheck(operators.block_norms, (columns[1], 64), test_utils=utilities)

@@ -55,7 +55,7 @@ def test_as_accurate_as_the_reference(size, dtype, bias, scale, rows, monkeypatc
 def test_chunks_cover_all_rows(monkeypatch):
     monkeypatch.setattr(module, "ROWS", 10)
     for rows in (0, 1, 9, 10, 11, 25, 100):
-        chunks = module._chunks(rows)
+        chunks = module._chunks(rows, module.ROWS)
         assert [row for start, end in chunks for row in range(start, end)] == list(range(rows))
         assert all(0 < end - start <= 10 for start, end in chunks)
 

@@ -59,7 +59,7 @@ void check_dense(at::TensorList tensors, bool float32) {
 
 void low_precision_adam(at::TensorList params, at::TensorList grads, at::TensorList exp_avgs, at::TensorList exp_avg_sqs,
                        at::TensorList low_params, double step, double lr, double beta1, double beta2, double weight_decay,
-                       double eps, double factor) {
+                       double eps, const std::optional<at::Tensor>& factor) {
   for (at::TensorList list : {params, exp_avgs, exp_avg_sqs}) check_dense(list, true);
   for (at::TensorList list : {grads, low_params}) check_dense(list, false);
   for (at::TensorList list : {grads, exp_avgs, exp_avg_sqs, low_params}) {
@@ -69,7 +69,7 @@ void low_precision_adam(at::TensorList params, at::TensorList grads, at::TensorL
   }
   const at::Tensor steps = at::full({}, step, at::kFloat);
   std::optional<at::Tensor> scale;
-  if (factor != 1.0) scale = at::full({}, 1.0 / factor, at::kFloat);  // torch divides by it
+  if (factor) scale = at::full({}, 1.0 / factor->item<double>(), at::kFloat);  // torch divides by it
   const std::vector<Piece> pieces = cut(params, kPiece);
   for_pieces(pieces, kPiece, [&](int64_t i, const at::Tensor& grad) {
     const Piece& piece = pieces[i];
