@@ -8,6 +8,10 @@ from torch import nn
 
 from fairseq.modules.encoder import Encoder
 
+#: Most compilations of the code of a layer. One each is for batches with and without padding, for the last layer of those of
+#: which not everything is read, for a single sequence, with and without gradients; torch allows 8 and then stops compiling.
+KINDS = 32
+
 
 def compile_layers(model: nn.Module, **options: Any) -> None:
     """Compile every layer of ``model`` in place, or the whole of it where there is no list of layers.
@@ -16,10 +20,12 @@ def compile_layers(model: nn.Module, **options: Any) -> None:
     batches; what differs from batch to batch (the number of masked tokens) stays outside. Names and classes of the modules
     stay as they are, and so do checkpoints. ``options`` go to ``torch.compile``.
     """
+    import torch._dynamo.config  # takes seconds
+
+    torch._dynamo.config.recompile_limit = max(KINDS, torch._dynamo.config.recompile_limit)
     for encoder in model.modules():
         if isinstance(encoder, Encoder):
             encoder.pack_below = 0.0  # the lengths of packed sequences would be constants of the compiled code
-            encoder.read_below = 0.0  # a last layer of another kind would be compiled for itself
     for part in _layers(model) or [model]:
         part.compile(**{"dynamic": True, **options})
 
