@@ -9,7 +9,9 @@ eager     plain torch, the reference; scores (B, H, T, T) in memory
 sdpa      ``scaled_dot_product_attention`` with a bias of (1, H, T, T)
 flex      FlexAttention with the bias as a score function; no dropout
 fused     ``fairseq.ops.alibi_attention``: bias and dropout in the kernel; ALiBi or no bias
-auto      fused where it is compiled and pays, else sdpa; on CUDA only what a one-time check against eager allows
+triton    ``fairseq.ops.triton.attention``: the same for CUDA, no scores in memory; padding at the end, or packed
+auto      fused where it is compiled and pays, else sdpa; on CUDA triton where it applies, else flex, fused or sdpa; of
+          these only what a one-time check allows
 ========  =============================================================================================================
 
 Legend: B batch, T tokens, H heads, D head width.
@@ -17,6 +19,7 @@ Legend: B batch, T tokens, H heads, D head width.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
@@ -32,8 +35,9 @@ from fairseq.modules.attention_bias import ALiBi
 from fairseq.modules.dropout import dropout as drop
 from fairseq.modules.slots import AttentionBias, ContentBias
 from fairseq.ops import library
-from fairseq.ops.alibi_attention import alibi_attention
+from fairseq.ops.alibi_attention import alibi_attention, forward_reference
 from fairseq.ops.packed_attention import packed_attention
+from fairseq.ops.triton import attention as flash
 from fairseq.registry import nearest
 
 Bias = AttentionBias | ContentBias
@@ -42,12 +46,19 @@ Lengths = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Terms:
-    """What changes the scores of a call beside q and k; ``longest`` is its longest sequence."""
+    """What changes the scores of a call beside q and k; ``longest`` is its longest sequence.
+
+    ``token_counts`` (B,) int32 are the tokens of every sequence, where all padding comes at the end; ``starts`` (B + 1,)
+    int32 say where packed sequences begin and end. Both are on the device. ``seed`` of the dropout mask: drawn for None.
+    """
 
     bias: Bias | None = None
     padding: Tensor | None = None
     longest: int = 0
     cache: dict[Any, Any] = field(default_factory=dict)
+    token_counts: Tensor | None = None
+    starts: Tensor | None = None
+    seed: Tensor | None = None
 
     def dense(self, q: Tensor, k: Tensor) -> Tensor | None:
         """The bias as (1 or B, 1 or H, T, T), made only if a backend asks: not every one needs it."""
@@ -144,22 +155,47 @@ def _flex_attention(compiled: bool) -> Any:
 
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, terms: Terms, dropout: float) -> Tensor:
     """Our operator. Its seed is drawn from the device's generator, in a compiled graph too."""
-    slopes, asymmetrical = _slopes(terms.bias, q)
-    return alibi_attention(q, k, v, slopes, asymmetrical, terms.padding, dropout, _seed(q, dropout))
+    slopes, asymmetrical = _slopes("fused", terms.bias, q)
+    seed = _seed(q, dropout) if terms.seed is None else terms.seed
+    return alibi_attention(q, k, v, slopes, asymmetrical, terms.padding, dropout, seed)
 
 
 def attend_fused_packed(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, lengths: Lengths, dropout: float) -> Tensor:
     """The same for packed q, k, v (1, H, N, D)."""
-    slopes, asymmetrical = _slopes(bias, q)
+    slopes, asymmetrical = _slopes("fused", bias, q)
     return packed_attention(q, k, v, lengths, slopes, asymmetrical, dropout, _seed(q, dropout))
 
 
-def _slopes(bias: Bias | None, q: Tensor) -> tuple[Tensor, bool]:
+def attend_triton(q: Tensor, k: Tensor, v: Tensor, terms: Terms, dropout: float) -> Tensor:
+    """Our flash-style kernels, for padded and packed sequences; they look at lengths, not at masks."""
+    slopes, asymmetrical = (None, False) if terms.bias is None else _slopes("triton", terms.bias, q)
+    counts = terms.token_counts
+    if counts is None and terms.padding is not None:
+        counts = _token_counts(terms.padding)
+    seed = _seed(q, dropout) if terms.seed is None else terms.seed
+    return flash.flash_attention(
+        q, k, v, slopes, asymmetrical, token_counts=counts, starts=terms.starts, dropout_p=dropout, seed=seed
+    )
+
+
+def _token_counts(padding: Tensor) -> Tensor:
+    """(B,) int32 for ``padding`` (B, T) on the CPU, where looking at it costs nothing."""
+    if padding.device.type == "cpu" and not torch.compiler.is_compiling():
+        counts = (~padding).sum(1, dtype=torch.int32)
+        if torch.equal(padding, torch.arange(padding.size(1)) >= counts[:, None]):
+            return counts
+    raise ConfigError(
+        "attention backend 'triton' takes padding at the end of sequences only, and this is not known to be there: "
+        "choose sdpa"
+    )
+
+
+def _slopes(name: str, bias: Bias | None, q: Tensor) -> tuple[Tensor, bool]:
     if bias is None:
         return q.new_zeros(q.size(1), dtype=torch.float32), False
     if not isinstance(bias, ALiBi):
         raise ConfigError(
-            f"attention backend 'fused' knows no bias but ALiBi, and this is {type(bias).__name__}: choose sdpa"
+            f"attention backend {name!r} knows no bias but ALiBi, and this is {type(bias).__name__}: choose sdpa"
         )
     return bias.slope_tensor(q.device), bias.asymmetrical
 
@@ -173,7 +209,9 @@ BACKENDS: dict[str, Backend] = {
     "sdpa": attend_sdpa,
     "flex": attend_flex,
     "fused": attend_fused,
+    "triton": attend_triton,
 }
+REPRODUCIBLE = ("fused", "triton")  # their dropout masks follow from a seed
 
 
 def check_backend(name: str) -> str:
@@ -184,40 +222,48 @@ def check_backend(name: str) -> str:
     return name
 
 
-def choose_backend(q: Tensor, bias: Bias | None, dropout: float) -> str:
-    """The backend that ``auto`` stands for."""
-    device = q.device.type
-    fused = (bias is None or isinstance(bias, ALiBi)) and library.compiled_for("alibi_attention_forward", device)
+def choose_backend(
+    q: Tensor, bias: Bias | None, dropout: float, *, packed: bool = False, lengths_known: bool = False
+) -> str:
+    """The backend that ``auto`` stands for; ``lengths_known``: on the device of q, or there is nothing to know."""
+    device, where = q.device.type, str(q.device)
+    alibi = isinstance(bias, ALiBi)
+    fused = (bias is None or alibi) and library.compiled_for("alibi_attention_forward", device)
+    # Without a bias, dropout and packing torch has the same kernels.
+    flashes = device == "cuda" and lengths_known and (alibi or (bias is None and (packed or dropout > 0)))
+    if flashes and flash.runs(q) and works_like_eager("triton", where, q.dtype):
+        return "triton"
     if bias is None:
         # On the CPU torch has no dropout without (B, H, T, T), and half precision is slow without instructions for it.
         slow = device == "cpu" and (dropout > 0 or q.dtype.itemsize < 4)
         return "fused" if fused and slow else "sdpa"
     if device == "cpu" or q.dtype == torch.float64:
         return "fused" if fused and device == "cpu" else "sdpa"
-    if dropout == 0 and works_like_eager("flex", device, q.dtype):
+    if dropout == 0 and works_like_eager("flex", where, q.dtype):
         return "flex"
-    return "fused" if fused and works_like_eager("fused", device, q.dtype) else "sdpa"
+    return "fused" if fused and works_like_eager("fused", where, q.dtype) else "sdpa"
 
 
 @torch.compiler.assume_constant_result
 def works_like_eager(name: str, device: str, dtype: torch.dtype) -> bool:
-    """What `_tried` found, the first time; also while a graph is compiled."""
+    """What `_tried` found, the first time for this device; also while a graph is compiled."""
     return _tried(name, device, dtype)
 
 
 @functools.cache
 def _tried(name: str, device: str, dtype: torch.dtype) -> bool:
-    """Run ``name`` once, forward and backward, on a small odd problem; whether it gives what ``eager`` gives.
+    """Run ``name``, forward and backward, on small odd problems; whether it gives what the reference implementation gives.
 
     Compilers and drivers differ between machines, so a backend that was never tried on this one is not trusted. Says
     why, once, when it is not used.
     """
     try:
-        worst = _difference_from_eager(BACKENDS[name], device, dtype)
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
+            worst = _difference_from_reference(name, device, dtype)
     except Exception as error:  # whatever a compiler raises, there is another way
         warnings.warn(f"attention backend {name!r} is not used: it fails here ({str(error).splitlines()[:1]})")
         return False
-    limit = 64 * torch.finfo(dtype).eps
+    limit = _tolerance(device, dtype)
     if not worst <= limit:  # NaN counts as wrong
         warnings.warn(
             f"attention backend {name!r} is not used: it differs from eager by {worst:.2g}, more than {limit:.2g}"
@@ -226,21 +272,53 @@ def _tried(name: str, device: str, dtype: torch.dtype) -> bool:
     return True
 
 
-def _difference_from_eager(backend: Backend, device: str, dtype: torch.dtype) -> float:
-    """The largest difference in the output and the gradients, relative to the largest number of each."""
+def _tolerance(device: str, dtype: torch.dtype) -> float:
+    """4 units in the last place of the products. Right ones need one: sums are wider, and do not show.
+
+    Where sums and exponents are of the type itself, right ones need about 8; an exponent of 30 alone is off by 30 times
+    half a unit.
+    """
+    if dtype == torch.float32 and not device.startswith("cpu") and flash.precision() == "tf32":
+        return 4 * 2.0**-10
+    return torch.finfo(dtype).eps * (4 if dtype.itemsize < 4 else 64)
+
+
+def _difference_from_reference(name: str, device: str, dtype: torch.dtype) -> float:
+    """The largest difference in the output and the gradients, relative to the largest number of each.
+
+    The reference is in float64, so that what differs is the rounding of one backend, not of two. Both forms of ALiBi and
+    lengths that differ; with dropout too where its masks can be had.
+    """
     generator = torch.Generator().manual_seed(1)
-    batch, heads, tokens, width = 2, 3, 150, 64
-    tensors = [torch.randn(batch, heads, tokens, width, generator=generator) for _ in range(4)]
-    q, k, v, upstream = (x.to(device, dtype) for x in tensors)
-    padding = (torch.arange(tokens) >= tokens - 20).expand(batch, -1).to(device)
-    results = []
-    with torch.enable_grad():
-        for function in (backend, attend_eager):
-            a, b, c = (x.clone().requires_grad_() for x in (q, k, v))
-            out = function(a, b, c, Terms(ALiBi(heads, asymmetrical=True), padding), 0.0)
-            results.append([out.detach(), *torch.autograd.grad(out, (a, b, c), upstream)])
-    pairs = zip(*results, strict=True)
-    return max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)
+    shape = (2, 3, 150, 64)
+    numbers = [torch.randn(shape, generator=generator, device="cpu").to(device, dtype) for _ in range(4)]
+    counts = torch.tensor([130, 77], dtype=torch.int32, device=device)
+    padding = torch.arange(shape[2], device=device) >= counts[:, None]
+    terms = Terms(padding=padding, token_counts=counts, seed=torch.tensor(0x123456789ABCDEF, device=device))
+    differences = []
+    for asymmetrical in (False, True):
+        bias = ALiBi(shape[1], asymmetrical=asymmetrical)
+        for dropout in (0.0, 0.1) if name in REPRODUCIBLE else (0.0,):
+            given = dataclasses.replace(terms, bias=bias, cache={})
+            found = _with_gradients(BACKENDS[name], numbers, given, dropout)
+            wanted = _with_gradients(_reference, [x.double() for x in numbers], given, dropout)
+            differences += [(a - b).abs().max() / b.abs().max() for a, b in zip(found, wanted, strict=True)]
+    return float(torch.stack(differences).max())  # NaN if there is one
+
+
+def _with_gradients(backend: Backend, numbers: list[Tensor], terms: Terms, dropout: float) -> list[Tensor]:
+    """The output of q, k, v and their gradients for a gradient of the output, all four ``numbers``."""
+    *qkv, upstream = numbers
+    leaves = [x.clone().requires_grad_() for x in qkv]
+    out = backend(leaves[0], leaves[1], leaves[2], terms, dropout)
+    return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, terms: Terms, dropout: float) -> Tensor:
+    """What eager computes, with the dropout masks of our operators."""
+    slopes, asymmetrical = _slopes("eager", terms.bias, q)
+    seed = torch.zeros((), dtype=torch.int64) if terms.seed is None else terms.seed
+    return forward_reference(q, k, v, slopes, asymmetrical, terms.padding, dropout, seed)[0]
 
 
 def attend(
@@ -259,16 +337,23 @@ def attend(
 ) -> Tensor:
     """Attention of q, k, v (B, H, T, D) by ``backend``; of packed ones (1, H, N, D) within sequences of ``lengths``.
 
-    ``padding`` (B, T) is True for keys to leave out. In ``cache`` tables of equal biases are kept, those without
-    parameters.
+    ``padding`` (B, T) is True for keys to leave out; ``token_counts`` (B,) int32 say that these are all at the end, and
+    ``starts`` (B + 1,) int32 what ``lengths`` say: on the device, for a backend that does not wait for it. In ``cache``
+    tables of equal biases are kept, those without parameters.
     """
-    name = choose_backend(q, bias, dropout) if backend == "auto" else check_backend(backend)
-    if lengths is not None and name == "fused":
-        return attend_fused_packed(q, k, v, bias, lengths, dropout)
+    packed = lengths is not None
+    known = starts is not None if packed else padding is None or token_counts is not None
+    name = check_backend(backend)
+    if name == "auto":
+        name = choose_backend(q, bias, dropout, packed=packed, lengths_known=known)
     # Activation checkpointing must meet the parameters of a bias again, not a table made of them before.
     cache = {} if cache is None or isinstance(bias, nn.Module) else cache
     if lengths is None:
-        return BACKENDS[name](q, k, v, Terms(bias, padding, q.size(-2), cache), dropout)
+        return BACKENDS[name](q, k, v, Terms(bias, padding, q.size(-2), cache, token_counts), dropout)
+    if name == "fused":
+        return attend_fused_packed(q, k, v, bias, lengths, dropout)
+    if name == "triton" and starts is not None:
+        return attend_triton(q, k, v, Terms(bias, starts=starts), dropout)
     terms = Terms(bias, None, max(lengths), cache)
     # Cut along the rows as they lie in memory, so that gradients are put together in that order too.
     mixed = []

@@ -1,8 +1,9 @@
-"""Dropout that is quick on the CPU, alone and with what follows it: residual connection and layer norm.
+"""Dropout that is quick, alone and with what follows it: residual connection and layer norm.
 
-torch draws one float a number there, which takes longer than many of the layers it follows. Here the mask is computed
-from a seed, in the forward and again in the backward pass: see ``fairseq.ops.residual``. The seed comes from torch's CPU
-generator, so that a run that is resumed goes on exactly. Other devices, and compiled graphs, use torch's own.
+torch draws one float a number on the CPU, which takes longer than many of the layers it follows, and reads and writes
+everything several times on CUDA. Here the mask is computed from a seed, in the forward and again in the backward pass:
+see ``fairseq.ops.residual``. The seed comes from torch's generator of the device, so that a run that is resumed goes on
+exactly. Compiled graphs, and devices without a kernel for this, use torch's own.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ _STEPS = 1 << 16
 
 
 def rounded(p: float) -> float:
-    """The probability that is used for ``p`` on the CPU: the nearest multiple of 2^-16."""
+    """The probability that is used for ``p`` here: the nearest multiple of 2^-16."""
     return round(p * _STEPS) / _STEPS
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """``torch.nn.functional.dropout``, quicker on the CPU (with other random numbers)."""
+    """``torch.nn.functional.dropout``, quicker (with other random numbers)."""
     if not training or p <= 0:
         return x
-    return residual.dropout_add(x, None, p, _seed()) if _own(x) else F.dropout(x, p)
+    return residual.dropout_add(x, None, p, _seed(x)) if _own(x) else F.dropout(x, p)
 
 
 def dropout_add(x: Tensor, base: Tensor, p: float, training: bool) -> Tensor:
@@ -33,28 +34,31 @@ def dropout_add(x: Tensor, base: Tensor, p: float, training: bool) -> Tensor:
     if not training or p <= 0:
         return base + x
     if _own(x) and x.dtype == base.dtype:
-        return residual.dropout_add(x, base, p, _seed())
+        return residual.dropout_add(x, base, p, _seed(x))
     return base + dropout(x, p, training)
 
 
 def dropout_add_norm(x: Tensor, base: Tensor, norm: nn.Module, p: float, training: bool) -> Tensor:
-    """``norm(base + dropout(x))``, in one pass for plain layer norms on the CPU."""
-    compiled = _own(x) and library.compiled_for("dropout_add_layer_norm_forward", "cpu")
-    if not (compiled and isinstance(norm, nn.LayerNorm) and _fits(norm, x, base)):
+    """``norm(base + dropout(x))``, in one pass for plain layer norms where there is a kernel."""
+    fused = _own(x) and library.has_kernel("dropout_add_layer_norm_forward", x.device, x.dtype)
+    if not (fused and isinstance(norm, nn.LayerNorm) and _fits(norm, x, base)):
         return norm(dropout_add(x, base, p, training))
     p = p if training else 0.0
-    return residual.dropout_add_layer_norm(x, base, norm.weight, norm.bias, norm.eps, p, _seed() if p > 0 else _ZERO)
+    return residual.dropout_add_layer_norm(x, base, norm.weight, norm.bias, norm.eps, p, _seed(x) if p > 0 else _ZERO)
 
 
 _ZERO = torch.zeros((), dtype=torch.int64)
 
 
-def _seed() -> Tensor:
-    return torch.randint(1 << 62, ())
+def _seed(x: Tensor) -> Tensor:
+    return torch.randint(1 << 62, (), device=x.device)
 
 
 def _own(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether the mask of ``x`` is computed from a seed; on the CPU it is, with and without a kernel."""
+    if torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" or library.has_kernel("dropout_add", x.device, x.dtype)
 
 
 def _fits(norm: nn.LayerNorm, x: Tensor, base: Tensor) -> bool:
@@ -66,5 +70,5 @@ def _fits(norm: nn.LayerNorm, x: Tensor, base: Tensor) -> bool:
         and norm.weight.shape == x.shape[-1:]
         and x.dtype == base.dtype == norm.weight.dtype
         and not (norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks)
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled(x.device.type)
     )

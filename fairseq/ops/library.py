@@ -75,12 +75,11 @@ def compiled_for(operator: str, device: str) -> bool:
     return load() and torch._C._dispatch_has_kernel_for_dispatch_key(f"fairseq::{operator}", device.upper())
 
 
-@torch.compiler.assume_constant_result
 def has_kernel(operator: str, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether ``fairseq::<operator>`` has a kernel on ``device`` for ``dtype``: a compiled one, or one in Triton that works."""
     if device.type == "cuda" and operator in _ON_CUDA:
         return self_check.kernels(_ON_CUDA[operator], device, dtype) is not None
-    return compiled_for(operator, device.type)
+    return device.type in ("cpu", "cuda") and compiled_for(operator, device.type)
 
 
 @functools.cache

@@ -138,16 +138,20 @@ def _accumulated(sum_so_far: Tensor | None, grads: Tensor, rows: Tensor, wide: t
     return part if sum_so_far is None else sum_so_far.to(wide).add_(part)
 
 
+def _on_device(table: Tensor) -> bool:
+    return table.device.type == "cuda"
+
+
 def _rows_of_chunk(table: Tensor) -> int:
     """How many rows of logits with ``table`` (V, C) make a chunk."""
-    if table.device.type != "cuda":
+    if not _on_device(table):
         return ROWS
     return max(ROWS, CUDA_BYTES // max(len(table) * table.itemsize, 1) // _ALIGNED * _ALIGNED)
 
 
 def _logits_buffer(table: Tensor, ranges: list[tuple[int, int]]) -> Tensor | None:
     """Memory for the logits of every chunk on CUDA, where products with rows that begin anywhere are slow."""
-    if table.device.type != "cuda" or not ranges:
+    if not _on_device(table) or not ranges:
         return None
     most, step = max(end - start for start, end in ranges), _ALIGNED // table.itemsize
     return table.new_empty(most, -(-len(table) // step) * step)[:, : len(table)]

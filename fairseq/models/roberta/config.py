@@ -17,7 +17,7 @@ from fairseq.errors import ConfigError
 from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, LM_HEADS, POSITIONS, TOKEN_MIXERS
 
 _OLD = OUT_OF_SCOPE["model"]
-ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused")
+ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused", "triton")
 POOLINGS = ("first", "mean", "masked_mean")
 ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear")
 
@@ -93,7 +93,7 @@ class RobertaConfig(FairseqDataclass):
     attention_backend: str = option(
         "auto",
         "how attention is computed: eager (plain, for reference), sdpa (torch's own kernels), flex (compiled, on CUDA), "
-        "fused (this project's operator), auto (the quickest that is sound on this machine)",
+        "fused (this project's operator), triton (its kernels for CUDA), auto (the quickest that is sound on this machine)",
         choices=ATTENTION_BACKENDS,
         new=True,
     )

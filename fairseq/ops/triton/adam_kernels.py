@@ -25,7 +25,7 @@ from torch import Tensor
 from fairseq.ops.adam import low_precision_adam_reference
 from fairseq.ops.self_check import Pairs
 
-BLOCK = 4096
+BLOCK = 2048
 _ROW = tl.constexpr(7)  # of the table: master, gradient, two moments, parameter; number of values; first program
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _Row = tuple[Tensor, ...]
@@ -115,7 +115,7 @@ def differences(device: torch.device, dtype: torch.dtype) -> Pairs:
             [moment.square() for moment in moments],
             [param.to(low_type) for param in params],
         ]
-        others = [[tensor.clone() for tensor in column] for column in columns]
+        others: list[Any] = [[tensor.clone() for tensor in column] for column in columns]
         numbers: list[Any] = [2.0, 0.1, 0.9, 0.98, 0.01, 1e-6, torch.full((), 0.3, device=device)]
         low_precision_adam_(*columns, *numbers)
         low_precision_adam_reference(*others, *numbers)

@@ -65,7 +65,12 @@ def flash_attention(
 
 def runs(q: Tensor) -> bool:
     """Whether the kernels take tensors like ``q``, here."""
-    return q.dtype in _TYPES and q.size(-1) <= WIDEST and available(str(q.device))
+    return q.dtype in _TYPES and q.size(-1) <= WIDEST and _available(str(q.device))
+
+
+@torch.compiler.assume_constant_result
+def _available(device: str) -> bool:
+    return available(device)
 
 
 def _check(
@@ -140,9 +145,9 @@ def _reference(
 ) -> tuple[Tensor, Tensor]:
     slopes = q.new_zeros(q.size(1)) if slopes is None else slopes
     batch = _Batch.of(q.size(2), token_counts, starts)
-    padded = [batch.pad(x) for x in (q, k, v)]
-    out, lse = forward_reference(*padded, slopes, asymmetrical, batch.padding, dropout_p, seed)
-    return batch.pack(out), batch.pack(lse)
+    q, k, v = batch.pad(q), batch.pad(k), batch.pad(v)
+    out, lse = forward_reference(q, k, v, slopes, asymmetrical, batch.padding, dropout_p, seed)
+    return batch.pack(out), batch.pack(lse).contiguous()
 
 
 def _backward_reference(
@@ -161,9 +166,9 @@ def _backward_reference(
 ) -> tuple[Tensor, ...]:
     slopes = q.new_zeros(q.size(1)) if slopes is None else slopes
     batch = _Batch.of(q.size(2), token_counts, starts)
-    padded = [batch.pad(x) for x in (grad, q, k, v, out)]
-    sums = batch.pad(lse, torch.inf)
-    found = backward_reference(*padded, sums, slopes, asymmetrical, batch.padding, dropout_p, seed)
+    grad, q, k, v, out = (batch.pad(x) for x in (grad, q, k, v, out))
+    lse = batch.pad(lse, torch.inf)
+    found = backward_reference(grad, q, k, v, out, lse, slopes, asymmetrical, batch.padding, dropout_p, seed)
     return tuple(batch.pack(x) for x in found)
 
 
@@ -172,7 +177,7 @@ def _backward_reference(
 
 @dataclass(frozen=True)
 class Blocks:
-    """Sizes of the tiles of a kernel, and how a device runs it."""
+    """Rows and keys of a kernel's tiles, warps of a program, and tiles that are on their way from memory at a time."""
 
     rows: int
     keys: int
@@ -180,16 +185,34 @@ class Blocks:
     stages: int
 
 
-def blocks(kernel: str, width: int, itemsize: int) -> Blocks:
-    """Chosen so that nothing spills on devices of capability 8.0 and 9.0, for heads of ``width`` (a power of two)."""
-    if itemsize == 4:
-        return Blocks(32, 32, 4, 1) if width > 64 else Blocks(64, 32, 4, 2)
-    wide = width > 64
-    return {
-        "forward": Blocks(128, 64, 8 if wide else 4, 2 if wide else 3),
-        "backward_queries": Blocks(64, 64, 4, 2),
-        "backward_keys": Blocks(64, 64, 8 if wide else 4, 2),
-    }[kernel]
+# By width: tiles, and warps and stages, with which the kernels need no stack beyond a few bytes. float32 takes no tensor
+# cores unless TensorFloat-32 is allowed, and many registers.
+_AMPERE = {
+    "forward": {32: Blocks(128, 64, 4, 3), 64: Blocks(128, 64, 4, 3), 128: Blocks(128, 64, 8, 2)},
+    "backward_queries": {32: Blocks(64, 64, 4, 2), 64: Blocks(128, 64, 8, 2), 128: Blocks(64, 32, 4, 2)},
+    "backward_keys": {32: Blocks(64, 64, 4, 2), 64: Blocks(32, 128, 8, 2), 128: Blocks(64, 64, 8, 2)},
+}
+_HOPPER = {
+    "forward": {32: Blocks(128, 128, 8, 3), 64: Blocks(128, 128, 8, 2), 128: Blocks(128, 64, 8, 3)},
+    "backward_queries": {32: Blocks(64, 64, 4, 2), 64: Blocks(128, 64, 8, 2), 128: Blocks(128, 64, 8, 2)},
+    "backward_keys": {32: Blocks(64, 128, 8, 2), 64: Blocks(64, 128, 8, 2), 128: Blocks(32, 64, 8, 2)},
+}
+_FLOAT32 = {
+    "forward": {64: Blocks(64, 32, 8, 1), 128: Blocks(32, 32, 8, 1)},
+    "backward_queries": {64: Blocks(32, 32, 8, 1), 128: Blocks(16, 32, 8, 1)},
+    "backward_keys": {64: Blocks(16, 32, 4, 1), 128: Blocks(16, 32, 8, 1)},
+}
+
+
+def blocks(kernel: str, width: int, itemsize: int, capability: int) -> Blocks:
+    """For heads of ``width`` channels, on a device of ``capability`` 8, 9, ..., or 0: in the interpreter.
+
+    The tiles for 9 and 10 need more shared memory than other devices have.
+    """
+    if capability == 0:
+        return Blocks(64, 64, 4, 1)
+    table = _FLOAT32 if itemsize == 4 else _HOPPER if capability in (9, 10) else _AMPERE
+    return table[kernel][min(size for size in table[kernel] if size >= width)]
 
 
 @functools.cache
@@ -212,8 +235,8 @@ def _launch(
 ) -> None:
     """Run the kernel ``name`` for all tiles of all heads."""
     z, heads, tokens, width = qkv[0].shape
-    wide = _power_of_two(width)
-    block = blocks(name, wide, qkv[0].element_size())
+    wide = _padded(width)
+    block = blocks(name, width, qkv[0].element_size(), _capability(qkv[0].device))
     rows = block.keys if name == "backward_keys" else block.rows
     batch = z if starts is None else starts.numel() - 1
     tiles = -(-tokens // rows) if starts is None else tokens // rows + batch
@@ -242,17 +265,22 @@ def _launch(
         PACKED=starts is not None,
         COUNTED=token_counts is not None,
         DROPOUT=threshold > 0,
-        PRECISION=_precision(),
+        PRECISION=precision(),
         num_warps=block.warps,
         num_stages=block.stages,
         enable_fp_fusion=True,
     )
 
 
+@functools.cache
+def _capability(device: torch.device) -> int:
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
+
+
 _LOG2E = 1.4426950408889634
 
 
-def _precision() -> str:
+def precision() -> str:
     """How products of float32 are made: exactly, unless torch's own may be made in TensorFloat-32 too."""
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
@@ -266,12 +294,13 @@ def _norms(q: Tensor, k: Tensor, slopes: Tensor | None) -> Tensor:
     out = q.new_empty(z * heads, chunks, 2, dtype=torch.float32)
     strides = [*q.stride()[:3], *k.stride()[:3]]
     _kernels().largest_norms[(z * heads * chunks,)](
-        q, k, out, *strides, heads, tokens, chunks, D=width, WIDE=_power_of_two(width), ROWS=_CHUNK
+        q, k, out, *strides, heads, tokens, chunks, D=width, WIDE=_padded(width), ROWS=_CHUNK
     )
     return out.amax(dim=1)
 
 
-def _power_of_two(width: int) -> int:
+def _padded(width: int) -> int:
+    """The power of two that tiles of ``width`` channels are padded to."""
     return max(16, 1 << (width - 1).bit_length())
 
 

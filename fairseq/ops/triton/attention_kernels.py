@@ -12,6 +12,9 @@ Legend: i query row, j key, both from the start of their own sequence; z place i
 is 0 for packed sequences; D head width, WIDE the power of two that it is padded to; ROWS, KEYS sizes of a tile.
 """
 
+# mypy: disallow-untyped-defs = False
+# Triton reads the source of these functions: types other than its own are no part of it.
+
 from __future__ import annotations
 
 import triton
@@ -107,9 +110,7 @@ def _kept(SEED, i, j0, head, threshold, KEYS: tl.constexpr, KEYS_FIRST: tl.const
     else:
         a, b, c, d = tl.philox(tl.load(SEED), group[None, :], i[:, None], head, 0)
     # Half t of the four words decides about key 8 * group + t: the new last dimensions are the bits of t.
-    low = tl.join(
-        tl.join((a & 0xFFFF) >= bar, (c & 0xFFFF) >= bar), tl.join((b & 0xFFFF) >= bar, (d & 0xFFFF) >= bar)
-    )
+    low = tl.join(tl.join((a & 0xFFFF) >= bar, (c & 0xFFFF) >= bar), tl.join((b & 0xFFFF) >= bar, (d & 0xFFFF) >= bar))
     high = tl.join(tl.join((a >> 16) >= bar, (c >> 16) >= bar), tl.join((b >> 16) >= bar, (d >> 16) >= bar))
     kept = tl.join(low, high)
     if KEYS_FIRST:
@@ -121,7 +122,21 @@ def _kept(SEED, i, j0, head, threshold, KEYS: tl.constexpr, KEYS_FIRST: tl.const
 
 @triton.jit(do_not_specialize=["tokens", "chunks"])
 def largest_norms(
-    Q, K, OUT, q_z, q_h, q_t, k_z, k_h, k_t, heads, tokens, chunks, D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr
+    Q,
+    K,
+    OUT,
+    q_z,
+    q_h,
+    q_t,
+    k_z,
+    k_h,
+    k_t,
+    heads,
+    tokens,
+    chunks,
+    D: tl.constexpr,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     """The largest squared norms of q and of k in each chunk of ROWS tokens: OUT (Z, H, chunks, 2)."""
     chunk = tl.program_id(0) % chunks

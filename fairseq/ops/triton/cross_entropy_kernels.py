@@ -18,7 +18,7 @@ from torch import Tensor
 from fairseq.ops.linear_cross_entropy import cross_entropy_rows_reference
 from fairseq.ops.self_check import Pairs
 
-BLOCK = 8192  # columns read at a time: 8 or so a thread, in accesses of 16 bytes
+BLOCK = 4096  # columns read at a time: 8 a thread, so that several rows are in work on a multiprocessor
 _LARGEST = tl.constexpr(1e38)  # beyond any logit, and twice it is still a number, unlike infinities' difference
 
 
@@ -44,7 +44,7 @@ def cross_entropy_rows_(
         HAS_SCALE=scale is not None,
         WITH_GRADIENT=with_gradient,
         BLOCK=block,
-        num_warps=max(1, min(32, block // 256)),
+        num_warps=max(1, block // 256),
     )
     return losses
 
@@ -84,6 +84,11 @@ def _grow(most, total, x):
     """Maximum and sum of exponentials (relative to it) with those of the block ``x``."""
     higher = tl.maximum(most, tl.max(x, 0))
     return higher, total * tl.exp(most - higher) + tl.sum(tl.exp(x - higher), 0)
+
+
+@triton.jit
+def _gradient(x, most, share, is_target, counted):
+    return tl.where(counted, tl.exp(x - most) * share - tl.where(is_target, 1.0, 0.0), 0.0)
 
 
 @triton.jit
@@ -128,14 +133,14 @@ def _rows_kernel(
     tl.store(losses + index, tl.where(counted, loss, 0.0))
 
     if WITH_GRADIENT:
+        TYPE: tl.constexpr = logits.dtype.element_ty
         share = 1 / total
-        for start in range(0, whole, BLOCK):
-            at = start + lanes
-            x = _scores(row, bias, at, columns, factor, HAS_BIAS, False)
-            grad = tl.exp(x - most) * share - tl.where(at == target, 1.0, 0.0)
-            tl.store(row + at, tl.where(counted, grad, 0.0).to(logits.dtype.element_ty))
         if whole < columns:
             at = whole + lanes
             x = _scores(row, bias, at, columns, factor, HAS_BIAS, True)
-            grad = tl.exp(x - most) * share - tl.where(at == target, 1.0, 0.0)
-            tl.store(row + at, tl.where(counted, grad, 0.0).to(logits.dtype.element_ty), mask=at < columns)
+            tl.store(row + at, _gradient(x, most, share, at == target, counted).to(TYPE), mask=at < columns)
+        # Back to front: what was read last is the likeliest to be in the cache.
+        for done in range(0, whole, BLOCK):
+            at = whole - BLOCK - done + lanes
+            x = _scores(row, bias, at, columns, factor, HAS_BIAS, False)
+            tl.store(row + at, _gradient(x, most, share, at == target, counted).to(TYPE))
