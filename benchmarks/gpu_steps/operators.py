@@ -39,8 +39,9 @@ def check(setting: Setting, name: str, dtype: torch.dtype) -> Row:
     inputs, function, _ = table(setting)[name]
     given = inputs(torch.Generator().manual_seed(1))
     rounded = {key: x.to(dtype) if x.is_floating_point() and key[0] != "_" else x for key, x in given.items()}
-    truth = results(function, rounded, "cpu", torch.float64)
-    yardstick = results(function, rounded, "cpu")
+    plain = {**rounded, "_plain": torch.ones(())}
+    truth = results(function, plain, "cpu", torch.float64)
+    yardstick = results(function, plain, "cpu")
     fast = results(function, rounded, setting.device)
     error, usual = (max(map(difference, one, truth)) for one in (fast, yardstick))
     allowed = max(2 * usual, (16 if dtype == torch.float32 else 4) * torch.finfo(dtype).eps)
