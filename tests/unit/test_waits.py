@@ -23,6 +23,7 @@ from fairseq.logging.progress import format_stat
 from fairseq.models.roberta.presets import PRESETS
 from fairseq.modules import attention_backends
 from fairseq.modules.encoder import EncoderLayer
+from fairseq.registry import LM_HEADS
 from fairseq.tree import map_tensors
 from tests.fake_device import Task, Waits, fake_cuda, fake_trainer, waits_of_updates
 from tests.unit.roberta import PAD, SIZES, small_model
@@ -125,6 +126,13 @@ def test_packed_where_triton_works(device: None, monkeypatch: pytest.MonkeyPatch
 def test_other_models(values: dict[str, Any], device: None):
     waits = waits_of_updates(masked_lm_trainer("bf16", "roberta", **values), [masked_sample(True)])
     assert len(waits.lines) == 1, waits.report()
+
+
+@pytest.mark.parametrize("head", LM_HEADS.registered())
+def test_every_head(head: str, device: None):
+    for padded in (False, True):
+        waits = waits_of_updates(masked_lm_trainer("bf16", "roberta", lm_head=head), [masked_sample(padded)])
+        assert len(waits.lines) == 1, waits.report()
 
 
 @pytest.mark.parametrize(
