@@ -151,6 +151,12 @@ def test_other_updates(mode: str, options: dict[str, Any], device: None):
     assert len(waits.lines) == 1, waits.report()
 
 
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "fp16", "amp"])
+def test_sparse_updates(mode: str, device: None):
+    waits = waits_of_updates(masked_lm_trainer(mode, "roberta_fff", options={"sparse": True}), [masked_sample(False)])
+    assert len(waits.lines) == 1, waits.report()
+
+
 def test_validation_does_not_wait(device: None):
     trainer = masked_lm_trainer()
     trainer.valid_step(masked_sample(True))
