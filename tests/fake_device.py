@@ -99,7 +99,9 @@ class Waits(TorchDispatchMode):
             self.note(f"copy from {source} to {target}")
 
 
-def configuration(mode: str, optimizer: str = "adam", memory_efficient: bool = False, ema: bool = False) -> Any:
+def configuration(
+    mode: str, optimizer: str = "adam", memory_efficient: bool = False, ema: bool = False, sparse: bool = False
+) -> Any:
     common = SimpleNamespace(
         **{name: name == mode for name in ("fp16", "bf16", "amp")},
         **{f"memory_efficient_{name}": name == mode and memory_efficient for name in ("fp16", "bf16")},
@@ -116,7 +118,13 @@ def configuration(mode: str, optimizer: str = "adam", memory_efficient: bool = F
         seed=1,
         empty_cache_freq=0,
     )
-    adam = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.01, "no_decay": ""}
+    adam = {
+        "adam_betas": "(0.9, 0.98)",
+        "adam_eps": 1e-6,
+        "weight_decay": 0.01,
+        "no_decay": "",
+        "fff_sparse_update": sparse,
+    }
     return SimpleNamespace(
         common=common,
         optimizer=SimpleNamespace(_name=optimizer, lr=[0.01], **adam),

@@ -14,6 +14,11 @@ from fairseq.dataclass.base import II, FairseqDataclass, option
 
 # ---------------------------------------------------------------------------------------------------- optimizers
 
+_SPARSE_HELP = (
+    "rows of fast feed-forward tables that no token of the update visited (zero gradient, after summing over micro-batches "
+    "and workers) keep weights and moments and do not decay; the count of updates stays that of the optimizer"
+)
+
 
 @dataclass(kw_only=True)
 class FairseqAdamConfig(FairseqDataclass):
@@ -24,6 +29,7 @@ class FairseqAdamConfig(FairseqDataclass):
     weight_decay: float = option(
         0.0, "decoupled decay: each update shrinks the weights by this times the learning rate"
     )
+    fff_sparse_update: bool = option(False, _SPARSE_HELP, new=True)
     use_old_adam: bool = option(False, "accepted for old commands; there is one Adam now")
     fp16_adam_stats: bool = option(False, "not available: the moments are always float32")
     tpu: bool = II("common.tpu")
@@ -42,6 +48,7 @@ class AdamWConfig(FairseqDataclass):
     no_decay: str = option(
         "bias,norm", "comma-separated pieces of parameter names that get no weight decay (empty: decay everything)"
     )
+    fff_sparse_update: bool = option(False, _SPARSE_HELP, new=True)
     lr: list[float] = II("optimization.lr")
 
 

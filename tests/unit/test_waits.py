@@ -23,6 +23,7 @@ from fairseq.logging.progress import format_stat
 from fairseq.models.roberta.presets import PRESETS
 from fairseq.modules import attention_backends
 from fairseq.modules.encoder import EncoderLayer
+from fairseq.registry import LM_HEADS
 from fairseq.tree import map_tensors
 from tests.fake_device import Task, Waits, fake_cuda, fake_trainer, waits_of_updates
 from tests.unit.roberta import PAD, SIZES, small_model
@@ -127,6 +128,13 @@ def test_other_models(values: dict[str, Any], device: None):
     assert len(waits.lines) == 1, waits.report()
 
 
+@pytest.mark.parametrize("head", LM_HEADS.registered())
+def test_every_head(head: str, device: None):
+    for padded in (False, True):
+        waits = waits_of_updates(masked_lm_trainer("bf16", "roberta", lm_head=head), [masked_sample(padded)])
+        assert len(waits.lines) == 1, waits.report()
+
+
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
@@ -140,6 +148,12 @@ def test_other_models(values: dict[str, Any], device: None):
 )
 def test_other_updates(mode: str, options: dict[str, Any], device: None):
     waits = waits_of_updates(masked_lm_trainer(mode, options=options), [masked_sample(False)])
+    assert len(waits.lines) == 1, waits.report()
+
+
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "fp16", "amp"])
+def test_sparse_updates(mode: str, device: None):
+    waits = waits_of_updates(masked_lm_trainer(mode, "roberta_fff", options={"sparse": True}), [masked_sample(False)])
     assert len(waits.lines) == 1, waits.report()
 
 
