@@ -2,9 +2,10 @@
 
 Of N nodes a token visits one a level, in each of P binary trees: node j goes on to its left child 2j + 1 or its right one
 2j + 2, right when its logit is above 0 (zero and NaN go left). The output is the sum of ``activation(logit)`` times the
-output row over the visited nodes, all levels alike; nothing flows through the decisions. The operator reads and differentiates the rows of visited nodes only, so what stands
-in other rows, NaN included, has no influence, and their gradients are exact zeros. Kernels:
-``fairseq/csrc/torch/fast_feed_forward_cpu.cpp``; elsewhere, and as the reference implementation: ``fff_reference.py``.
+output row over the visited nodes, all levels alike; nothing flows through the decisions. The operator reads and differentiates
+the rows of visited nodes only, so what stands in other rows, NaN included, has no influence, and their gradients are
+exact zeros. Kernels: ``fairseq/csrc/torch/fast_feed_forward_cpu.cpp`` and ``fairseq/ops/triton/fff_kernels.py``;
+elsewhere, and as the reference implementation: ``fff_reference.py``.
 
 Half precision: products add up in float32, and the decision is on that sum. The published code rounds logits to the half type
 first, so that a small logit which rounds to zero goes left there, and activations and outputs are rounded once more.
@@ -15,6 +16,7 @@ N = P n; row t n + j belongs to node j of tree t.
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -29,6 +31,7 @@ from fairseq.ops.fff_reference import (
     routes_gathered,
     wide,
 )
+from fairseq.ops.self_check import Source
 
 ACTIVATIONS = ("gelu", "relu")
 DEEPEST = 24  # node ids are kept in 32 bits
@@ -175,6 +178,10 @@ def _rounded(x: Tensor) -> bool:
     return x.dtype != torch.float64  # autocast leaves float64 alone
 
 
+def _kernels() -> Any:
+    return importlib.import_module("fairseq.ops.triton.fff_kernels")  # not without need: it imports Triton
+
+
 _WEIGHTS = "Tensor weight_in, Tensor? bias_in"
 _TREE = "int depth, int num_trees"
 library.define(
@@ -190,6 +197,15 @@ library.define(
     _backward_fake,
 )
 library.define(f"fff_routes(Tensor x, {_WEIGHTS}, {_TREE}) -> Tensor", routes_gathered, _routes_fake)
+SOURCE = Source(
+    _kernels,
+    {
+        "fast_feed_forward_forward": forward_gathered,
+        "fast_feed_forward_backward": backward_gathered,
+        "fff_routes": routes_gathered,
+    },
+)
+library.define_on_cuda(SOURCE)
 torch.library.register_autograd("fairseq::fast_feed_forward_forward", _backward, setup_context=_keep_for_backward)
 for _key in ("AutocastCPU", "AutocastCUDA"):
     torch.library.impl("fairseq::fast_feed_forward_forward", _key, _under_autocast)
