@@ -20,7 +20,7 @@ from torch import Tensor
 from fairseq.checkpoint.atomic import write_atomically
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.interop import flax_file, vocabulary
-from fairseq.interop.bigs_config import config_of, settings_of, stored_configuration
+from fairseq.interop.bigs_config import bigs_configuration, bigs_file, bigs_settings, warn_of_port
 from fairseq.interop.portable import (
     CONFIG,
     TOKENIZER,
@@ -94,7 +94,9 @@ class _BiGS:
     @classmethod
     def read(cls, folder: Path, special: Mapping[str, int]) -> PortableModel:
         config = load_json(folder / CONFIG)
-        settings = settings_of(config, cls.program)
+        settings = bigs_settings(config, cls.program)
+        if cls.program == "torch":
+            warn_of_port(config)
         theirs = _with_prefix(cls.read_weights(folder))
         if EMBEDDING not in theirs:
             raise CheckpointError(f"the weights lack {EMBEDDING}: they are not those of a BiGS")
@@ -104,7 +106,7 @@ class _BiGS:
         order = vocabulary.our_order(ids, size)
         kind = _kind(config, theirs)
         headless = "cls.predictions.bias" not in theirs
-        weights, rest = our_weights(theirs, order, kind, not settings["untie_weights_roberta"])
+        weights, rest = from_bigs(theirs, order, kind, not settings["untie_weights_roberta"])
         files = files_beside(folder)
         symbols, bpe = _symbols(folder, order, files)
         state = make_state("bigs_512", settings, weights, symbols, settings["max_positions"], bpe)
@@ -115,7 +117,7 @@ class _BiGS:
 
     @classmethod
     def write(cls, model: PortableModel, folder: Path) -> None:
-        configuration = stored_configuration(model.state)
+        configuration = bigs_configuration(model.state)
         weights, origin = model.state["model"], model.origin
         order = origin.get("rows") or list(range(len(weights[OUR_EMBEDDING])))
         if not origin:
@@ -124,10 +126,10 @@ class _BiGS:
                 "checkpoint, and --special does not say which ids its tokenizer has"
             )
         kind = _our_kind(weights, origin.get("kind"))
-        theirs = their_weights(weights, order, kind, origin.get("lm_head", True))
+        theirs = to_bigs(weights, order, kind, origin.get("lm_head", True))
         theirs |= {key: value for key, value in model.state.get(REST, {}).items() if key not in theirs}
         labels = len(theirs["classifier.weight"]) if "classifier.weight" in theirs else None
-        config = config_of(configuration, cls.program, len(order), labels, order[1], origin.get("config"))
+        config = bigs_file(configuration, cls.program, len(order), labels, order[1], origin.get("config"))
         if not origin.get("config"):
             config["architectures"] = [f"{'Flax' if cls.program == 'flax' else ''}BiGSFor{kind}"]
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,11 +177,11 @@ class FlaxFolder(_BiGS):
             data = (folder / FLAX).read_bytes()
         except FileNotFoundError:
             raise DataNotFoundError(f"there is no {FLAX} in {folder}; give the folder of a model") from None
-        return {name: value for name, value in (_from_flax(*item) for item in flax_file.unpack(data).items())}
+        return dict(_from_flax(path, value) for path, value in flax_file.decode_arrays(data).items())
 
     @staticmethod
     def write_weights(theirs: dict[str, Tensor], folder: Path, tied: bool) -> None:
-        data = flax_file.pack(dict(_to_flax(key, value) for key, value in theirs.items()))
+        data = flax_file.encode_arrays(dict(_to_flax(key, value) for key, value in theirs.items()))
         write_atomically(folder / FLAX, lambda file: file.write(data))
 
 
@@ -196,7 +198,8 @@ def _from_flax(path: str, value: Tensor) -> tuple[str, Tensor]:
 def _to_flax(name: str, value: Tensor) -> tuple[str, Tensor]:
     *parents, leaf = name.split(".")
     if leaf == "weight":
-        leaf = "embedding" if parents[-1].endswith("embeddings") else "scale" if parents[-1] == "LayerNorm" else "kernel"
+        table = parents[-1].endswith("embeddings")
+        leaf = "embedding" if table else "scale" if parents[-1] == "LayerNorm" else "kernel"
         value = value.t() if leaf == "kernel" else value
     elif parents[-1] == "kernel":
         del parents[-1]
@@ -241,7 +244,7 @@ def _symbols(folder: Path, order: Sequence[int], files: Mapping[str, Path]) -> t
     if VOCABULARY not in files:
         bpe = {"_name": "hf_tokenizer", "hf_tokenizer_file": TOKENIZER} if TOKENIZER in files else None
         return vocabulary.symbols(order), bpe
-    pieces = vocabulary.word_pieces(folder / VOCABULARY)
+    pieces = vocabulary.vocabulary_lines(folder / VOCABULARY)
     if len(pieces) > len(order):
         raise CheckpointError(f"{VOCABULARY} has {len(pieces)} lines, but the model only {len(order)} embeddings")
     pieces += [f"madeupword{row:04d}" for row in range(len(pieces), len(order))]
@@ -254,7 +257,7 @@ def _symbols(folder: Path, order: Sequence[int], files: Mapping[str, Path]) -> t
     return listed, {"_name": "bert", "bpe_vocab_file": VOCABULARY, "bpe_cased": not lower}
 
 
-def our_weights(
+def from_bigs(
     theirs: Mapping[str, Tensor], order: list[int], kind: str, tied: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """``theirs`` by our names, rows of the vocabulary in our ``order``; and those that we have no place for.
@@ -300,8 +303,8 @@ def _new_head(embeddings: Tensor) -> dict[str, Tensor]:
     return {OUR_HEAD + name: value.to(embeddings.dtype) for name, value in values.items()}
 
 
-def their_weights(ours: Mapping[str, Tensor], order: Sequence[int], kind: str, lm_head: bool) -> dict[str, Tensor]:
-    """The inverse of `our_weights`, without what is there twice in tied models."""
+def to_bigs(ours: Mapping[str, Tensor], order: Sequence[int], kind: str, lm_head: bool) -> dict[str, Tensor]:
+    """The inverse of `from_bigs`, without what is there twice in tied models."""
     outside = {our: their for their, our in ({**OUTSIDE, **HEADS.get(kind, {})}).items()}
     inside = {our: their for their, our in INSIDE.items()}
     inside = dict(sorted(inside.items(), key=lambda item: -len(item[0])))  # D before the others of a convolution

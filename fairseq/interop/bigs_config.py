@@ -58,17 +58,11 @@ SLOTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def settings_of(config: Mapping[str, Any], program: str) -> dict[str, Any]:
+def bigs_settings(config: Mapping[str, Any], program: str) -> dict[str, Any]:
     """Our settings of the model that ``program`` (torch or flax) makes of the file ``config``. Raises CheckpointError."""
     kind = config.get("model_type", "BiGS")
     if str(kind).lower() != "bigs":
         raise CheckpointError(f"model_type is {kind!r} in config.json, but must be 'BiGS'")
-    pre_norm = bool(config.get("pre_norm", True))
-    if program == "torch" and not pre_norm:
-        logger.warning(
-            "pre_norm is false in config.json, which BiGS in PyTorch ignores: the model stays a pre-norm one; for weights "
-            "that Flax trained, convert from bigs-flax, or set model.encoder_normalize_before=false"
-        )
     dropout = config.get("hidden_dropout_prob", 0.1)
     of_classifier = config.get("classifier_dropout")
     try:
@@ -83,7 +77,7 @@ def settings_of(config: Mapping[str, Any], program: str) -> dict[str, Any]:
             "pooler_dropout": float(dropout if of_classifier is None else of_classifier),
             "pooling": POOLINGS.get(str(config.get("pooler_type", "non_padding_mean")), "masked_mean"),
             "activation_fn": _activation(config.get("hidden_act", "gelu")),
-            "encoder_normalize_before": pre_norm or program == "torch",
+            "encoder_normalize_before": program == "torch" or bool(config.get("pre_norm", True)),
             "untie_weights_roberta": not config.get("tie_word_embeddings", True),
             "bigs_num_ssm": int(config.get("num_ssm", 64)),
             "bigs_spectrum": _spectrum(config, program),
@@ -95,9 +89,24 @@ def settings_of(config: Mapping[str, Any], program: str) -> dict[str, Any]:
         raise CheckpointError(f"config.json does not describe a BiGS: {error!r}") from None
 
 
+def warn_of_port(config: Mapping[str, Any]) -> None:
+    """Say in what BiGS in PyTorch differs from the program that trained the published models."""
+    logger.warning(
+        "BiGS in PyTorch has the exact GELU within its blocks, and so has this model; the published models were trained with "
+        "its tanh form (set model.bigs_activation=gelu_accurate for that)"
+    )
+    if not config.get("pre_norm", True):
+        logger.warning(
+            "pre_norm is false in config.json, which BiGS in PyTorch ignores, and so does this model (set "
+            "model.encoder_normalize_before=false for weights of a post-norm model)"
+        )
+
+
 def _activation(name: Any) -> str:
     if name not in ACTIVATIONS:
-        raise CheckpointError(f"hidden_act is {name!r} in config.json, but only {', '.join(ACTIVATIONS)} can be converted")
+        raise CheckpointError(
+            f"hidden_act is {name!r} in config.json, but only {', '.join(ACTIVATIONS)} can be converted"
+        )
     return ACTIVATIONS[name]
 
 
@@ -113,9 +122,9 @@ def _positions(config: Mapping[str, Any], program: str) -> dict[str, Any]:
     return {"learned_offset": 0, "learned_by_column": True}
 
 
-def stored_configuration(state: Mapping[str, Any]) -> RobertaConfig:
+def bigs_configuration(state: Mapping[str, Any]) -> RobertaConfig:
     """The settings in the checkpoint ``state``. Raises CheckpointError for what a BiGS cannot have."""
-    config = portable.stored_configuration(state, "a BiGS", WANTED, SLOTS)
+    config = portable.read_configuration(state, "a BiGS", WANTED, SLOTS)
     positions = config.variants["positions"]
     if positions.name == "learned" and (positions.options["offset"] != 0 or not positions.options["by_column"]):
         raise CheckpointError(
@@ -127,7 +136,7 @@ def stored_configuration(state: Mapping[str, Any]) -> RobertaConfig:
     return config
 
 
-def config_of(
+def bigs_file(
     config: RobertaConfig, program: str, vocab: int, labels: int | None, pad: int, origin: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """The file for ``program``, over what its ``origin`` says if it came from such a file. Raises CheckpointError."""
@@ -166,11 +175,9 @@ def config_of(
     }
     if labels is not None:
         own["num_labels"] = labels
-    result = copy.deepcopy({**TEMPLATE, **(origin or {})})
+    if not origin:
+        return {**TEMPLATE, **own}
     # What means the same stays as it was written.
-    same = {} if not origin else settings_of(result, program)
-    mine = {**own, "scaling": own["scaling"]}
-    for key, value in mine.items():
-        if not (origin and key in result and settings_of({**result, key: value}, program) == same):
-            result[key] = value
-    return result
+    result, meaning = copy.deepcopy(dict(origin)), bigs_settings(origin, program)
+    changes = {key: value for key, value in own.items() if bigs_settings({**origin, key: value}, program) != meaning}
+    return {**result, **changes}

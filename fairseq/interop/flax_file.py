@@ -92,10 +92,12 @@ def _leaf(kind: int, data: memoryview) -> Tensor:
     if len(values) != wanted:
         raise CheckpointError(f"the file holds an array of {len(values)} bytes, but its shape {shape} wants {wanted}")
     # A copy: torch does not take read-only memory.
-    return torch.frombuffer(bytearray(values), dtype=dtype).reshape(shape) if wanted else torch.empty(shape, dtype=dtype)
+    return (
+        torch.frombuffer(bytearray(values), dtype=dtype).reshape(shape) if wanted else torch.empty(shape, dtype=dtype)
+    )
 
 
-def unpack(data: bytes) -> dict[str, Tensor]:
+def decode_arrays(data: bytes) -> dict[str, Tensor]:
     """Path -> array of the nested maps in ``data``; the keys of a path are joined by slashes. Raises CheckpointError."""
     try:
         tree = _Reader(memoryview(data)).value()
@@ -120,8 +122,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str, found: dict[str, Tensor]) -> 
             raise CheckpointError(f"{prefix}{key} is no array, but {value!r:.40}")
 
 
-def pack(arrays: Mapping[str, Tensor]) -> bytes:
-    """The inverse of `unpack`."""
+def encode_arrays(arrays: Mapping[str, Tensor]) -> bytes:
+    """The inverse of `decode_arrays`."""
     tree: dict[str, Any] = {}
     for path, value in arrays.items():
         *parents, last = path.split("/")

@@ -83,7 +83,7 @@ def make_state(
     return portable({"args": None, "cfg": config_to_state(cfg), "model": OrderedDict(weights)})
 
 
-def stored_configuration(
+def read_configuration(
     state: Mapping[str, Any],
     kind: str,
     wanted: Mapping[str, tuple[Any, ...]],

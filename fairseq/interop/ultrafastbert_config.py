@@ -171,7 +171,7 @@ def config_of(
 
 def stored_configuration(state: Mapping[str, Any]) -> RobertaConfig:
     """The settings in the checkpoint ``state``. Raises CheckpointError for what an UltraFastBERT cannot have."""
-    return portable.stored_configuration(state, "an UltraFastBERT", WANTED, SLOTS)
+    return portable.read_configuration(state, "an UltraFastBERT", WANTED, SLOTS)
 
 
 def _get(node: Any, path: str, otherwise: Any) -> Any:

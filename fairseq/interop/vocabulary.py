@@ -74,7 +74,7 @@ def _of_tokenizer(folder: Path) -> dict[str, int]:
 
 def _ids_of_pieces(folder: Path) -> dict[str, int]:
     if not (folder / TOKENIZER).is_file():
-        lines = word_pieces(folder / VOCABULARY) if (folder / VOCABULARY).is_file() else []
+        lines = vocabulary_lines(folder / VOCABULARY) if (folder / VOCABULARY).is_file() else []
         return {piece: row for row, piece in enumerate(lines)}
     tokenizer = load_json(folder / TOKENIZER)
     vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
@@ -83,7 +83,7 @@ def _ids_of_pieces(folder: Path) -> dict[str, int]:
     return {**vocabulary, **{token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}}
 
 
-def word_pieces(path: Path) -> list[str]:
+def vocabulary_lines(path: Path) -> list[str]:
     """The lines of BERT's ``vocab.txt``: the piece of each id."""
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
