@@ -120,6 +120,8 @@ class HuggingFaceTokenizer(_TokenizersBPE):
 class BertBPE(_TokenizersBPE):
     """BERT's word pieces; the symbols are the pieces, ``##`` marking those inside a word."""
 
+    mask = "[MASK]"  # how texts for such models spell the mask
+
     def __init__(self, cfg: Any) -> None:
         if not getattr(cfg, "bpe_vocab_file", None):
             raise ConfigError("--bpe bert needs --bpe-vocab-file (setting bpe.bpe_vocab_file): BERT's vocab.txt")
