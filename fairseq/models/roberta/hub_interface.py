@@ -273,12 +273,14 @@ class RobertaHubInterface(nn.Module):
         before = mask.join(parts[: number + 1])
         after = mask.join(parts[number + 1 :])
         # A BPE that writes the space before a word as part of it brings its own.
-        if self.bpe is not None and any(part.endswith(" ") for part in parts[:-1]) and before.endswith(" "):
-            before = before[:-1]
+        spaced = self.bpe is not None and any(part.endswith(" ") for part in parts[:-1]) and before.endswith(" ")
+        apart = spaced and getattr(self.bpe, "word_pieces", False)
         results = []
         for symbol_id, probability in candidates:
             token = self._symbol_text(self.task.source_dictionary[symbol_id])
-            results.append(Filled(before + token + after, probability, token))
+            keeps = not spaced or (apart and not token.startswith("##"))
+            text = (before if keeps else before[:-1]) + (token.removeprefix("##") if apart else token) + after
+            results.append(Filled(text, probability, token))
         return results
 
     def _symbol_text(self, symbol: str) -> str:
