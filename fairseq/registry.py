@@ -224,6 +224,7 @@ MODELS: Registry[Any] = Registry(
 )
 # Trees x depth of the fast feed-forward models of arXiv 2311.10770.
 FFF_SIZES = tuple("3072x0 1536x1 512x2 256x3 128x4 64x5 32x6 16x7 8x8 4x9 2x10 1x11".split())
+BIGS_LENGTHS = (128, 512, 1024, 4096)  # longest inputs of the published models of arXiv 2212.10544
 _PRESETS = Builtin("fairseq.models.roberta.presets", "fairseq.models.roberta.config:RobertaConfig")
 ARCHITECTURES: Registry[Any] = Registry(
     "architecture",
@@ -248,6 +249,9 @@ ARCHITECTURES: Registry[Any] = Registry(
             "crammed_bert_3072",
             "crammed_bert_4095",
             *(f"ultrafastbert_{size}" for size in FFF_SIZES),
+            "roberta_bigs",
+            "roberta_bigs_large",
+            *(f"bigs_{length}" for length in BIGS_LENGTHS),
         ),
         _PRESETS,
     ),
@@ -319,6 +323,8 @@ FORMATS: Registry[Any] = Registry(
         "fairseq-alibi-clap": Builtin("fairseq.interop.fairseq_alibi_clap"),
         "fairseq-upstream": Builtin("fairseq.interop.fairseq_alibi_clap"),
         "ultrafastbert": Builtin("fairseq.interop.ultrafastbert"),
+        "bigs-torch": Builtin("fairseq.interop.bigs"),
+        "bigs-flax": Builtin("fairseq.interop.bigs"),
     },
 )
 

@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     size = 1 if sys.stdin.isatty() and not args.text else BATCH_LINES
     for batch in batches(args.text or _lines(), size):
         for text, result in zip(batch, hub.fill_mask(batch, topk=args.topk), strict=True):
-            masks = [result] if text.count("<mask>") == 1 else result
+            masks = [result] if hasattr(result[0], "probability") else result
             print(as_json(text, masks) if args.json else as_table(text, masks), flush=True)
 
 

@@ -21,19 +21,23 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint.atomic import write_atomically
-from fairseq.checkpoint.safe_load import load
+from fairseq.checkpoint.safe_load import load, resolve_references
 from fairseq.checkpoint.schema import portable
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.build import build_config
-from fairseq.dataclass.state import config_to_state
+from fairseq.dataclass.state import config_from_state, config_to_state
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.models import build_model
 from fairseq.models.loading import load_weights
+from fairseq.models.roberta import factory
+from fairseq.models.roberta.config import RobertaConfig
+from fairseq.models.roberta.upgrade import register_stored_head, stored_heads
 from fairseq.registry import TASKS
 
 SAFETENSORS, PICKLE, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 TOKENIZER = "tokenizer.json"
-BESIDE = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")  # files that go along as they are
+VOCABULARY = "vocab.txt"
+BESIDE = (TOKENIZER, VOCABULARY, "tokenizer_config.json", "special_tokens_map.json")  # files that go along as they are
 
 
 @dataclass
@@ -71,12 +75,38 @@ def make_state(
         dictionary.add_symbol(symbol)
     with torch.device("meta"):
         model = build_model(cfg.model, TASKS.get("masked_lm")(cfg.task, dictionary))
-    for name, head in heads_in(weights).items():
-        model.register_classification_head(name, num_classes=head)  # type: ignore[operator]
+    for name, shapes in stored_heads(weights, "").items():
+        register_stored_head(model, name, shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names and shapes are compared: nothing is copied, which torch warns about
         load_weights(model, weights, cfg.model, "the checkpoint", strict=True)
     return portable({"args": None, "cfg": config_to_state(cfg), "model": OrderedDict(weights)})
+
+
+def read_configuration(
+    state: Mapping[str, Any],
+    kind: str,
+    wanted: Mapping[str, tuple[Any, ...]],
+    slots: Mapping[str, tuple[str, ...]],
+) -> RobertaConfig:
+    """The settings in the checkpoint ``state``.
+
+    Raises CheckpointError for those that ``kind`` cannot have: ``wanted`` are the values it may have of some, ``slots`` the
+    variants.
+    """
+    stored = state.get("cfg") or state.get("args")
+    if stored is None:
+        raise CheckpointError("the checkpoint stores no configuration of its model")
+    config = factory.configuration(config_from_state(resolve_references(stored, "the checkpoint")).model)
+    other = [f"{key}={getattr(config, key)}" for key, values in wanted.items() if getattr(config, key) not in values]
+    other += [
+        f"{slot}={config.variants[slot].name}"
+        for slot, names in slots.items()
+        if config.variants[slot].name not in names
+    ]
+    if other:
+        raise CheckpointError(f"{kind} cannot be this model: it has {', '.join(other)}")
+    return config
 
 
 def heads_in(weights: Mapping[str, Tensor]) -> dict[str, int]:

@@ -7,10 +7,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq.checkpoint.safe_load import resolve_references
-from fairseq.dataclass.state import config_from_state
 from fairseq.errors import CheckpointError
-from fairseq.models.roberta import factory
+from fairseq.interop import portable
 from fairseq.models.roberta.config import RobertaConfig
 
 logger = logging.getLogger(__name__)
@@ -53,6 +51,30 @@ TEMPLATE: dict[str, Any] = {
         "sparse_prediction": 0.25,
         "tie_weights": True,
     },
+}
+
+# What of our settings such a model has, and the variants.
+WANTED: dict[str, tuple[Any, ...]] = {
+    "encoder_normalize_before": (True,),
+    "layernorm_embedding": (True,),
+    "final_norm": (True,),
+    "residual_dropout": (None,),
+    "linear_bias": (False,),
+    "no_scale_embedding": (True,),
+    "type_vocab_size": (0,),
+    "zero_masking": (False,),
+    "untie_weights_roberta": (False,),
+    "spectral_norm_classification_head": (False,),
+    "activation_fn": tuple(ACTIVATIONS.values()),
+    "pooler_activation_fn": tuple(POOLER_ACTIVATIONS.values()),
+    "pooling": tuple(POOLINGS.values()),
+}
+SLOTS = {
+    "token_mixer": ("self_attention",),
+    "channel_mixer": ("fff", "feed_forward"),
+    "positions": ("scaled_sinusoidal",),
+    "attention_bias": ("none",),
+    "lm_head": ("product",),
 }
 
 
@@ -149,39 +171,7 @@ def config_of(
 
 def stored_configuration(state: Mapping[str, Any]) -> RobertaConfig:
     """The settings in the checkpoint ``state``. Raises CheckpointError for what an UltraFastBERT cannot have."""
-    stored = state.get("cfg") or state.get("args")
-    if stored is None:
-        raise CheckpointError("the checkpoint stores no configuration of its model")
-    config = factory.configuration(config_from_state(resolve_references(stored, "the checkpoint")).model)
-    wanted: dict[str, tuple[Any, ...]] = {
-        "encoder_normalize_before": (True,),
-        "layernorm_embedding": (True,),
-        "linear_bias": (False,),
-        "no_scale_embedding": (True,),
-        "type_vocab_size": (0,),
-        "zero_masking": (False,),
-        "untie_weights_roberta": (False,),
-        "spectral_norm_classification_head": (False,),
-        "activation_fn": tuple(ACTIVATIONS.values()),
-        "pooler_activation_fn": tuple(POOLER_ACTIVATIONS.values()),
-        "pooling": tuple(POOLINGS.values()),
-    }
-    slots = {
-        "token_mixer": ("self_attention",),
-        "channel_mixer": ("fff", "feed_forward"),
-        "positions": ("scaled_sinusoidal",),
-        "attention_bias": ("none",),
-        "lm_head": ("product",),
-    }
-    other = [f"{key}={getattr(config, key)}" for key, values in wanted.items() if getattr(config, key) not in values]
-    other += [
-        f"{slot}={config.variants[slot].name}"
-        for slot, names in slots.items()
-        if config.variants[slot].name not in names
-    ]
-    if other:
-        raise CheckpointError(f"an UltraFastBERT cannot be this model: it has {', '.join(other)}")
-    return config
+    return portable.read_configuration(state, "an UltraFastBERT", WANTED, SLOTS)
 
 
 def _get(node: Any, path: str, otherwise: Any) -> Any:

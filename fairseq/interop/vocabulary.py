@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairseq.errors import CheckpointError, ConfigError
-from fairseq.interop.portable import TOKENIZER, load_json
+from fairseq.interop.portable import TOKENIZER, VOCABULARY, load_json
 
 SPECIAL = ("cls", "pad", "sep", "unk", "mask")
 _SPELLINGS = {
@@ -38,16 +38,21 @@ def parse_special(text: str) -> dict[str, int]:
     return found
 
 
-def special_ids(folder: Path, given: Mapping[str, int], size: int) -> dict[str, int]:
-    """Ids of all special tokens of the vocabulary with ``size`` rows: those ``given``, else those of ``tokenizer.json``.
+def special_ids(
+    folder: Path, given: Mapping[str, int], size: int, otherwise: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Ids of all special tokens of the vocabulary with ``size`` rows.
+
+    Those ``given``, else those of ``tokenizer.json`` or ``vocab.txt``, ``otherwise`` those.
 
     Raises ConfigError when one is not known, CheckpointError when they are no such ids.
     """
-    ids = {**_of_tokenizer(folder), **given}
+    ids = {**(otherwise or {}), **_of_tokenizer(folder), **given}
     missing = [name for name in SPECIAL if name not in ids]
     if missing:
         wanted = ",".join(f"{name}=I" for name in missing)
-        where = TOKENIZER if (folder / TOKENIZER).is_file() else f"{folder} without a {TOKENIZER}"
+        there = [name for name in (TOKENIZER, VOCABULARY) if (folder / name).is_file()]
+        where = there[0] if there else f"{folder} without a {TOKENIZER} or {VOCABULARY}"
         raise ConfigError(f"{where} does not say which ids {', '.join(missing)} have: give --special {wanted}")
     ids = {name: ids[name] for name in SPECIAL}
     if len(set(ids.values())) < len(ids) or not all(0 <= value < size for value in ids.values()):
@@ -57,13 +62,7 @@ def special_ids(folder: Path, given: Mapping[str, int], size: int) -> dict[str, 
 
 
 def _of_tokenizer(folder: Path) -> dict[str, int]:
-    if not (folder / TOKENIZER).is_file():
-        return {}
-    tokenizer = load_json(folder / TOKENIZER)
-    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
-    if isinstance(vocabulary, list):  # unigram models: [piece, score] in the order of ids
-        vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
-    known = {**vocabulary, **{token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}}
+    known = _ids_of_pieces(folder)
     named = _named(folder)
     found = {}
     for name, spellings in _SPELLINGS.items():
@@ -71,6 +70,22 @@ def _of_tokenizer(folder: Path) -> dict[str, int]:
         if token is not None:
             found[name] = int(known[token])
     return found
+
+
+def _ids_of_pieces(folder: Path) -> dict[str, int]:
+    if not (folder / TOKENIZER).is_file():
+        lines = vocabulary_lines(folder / VOCABULARY) if (folder / VOCABULARY).is_file() else []
+        return {piece: row for row, piece in enumerate(lines)}
+    tokenizer = load_json(folder / TOKENIZER)
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):  # unigram models: [piece, score] in the order of ids
+        vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
+    return {**vocabulary, **{token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}}
+
+
+def vocabulary_lines(path: Path) -> list[str]:
+    """The lines of BERT's ``vocab.txt``: the piece of each id."""
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def _named(folder: Path) -> dict[str, Any]:

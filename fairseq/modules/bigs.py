@@ -103,6 +103,7 @@ class BiGS(nn.Module):
         super().__init__()
         self.activation = get_activation_fn(activation)
         self.reads_padding = leak
+        self.depends_on_padding = "padding is read like text, as in the original" if leak else ""
         self.method = method
         self.value_proj = Linear(dim, inner_dim)
         self.forward_proj = Linear(dim, dim)

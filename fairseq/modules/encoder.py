@@ -206,7 +206,7 @@ class Encoder(nn.Module):
             rows = Rows.known(padding, read, layout, self.pack_below if packs_all else 0.0)
             x = self.embed(tokens, padding, position_ids, token_type_ids, rows, layout.types)
             context = known_context(rows, layout)
-        if context.padding is not None and self.options.zero_padding:
+        if context.padding is not None and self.options.zero_padding and not any(map(reads_padding, self.layers)):
             x = mask_out(x, context.padding)
         states = [x.transpose(0, 1)] if return_all_hiddens else None
         layers = self._drawn_layers()
@@ -257,7 +257,13 @@ def known_context(rows: Rows, layout: Layout) -> EncoderContext:
 def packs(layer: nn.Module) -> bool:
     """Whether ``layer`` may be given the non-padding tokens of a batch as (1, N, C)."""
     parts = (layer, getattr(layer, "self_attn", layer))
-    return all(supports(part, "packs", "forward") for part in parts) and _works_by_rows(layer)
+    able = all(supports(part, "packs", "forward") for part in parts) and _works_by_rows(layer)
+    return able and not reads_padding(layer)
+
+
+def reads_padding(layer: nn.Module) -> bool:
+    """Whether features of other tokens depend on the hidden states at padding, which must then be as without a mask."""
+    return getattr(getattr(layer, "self_attn", layer), "reads_padding", False)
 
 
 def _finds_starts(mixer: nn.Module, x: Tensor) -> bool:

@@ -40,6 +40,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
     "gelu_fast": gelu_accurate,
     "gelu_accurate": gelu_accurate,
+    "silu": F.silu,
     "tanh": torch.tanh,
     "linear": identity,
 }

@@ -75,6 +75,9 @@ class TokenMixer(Protocol):
     """In the last layer it computes no more than is read: it passes what it mixed through `context.keep`. Otherwise the
     layer cuts what it gives."""
 
+    reads_padding: bool
+    """It takes padding for text (False by default): embeddings there are not made zero, and nothing is packed."""
+
     finds_starts: Any
     """A method (x) -> bool, said of `forward`: whether it finds packed sequences by `context.starts`, so that tokens like x
     (B, T, C) may be packed on a device."""

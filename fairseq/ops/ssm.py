@@ -79,10 +79,11 @@ def ssm_conv(
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, but is {method!r} instead")
     mask = None if padding_mask is None else padding_mask[..., None]
-    return (
-        _masked_conv(u_forward, _named(ssm_forward), mask, method, reverse=False),
-        _masked_conv(u_backward, _named(ssm_backward), mask, method, reverse=True),
-    )
+    with torch.autocast(u_forward.device.type, enabled=False):  # states grow over thousands of positions
+        return (
+            _masked_conv(u_forward, _named(ssm_forward), mask, method, reverse=False),
+            _masked_conv(u_backward, _named(ssm_backward), mask, method, reverse=True),
+        )
 
 
 def ssm_step(u: Tensor, state: Tensor | None, ssm: Parameters) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from fairseq.ops import library
 from fairseq.ops.adam import low_precision_adam_
 from fairseq.optim.fairseq_optimizer import Factor
+from fairseq.tree import HALF
 
 #: Values converted at a time on the CPU, so that the copies stay in a core's cache. A multiple of the kernel's vector
 #: width: where tensors are cut never changes a result.
@@ -173,6 +174,7 @@ def _kernel_knows(segment: Segment) -> bool:
 def _operator_knows(segment: Segment) -> bool:
     return (
         segment.low_precision is not None
+        and segment.low_precision.dtype in HALF  # parameters may stay float32 in a half-precision model
         and segment.grad.is_contiguous()
         and segment.param.dtype == segment.exp_avg.dtype == torch.float32
         and library.has_kernel("low_precision_adam_", segment.param.device, torch.float32)

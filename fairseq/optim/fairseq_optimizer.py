@@ -39,8 +39,12 @@ def total_norm(grads: Sequence[Tensor]) -> Tensor:
         return torch.zeros((), dtype=torch.float32)
     if grads[0].device.type != "cpu":
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(grads), 2, dtype=torch.float32)))
-    compiled = library.compiled_for("block_norms", "cpu") and all(g.dtype in HALF and g.is_contiguous() for g in grads)
-    return torch.linalg.vector_norm((block_norms if compiled else block_norms_reference)(grads, BLOCK))
+    known = [library.compiled_for("block_norms", "cpu") and g.dtype in HALF and g.is_contiguous() for g in grads]
+    ways = ((block_norms, True), (block_norms_reference, False))  # a model may have parameters of several types
+    parts = [
+        norms([g for g, k in zip(grads, known, strict=True) if k is way], BLOCK) for norms, way in ways if way in known
+    ]
+    return torch.linalg.vector_norm(torch.cat(parts))
 
 
 def as_factor(number: float | Tensor) -> Factor:

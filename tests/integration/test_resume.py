@@ -39,10 +39,13 @@ def kill_after(update: int, folder: Path, *flags: object) -> str:
     return "".join(seen)
 
 
+BIGS = tuple("--bf16 --token-mixer bigs --channel-mixer none --bigs-num-ssm 4 --store-ema --ema-fp32".split())
 CRAMMING = ("--mask-exact", "--no-prepend-bos", "--update-freq", "4", "--batch-ramp-updates", "8")
 
 
-@pytest.mark.parametrize("extra", [(), ("--bf16",), ("--amp",), CRAMMING], ids=["fp32", "bf16", "amp", "cramming"])
+@pytest.mark.parametrize(
+    "extra", [(), ("--bf16",), ("--amp",), CRAMMING, BIGS], ids=["fp32", "bf16", "amp", "cramming", "bigs"]
+)
 def test_killed_run_continues_to_the_last_bit(extra: tuple[str, ...], tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir(), broken.mkdir()
@@ -61,6 +64,9 @@ def test_killed_run_continues_to_the_last_bit(extra: tuple[str, ...], tmp_path: 
     for index, entry in a["last_optimizer_state"]["state"].items():
         for name, value in entry.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(b["last_optimizer_state"]["state"][index][name]))
+    for name, value in a["extra_state"].get("ema", {}).items():
+        assert torch.equal(value, b["extra_state"]["ema"][name]), name
+        assert value.dtype == torch.float32 or "_ssm." not in name, name
 
 
 def test_resume_across_an_epoch_border_and_with_workers(tmp_path: Path) -> None:

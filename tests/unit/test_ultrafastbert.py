@@ -302,7 +302,7 @@ def test_special_tokens(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"--special wants ids as in cls=I,pad=I"):
             parse_special(text)
     with pytest.raises(
-        ConfigError, match=r"without a tokenizer.json does not say .* unk, mask .* --special unk=I,mask=I"
+        ConfigError, match=r"without a tokenizer.json or vocab.txt does not say .* unk, mask .* --special unk=I,mask=I"
     ):
         to_fairseq(DATA / "ff", tmp_path / "out", {"cls": 0, "pad": 1, "sep": 2})
     for change in ({"mask": 64}, {"mask": 0}):

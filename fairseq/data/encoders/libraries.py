@@ -107,18 +107,21 @@ class HuggingFaceTokenizer(_TokenizersBPE):
             raise DataError(f"{path} is not a valid tokenizer.json: {error}") from None
         self.bpe.no_truncation()
         self.bpe.no_padding()
-        self._word_pieces = any(piece.startswith("##") for piece in self.bpe.get_vocab())
+        self.word_pieces = any(piece.startswith("##") for piece in self.bpe.get_vocab())
 
     def is_beginning_of_word(self, x: str) -> bool:
         piece = x if x in LITERAL else self.bpe.id_to_token(int(x))
         if piece is None:
             raise DataError(f"{x} is not an id of the tokenizer")
-        return not piece.startswith("##") if self._word_pieces else piece.startswith(("\u0120", "\u2581", " "))
+        return not piece.startswith("##") if self.word_pieces else piece.startswith(("\u0120", "\u2581", " "))
 
 
 @BPES.register("bert", dataclass=BertBPEConfig)
 class BertBPE(_TokenizersBPE):
     """BERT's word pieces; the symbols are the pieces, ``##`` marking those inside a word."""
+
+    mask = "[MASK]"  # how texts for such models spell the mask
+    word_pieces = True  # a piece without ## stands apart from what is before it
 
     def __init__(self, cfg: Any) -> None:
         if not getattr(cfg, "bpe_vocab_file", None):

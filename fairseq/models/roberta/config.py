@@ -19,7 +19,7 @@ from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, LM_HEADS, POSITIO
 _OLD = OUT_OF_SCOPE["model"]
 ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused", "triton")
 POOLINGS = ("first", "mean", "masked_mean")
-ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "tanh", "linear")
+ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "silu", "tanh", "linear")
 
 
 @dataclass(kw_only=True)
@@ -47,7 +47,11 @@ class RobertaConfig(FairseqDataclass):
     pooler_activation_fn: str = option("tanh", "activation of the classification heads", choices=ACTIVATIONS)
     encoder_normalize_before: bool = option(False, "normalize the input of each block (pre-norm), not its output")
     layernorm_embedding: bool = option(True, "layer norm over the embeddings")
+    final_norm: bool = option(True, "pre-norm: normalize the output of the last layer", new=True)
     dropout: float = option(0.1, "dropout after embeddings, attention and feed-forward")
+    residual_dropout: float | None = option(
+        None, "dropout after attention and feed-forward, where it is not that of the embeddings", new=True
+    )
     attention_dropout: float = option(0.1, "dropout of the attention weights")
     activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward blocks")
     relu_dropout: float = option(0.0, "old name of activation_dropout, used when that is 0")

@@ -26,6 +26,7 @@ from fairseq.registry import HEADS, nearest
 
 PROBABILITIES = (
     "dropout",
+    "residual_dropout",
     "attention_dropout",
     "activation_dropout",
     "relu_dropout",
@@ -88,8 +89,9 @@ def check_sizes(config: RobertaConfig) -> None:
     if not 0 < config.layer_norm_eps < 1:
         raise ConfigError(f"model.layer_norm_eps must lie between 0 and 1, but is {config.layer_norm_eps} instead")
     for name in PROBABILITIES:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ConfigError(f"model.{name} must lie between 0 and 1, but is {getattr(config, name)} instead")
+        value = getattr(config, name)
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"model.{name} must lie between 0 and 1, but is {value} instead")
     for name, known in (
         ("activation_fn", ACTIVATIONS),
         ("pooler_activation_fn", ACTIVATIONS),
@@ -190,7 +192,7 @@ def build_layer(config: RobertaConfig, shape: EncoderShape) -> EncoderLayer:
         shape.norm(),
         None if channel_mixer is None else shape.norm(),
         pre_norm=config.encoder_normalize_before,
-        dropout=shape.dropout,
+        dropout=shape.dropout if config.residual_dropout is None else config.residual_dropout,
     )
 
 
@@ -204,7 +206,7 @@ def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: i
         positions,
         shape.norm() if config.layernorm_embedding else None,
         [build_layer(config, shape) for _ in range(shape.layers)],
-        shape.norm() if config.encoder_normalize_before else None,
+        shape.norm() if config.encoder_normalize_before and config.final_norm else None,
         EncoderOptions(
             embed_scale=1.0 if config.no_scale_embedding else shape.dim**0.5,
             dropout=shape.dropout,

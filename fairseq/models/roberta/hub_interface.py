@@ -202,7 +202,7 @@ class RobertaHubInterface(nn.Module):
     # Masks
 
     def fill_mask(self, masked_input: str | Sequence[str], topk: int = 5) -> list[Any]:
-        """The ``topk`` best symbols for each ``<mask>``, as (filled text, probability, symbol's text), best first.
+        """The ``topk`` best symbols for each ``<mask>`` (or ``[MASK]``, for models with BERT's word pieces), as (filled text, probability, symbol's text), best first.
 
         One text with one mask gives one list of candidates; with several masks, a list of such lists, each with that
         mask alone filled in; a sequence of texts (run as one batch) gives a list of results. The beginning, end and
@@ -218,20 +218,26 @@ class RobertaHubInterface(nn.Module):
         results = []
         found = iter(self._candidates(rows, topk))
         for text in texts:
-            parts = text.split(MASK)
-            filled = [self._filled(parts, number, next(found)) for number in range(len(parts) - 1)]
+            parts = text.split(self._mask_in(text))
+            filled = [self._filled(parts, number, next(found), self._mask_in(text)) for number in range(len(parts) - 1)]
             results.append(filled[0] if len(filled) == 1 else filled)
         return results[0] if isinstance(masked_input, str) else results
 
+    def _mask_in(self, text: str) -> str:
+        """How ``text`` spells masks: ``<mask>``, or as the BPE does."""
+        own = getattr(self.bpe, "mask", MASK)
+        return own if own in text else MASK
+
     def _encode_masked(self, text: str) -> Tensor:
         """Ids (T,) with the task's mask id, which need not be in the dictionary, for every ``<mask>``."""
-        if MASK not in text:
+        mask = self._mask_in(text)
+        if mask not in text:
             raise DataError(f"no {MASK} to fill in {text!r}; write {MASK} where a word is wanted")
         mask_idx = getattr(self.task, "mask_idx", None)
         if mask_idx is None:
             raise ConfigError(f"the task {type(self.task).__name__} of this checkpoint has no mask symbol to fill in")
         dictionary = self.task.source_dictionary
-        parts = [self._lookup(self._pieces(part.rstrip())) for part in text.split(MASK)]
+        parts = [self._lookup(self._pieces(part.rstrip())) for part in text.split(mask)]
         ids = [torch.tensor([dictionary.bos()])]
         for number, part in enumerate(parts):
             ids += [part] if number == 0 else [torch.tensor([mask_idx]), part]
@@ -260,17 +266,21 @@ class RobertaHubInterface(nn.Module):
         features, _ = self.model(tokens, features_only=True)
         return self.model.encoder.output_layer(features, masked_tokens=tokens.eq(self.task.mask_idx))
 
-    def _filled(self, parts: list[str], number: int, candidates: list[tuple[int, float]]) -> list[Filled]:
+    def _filled(
+        self, parts: list[str], number: int, candidates: list[tuple[int, float]], mask: str = MASK
+    ) -> list[Filled]:
         """The candidates for mask ``number`` of the text that the masks split into ``parts``."""
-        before = MASK.join(parts[: number + 1])
-        after = MASK.join(parts[number + 1 :])
+        before = mask.join(parts[: number + 1])
+        after = mask.join(parts[number + 1 :])
         # A BPE that writes the space before a word as part of it brings its own.
-        if self.bpe is not None and any(part.endswith(" ") for part in parts[:-1]) and before.endswith(" "):
-            before = before[:-1]
+        spaced = self.bpe is not None and any(part.endswith(" ") for part in parts[:-1]) and before.endswith(" ")
+        apart = spaced and getattr(self.bpe, "word_pieces", False)
         results = []
         for symbol_id, probability in candidates:
             token = self._symbol_text(self.task.source_dictionary[symbol_id])
-            results.append(Filled(before + token + after, probability, token))
+            keeps = not spaced or (apart and not token.startswith("##"))
+            text = (before if keeps else before[:-1]) + (token.removeprefix("##") if apart else token) + after
+            results.append(Filled(text, probability, token))
         return results
 
     def _symbol_text(self, symbol: str) -> str:

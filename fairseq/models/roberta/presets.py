@@ -14,7 +14,7 @@ from typing import Any
 from fairseq.dataclass.slots import architecture_values, slots_of, variant_specs
 from fairseq.models.architectures import register_model_architecture
 from fairseq.models.roberta.config import OLD_SETTINGS, RobertaConfig, by_old_settings, in_old_settings, old_settings
-from fairseq.registry import ARCHITECTURES, FFF_SIZES
+from fairseq.registry import ARCHITECTURES, BIGS_LENGTHS, FFF_SIZES
 
 # The keys every filled node has, in the order old files have them (max_source_positions is placed after the fifth).
 FILLED = (
@@ -90,6 +90,36 @@ _CRAMMED: dict[str, Any] = {
     "pooler_inner_dim": 1024,
 }
 
+# Bidirectional gated state-space models: a layer is its token mixer alone. Heads mean nothing to it.
+_BIGS: dict[str, Any] = {
+    "encoder_layers": 11,
+    "encoder_ffn_embed_dim": 2304,
+    "token_mixer": "bigs",
+    "channel_mixer": "none",
+    "encoder_normalize_before": True,
+    "final_norm": False,
+    "residual_dropout": 0.0,
+}
+_BIGS_LARGE: dict[str, Any] = {
+    **_BIGS,
+    "encoder_layers": 23,
+    "encoder_embed_dim": 1024,
+    "encoder_ffn_embed_dim": 3072,
+    "encoder_attention_heads": 16,
+}
+# What the published models have beside that.
+_BIGS_PUBLISHED: dict[str, Any] = {
+    **_BIGS_LARGE,
+    "bigs_padding": "leak",
+    "learned_offset": 0,
+    "learned_by_column": True,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "pooling": "masked_mean",
+    "pooler_dropout": 0.1,
+    "pooler_input_dropout": False,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "roberta": {},
     "roberta_base": {},
@@ -115,6 +145,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "crammed_bert_3072": _CRAMMED,
     "crammed_bert_4095": {**_CRAMMED, "encoder_ffn_embed_dim": 4095},
     **{f"ultrafastbert_{size}": {**_CRAMMED, **_fff(size)} for size in FFF_SIZES},
+    "roberta_bigs": _BIGS,
+    "roberta_bigs_large": _BIGS_LARGE,
+    **{f"bigs_{length}": {**_BIGS_PUBLISHED, "max_positions": length} for length in BIGS_LENGTHS},
 }
 
 

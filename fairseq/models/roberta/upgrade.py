@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -114,12 +115,11 @@ def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
     """
     heads = f"{prefix}classification_heads."
     wanted = bool(getattr(model.args, "load_checkpoint_heads", False))
-    for name in sorted({key[len(heads) :].split(".")[0] for key in state if key.startswith(heads)}):
+    for name, shapes in stored_heads(state, prefix).items():
         own = f"{heads}{name}."
-        shapes = {key[len(own) :]: value.shape for key, value in state.items() if key.startswith(own)}
         head = dict(model.classification_heads.items()).get(name)
         if wanted and head is None:
-            _register_head(model, name, shapes)
+            register_stored_head(model, name, shapes)
         elif head is None:
             _leave_out(state, own, f"leaving out classification head {name!r}, which the model does not have")
         elif shapes != (other := {key: value.shape for key, value in head.state_dict().items()}):
@@ -141,7 +141,17 @@ def _classes(shapes: dict[str, torch.Size]) -> int:
     return next(shapes[key][0] for key in ("out_proj.weight", "out_proj.weight_orig") if key in shapes)
 
 
-def _register_head(model: Any, name: str, shapes: dict[str, torch.Size]) -> None:
+def stored_heads(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, torch.Size]]:
+    """Name -> the shapes of the parameters of the classification heads in ``state``."""
+    found: dict[str, dict[str, torch.Size]] = {}
+    start = f"{prefix}classification_heads."
+    for key in sorted(key for key in state if key.startswith(start)):
+        name, _, rest = key[len(start) :].partition(".")
+        found.setdefault(name, {})[rest] = state[key].shape
+    return found
+
+
+def register_stored_head(model: Any, name: str, shapes: dict[str, torch.Size]) -> None:
     """Add the head that has parameters of these ``shapes``; one without an inner layer works on each token."""
     num_classes = _classes(shapes)
     if "dense.weight" in shapes:
