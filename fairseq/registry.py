@@ -324,6 +324,7 @@ FORMATS: Registry[Any] = Registry(
         "fairseq-alibi-clap": Builtin("fairseq.interop.fairseq_alibi_clap"),
         "fairseq-upstream": Builtin("fairseq.interop.fairseq_alibi_clap"),
         "ultrafastbert": Builtin("fairseq.interop.ultrafastbert"),
+        "bert-convolutions": Builtin("fairseq.interop.bert_convolutions"),
     },
 )
 

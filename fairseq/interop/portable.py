@@ -21,19 +21,28 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint.atomic import write_atomically
-from fairseq.checkpoint.safe_load import load
+from fairseq.checkpoint.safe_load import load, resolve_references
 from fairseq.checkpoint.schema import portable
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.build import build_config
-from fairseq.dataclass.state import config_to_state
+from fairseq.dataclass.state import config_from_state, config_to_state
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.models import build_model
 from fairseq.models.loading import load_weights
+from fairseq.models.roberta import factory
+from fairseq.models.roberta.config import RobertaConfig
 from fairseq.registry import TASKS
 
 SAFETENSORS, PICKLE, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 TOKENIZER = "tokenizer.json"
-BESIDE = (TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")  # files that go along as they are
+SENTENCEPIECE = "spiece.model"
+BESIDE = (
+    TOKENIZER,
+    SENTENCEPIECE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)  # files that go along as they are
 
 
 @dataclass
@@ -77,6 +86,21 @@ def make_state(
         warnings.simplefilter("ignore")  # names and shapes are compared: nothing is copied, which torch warns about
         load_weights(model, weights, cfg.model, "the checkpoint", strict=True)
     return portable({"args": None, "cfg": config_to_state(cfg), "model": OrderedDict(weights)})
+
+
+def configuration_in(state: Mapping[str, Any]) -> RobertaConfig:
+    """The settings of the model in the checkpoint ``state``."""
+    stored = state.get("cfg") or state.get("args")
+    if stored is None:
+        raise CheckpointError("the checkpoint stores no configuration of its model")
+    return factory.configuration(config_from_state(resolve_references(stored, "the checkpoint")).model)
+
+
+def unlike(config: RobertaConfig, wanted: Mapping[str, tuple[Any, ...]], slots: Mapping[str, tuple[str, ...]]) -> str:
+    """What of ``config`` is none of the ``wanted`` values of a key, or variants of a slot: a list in words, or nothing."""
+    other = [f"{key}={getattr(config, key)}" for key, values in wanted.items() if getattr(config, key) not in values]
+    chosen = {slot: config.variants[slot].name for slot in slots}
+    return ", ".join([*other, *(f"{slot}={name}" for slot, name in chosen.items() if name not in slots[slot])])
 
 
 def heads_in(weights: Mapping[str, Tensor]) -> dict[str, int]:

@@ -7,10 +7,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq.checkpoint.safe_load import resolve_references
-from fairseq.dataclass.state import config_from_state
 from fairseq.errors import CheckpointError
-from fairseq.models.roberta import factory
+from fairseq.interop.portable import configuration_in, unlike
 from fairseq.models.roberta.config import RobertaConfig
 
 logger = logging.getLogger(__name__)
@@ -149,10 +147,7 @@ def config_of(
 
 def stored_configuration(state: Mapping[str, Any]) -> RobertaConfig:
     """The settings in the checkpoint ``state``. Raises CheckpointError for what an UltraFastBERT cannot have."""
-    stored = state.get("cfg") or state.get("args")
-    if stored is None:
-        raise CheckpointError("the checkpoint stores no configuration of its model")
-    config = factory.configuration(config_from_state(resolve_references(stored, "the checkpoint")).model)
+    config = configuration_in(state)
     wanted: dict[str, tuple[Any, ...]] = {
         "encoder_normalize_before": (True,),
         "layernorm_embedding": (True,),
@@ -173,14 +168,9 @@ def stored_configuration(state: Mapping[str, Any]) -> RobertaConfig:
         "attention_bias": ("none",),
         "lm_head": ("product",),
     }
-    other = [f"{key}={getattr(config, key)}" for key, values in wanted.items() if getattr(config, key) not in values]
-    other += [
-        f"{slot}={config.variants[slot].name}"
-        for slot, names in slots.items()
-        if config.variants[slot].name not in names
-    ]
+    other = unlike(config, wanted, slots)
     if other:
-        raise CheckpointError(f"an UltraFastBERT cannot be this model: it has {', '.join(other)}")
+        raise CheckpointError(f"an UltraFastBERT cannot be this model: it has {other}")
     return config
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq.data.dictionary import Dictionary
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.interop.portable import TOKENIZER, load_json
 
@@ -38,12 +39,15 @@ def parse_special(text: str) -> dict[str, int]:
     return found
 
 
-def special_ids(folder: Path, given: Mapping[str, int], size: int) -> dict[str, int]:
-    """Ids of all special tokens of the vocabulary with ``size`` rows: those ``given``, else those of ``tokenizer.json``.
+def special_ids(
+    folder: Path, given: Mapping[str, int], size: int, usual: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Ids of all special tokens of the vocabulary with ``size`` rows: those ``given``, else those of ``tokenizer.json``, else
+    the ``usual`` ones of the format.
 
     Raises ConfigError when one is not known, CheckpointError when they are no such ids.
     """
-    ids = {**_of_tokenizer(folder), **given}
+    ids = {**(usual or {}), **_of_tokenizer(folder), **given}
     missing = [name for name in SPECIAL if name not in ids]
     if missing:
         wanted = ",".join(f"{name}=I" for name in missing)
@@ -88,9 +92,18 @@ def our_order(special: Mapping[str, int], size: int) -> list[int]:
     return [*(special[name] for name in ("cls", "pad", "sep", "unk")), *others, special["mask"]]
 
 
-def symbols(order: Sequence[int]) -> list[str]:
-    """What ``dict.txt`` lists."""
-    return [str(row) for row in order[4:-1]]
+def symbols(order: Sequence[int], pieces: Sequence[str] | None = None) -> list[str]:
+    """What ``dict.txt`` lists: of row i the number i, or its piece; a piece that can be no symbol there is never written,
+    and gets a name that no text has."""
+    if pieces is None:
+        return [str(row) for row in order[4:-1]]
+    used: set[str] = {*Dictionary().symbols, "<mask>"}
+    found = []
+    for row in order[4:-1]:
+        piece = pieces[row] if row < len(pieces) else ""
+        found.append(piece if piece and piece not in used and not set(piece) & set(" \n") else f"madeupword{row:05d}")
+        used.add(found[-1])
+    return found
 
 
 def to_ours(table: Tensor, order: Sequence[int]) -> Tensor:

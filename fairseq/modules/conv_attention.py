@@ -21,15 +21,7 @@ from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
 from fairseq.modules.attention_backends import Bias, attend, check_backend
-from fairseq.modules.conv_grammar import (
-    Kernel,
-    Projection,
-    changed,
-    check_kernel,
-    check_projection,
-    parse_kernel,
-    parse_projection,
-)
+from fairseq.modules.conv_grammar import Kernel, Projection, check_kernel, read_options
 from fairseq.modules.conv_projections import SequenceConv, build_projection, project
 from fairseq.modules.feed_forward import Linear, get_activation_fn
 from fairseq.modules.score_tables import Tables, attend_with_tables
@@ -213,55 +205,33 @@ class ConvBertAttention(nn.Module):
 
 @TOKEN_MIXERS.register("conv_attention")
 def conv_attention(
-    shape: EncoderShape,
-    attention_bias: Bias | None = None,
-    *,
-    kernel: str = "qk_convfixed_convq_convk 8",
-    value_projection: str = "linear",
-    query_key_projection: str = "linear",
-    head_dim: int | None = None,
-    **options: Any,
+    shape: EncoderShape, attention_bias: Bias | None = None, **options: Any
 ) -> ConvAttention | ConvBertAttention:
-    """``options``: those of ``fairseq.modules.configs`` that change one thing of what a string says."""
-
-    def chosen(prefix: str, names: tuple[str, ...]) -> dict[str, Any]:
-        return {name: options.get(prefix + name) for name in names}
-
-    fields = ("mixed", "activation", "reach", "groups")
-    made: Kernel = check_kernel(
-        changed(
-            parse_kernel(kernel), **chosen("", ("content", "fixed", "query", "key", "depthwise", "convbert", "reach"))
-        )
-    )
-    value, query_key = (
-        check_projection(what, changed(parse_projection(text), **chosen(f"{what}_", fields)))
-        for what, text in (("value", value_projection), ("query_key", query_key_projection))
-    )
-    if value.kind == "none":
-        raise ConfigError("model.conv_attention_value_projection cannot be none: only queries and keys can do without")
-    if head_dim is not None and head_dim < 1:
-        raise ConfigError(f"model.conv_attention_head_dim must be at least 1, but is {head_dim}")
+    """``options``: see ``fairseq.modules.conv_grammar.read_options``."""
+    parts = read_options(**options)
     same: dict[str, Any] = {
-        "head_dim": head_dim,
+        "head_dim": parts.head_dim,
         "dropout": shape.attention_dropout,
         "backend": shape.attention_backend,
         "bias": shape.bias,
     }
-    if made.convbert == "none":
+    if parts.kernel.convbert == "none":
         return ConvAttention(
             shape.dim,
             shape.heads,
-            made,
-            query_key=query_key,
-            value=value,
+            parts.kernel,
+            query_key=parts.query_key,
+            value=parts.value,
             activation=shape.activation,
             attention_bias=attention_bias,
             **same,
         )
-    if attention_bias is not None or value.kind != "linear" or query_key.kind != "linear":
+    if attention_bias is not None:
         raise ConfigError(
-            "model.conv_attention_kernel=convbert has projections of its own and takes no attention bias: leave out "
-            "model.conv_attention_value_projection, model.conv_attention_query_key_projection and model.attention_bias"
+            "half of the heads of model.conv_attention_kernel=convbert have no room for an attention bias: leave out "
+            "model.attention_bias"
         )
-    assert made.reach is not None
-    return ConvBertAttention(shape.dim, shape.heads, made.reach, at_query=made.convbert == "query", **same)
+    assert parts.kernel.reach is not None
+    return ConvBertAttention(
+        shape.dim, shape.heads, parts.kernel.reach, at_query=parts.kernel.convbert == "query", **same
+    )

@@ -21,6 +21,7 @@ PROJECTION_GRAMMAR = (
     "a projection is spelt linear, none (queries and keys only), or convolution[_depth][_mixed][_no_act] REACH GROUPS, as in "
     "'convolution_mixed 3 1'; depth needs no GROUPS, and only depth has an activation that no_act leaves out"
 )
+DEFAULT_KERNEL = "qk_convfixed_convq_convk 8"
 CONVBERT_REACH = 4
 
 
@@ -115,9 +116,73 @@ def parse_projection(text: str) -> Projection:
     )
 
 
-def changed(spelt: Any, **options: Any) -> Any:
-    """``spelt`` with those ``options`` that are not None."""
-    return replace(spelt, **{name: value for name, value in options.items() if value is not None})
+def spell_kernel(kernel: Kernel) -> str | None:
+    """The string that means ``kernel``; None if there is none."""
+    if kernel.convbert != "none":
+        return "convbert" if kernel == parse_kernel("convbert") else None
+    tables = [word for word, there in zip(LIGHTWEIGHT, (kernel.fixed, kernel.query, kernel.key), strict=True) if there]
+    words = [*(["qk"] if kernel.content else []), *tables]
+    if kernel.depthwise != "none":
+        words.append("convolution_scaled" if kernel.depthwise == "scaled" else "convolution")
+    return "_".join(words) + ("" if words == ["qk"] else f" {kernel.reach}")
+
+
+def spell_projection(projection: Projection) -> str:
+    """The string that means ``projection``."""
+    if not projection.convolves:
+        return projection.kind
+    depth = projection.kind == "depthwise"
+    words = ["convolution", *(["depth"] if depth else []), *(["mixed"] if projection.mixed else [])]
+    words += ["no_act"] if depth and not projection.activation else []
+    return f"{'_'.join(words)} {projection.reach} {1 if depth else projection.groups}"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that the options of convolutional attention say; without a ``head_dim`` heads share the encoder's width."""
+
+    kernel: Kernel
+    query_key: Projection
+    value: Projection
+    head_dim: int | None = None
+
+
+def read_options(
+    *,
+    kernel: str = DEFAULT_KERNEL,
+    query_key_projection: str = "linear",
+    value_projection: str = "linear",
+    head_dim: int | None = None,
+    **changes: Any,
+) -> Parts:
+    """What the options of ``fairseq.modules.configs.ConvAttentionConfig`` mean; ``changes``: all but the strings.
+
+    Raises ConfigError for what cannot be.
+    """
+
+    def chosen(prefix: str, names: tuple[str, ...]) -> dict[str, Any]:
+        found = {name: changes.pop(prefix + name, None) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def projection(what: str, text: str) -> Projection:
+        fields = ("mixed", "activation", "reach", "groups")
+        return check_projection(what, replace(parse_projection(text), **chosen(f"{what}_", fields)))
+
+    query_key, value = projection("query_key", query_key_projection), projection("value", value_projection)
+    fields = ("content", "fixed", "query", "key", "depthwise", "convbert", "reach")
+    made = check_kernel(replace(parse_kernel(kernel), **chosen("", fields)))
+    if changes:
+        raise TypeError(f"unknown options {', '.join(changes)}")
+    if value.kind == "none":
+        raise ConfigError("model.conv_attention_value_projection cannot be none: only queries and keys can do without")
+    if head_dim is not None and head_dim < 1:
+        raise ConfigError(f"model.conv_attention_head_dim must be at least 1, but is {head_dim}")
+    if made.convbert != "none" and (value.kind != "linear" or query_key.kind != "linear"):
+        raise ConfigError(
+            "model.conv_attention_kernel=convbert has projections of its own: leave out "
+            "model.conv_attention_value_projection and model.conv_attention_query_key_projection"
+        )
+    return Parts(made, query_key, value, head_dim)
 
 
 def check_kernel(kernel: Kernel) -> Kernel:
