@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint.atomic import atomic_save
+from fairseq.data.encoders.configs import SentencepieceConfig
+from fairseq.data.encoders.libraries import SentencepieceBPE
 from fairseq.errors import CheckpointError
 from fairseq.interop import vocabulary
-from fairseq.interop.bert_convolutions_config import config_of, settings_of, stored_configuration
+from fairseq.interop.bert_convolutions_config import bert_config, bert_configuration, bert_settings
 from fairseq.interop.portable import (
     CONFIG,
     PICKLE,
@@ -97,7 +99,7 @@ class BertConvolutions:
     @staticmethod
     def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
         config = load_json(folder / CONFIG)
-        settings = settings_of(config)
+        settings = bert_settings(config)
         stored = read_weights(folder)
         theirs = stored if any(key.startswith(("bert.", "cls.")) for key in stored) else _with_prefix(stored)
         if WORDS not in theirs:
@@ -108,7 +110,7 @@ class BertConvolutions:
         order = vocabulary.our_order(ids, size)
         symbols = vocabulary.symbols(order, pieces)
         scaled = "convolution_scaled" in settings["conv_attention_kernel"]
-        weights = our_weights(theirs, order, scaled)
+        weights = weights_from_bert(theirs, order, scaled)
         complete = _with_head(weights, settings, size)
         bpe = {"_name": "sentencepiece", "sentencepiece_model": SENTENCEPIECE} if pieces is not None else None
         state = make_state("bert_conv_base", settings, complete, symbols, settings["max_positions"], bpe)
@@ -117,7 +119,7 @@ class BertConvolutions:
 
     @staticmethod
     def write(model: PortableModel, folder: Path) -> None:
-        config = stored_configuration(model.state)
+        config = bert_configuration(model.state)
         weights = model.state["model"]
         size = len(weights[OUR_WORDS])
         order = model.origin.get("rows") or range(size)
@@ -126,14 +128,9 @@ class BertConvolutions:
                 "rows stay in the order of dict.txt (pad is 1, <mask> the last one): there is no conversion.json beside the "
                 "checkpoint, and --special does not say which ids its tokenizer has"
             )
-        theirs = their_weights(weights, order, config)
-        keys = set(model.origin.get("keys") or theirs)
-        if not any(key.startswith(("bert.", "cls.")) for key in keys):
-            keys = {f"bert.{key}" for key in keys}
-            theirs = {key.removeprefix("bert."): value for key, value in theirs.items() if key in keys}
-        optional = {key for key in theirs if key.startswith("cls.") or key.endswith(DERIVED)}
-        theirs = {key: value for key, value in theirs.items() if key in keys or key not in optional}
-        written = config_of(config, size, heads_in(weights).get(HEAD), order[1], model.origin.get("config") or {})
+        theirs = weights_to_bert(weights, order, config)
+        theirs = _as_in(theirs, model.origin.get("keys") or list(theirs))
+        written = bert_config(config, size, heads_in(weights).get(HEAD), order[1], model.origin.get("config") or {})
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(theirs, folder)
         atomic_save({key: value.contiguous() for key, value in theirs.items()}, folder / PICKLE)
@@ -145,11 +142,18 @@ def _with_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"bert.{key}": value for key, value in weights.items()}
 
 
+def _as_in(weights: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """``weights`` as a file with these ``names`` has them: without its prefix, its head or what follows from settings if it
+    has none."""
+    if not any(name.startswith(("bert.", "cls.")) for name in names):
+        weights = {key.removeprefix("bert."): value for key, value in weights.items()}
+    optional = {key for key in weights if key.startswith("cls.") or key.endswith(DERIVED)}
+    return {key: value for key, value in weights.items() if key in names or key not in optional}
+
+
 def _pieces(path: Path) -> list[str]:
     """The pieces of a sentencepiece model by id; "" for those that no text gives."""
-    from fairseq.data.encoders.libraries import SentencepieceBPE
-
-    model = SentencepieceBPE({"sentencepiece_model": str(path)}).sp
+    model = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(path))).sp
     return ["" if model.IsControl(row) or model.IsUnknown(row) else model.IdToPiece(row) for row in range(len(model))]
 
 
@@ -161,7 +165,7 @@ def _usual(config: Mapping[str, Any], size: int, pieces: Sequence[str] | None) -
     return {"unk": 0, "cls": first, "sep": first + 1, "pad": first + 2, "mask": first + 3}
 
 
-def our_weights(theirs: Mapping[str, Tensor], order: Sequence[int], scaled: bool) -> dict[str, Tensor]:
+def weights_from_bert(theirs: Mapping[str, Tensor], order: Sequence[int], scaled: bool) -> dict[str, Tensor]:
     """Their tensors under our names, with rows in our ``order``; ``scaled``: scalars of convolutions are trained.
 
     Raises CheckpointError for unknown ones.
@@ -220,7 +224,7 @@ def _with_head(weights: dict[str, Tensor], settings: Mapping[str, Any], size: in
     return weights | {OUR_HEAD + key: value for key, value in head.items()}
 
 
-def their_weights(ours: Mapping[str, Tensor], order: Sequence[int], config: RobertaConfig) -> dict[str, Tensor]:
+def weights_to_bert(ours: Mapping[str, Tensor], order: Sequence[int], config: RobertaConfig) -> dict[str, Tensor]:
     """Our tensors under their names, with rows in their order, and what their files store beside them."""
     outside, inside = ({our: their for their, our in table.items()} for table in (MODULES, INSIDE))
     tables = {our: (their, squeezed) for their, (our, squeezed) in TABLES.items()}

@@ -110,7 +110,7 @@ def original_parts(config: Mapping[str, Any]) -> Parts:
     return Parts(kernel, query_key, value, None if size * heads == width else size)
 
 
-def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def bert_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Our settings of the model that the file ``config`` describes."""
     values = {**DEFAULTS, **config}
     try:
@@ -155,7 +155,7 @@ def _say_what_was_read(values: Mapping[str, Any]) -> None:
             logger.warning("%s in config.json is read as the original reads it, although %s", key, error)
 
 
-def config_of(
+def bert_config(
     config: RobertaConfig, vocab: int, classes: int | None, pad: int, origin: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The file for a model with the settings ``config``, over what its ``origin`` says if it came from such a file."""
@@ -207,7 +207,7 @@ def config_of(
     )
 
 
-def stored_configuration(state: Mapping[str, Any]) -> RobertaConfig:
+def bert_configuration(state: Mapping[str, Any]) -> RobertaConfig:
     """The settings in the checkpoint ``state``. Raises CheckpointError for what a BERT with convolutions cannot have."""
     config = configuration_in(state)
     wanted: dict[str, tuple[Any, ...]] = {

@@ -45,7 +45,7 @@ class Tables:
         return replace(self, query=query, key=key)
 
 
-def choose_backend(q: Tensor, tables: Tables) -> str:
+def _auto_backend(q: Tensor, tables: Tables) -> str:
     """The backend that ``auto`` stands for."""
     if q.device.type == "cpu":
         return "fused" if tables.base is None and library.compiled_for("attention_forward", "cpu") else "eager"
@@ -68,7 +68,7 @@ def attend_with_tables(
     """
     if q is None or k is None:
         q = k = torch.zeros_like(v)
-    name = choose_backend(q, tables) if check_backend(backend) == "auto" else backend
+    name = _auto_backend(q, tables) if check_backend(backend) == "auto" else backend
     if name == "triton" or (name == "fused" and tables.base is not None):
         with_bias = "" if tables.base is None else " together with an attention bias"
         raise ConfigError(
