@@ -32,7 +32,7 @@ from tests.unit.test_packing import seen
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by a deep copy
 
 B, T = 4, 16
-SMALL = {"encoder_layers": 2, "max_positions": T}
+SMALL = {"encoder_layers": 2, "encoder_attention_heads": 2, "max_positions": T}
 # Every preset; those that differ in nothing but sizes, which are small here, are one.
 KINDS = {str({k: v for k, v in PRESETS[name].items() if k not in SIZES}): name for name in reversed(PRESETS)}.values()
 
