@@ -166,6 +166,15 @@ class OptimizationConfig(FairseqDataclass):
     stop_min_lr: float = option(-1.0, "stop when the learning rate falls to this value (-1: never)")
     use_bmuf: bool = carried(False, BMUF)
     skip_remainder_batch: bool = option(False, "drop the incomplete group of batches at the end of an epoch")
+    freeze: str = option(
+        "", "comma-separated pieces of names; parameters whose names contain one are not trained, as in _ssm.", new=True
+    )
+    lr_scales: str = option(
+        "",
+        "comma-separated pieces of names with factors, as in embed_=0.1,_ssm.=0.5: the learning rate of parameters whose names "
+        "contain one is multiplied by it (the last that fits counts)",
+        new=True,
+    )
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ Parameters of equal tags, the last aside, share a group. Without tags there is o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -51,13 +51,54 @@ def copy_tags(source: Parameter, target: Parameter) -> None:
             setattr(target, tag, getattr(source, tag))
 
 
+def freeze(named: Sequence[tuple[str, Parameter]], pieces: str) -> None:
+    """Train no parameter whose name contains one of the comma-separated ``pieces``. Raises ConfigError."""
+    for piece in _pieces(pieces):
+        for parameter in _named(named, piece, "optimization.freeze"):
+            parameter.requires_grad_(False)
+
+
+def scale_rates(named: Sequence[tuple[str, Parameter]], scales: str) -> None:
+    """Tag parameters with the factors of ``scales``, comma-separated ``piece=factor``, on what their modules want.
+
+    Raises ConfigError.
+    """
+    factors: dict[Parameter, float] = {}
+    for part in _pieces(scales):
+        piece, _, text = part.rpartition("=")
+        try:
+            factor = float(text)
+        except ValueError:
+            factor = 0.0
+        if not piece or not 0 < factor < float("inf"):
+            raise ConfigError(
+                f"optimization.lr_scales must be pieces of names with factors above 0, as in embed_=0.1, but has {part!r}"
+            )
+        factors |= dict.fromkeys(_named(named, piece, "optimization.lr_scales"), factor)
+    for parameter, factor in factors.items():
+        tagged: Any = parameter
+        tagged.lr_scale = getattr(parameter, "lr_scale", 1.0) * factor
+
+
+def _pieces(text: str) -> list[str]:
+    return [piece.strip() for piece in text.split(",") if piece.strip()]
+
+
+def _named(named: Sequence[tuple[str, Parameter]], piece: str, key: str) -> list[Parameter]:
+    found = [parameter for name, parameter in named if piece in name]
+    if not found:
+        some = ", ".join(name for name, _ in named[:3])
+        raise ConfigError(f"{key}: no parameter has {piece!r} in its name (names are {some}, ...)")
+    return found
+
+
 def parameter_groups(named: Iterable[tuple[str, Parameter]], no_decay: str = "") -> list[dict[str, Any]]:
     """The groups for a torch optimizer: ``params`` and the entries in which a group differs from its defaults.
 
     ``no_decay``: comma-separated pieces of names; a parameter whose name contains one gets no weight decay, unless its
     tags say otherwise. The group without entries of its own comes first, the others as they appear.
     """
-    pieces = [piece.strip() for piece in no_decay.split(",") if piece.strip()]
+    pieces = _pieces(no_decay)
     groups: dict[tuple[tuple[str, float], ...], list[Parameter]] = {(): []}
     for name, param in named:
         if pieces and not name:

@@ -34,6 +34,7 @@ from fairseq.models.loading import MisfitError, load_weights
 from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
+from fairseq.optim.parameter_groups import freeze, scale_rates
 from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.compilation import compile_layers
 from fairseq.training.inherited import keep_bpe, misfit
@@ -103,6 +104,8 @@ class Trainer:
 
     def _trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         owners = (*self.model.named_parameters(), *self.criterion.named_parameters())
+        freeze(owners, self.cfg.optimization.freeze)
+        scale_rates(owners, self.cfg.optimization.lr_scales)
         named = [(name, parameter) for name, parameter in owners if parameter.requires_grad]
         if not named:
             raise TrainingError("the model has no trainable parameter; check what it freezes")

@@ -16,6 +16,7 @@ from fairseq.optim.configs import PolynomialDecayLRScheduleConfig
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 from fairseq.optim.lr_scheduler import build_lr_scheduler
+from fairseq.optim.parameter_groups import freeze, scale_rates
 from tests.unit.test_precision import Tied, root, train
 
 MODES = [
@@ -197,3 +198,27 @@ def test_overrides_leave_what_parameters_ask_for() -> None:
 def test_tags_that_make_no_sense(tags: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"dense\.bias"):
         build_optimizer(SimpleNamespace(_name="sgd", lr=[0.1]), tagged(Tied(), dense_bias=tags).named_parameters())
+
+
+def test_freezing_and_rates_by_name() -> None:
+    model = Tied()
+    model.get_parameter("dense.bias").lr_scale = 0.5  # type: ignore[attr-defined]
+    named = list(model.named_parameters())
+    freeze(named, "embed, ")
+    scale_rates(named, "dense=0.1,dense.bias=0.5")
+    assert not model.embed.weight.requires_grad and model.dense.weight.requires_grad
+    assert [getattr(parameter, "lr_scale", None) for _, parameter in named] == [None, None, 0.1, 0.25]
+    freeze(named, "")
+    scale_rates(named, "")
+    for wrong, words in (("other", "freeze: no parameter has 'other' in its name"),):
+        with pytest.raises(ConfigError, match=words):
+            freeze(named, wrong)
+    for wrong, words in (
+        ("other=2", "lr_scales: no parameter has 'other'"),
+        ("dense", "pieces of names with factors above 0.*'dense'"),
+        ("dense=0", "above 0"),
+        ("=1", "above 0"),
+        ("dense=x", "above 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            scale_rates(named, wrong)

@@ -160,3 +160,27 @@ def test_other_positions_name_the_option() -> None:
             small_model(max_positions=16, **own).load_state_dict(state)
     alibi = {"no_token_positional_embeddings": True, "encoder_alibi": True}
     small_model(max_positions=64, **alibi).load_state_dict(small_model(max_positions=16, **alibi).state_dict())
+
+
+@pytest.mark.parametrize("offset", [None, 0])
+def test_positions_are_extended_when_asked(offset: int | None) -> None:
+    key, first = "encoder.sentence_encoder.embed_positions.weight", 2 if offset is None else 0
+    state = small_model(max_positions=6, learned_offset=offset).state_dict()
+    with pytest.raises(CheckpointError, match=r"or model.extend_positions=tile or interpolate"):
+        small_model(max_positions=16, learned_offset=offset).load_state_dict(dict(state))
+    tables = {}
+    for how in ("tile", "interpolate"):
+        longer = small_model(max_positions=16, learned_offset=offset, extend_positions=how)
+        longer.load_state_dict(dict(state))
+        tables[how] = longer.state_dict()[key]
+        assert torch.equal(tables[how][:first], state[key][:first]) and len(tables[how]) == 16 + first
+    stored = state[key][first:]
+    assert torch.equal(tables["tile"][first:], torch.cat([stored, stored, stored[:4]]))
+    drawn = tables["interpolate"][first:]
+    assert torch.allclose(drawn[[0, 3, 6, 9, 12, 15]], stored, atol=1e-6)
+    assert torch.allclose(drawn[1], stored[0] * 2 / 3 + stored[1] / 3, atol=1e-6)
+    same = small_model(max_positions=6, learned_offset=offset, extend_positions="tile")
+    same.load_state_dict(dict(state))
+    assert torch.equal(same.state_dict()[key], state[key])
+    with pytest.raises(ConfigError, match="model.extend_positions must be one of tile, interpolate"):
+        small_model(extend_positions="mirror")

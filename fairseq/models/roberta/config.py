@@ -18,6 +18,7 @@ from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, LM_HEADS, POSITIO
 
 _OLD = OUT_OF_SCOPE["model"]
 ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused", "triton")
+EXTENSIONS = ("tile", "interpolate")
 POOLINGS = ("first", "mean", "masked_mean")
 ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "silu", "tanh", "linear")
 
@@ -40,6 +41,14 @@ class RobertaConfig(FairseqDataclass):
     )
     max_source_positions: int | None = option(
         None, "always overwritten with max_positions; kept because old files carry it"
+    )
+
+    extend_positions: str | None = option(
+        None,
+        "learned positions of a checkpoint for shorter inputs than max_positions: repeated (tile) or drawn out (interpolate); "
+        "default: an error",
+        choices=EXTENSIONS,
+        new=True,
     )
 
     # Activations, norms and regularization

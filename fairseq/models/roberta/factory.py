@@ -19,7 +19,14 @@ from fairseq.dataclass.base import MISSING, convert
 from fairseq.dataclass.slots import Variant, settled, slots_of, variant_specs
 from fairseq.errors import ConfigError
 from fairseq.models.loading import parse_layers
-from fairseq.models.roberta.config import ACTIVATIONS, ATTENTION_BACKENDS, OLD_OPTIONS, POOLINGS, RobertaConfig
+from fairseq.models.roberta.config import (
+    ACTIVATIONS,
+    ATTENTION_BACKENDS,
+    EXTENSIONS,
+    OLD_OPTIONS,
+    POOLINGS,
+    RobertaConfig,
+)
 from fairseq.modules.encoder import Encoder, EncoderLayer, EncoderOptions
 from fairseq.modules.feed_forward import Linear
 from fairseq.modules.positions import TokenEmbedding
@@ -95,14 +102,16 @@ def check_sizes(config: RobertaConfig) -> None:
         value = getattr(config, name)
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"model.{name} must lie between 0 and 1, but is {value} instead")
-    for name, known in (
-        ("activation_fn", ACTIVATIONS),
-        ("pooler_activation_fn", ACTIVATIONS),
-        ("attention_backend", ATTENTION_BACKENDS),
-        ("pooling", POOLINGS),
-    ):
+    choices: dict[str, tuple[str, ...]] = {
+        "activation_fn": ACTIVATIONS,
+        "pooler_activation_fn": ACTIVATIONS,
+        "attention_backend": ATTENTION_BACKENDS,
+        "pooling": POOLINGS,
+        "extend_positions": EXTENSIONS,
+    }
+    for name, known in choices.items():
         value = getattr(config, name)
-        if value not in known:
+        if value is not None and value not in known:
             hint = nearest(value, list(known))
             raise ConfigError(f"model.{name} must be one of {', '.join(known)}, but is {value!r} instead{hint}")
     if config.max_positions is not None and config.max_positions < 1:

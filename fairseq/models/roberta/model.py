@@ -30,6 +30,7 @@ from fairseq.models.roberta.presets import DEFAULT_MAX_POSITIONS, base_architect
 from fairseq.models.roberta.upgrade import (
     check_positions,
     check_vocabulary,
+    extend_positions,
     rename_legacy,
     upgrade_heads,
     upgrade_version,
@@ -180,7 +181,9 @@ class RobertaEncoder(FairseqEncoder):
         if isinstance(positions, nn.Embedding):
             key = f"{name}.sentence_encoder.embed_positions.weight".lstrip(".")
             usual = self.padding_idx + 1
-            check_positions(state_dict, key, positions, getattr(positions, "offset", usual), usual)
+            offset = getattr(positions, "offset", usual)
+            extend_positions(state_dict, key, positions, offset, self.config.extend_positions)
+            check_positions(state_dict, key, positions, offset, usual)
         upgrade_version(state_dict, f"{name}.sentence_encoder" if name else "sentence_encoder", self.sentence_encoder)
         return state_dict
 

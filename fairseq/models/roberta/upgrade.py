@@ -85,6 +85,27 @@ def check_vocabulary(state: dict[str, Any], key: str, dictionary: Any) -> None:
     )
 
 
+def extend_positions(state: dict[str, Any], key: str, table: nn.Embedding, offset: int, how: str | None) -> None:
+    """Make the position table ``key`` as long as ``table``, where it is shorter and ``how`` says by what means.
+
+    ``tile`` repeats its rows; ``interpolate`` lays them over the whole length, the first and the last staying what they are,
+    and fills in straight lines between them. The ``offset`` rows before that of the first position stay.
+    """
+    found = state.get(key)
+    if how is None or found is None or found.size(1) != table.embedding_dim:
+        return
+    rows, wanted = found[offset:], table.num_embeddings - offset
+    if not 0 < len(rows) < wanted:
+        return
+    if how == "tile":
+        rows = rows.repeat(-(-wanted // len(rows)), 1)[:wanted]
+    else:
+        drawn = nn.functional.interpolate(rows.float().t()[None], size=wanted, mode="linear", align_corners=True)
+        rows = drawn[0].t().to(found.dtype)
+    state[key] = torch.cat([found[:offset], rows])
+    logger.info("learned positions are extended from %d to %d (%s)", len(found) - offset, wanted, how)
+
+
 def check_positions(state: dict[str, Any], key: str, table: nn.Embedding, offset: int, usual: int) -> None:
     """Raise CheckpointError, with the option to give, when the position table ``key`` differs from ``table`` in rows only.
 
@@ -101,9 +122,10 @@ def check_positions(state: dict[str, Any], key: str, table: nn.Embedding, offset
             f"model.learned_offset={other}, if the checkpoint was trained with this and {wanted} positions, or else "
             f"model.max_positions={stored}"
         )
+    longer = ", or model.extend_positions=tile or interpolate to make more of them" if stored < wanted else ""
     raise CheckpointError(
         f"the checkpoint has {stored} positions, but the model was made for {wanted}: set model.max_positions={stored} "
-        f"(sentence tasks: task.max_positions={stored}; --max-positions {stored} sets both)"
+        f"(sentence tasks: task.max_positions={stored}; --max-positions {stored} sets both){longer}"
     )
 
 
