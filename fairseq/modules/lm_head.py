@@ -122,6 +122,7 @@ class ProductHead(nn.Module):
     """
 
     takes_targets = True
+    takes_places = True
 
     def __init__(self, dim: int, vocab: int, weight: nn.Parameter | None = None, *, bias: bool = False) -> None:
         super().__init__()
