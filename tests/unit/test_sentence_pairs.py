@@ -119,7 +119,7 @@ def test_sentencepiece_training(tmp_path: Path) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "train_sentencepiece.py"))
     text = tmp_path / "text"
     text.write_text("".join(f"the {word} goes on over {word} hills\n" for word in ("cat", "dog", "sun") * 9))
-    script["main"](["--input", str(text), "--prefix", str(tmp_path / "sp"), "--vocab-size", "18"])
+    script["main"](["--input", str(text), "--prefix", str(tmp_path / "sp"), "--vocab-size", "20"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sp.dict.txt", "sp.model", "text"]
     dictionary = Dictionary.load(tmp_path / "sp.dict.txt")
     bpe = build_bpe(SentencepieceConfig(_name="sentencepiece", sentencepiece_model=str(tmp_path / "sp.model")))
