@@ -1,7 +1,7 @@
 """Adam as fairseq defines it (``--optimizer adam``), and AdamW as published (``--optimizer adamw``).
 
-fairseq's adds epsilon to the square root of the *uncorrected* second moment, and its decoupled weight decay hits every
-parameter, biases and layer norms included. AdamW is not in the original fairseq.
+fairseq's adds epsilon to the square root of the *uncorrected* second moment, and its decoupled weight decay by default hits
+every parameter, biases and layer norms included. AdamW is not in the original fairseq.
 """
 
 from __future__ import annotations
@@ -218,6 +218,8 @@ class DeferredScaling(FairseqOptimizer):
 @register_optimizer("adam", dataclass=FairseqAdamConfig)
 class FairseqAdam(DeferredScaling):
     """The optimizer of old recipes; the class name is stored in checkpoints."""
+
+    decays_by_name = True
 
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
