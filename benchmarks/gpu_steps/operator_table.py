@@ -19,10 +19,10 @@ from fairseq.modules.attention_backends import BACKENDS, attend
 from fairseq.modules.attention_bias import ALiBi, alibi_slopes
 from fairseq.ops import adam, fast_feed_forward, residual
 from fairseq.ops.alibi_attention import alibi_attention
+from fairseq.ops.flash_attention import flash_attention
 from fairseq.ops.linear import linear
 from fairseq.ops.linear_cross_entropy import linear_cross_entropy
 from fairseq.ops.packed_attention import packed_attention
-from fairseq.ops.triton.attention import flash_attention
 from gpu_steps.setting import Setting
 
 Inputs = dict[str, Tensor]
