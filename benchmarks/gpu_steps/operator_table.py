@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fairseq.modules.attention_backends import BACKENDS, attend
 from fairseq.modules.attention_bias import ALiBi, alibi_slopes
-from fairseq.ops import adam, residual
+from fairseq.ops import adam, fast_feed_forward, residual
 from fairseq.ops.alibi_attention import alibi_attention
 from fairseq.ops.flash_attention import flash_attention
 from fairseq.ops.linear import linear
@@ -33,7 +33,7 @@ SEED = 1234567890123
 HEADS = 4
 COVERED = (
     "alibi_attention", "packed_attention", "flash_attention", "dropout_add", "cross_entropy_rows_",
-    "linear", "low_precision_adam_", "block_norms",
+    "linear", "low_precision_adam_", "block_norms", "fast_feed_forward", "fff_",
 )  # fmt: skip
 
 
@@ -69,6 +69,11 @@ def table(setting: Setting) -> dict[str, Entry]:
     loss = functools.partial(_head, rows=rows, channels=channels, vocabulary=vocabulary)
     entries["linear_cross_entropy"] = (loss, _loss, ALL)
     entries["linear"] = (functools.partial(_maps, rows=rows, channels=channels), _linear, ALL)
+    for depth, trees in ((6, 2), (0, 1000), (1, 700)):  # walked, and through products
+        few = setting.size(trees, min(trees, 20))
+        nodes = functools.partial(_trees, rows=rows, channels=channels, depth=depth, trees=few)
+        call = functools.partial(_feed_forward, depth=depth, trees=few)
+        entries[f"fast_feed_forward, {trees} trees of depth {depth}"] = (nodes, call, ALL)
     entries["low_precision_adam_"] = (functools.partial(_weights, size=rows * channels + 3), _adam, HALF)
     entries["block_norms"] = (functools.partial(_weights, size=rows * channels + 3), _norms, HALF)
     return entries
@@ -169,6 +174,16 @@ def _maps(generator: torch.Generator, rows: int, channels: int) -> Inputs:
 
 def _linear(x: Inputs) -> list[Tensor]:
     return [linear(x["x"], x["weight"], x["bias"])]
+
+
+def _trees(generator: torch.Generator, rows: int, channels: int, depth: int, trees: int) -> Inputs:
+    nodes = trees * (2 ** (depth + 1) - 1)
+    tables = {name: 0.05 * _normal(generator, nodes, channels) for name in ("weight_in", "weight_out")}
+    return {"x": _normal(generator, rows, channels), "bias_in": _normal(generator, nodes), **tables}
+
+
+def _feed_forward(x: Inputs, depth: int, trees: int) -> list[Tensor]:
+    return [fast_feed_forward(x["x"], x["weight_in"], x["bias_in"], x["weight_out"], depth, trees)]
 
 
 def _weights(generator: torch.Generator, size: int) -> Inputs:

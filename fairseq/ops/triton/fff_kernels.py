@@ -77,7 +77,7 @@ def _backward(
     if for_x:
         _by_token(dlogits, nodes, weight_in, dx)
     if not for_weights:
-        return dx, *(weight_in.new_empty(0) for _ in range(3))
+        return dx, weight_in.new_empty(0), weight_in.new_empty(0), weight_in.new_empty(0)
     picks = _Picks(rows, len(weight_in))
     dweight_in = picks.sums(dlogits, x.reshape(tokens, x.size(-1)), weight_in.dtype)
     dbias = picks.sums(dlogits, logits.new_ones(tokens, 1), weight_in.dtype).view(-1)
@@ -214,20 +214,12 @@ def _share(z):
 
 @triton.jit
 def _activated(z, GELU: tl.constexpr):
-    if GELU:
-        value = z * _share(z)
-    else:
-        value = tl.where(z <= 0, 0.0, z)
-    return value
+    return z * _share(z) if GELU else tl.where(z <= 0, 0.0, z)
 
 
 @triton.jit
 def _slope(z, GELU: tl.constexpr):
-    if GELU:
-        slope = _share(z) + z * tl.exp(-0.5 * z * z) * 0.3989422804014327
-    else:
-        slope = tl.where(z > 0, 1.0, 0.0)
-    return slope
+    return _share(z) + z * tl.exp(-0.5 * z * z) * 0.3989422804014327 if GELU else tl.where(z > 0, 1.0, 0.0)
 
 
 @triton.jit(do_not_specialize=["trees", "levels", "tree_nodes"])
