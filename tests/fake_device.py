@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fairseq
+from fairseq.dataclass.configs import OptimizationConfig
 from fairseq.logging import metrics
 from fairseq.modules import attention_bias
 from fairseq.ops.triton import available
@@ -128,7 +129,7 @@ def configuration(
     return SimpleNamespace(
         common=common,
         optimizer=SimpleNamespace(_name=optimizer, lr=[0.01], **adam),
-        optimization=SimpleNamespace(update_freq=[1], clip_norm=1.0, lr=[0.01], freeze=""),
+        optimization=OptimizationConfig(clip_norm=1.0, lr=[0.01]),
         distributed_training=SimpleNamespace(distributed_world_size=1, device_id=0),
         ema=SimpleNamespace(
             **{"store_ema": ema, "ema_decay": 0.9, "ema_start_update": 0, "ema_update_freq": 1},
