@@ -128,7 +128,7 @@ def configuration(
     return SimpleNamespace(
         common=common,
         optimizer=SimpleNamespace(_name=optimizer, lr=[0.01], **adam),
-        optimization=SimpleNamespace(update_freq=[1], clip_norm=1.0, lr=[0.01]),
+        optimization=SimpleNamespace(update_freq=[1], clip_norm=1.0, lr=[0.01], freeze=""),
         distributed_training=SimpleNamespace(distributed_world_size=1, device_id=0),
         ema=SimpleNamespace(
             **{"store_ema": ema, "ema_decay": 0.9, "ema_start_update": 0, "ema_update_freq": 1},
