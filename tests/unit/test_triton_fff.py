@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairseq.ops import fast_feed_forward, fff_routes
+from fairseq.ops import fast_feed_forward, fff_products, fff_routes
 from fairseq.ops import fff as operator
 from fairseq.ops.fff_reference import backward_gathered, fast_feed_forward_reference, forward_gathered, nodes_of_tree
 from fairseq.ops.self_check import differences, worst
+from tests.fake_device import Waits, fake_cuda
 from tests.triton_tools import DEVICES, compile_for, in_interpreter, interpret, needs_triton, outside
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]  # the interpreter cuts bfloat16 off instead of rounding it
@@ -131,6 +132,40 @@ def test_without_kernels_rows_are_gathered(shape, activation):
     wanted = (expected.detach(), *torch.autograd.grad(expected, leaves, grad))
     for a, b in zip((y, *gradients), wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+class Silent:
+    """A kernel that does nothing."""
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **options: None
+
+
+@needs_triton
+@outside
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("depth", [0, 3])
+def test_nothing_waits_for_the_device(dtype, depth, monkeypatch):
+    from fairseq.ops.triton import fff_kernels as kernels
+
+    for name in ("_walk_kernel", "_slopes_kernel", "_segments_kernel"):
+        monkeypatch.setattr(kernels, name, Silent())
+    rows = 2 * nodes_of_tree(depth)
+    with fake_cuda(monkeypatch), Waits() as waits:
+        x, weight_in, bias, weight_out, grad = (
+            torch.empty(shape, dtype=dtype, device="cuda") for shape in ((9, 8), (rows, 8), (rows,), (rows, 6), (9, 6))
+        )
+        for forward, backward in (
+            (kernels.OPERATORS[NAMES[0]], kernels.OPERATORS[NAMES[1]]),
+            (fff_products.forward_products, fff_products.backward_products),
+        ):
+            y, nodes, logits = forward(x, weight_in, bias, weight_out, depth, 2, "gelu", True)
+            gradients = backward(grad, x, weight_in, weight_out, nodes, logits, "gelu", True, True)
+            assert y.shape == (9, 6) and y.dtype == dtype and nodes.shape == logits.shape == (9, 2, depth + 1)
+            assert [t.shape for t in gradients] == [t.shape for t in (x, weight_in, bias, weight_out)]
+            assert all(t.dtype == dtype and t.device.type == "cuda" for t in gradients)
+        assert kernels.OPERATORS[NAMES[2]](x, weight_in, bias, depth, 2).shape == nodes.shape
+    assert not waits.lines, waits.report()
 
 
 @needs_triton
