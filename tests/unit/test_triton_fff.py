@@ -27,7 +27,7 @@ def kernels(monkeypatch):
     """With small pieces and tiles, so that there are many."""
     from fairseq.ops.triton import fff_kernels
 
-    for name, value in (("PIECE", 5), ("_WIDTH", 64), ("_WIDEST", 64)):
+    for name, value in (("PIECE", 5), ("_WIDTH", 128), ("_WIDEST", 64)):
         monkeypatch.setattr(fff_kernels, name, value)
     return fff_kernels
 
