@@ -52,8 +52,8 @@ class Adam(torch.optim.Optimizer):
     The keys of a group are those of the original's checkpoints: lr, betas, eps, weight_decay, amsgrad (always False).
 
     With ``sparse_rows`` parameters with the tag of this name (tables of fast feed-forward layers) are updated sparsely:
-    a row (index of the first dimension) that is all zeros in the gradient, after micro-batches and workers have been
-    summed, keeps its weights and both moments to the bit and does not decay. ``step`` counts the updates of the whole
+    a row (index of the first dimension) that is all zeros in the gradient of the update, the sum over micro-batches
+    and workers, keeps its weights and both moments to the bit and does not decay. ``step`` counts the updates of the whole
     parameter all the same and corrects the bias of every row, so that a row that is seldom visited takes its first steps
     as late ones, and its moments are averages over the updates that visited it. A row that was visited but whose
     gradient is zero nevertheless (dead ReLU, float16 underflow) counts as not visited.

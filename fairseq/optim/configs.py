@@ -15,8 +15,8 @@ from fairseq.dataclass.base import II, FairseqDataclass, option
 # ---------------------------------------------------------------------------------------------------- optimizers
 
 _SPARSE_HELP = (
-    "rows of fast feed-forward tables that no token of the update visited (zero gradient, after summing over micro-batches "
-    "and workers) keep weights and moments and do not decay; the count of updates stays that of the optimizer"
+    "rows of fast feed-forward tables that no token of the update visited (zero gradient in the sum of its "
+    "micro-batches) keep weights and moments and do not decay; the count of updates stays that of the optimizer"
 )
 
 
