@@ -10,6 +10,7 @@ from fairseq.errors import ConfigError
 from fairseq.modules.bigs import BiGS, StateSpace, bigs, initial_frequencies
 from fairseq.modules.slots import EncoderContext, EncoderShape
 from tests.common import ROOT
+from tests.unit.roberta import small_model
 
 SHAPE = EncoderShape(dim=12, heads=3, ffn_dim=20, layers=1, max_positions=16, padding_idx=1)
 GOLDEN = load_file(ROOT / "tests" / "data" / "bigs" / "ssm.safetensors")
@@ -83,3 +84,40 @@ def test_exact_and_tanh_activation_differ() -> None:
         torch.manual_seed(0)
         results.append(BiGS(12, 20, modes=4, activation=name)(x, EncoderContext()))
     assert 0 < (results[0] - results[1]).abs().max() < 1e-2
+
+
+SMALL = {"encoder_layers": 2, "encoder_ffn_embed_dim": 20, "bigs_num_ssm": 4, "dropout": 0.0}
+
+
+def test_width_and_heads_need_not_fit() -> None:
+    model = small_model("roberta_bigs", **SMALL, encoder_embed_dim=10, encoder_attention_heads=4)
+    assert torch.isfinite(model(torch.tensor([[0, 5, 6, 2]]))[0]).all()
+    encoder = model.encoder.sentence_encoder
+    assert encoder.layer_norm is None and all(layer.dropout == 0.0 for layer in encoder.layers)
+
+
+@pytest.mark.parametrize("padding", ["masked", "leak"])
+def test_with_the_clap_head_and_zero_masking(padding: str) -> None:
+    model = small_model(
+        "roberta_bigs", **SMALL, lm_head="clap", zero_masking=True, bigs_padding=padding, layernorm_embedding=False
+    )
+    with torch.no_grad():  # with fresh weights what leaks is below rounding
+        for name, parameter in model.named_parameters():
+            parameter.mul_(30.0 if "proj" in name else 1.0)
+    ids = torch.tensor([[0, 5, 31, 6, 2], [0, 31, 2, 1, 1]])  # 31: beyond the dictionary, a mask
+    where = ids.eq(31)
+    loss = model(ids, masked_tokens=where, masked_targets=torch.tensor([7, 8]))[0]
+    loss.backward()
+    assert torch.isfinite(loss) and all(p.grad is not None for p in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        alone, together = model(ids[1:, :3])[0], model(ids)[0][1:, :3]
+    assert torch.allclose(alone, together, atol=1e-5) == (padding == "masked")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"attention_bias": "alibi", "positions": "none"}, {"encoder_alibi": True, "positions": "none"}]
+)
+def test_alibi_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="the token mixer bigs has no attention scores"):
+        small_model("roberta_bigs", **SMALL, **settings)
