@@ -54,7 +54,9 @@ def test_glue(padding: str, tmp_path: Path) -> None:
     flags += "--optimizer adam --lr 0.01 --max-update 2 --batch-size 4 --num-workers 0 --log-format none".split()
     run_command("train", "data-bin", *flags, *SIZES, "--bigs-padding", padding, cwd=tmp_path, timeout=900)
     tiny_glue(tmp_path / "glue")
-    words = "--bpe none --tasks RTE --seeds 1 --jobs 1 --cpu --recipe bigs-frozen --keep-checkpoints all --out out".split()
+    words = (
+        "--bpe none --tasks RTE --seeds 1 --jobs 1 --cpu --recipe bigs-frozen --keep-checkpoints all --out out".split()
+    )
     words += "--set lr=1e-2 token_types=true epochs=2".split()
     place = ["--checkpoint", "checkpoints/checkpoint_last.pt", "--data-dir", "glue"]
     run_command("glue", *place, *words, cwd=tmp_path, timeout=900)
