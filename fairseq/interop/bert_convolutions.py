@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fairseq.checkpoint.atomic import atomic_save
+from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.configs import SentencepieceConfig
 from fairseq.data.encoders.libraries import SentencepieceBPE
 from fairseq.errors import CheckpointError
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 HEAD = "sentence_classification_head"
 WORDS, WORD_BIAS = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
+POSITIONS = "bert.embeddings.position_embeddings.weight"
 TIED = {"cls.predictions.decoder.weight": WORDS, "cls.predictions.decoder.bias": WORD_BIAS}
 OUR_WORDS, OUR_HEAD = "encoder.sentence_encoder.embed_tokens.weight", "encoder.lm_head."
 _NORM = "layernorm_embedding"
@@ -241,6 +243,8 @@ def weights_to_bert(ours: Mapping[str, Tensor], order: Sequence[int], config: Ro
             weights[prefix + their] = value
         elif module in (inside if layer else outside) and key != f"{OUR_HEAD}weight":
             their = f"{prefix}{(inside if layer else outside)[module]}.{name}"
+            if their == POSITIONS:
+                value = value[_first_position(config) :]
             weights[their] = vocabulary.to_theirs(value, order) if their in (WORDS, WORD_BIAS) else value
         elif key != f"{OUR_HEAD}weight" and not key.endswith(".version"):
             logger.warning("a BERT with convolutions has no place for %s, which is left out", key)
@@ -249,6 +253,12 @@ def weights_to_bert(ours: Mapping[str, Tensor], order: Sequence[int], config: Ro
             "the head has weights of its own, but a BERT with convolutions shares those of the embeddings"
         )
     return weights | _derived(weights, config) | {alias: weights[source] for alias, source in TIED.items()}
+
+
+def _first_position(config: RobertaConfig) -> int:
+    """The row of our table that the first token has; theirs is 0."""
+    offset = config.variants["positions"].options["offset"]
+    return Dictionary().pad() + 1 if offset is None else offset
 
 
 def _derived(weights: Mapping[str, Tensor], config: RobertaConfig) -> dict[str, Tensor]:

@@ -191,6 +191,23 @@ def test_strings_are_read_as_the_original_reads_them() -> None:
         original_projection("qk", "convolution 3")
 
 
+def test_positions_that_begin_later(tmp_path: Path) -> None:
+    """As models have them that were trained here with default settings."""
+    hub = converted(folder_of("convbert", tmp_path / "source"), tmp_path / "out")
+    state = torch.load(tmp_path / "out" / "model.pt", weights_only=False)
+    model = {key: value for key, value in state["cfg"]["model"].items() if not key.startswith("learned_")}
+    key = "encoder.sentence_encoder.embed_positions.weight"
+    table = state["model"][key]
+    weights = {**state["model"], key: torch.cat([torch.zeros(2, table.size(1)), table])}
+    torch.save({**state, "model": weights, "cfg": {**state["cfg"], "model": model}}, tmp_path / "out" / "model.pt")
+    moved = RobertaModel.from_pretrained(str(tmp_path / "out"), "model.pt", str(tmp_path / "out"), bpe=None).eval()
+    ids = torch.tensor([[0, 9, 8, 2]])
+    torch.testing.assert_close(moved.model(ids)[0], hub.model(ids)[0])
+    convert_checkpoint("fairseq", "bert-convolutions", tmp_path / "out", tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert all(torch.equal(back[name], value) for name, value in their_state("convbert").items())
+
+
 def test_models_that_it_cannot_be(tmp_path: Path) -> None:
     source = folder_of("convbert", tmp_path / "source")
     converted(source, tmp_path / "out")
