@@ -29,6 +29,7 @@ from fairseq.interop.portable import (
     CONFIG,
     PICKLE,
     SENTENCEPIECE,
+    TOKENIZER_CONFIG,
     PortableModel,
     files_beside,
     heads_in,
@@ -114,7 +115,7 @@ class BertConvolutions:
         scaled = "convolution_scaled" in settings["conv_attention_kernel"]
         weights = weights_from_bert(theirs, order, scaled)
         complete = _with_head(weights, settings, size)
-        bpe = {"_name": "sentencepiece", "sentencepiece_model": SENTENCEPIECE} if pieces is not None else None
+        bpe = None if pieces is None else _bpe(files)
         state = make_state("bert_conv_base", settings, complete, symbols, settings["max_positions"], bpe)
         origin: dict[str, Any] = {"special": ids, "rows": order, "config": config, "keys": sorted(stored)}
         return PortableModel(state, symbols, files, origin)
@@ -157,6 +158,13 @@ def _pieces(path: Path) -> list[str]:
     """The pieces of a sentencepiece model by id; "" for those that no text gives."""
     model = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(path))).sp
     return ["" if model.IsControl(row) or model.IsUnknown(row) else model.IdToPiece(row) for row in range(len(model))]
+
+
+def _bpe(files: Mapping[str, Path]) -> dict[str, Any]:
+    """The original reads text with ALBERT's tokenizer, in lower case, and saves its (empty) settings beside it."""
+    settings = TOKENIZER_CONFIG in files and load_json(files[TOKENIZER_CONFIG]).get("do_lower_case", True)
+    bpe: dict[str, Any] = {"_name": "sentencepiece", "sentencepiece_model": SENTENCEPIECE}
+    return {**bpe, "sentencepiece_albert": True} if settings else bpe
 
 
 def _usual(config: Mapping[str, Any], size: int, pieces: Sequence[str] | None) -> dict[str, int]:
@@ -257,7 +265,7 @@ def weights_to_bert(ours: Mapping[str, Tensor], order: Sequence[int], config: Ro
 
 def _first_position(config: RobertaConfig) -> int:
     """The row of our table that the first token has; theirs is 0."""
-    offset = config.variants["positions"].options["offset"]
+    offset = config.variants["positions"].options.get("offset")
     return Dictionary().pad() + 1 if offset is None else offset
 
 

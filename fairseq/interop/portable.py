@@ -36,12 +36,12 @@ from fairseq.registry import TASKS
 
 SAFETENSORS, PICKLE, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 TOKENIZER = "tokenizer.json"
-VOCABULARY, SENTENCEPIECE = "vocab.txt", "spiece.model"
+VOCABULARY, SENTENCEPIECE, TOKENIZER_CONFIG = "vocab.txt", "spiece.model", "tokenizer_config.json"
 BESIDE = (  # files that go along as they are
     TOKENIZER,
     VOCABULARY,
     SENTENCEPIECE,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
 )

@@ -172,6 +172,11 @@ def test_the_sentencepiece_model_goes_along(tmp_path: Path) -> None:
     assert torch.equal(
         embedded, state["bert.embeddings.word_embeddings.weight"][pieces.encode("the moon goes over hills")]
     )
+    (source / "tokenizer_config.json").write_text("{}")
+    convert_checkpoint("bert-convolutions", "fairseq", source, tmp_path / "out")
+    for options in ({}, {"sentencepiece_albert": True}):
+        hub = RobertaModel.from_hub(str(tmp_path / "out"), "model.pt", str(tmp_path / "out"), **options)
+        assert hub.encode("The  M\u00f6\u00f6n goes over HILLS").tolist() == ids
     convert_checkpoint("fairseq", "bert-convolutions", tmp_path / "out", tmp_path / "back")
     assert (tmp_path / "back" / "spiece.model").read_bytes() == (source / "spiece.model").read_bytes()
 
