@@ -245,6 +245,11 @@ ARCHITECTURES: Registry[Any] = Registry(
             "roberta_zero_clap_large",
             "roberta_fff",
             "roberta_fff_large",
+            "roberta_conv",
+            "roberta_conv_absolute",
+            "roberta_conv_depthwise",
+            "roberta_convbert",
+            "bert_conv_base",
             "crammed_bert",
             "crammed_bert_3072",
             "crammed_bert_4095",
@@ -325,6 +330,7 @@ FORMATS: Registry[Any] = Registry(
         "ultrafastbert": Builtin("fairseq.interop.ultrafastbert"),
         "bigs-torch": Builtin("fairseq.interop.bigs"),
         "bigs-flax": Builtin("fairseq.interop.bigs"),
+        "bert-convolutions": Builtin("fairseq.interop.bert_convolutions"),
     },
 )
 
@@ -346,6 +352,7 @@ TOKEN_MIXERS: Registry[Any] = SlotRegistry(
     {
         "self_attention": Builtin("fairseq.modules.attention", "fairseq.modules.configs:SelfAttentionConfig"),
         "bigs": Builtin("fairseq.modules.bigs", "fairseq.modules.configs:BiGSConfig"),
+        "conv_attention": Builtin("fairseq.modules.conv_attention", "fairseq.modules.configs:ConvAttentionConfig"),
     },
 )
 CHANNEL_MIXERS: Registry[Any] = SlotRegistry(

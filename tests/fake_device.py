@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fairseq
+from fairseq.dataclass.configs import OptimizationConfig
 from fairseq.logging import metrics
 from fairseq.modules import attention_bias
 from fairseq.ops.triton import available
@@ -99,7 +100,9 @@ class Waits(TorchDispatchMode):
             self.note(f"copy from {source} to {target}")
 
 
-def configuration(mode: str, optimizer: str = "adam", memory_efficient: bool = False, ema: bool = False) -> Any:
+def configuration(
+    mode: str, optimizer: str = "adam", memory_efficient: bool = False, ema: bool = False, sparse: bool = False
+) -> Any:
     common = SimpleNamespace(
         **{name: name == mode for name in ("fp16", "bf16", "amp")},
         **{f"memory_efficient_{name}": name == mode and memory_efficient for name in ("fp16", "bf16")},
@@ -116,11 +119,17 @@ def configuration(mode: str, optimizer: str = "adam", memory_efficient: bool = F
         seed=1,
         empty_cache_freq=0,
     )
-    adam = {"adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.01, "no_decay": ""}
+    adam = {
+        "adam_betas": "(0.9, 0.98)",
+        "adam_eps": 1e-6,
+        "weight_decay": 0.01,
+        "no_decay": "",
+        "fff_sparse_update": sparse,
+    }
     return SimpleNamespace(
         common=common,
         optimizer=SimpleNamespace(_name=optimizer, lr=[0.01], **adam),
-        optimization=SimpleNamespace(update_freq=[1], clip_norm=1.0, lr=[0.01]),
+        optimization=OptimizationConfig(clip_norm=1.0, lr=[0.01]),
         distributed_training=SimpleNamespace(distributed_world_size=1, device_id=0),
         ema=SimpleNamespace(
             **{"store_ema": ema, "ema_decay": 0.9, "ema_start_update": 0, "ema_update_freq": 1},

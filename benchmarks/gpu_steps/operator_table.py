@@ -17,8 +17,9 @@ from torch import Tensor
 
 from fairseq.modules.attention_backends import BACKENDS, attend
 from fairseq.modules.attention_bias import ALiBi, alibi_slopes
-from fairseq.ops import adam, residual
+from fairseq.ops import adam, fast_feed_forward, residual
 from fairseq.ops.alibi_attention import alibi_attention
+from fairseq.ops.flash_attention import flash_attention
 from fairseq.ops.linear import linear
 from fairseq.ops.linear_cross_entropy import linear_cross_entropy
 from fairseq.ops.packed_attention import packed_attention
@@ -32,21 +33,27 @@ SEED = 1234567890123
 HEADS = 4
 COVERED = (
     "alibi_attention", "packed_attention", "flash_attention", "dropout_add", "cross_entropy_rows_",
-    "linear", "low_precision_adam_", "block_norms",
+    "linear", "low_precision_adam_", "block_norms", "fast_feed_forward", "fff_",
 )  # fmt: skip
 
 
 def table(setting: Setting) -> dict[str, Entry]:
     tokens, width = setting.size(300, 24), setting.size(64, 16)
     entries: dict[str, Entry] = {}
+    qkv = functools.partial(_qkv, tokens=tokens, width=width)
     for dropout in (0.0, 0.1):
         for bias, padded in ((True, True), (True, False), (False, True)):
             name = f"alibi_attention{'' if bias else ' without bias'}{', padding' * padded}, dropout {dropout}"
             call = functools.partial(_alibi, bias=bias, padded=padded, dropout=dropout)
-            entries[name] = (functools.partial(_qkv, tokens=tokens, width=width), call, ALL)
+            entries[name] = (qkv, call, ALL)
         packed = functools.partial(_packed, lengths=(tokens // 2, 1, tokens - tokens // 2 - 1), dropout=dropout)
         one = functools.partial(_qkv, tokens=tokens, width=width, sequences=1)
         entries[f"packed_attention, dropout {dropout}"] = (one, packed, ALL)
+        for packed_rows in (False, True):
+            call = functools.partial(_flash, packed_rows=packed_rows, dropout=dropout)
+            name = f"flash_attention, {'packed' if packed_rows else 'padding'}, dropout {dropout}"
+            types = (torch.float32,) if setting.tiny else ALL  # the interpreter of Triton is slow, and wrong in bf16
+            entries[name] = (one if packed_rows else qkv, call, types)
     for backend in BACKENDS:
         for bias in (True, False):
             call = functools.partial(_attend, backend=backend, bias=bias)
@@ -54,7 +61,7 @@ def table(setting: Setting) -> dict[str, Entry]:
             # flex compiles for many seconds each time, and the interpreter of Triton is wrong in bf16.
             unsafe = setting.tiny and backend == "triton"
             types = (torch.bfloat16,) if backend == "flex" else (torch.float32, torch.float16) if unsafe else ALL
-            entries[name] = (functools.partial(_qkv, tokens=tokens, width=width), call, types)
+            entries[name] = (qkv, call, types)
     rows, channels = setting.size(400, 20), setting.size(768, 32)
     entries["dropout_add"] = (functools.partial(_rows, rows=rows, channels=channels), _dropout_add, ALL)
     entries["dropout_add_layer_norm"] = (functools.partial(_rows, rows=rows, channels=channels), _norm, ALL)
@@ -62,6 +69,11 @@ def table(setting: Setting) -> dict[str, Entry]:
     loss = functools.partial(_head, rows=rows, channels=channels, vocabulary=vocabulary)
     entries["linear_cross_entropy"] = (loss, _loss, ALL)
     entries["linear"] = (functools.partial(_maps, rows=rows, channels=channels), _linear, ALL)
+    for depth, trees in ((6, 2), (0, 1000), (1, 700)):  # walked, and through products
+        few = setting.size(trees, min(trees, 20))
+        nodes = functools.partial(_trees, rows=rows, channels=channels, depth=depth, trees=few)
+        call = functools.partial(_feed_forward, depth=depth, trees=few)
+        entries[f"fast_feed_forward, {trees} trees of depth {depth}"] = (nodes, call, ALL)
     entries["low_precision_adam_"] = (functools.partial(_weights, size=rows * channels + 3), _adam, HALF)
     entries["block_norms"] = (functools.partial(_weights, size=rows * channels + 3), _norms, HALF)
     return entries
@@ -94,6 +106,28 @@ def _alibi(x: Inputs, bias: bool, padded: bool, dropout: float) -> list[Tensor]:
 def _packed(x: Inputs, lengths: tuple[int, ...], dropout: float) -> list[Tensor]:
     q, k, v = x["q"], x["k"], x["v"]
     return [packed_attention(q, k, v, lengths, _slopes(q, True), True, dropout, SEED)]
+
+
+def _flash(x: Inputs, packed_rows: bool, dropout: float) -> list[Tensor]:
+    q, k, v = x["q"], x["k"], x["v"]
+    lengths = (q.size(2) // 2, 1, q.size(2) - q.size(2) // 2 - 1)
+    if "_plain" in x:
+        return [_by_rows(q, k, v, lengths, dropout)] if packed_rows else _alibi(x, True, True, dropout)
+    counts = torch.tensor([0, *lengths], device=q.device).cumsum(0) if packed_rows else (~_padding(q)).sum(1)
+    where: dict[str, Any] = {"starts" if packed_rows else "token_counts": counts.to(torch.int32)}
+    return [flash_attention(q, k, v, _slopes(q, True), True, dropout_p=dropout, seed=SEED, **where)]
+
+
+def _by_rows(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], dropout: float) -> Tensor:
+    """The packed sequences as the rows of a padded batch, which have the same dropout."""
+    pad = torch.nn.functional.pad
+    rows = (
+        torch.cat([pad(part, (0, 0, 0, max(lengths) - part.size(2))) for part in x.split(lengths, dim=2)])
+        for x in (q, k, v)
+    )
+    padding = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]
+    out = alibi_attention(*rows, _slopes(q, True), True, padding, dropout, SEED)
+    return torch.cat([row[None, :, :length] for row, length in zip(out, lengths, strict=True)], dim=2)
 
 
 def _attend(x: Inputs, backend: str, bias: bool) -> list[Tensor]:
@@ -140,6 +174,16 @@ def _maps(generator: torch.Generator, rows: int, channels: int) -> Inputs:
 
 def _linear(x: Inputs) -> list[Tensor]:
     return [linear(x["x"], x["weight"], x["bias"])]
+
+
+def _trees(generator: torch.Generator, rows: int, channels: int, depth: int, trees: int) -> Inputs:
+    nodes = trees * (2 ** (depth + 1) - 1)
+    tables = {name: 0.05 * _normal(generator, nodes, channels) for name in ("weight_in", "weight_out")}
+    return {"x": _normal(generator, rows, channels), "bias_in": _normal(generator, nodes), **tables}
+
+
+def _feed_forward(x: Inputs, depth: int, trees: int) -> list[Tensor]:
+    return [fast_feed_forward(x["x"], x["weight_in"], x["bias_in"], x["weight_out"], depth, trees)]
 
 
 def _weights(generator: torch.Generator, size: int) -> Inputs:

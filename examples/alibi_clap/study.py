@@ -23,15 +23,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CONFIGS = HERE / "config" / "pretraining"
-BASELINE = "base"
 SHORT_RUN = ["optimization.max_update=40", "common.log_interval=10", "checkpoint.no_save=true"]
 SHORT_RUN += ["dataset.disable_validation=true"]
 NOT_COMPARABLE = {"zero_clap_self_masking": "it predicts every token, so that its perplexity is another quantity"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared: configurations of a folder, with differences to ``baseline``. ``settings`` are those of a run."""
+
+    configs: Path
+    baseline: str
+    settings: Callable[[argparse.Namespace, Run], list[str]]
+    script: str
 
 
 @dataclass
@@ -49,21 +58,31 @@ class Run:
         return out / f"{self.variant}-seed{self.seed}"
 
 
-def settings(args: argparse.Namespace, seed: int) -> list[str]:
+def settings(args: argparse.Namespace, run: Run) -> list[str]:
     """The overrides of every run."""
+    return [
+        *common_settings(args, run),
+        "task.shorten_method=truncate",
+        "task.shorten_to_fit=true",
+        f"model.encoder_ffn_embed_dim={4 * args.width}",
+        "optimization.clip_norm=1.0",
+        f"lr_scheduler.warmup_updates={max(1, args.updates // 10)}",
+        *args.set,
+    ]
+
+
+def common_settings(args: argparse.Namespace, run: Run) -> list[str]:
+    """The overrides that do not depend on the configurations."""
     steps = max(1, args.updates // args.validations)
     return [
         f"task.data={args.data.resolve()}",
-        f"common.seed={seed}",
+        f"common.seed={run.seed}",
         "common.fp16=false",
         f"common.log_interval={max(1, args.updates // 100)}",
         f"task.tokens_per_sample={args.tokens_per_sample}",
-        "task.shorten_method=truncate",
-        "task.shorten_to_fit=true",
         f"model.max_positions={args.tokens_per_sample}",
         f"model.encoder_layers={args.layers}",
         f"model.encoder_embed_dim={args.width}",
-        f"model.encoder_ffn_embed_dim={4 * args.width}",
         f"model.encoder_attention_heads={args.heads}",
         f"dataset.batch_size={args.batch_size}",
         "dataset.num_workers=0",
@@ -74,9 +93,6 @@ def settings(args: argparse.Namespace, seed: int) -> list[str]:
         f"optimization.max_update={args.updates}",
         f"optimization.lr=[{args.lr}]",
         "optimization.update_freq=[1]",
-        "optimization.clip_norm=1.0",
-        f"lr_scheduler.warmup_updates={max(1, args.updates // 10)}",
-        *args.set,
     ]
 
 
@@ -85,10 +101,10 @@ def command(args: argparse.Namespace, run: Run) -> list[str]:
     where = run.directory(args.out)
     return [
         *(sys.executable, "-m", "fairseq.cli.hydra_train"),
-        *("--config-dir", str(CONFIGS), "--config-name", run.variant),
+        *("--config-dir", str(args.study.configs), "--config-name", run.variant),
         f"hydra.run.dir={where}",
         f"checkpoint.save_dir={where / 'checkpoints'}",
-        *settings(args, run.seed),
+        *args.study.settings(args, run),
     ]
 
 
@@ -181,19 +197,19 @@ def spread(values: list[float]) -> str:
 
 def table(args: argparse.Namespace, runs: list[Run], speed: dict[str, float]) -> str:
     """Markdown: a row a variant, means over the seeds, standard deviations after the sign ±."""
-    by = {(run.variant, run.seed): run for run in runs}
+    by, base = {(run.variant, run.seed): run for run in runs}, args.study.baseline
     rows = [
-        "| variant | parameters | validation loss (bits) | perplexity | loss - base, seed by seed | tokens/s | memory (MB) |",
+        f"| variant | parameters | validation loss (bits) | perplexity | loss - {base}, seed by seed | tokens/s | memory (MB) |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for variant in dict.fromkeys(run.variant for run in runs):
         mine = [by[variant, seed] for seed in args.seeds]
         losses = [run.loss for run in mine]
-        gaps = [run.loss - by[BASELINE, run.seed].loss for run in mine]
+        gaps = [run.loss - by[base, run.seed].loss for run in mine]
         loss = statistics.mean(losses)
         rows.append(
             f"| {variant} | {mine[0].parameters:,} | {loss:.3f} {spread(losses)} | {2**loss:.2f} | "
-            + ("-" if variant == BASELINE else f"{statistics.mean(gaps):+.3f} {spread(gaps)}")
+            + ("-" if variant == base else f"{statistics.mean(gaps):+.3f} {spread(gaps)}")
             + f" | {speed[variant]:,.0f}"
             + f" | {statistics.mean(run.memory for run in mine):,.0f} |"
         )
@@ -230,13 +246,16 @@ def picture(args: argparse.Namespace, runs: list[Run], path: Path) -> None:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    known = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("data", type=Path, help="directory that fairseq-preprocess wrote")
-    parser.add_argument(
-        "--out", type=Path, default=HERE / "study", help="directory of the results (default: %(default)s)"
-    )
+    add_options(parser, HERE / "study")
     parser.add_argument("--variants", nargs="+", default=["alibi_asymmetrical", "learned_clap", "clap", "zero_clap"])
+    return checked(parser, argv, Study(HERE / "config" / "pretraining", "base", settings, "study.py"))
+
+
+def add_options(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Those that do not depend on the configurations."""
+    parser.add_argument("data", type=Path, help="directory that fairseq-preprocess wrote")
+    parser.add_argument("--out", type=Path, default=out, help="directory of the results (default: %(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--updates", type=int, default=2000)
     parser.add_argument("--validations", type=int, default=10, help="how often each run is validated")
@@ -248,24 +267,29 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--speed-rounds", type=int, default=3, help="short runs of each for its speed")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of every run")
+
+
+def checked(parser: argparse.ArgumentParser, argv: list[str] | None, study: Study) -> argparse.Namespace:
     args = parser.parse_args(argv)
+    args.study = study
+    known = sorted(path.stem for path in study.configs.glob("*.yaml"))
     for name in args.variants:
         if name not in known:
-            parser.error(f"no variant {name!r} in {CONFIGS}; there are: {', '.join(known)}")
+            parser.error(f"no variant {name!r} in {study.configs}; there are: {', '.join(known)}")
         if name in NOT_COMPARABLE:
             parser.error(f"{name} cannot be compared with the others: {NOT_COMPARABLE[name]}")
     if min(args.updates, args.validations, args.speed_rounds) < 1:
         parser.error("--updates, --validations and --speed-rounds must be at least 1")
     if not (args.data / "dict.txt").is_file():
         parser.error(f"{args.data} holds no dict.txt; give the directory that fairseq-preprocess wrote")
-    args.variants = list(dict.fromkeys([BASELINE, *args.variants]))
+    args.variants = list(dict.fromkeys([study.baseline, *args.variants]))
     args.seeds = list(dict.fromkeys(args.seeds))
     args.out = args.out.resolve()
     return args
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+def compare(args: argparse.Namespace, argv: list[str] | None) -> None:
+    """Make all runs of the study and write what came of them."""
     runs = []
     plan = [Run(variant, seed) for seed in args.seeds for variant in args.variants]
     for number, run in enumerate(plan, 1):
@@ -280,7 +304,9 @@ def main(argv: list[str] | None = None) -> None:
     runs.sort(key=lambda run: (args.variants.index(run.variant), run.seed))
     speed = measure_speed(args)
     text = table(args, runs, speed)
-    shown = shlex.join(["python", "examples/alibi_clap/study.py", *(sys.argv[1:] if argv is None else argv)])
+    shown = shlex.join(
+        ["python", f"examples/alibi_clap/{args.study.script}", *(sys.argv[1:] if argv is None else argv)]
+    )
     tokens = args.updates * args.batch_size * args.tokens_per_sample
     note = (
         f"{args.updates:,} updates of at most {args.batch_size * args.tokens_per_sample:,} tokens ({tokens:,} in all)."
@@ -292,6 +318,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     picture(args, runs, args.out / "curves.png")
     print(f"\n{text}\n\nwritten: {args.out / 'table.md'}, {args.out / 'curves.png'}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    compare(parse(argv), argv)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ PACKAGES = (
     "tqdm",
     "matplotlib",
     "tensorboard",
+    "triton",
     "wandb",
 )
 REFERENCE = "reference implementations run instead"

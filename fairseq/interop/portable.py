@@ -36,8 +36,15 @@ from fairseq.registry import TASKS
 
 SAFETENSORS, PICKLE, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 TOKENIZER = "tokenizer.json"
-VOCABULARY = "vocab.txt"
-BESIDE = (TOKENIZER, VOCABULARY, "tokenizer_config.json", "special_tokens_map.json")  # files that go along as they are
+VOCABULARY, SENTENCEPIECE, TOKENIZER_CONFIG = "vocab.txt", "spiece.model", "tokenizer_config.json"
+BESIDE = (  # files that go along as they are
+    TOKENIZER,
+    VOCABULARY,
+    SENTENCEPIECE,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 @dataclass

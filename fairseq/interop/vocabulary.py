@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq.data.dictionary import Dictionary
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.interop.portable import TOKENIZER, VOCABULARY, load_json
 
@@ -103,9 +104,18 @@ def our_order(special: Mapping[str, int], size: int) -> list[int]:
     return [*(special[name] for name in ("cls", "pad", "sep", "unk")), *others, special["mask"]]
 
 
-def symbols(order: Sequence[int]) -> list[str]:
-    """What ``dict.txt`` lists."""
-    return [str(row) for row in order[4:-1]]
+def symbols(order: Sequence[int], pieces: Sequence[str] | None = None) -> list[str]:
+    """What ``dict.txt`` lists: of row i the number i, or its piece; a piece that can be no symbol there is never written,
+    and gets a name that no text has."""
+    if pieces is None:
+        return [str(row) for row in order[4:-1]]
+    used: set[str] = {*Dictionary().symbols, "<mask>"}
+    found = []
+    for row in order[4:-1]:
+        piece = pieces[row] if row < len(pieces) else ""
+        found.append(piece if piece and piece not in used and not set(piece) & set(" \n") else f"madeupword{row:05d}")
+        used.add(found[-1])
+    return found
 
 
 def to_ours(table: Tensor, order: Sequence[int]) -> Tensor:

@@ -99,6 +99,7 @@ BPE_FILES = {
     "code": "bpe_codes",
     "bpecodes": "bpe_codes",
     "sentencepiece.bpe.model": "sentencepiece_model",
+    "spiece.model": "sentencepiece_model",
     "merges.txt": "bpe_merges",
     "vocab.json": "bpe_vocab",
     "encoder.json": "gpt2_encoder_json",

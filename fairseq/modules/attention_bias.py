@@ -27,10 +27,19 @@ def alibi_slopes(num_heads: int) -> tuple[float, ...]:
     return slopes if c == num_heads else slopes + alibi_slopes(2 * c)[::2][: num_heads - c]
 
 
-@torch.compiler.assume_constant_result
 def slopes_on(num_heads: int, device: torch.device) -> Tensor:
     """`alibi_slopes` (H,) float32, sent to ``device`` once: each time would be a copy that waits for it."""
     return _sent_slopes(num_heads, device)
+
+
+def computed_slopes(num_heads: int, device: torch.device) -> Tensor:
+    """`alibi_slopes` (H,) float32 computed on ``device``, for compiled graphs: what they hold as a constant would be uploaded
+    in each layer, and a tensor from outside would break them in two. The last bit may differ.
+    """
+    c = 1 << (num_heads.bit_length() - 1)
+    powers = torch.arange(1, c + 1, dtype=torch.float32, device=device) * (8 / c)
+    between = torch.arange(1, 2 * (num_heads - c) + 1, 2, dtype=torch.float32, device=device) * (4 / c)
+    return torch.exp2(-torch.cat([powers, between]))
 
 
 @functools.cache
@@ -61,7 +70,8 @@ class ALiBi:
 
     def slope_tensor(self, device: torch.device | str = "cpu") -> Tensor:
         """(H,) float32, not to be written to."""
-        return slopes_on(self.num_heads, torch.device(device))
+        at = torch.device(device)
+        return (computed_slopes if torch.compiler.is_compiling() else slopes_on)(self.num_heads, at)
 
     def dense(self, tokens: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         at = torch.arange(tokens, dtype=torch.float32, device=device)

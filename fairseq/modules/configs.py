@@ -79,3 +79,53 @@ class BiGSConfig(FairseqDataclass):
     bigs_ssm_weight_decay: bool = option(
         True, "decay the modes, steps and skips too, as the original does", action="boolean"
     )
+
+
+_OVER = "; default: as the string says"
+
+
+@dataclass(kw_only=True)
+class ConvAttentionConfig(FairseqDataclass):
+    """What attention with convolutions is made of: three strings, as the original spells them, and options that change one
+    thing of a string."""
+
+    conv_attention_kernel: str = option(
+        "qk_convfixed_convq_convk 8",
+        "words out of qk, convfixed, convq, convk, convolution or convolution_scaled, joined by _, and their reach; qk alone "
+        "is plain attention; convbert",
+    )
+    conv_attention_content: bool | None = option(None, "scores have products of queries and keys" + _OVER)
+    conv_attention_fixed: bool | None = option(
+        None, "scores have a table over relative positions for each head" + _OVER
+    )
+    conv_attention_query: bool | None = option(None, "scores have relative embeddings for queries" + _OVER)
+    conv_attention_key: bool | None = option(None, "scores have relative embeddings for keys" + _OVER)
+    conv_attention_depthwise: str | None = option(
+        None,
+        "a depthwise convolution of the values beside attention; scaled: times a trained number for each head" + _OVER,
+        choices=("none", "plain", "scaled"),
+    )
+    conv_attention_convbert: str | None = option(
+        None,
+        "dynamic convolutions in half of the heads, made by the key, as in the original, or by the query, as in ConvBERT"
+        + _OVER,
+        choices=("none", "key", "query"),
+    )
+    conv_attention_reach: int | None = option(None, "tokens to each side that the kernel tells apart" + _OVER)
+    conv_attention_value_projection: str = option(
+        "linear", "linear, or convolution[_depth][_mixed][_no_act] REACH GROUPS (depth: without GROUPS)"
+    )
+    conv_attention_value_mixed: bool | None = option(None, "half of the heads have linear values" + _OVER)
+    conv_attention_value_activation: bool | None = option(None, "activation after the depthwise convolution" + _OVER)
+    conv_attention_value_reach: int | None = option(None, "tokens to each side of the convolution" + _OVER)
+    conv_attention_value_groups: int | None = option(None, "groups of the convolution" + _OVER)
+    conv_attention_query_key_projection: str = option("linear", "as for values, or none")
+    conv_attention_query_key_mixed: bool | None = option(None, "half of the heads have linear queries and keys" + _OVER)
+    conv_attention_query_key_activation: bool | None = option(
+        None, "activation after the depthwise convolution" + _OVER
+    )
+    conv_attention_query_key_reach: int | None = option(None, "tokens to each side of the convolution" + _OVER)
+    conv_attention_query_key_groups: int | None = option(None, "groups of the convolution" + _OVER)
+    conv_attention_head_dim: int | None = option(
+        None, "width of a head; default: that of the encoder divided by the number of heads"
+    )

@@ -119,6 +119,7 @@ class Encoder(nn.Module):
 
     Children and their order are those of the original's state dict: version, embed_tokens, embed_positions,
     embed_token_types, layernorm_embedding, layers, layer_norm. ``embed_positions`` is a ``PositionEmbedding`` or None.
+    Embeddings of another width than the layers' go through ``embed_projection``, last of all.
     """
 
     version: Tensor
@@ -138,6 +139,7 @@ class Encoder(nn.Module):
         layer_norm: nn.Module | None,
         options: EncoderOptions,
         embed_token_types: nn.Embedding | None = None,
+        embed_projection: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("version", torch.tensor([3.0]))
@@ -146,6 +148,7 @@ class Encoder(nn.Module):
         self.embed_positions = embed_positions
         self.embed_token_types = embed_token_types
         self.layernorm_embedding = layernorm_embedding
+        self.embed_projection = embed_projection
         self.layers = nn.ModuleList(layers)
         self.layer_norm = layer_norm
 
@@ -177,7 +180,8 @@ class Encoder(nn.Module):
             x = x + positions(rows.enter(ids))
         if self.layernorm_embedding is not None:
             x = self.layernorm_embedding(x)
-        return dropout(x, self.options.dropout, self.training)
+        x = dropout(x, self.options.dropout, self.training)
+        return x if self.embed_projection is None else self.embed_projection(x)
 
     def forward(
         self,

@@ -48,6 +48,8 @@ class FastFeedForward(nn.Module):
         self.bias_in = nn.Parameter(torch.empty(nodes))
         self.weight_out = nn.Parameter(torch.empty(nodes, out_dim))
         self.bias_in.no_decay = True  # type: ignore[attr-defined]
+        for table in (self.weight_in, self.bias_in, self.weight_out):
+            table.sparse_rows = True  # type: ignore[attr-defined]
         self.reset_parameters()
 
     @torch.no_grad()

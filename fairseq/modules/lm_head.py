@@ -44,7 +44,8 @@ def projected_loss(
 class RobertaLMHead(nn.Module):
     """dense -> activation -> layer norm -> product with the token embeddings (or an own ``weight``) + bias.
 
-    (B, T, C) -> (B, T, V), or (N, V) for the N positions of ``masked_tokens``. With the ``targets`` (N,) of these
+    (B, T, C) -> (B, T, V), or (N, V) for the N positions of ``masked_tokens``. Embeddings of another width than C
+    (``embedding_dim``) make it that of everything after the dense layer. With the ``targets`` (N,) of these
     positions the result is the loss instead, summed, in nats, 0-dim; logits are then never kept.
     """
 
@@ -59,12 +60,14 @@ class RobertaLMHead(nn.Module):
         weight: nn.Parameter | None = None,
         *,
         norm_eps: float = 1e-5,
+        embedding_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.dense = Linear(embed_dim, embed_dim)
+        width = embed_dim if embedding_dim is None else embedding_dim
+        self.dense = Linear(embed_dim, width)
         self.activation_fn = get_activation_fn(activation_fn)
-        self.layer_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
-        self.weight = nn.Linear(embed_dim, output_dim, bias=False).weight if weight is None else weight
+        self.layer_norm = nn.LayerNorm(width, eps=norm_eps)
+        self.weight = nn.Linear(width, output_dim, bias=False).weight if weight is None else weight
         self.bias = nn.Parameter(torch.zeros(output_dim))
 
     def forward(
@@ -119,6 +122,7 @@ class ProductHead(nn.Module):
     """
 
     takes_targets = True
+    takes_places = True
 
     def __init__(self, dim: int, vocab: int, weight: nn.Parameter | None = None, *, bias: bool = False) -> None:
         super().__init__()
@@ -140,7 +144,9 @@ class ProductHead(nn.Module):
 
 @LM_HEADS.register("roberta")
 def roberta_head(shape: EncoderShape, vocab: int, embeddings: nn.Parameter | None) -> RobertaLMHead:
-    return RobertaLMHead(shape.dim, vocab, shape.activation, embeddings, norm_eps=shape.norm_eps)
+    return RobertaLMHead(
+        shape.dim, vocab, shape.activation, embeddings, norm_eps=shape.norm_eps, embedding_dim=shape.embedding_dim
+    )
 
 
 @LM_HEADS.register("clap")

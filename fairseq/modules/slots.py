@@ -36,6 +36,8 @@ class EncoderShape:
     norm_eps: float = 1e-5
     bias: bool = True
     """Linear maps have biases."""
+    embedding_dim: int | None = None
+    """Width of the embeddings of tokens, where it is not that of the encoder."""
 
     def norm(self) -> nn.LayerNorm:
         """A new layer norm over the channels."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fairseq.ops.attention import attention, check_tensors
 from fairseq.ops.packed_attention import packed
+from fairseq.ops.score_terms import TERMS
 
 
 def band_attention(
@@ -51,16 +52,27 @@ def band_attention(
         ValueError: shapes or types that do not fit, or no table.
     """
     check_tensors(q, k, v, key_padding_mask, dropout_p)
-    _check_tables(q, query_table, key_table, fixed_table)
-    if fixed_table is not None:
-        fixed = fixed_table[None, :, None].expand(q.size(0), -1, q.size(2), -1)
-        query_table = fixed if query_table is None else query_table + fixed
-    parameters = [_absent(q) if query_table is None else query_table, *_key_parts(q, key_table)]
+    parameters = _parameters(q, query_table, key_table, fixed_table)
     if lengths is None:
         return attention(q, k, v, "band", parameters, key_padding_mask, dropout_p, seed)[0]
     if key_padding_mask is not None or q.size(0) != 1:
         raise ValueError("`lengths` are for sequences in one row (B = 1) without a `key_padding_mask`")
     return packed(q, k, v, lengths, "band", parameters, dropout_p, seed)
+
+
+def band_scores(
+    q: Tensor, query_table: Tensor | None = None, key_table: Tensor | None = None, fixed_table: Tensor | None = None
+) -> Tensor:
+    """What the tables add to the scores of ``q`` (B, H, T, D), as one tensor (B, H, T, T)."""
+    return TERMS["band"].scores(_parameters(q, query_table, key_table, fixed_table), q.size(2))
+
+
+def _parameters(q: Tensor, query: Tensor | None, key: Tensor | None, fixed: Tensor | None) -> list[Tensor]:
+    _check_tables(q, query, key, fixed)
+    if fixed is not None:
+        fixed = fixed[None, :, None].expand(q.size(0), -1, q.size(2), -1)
+        query = fixed if query is None else query + fixed
+    return [_absent(q) if query is None else query, *_key_parts(q, key)]
 
 
 def _absent(q: Tensor) -> Tensor:

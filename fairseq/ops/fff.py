@@ -2,9 +2,11 @@
 
 Of N nodes a token visits one a level, in each of P binary trees: node j goes on to its left child 2j + 1 or its right one
 2j + 2, right when its logit is above 0 (zero and NaN go left). The output is the sum of ``activation(logit)`` times the
-output row over the visited nodes, all levels alike; nothing flows through the decisions. The operator reads and differentiates the rows of visited nodes only, so what stands
-in other rows, NaN included, has no influence, and their gradients are exact zeros. Kernels:
-``fairseq/csrc/torch/fast_feed_forward_cpu.cpp``; elsewhere, and as the reference implementation: ``fff_reference.py``.
+output row over the visited nodes, all levels alike; nothing flows through the decisions. The operator reads and differentiates
+the rows of visited nodes only, so what stands in other rows, NaN included, has no influence, and their gradients are
+exact zeros. Kernels: ``fairseq/csrc/torch/fast_feed_forward_cpu.cpp`` and ``fairseq/ops/triton/fff_kernels.py``;
+elsewhere, and as the reference implementation: ``fff_reference.py``. Wide shallow trees, most of whose nodes a token
+visits, go through matrix products instead (``fff_products.py``), as a dense layer does.
 
 Half precision: products add up in float32, and the decision is on that sum. The published code rounds logits to the half type
 first, so that a small logit which rounds to zero goes left there, and activations and outputs are rounded once more.
@@ -15,6 +17,8 @@ N = P n; row t n + j belongs to node j of tree t.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
 from typing import Any
 
@@ -22,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fairseq.ops import library
+from fairseq.ops.fff_products import backward_products, forward_products, pays
 from fairseq.ops.fff_reference import (
     backward_gathered,
     forward_gathered,
@@ -29,6 +34,7 @@ from fairseq.ops.fff_reference import (
     routes_gathered,
     wide,
 )
+from fairseq.ops.self_check import Source
 
 ACTIVATIONS = ("gelu", "relu")
 DEEPEST = 24  # node ids are kept in 32 bits
@@ -62,7 +68,9 @@ def fast_feed_forward(
         raise ValueError(f"`activation` must be gelu or relu, but is {activation!r}")
     tensors = (x, weight_in, bias_in, weight_out)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    return torch.ops.fairseq.fast_feed_forward_forward.default(*tensors, depth, num_trees, activation, keep)[0]
+    operators = torch.ops.fairseq
+    forward = operators.fff_products_forward if pays(x, weight_in, depth) else operators.fast_feed_forward_forward
+    return forward.default(*tensors, depth, num_trees, activation, keep)[0]
 
 
 def fff_routes(x: Tensor, weight_in: Tensor, bias_in: Tensor | None, depth: int, num_trees: int = 1) -> Tensor:
@@ -144,56 +152,68 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.save_for_backward(x, weight_in, weight_out, nodes, logits)
 
 
-def _backward(ctx: Any, grad: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
+def _backward(operator: str, ctx: Any, grad: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad[:4]
     if grad is None:
         return (None,) * 8
     if not ctx.keep:
-        raise RuntimeError("fast_feed_forward_forward was called without `keep`, so there is no gradient")
-    operator = torch.ops.fairseq.fast_feed_forward_backward.default
-    gradients = operator(grad, *ctx.saved_tensors, ctx.activation, wanted[0], any(wanted[1:]))
+        raise RuntimeError(f"{operator}_forward was called without `keep`, so there is no gradient")
+    arguments = (grad, *ctx.saved_tensors, ctx.activation, wanted[0], any(wanted[1:]))
+    gradients = getattr(torch.ops.fairseq, f"{operator}_backward").default(*arguments)
     kept = (gradient if want else None for gradient, want in zip(gradients, wanted, strict=True))
     return (*kept, None, None, None, None)
 
 
-def _under_autocast(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _under_autocast(operator: str, x: Tensor, *rest: Any) -> Any:
     """Rounds ``x`` as autocast does for products; the weights are read as they are, because a copy would cost more."""
     device = x.device.type
     kind = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        return torch.ops.fairseq.fast_feed_forward_forward.default(x.to(kind) if _rounded(x) else x, *rest)
-
-
-def _routes_under_autocast(x: Tensor, *rest: Any) -> Tensor:
-    device = x.device.type
-    kind = torch.get_autocast_dtype(device)
-    with torch.autocast(device, enabled=False):
-        return torch.ops.fairseq.fff_routes.default(x.to(kind) if _rounded(x) else x, *rest)
+        return getattr(torch.ops.fairseq, operator).default(x.to(kind) if _rounded(x) else x, *rest)
 
 
 def _rounded(x: Tensor) -> bool:
     return x.dtype != torch.float64  # autocast leaves float64 alone
 
 
+def _kernels() -> Any:
+    return importlib.import_module("fairseq.ops.triton.fff_kernels")  # not without need: it imports Triton
+
+
 _WEIGHTS = "Tensor weight_in, Tensor? bias_in"
 _TREE = "int depth, int num_trees"
-library.define(
-    f"fast_feed_forward_forward(Tensor x, {_WEIGHTS}, Tensor weight_out, {_TREE}, str activation, bool keep) "
-    "-> (Tensor, Tensor, Tensor)",
-    forward_gathered,
-    _forward_fake,
-)
-library.define(
-    "fast_feed_forward_backward(Tensor grad, Tensor x, Tensor weight_in, Tensor weight_out, Tensor nodes, Tensor logits, "
-    "str activation, bool for_x, bool for_weights) -> (Tensor, Tensor, Tensor, Tensor)",
-    backward_gathered,
-    _backward_fake,
-)
+for _name, _forward_kernel, _backward_kernel in (
+    ("fast_feed_forward", forward_gathered, backward_gathered),
+    ("fff_products", forward_products, backward_products),
+):
+    library.define(
+        f"{_name}_forward(Tensor x, {_WEIGHTS}, Tensor weight_out, {_TREE}, str activation, bool keep) "
+        "-> (Tensor, Tensor, Tensor)",
+        _forward_kernel,
+        _forward_fake,
+    )
+    library.define(
+        f"{_name}_backward(Tensor grad, Tensor x, Tensor weight_in, Tensor weight_out, Tensor nodes, Tensor logits, "
+        "str activation, bool for_x, bool for_weights) -> (Tensor, Tensor, Tensor, Tensor)",
+        _backward_kernel,
+        _backward_fake,
+    )
+    torch.library.register_autograd(
+        f"fairseq::{_name}_forward", functools.partial(_backward, _name), setup_context=_keep_for_backward
+    )
 library.define(f"fff_routes(Tensor x, {_WEIGHTS}, {_TREE}) -> Tensor", routes_gathered, _routes_fake)
-torch.library.register_autograd("fairseq::fast_feed_forward_forward", _backward, setup_context=_keep_for_backward)
-for _key in ("AutocastCPU", "AutocastCUDA"):
-    torch.library.impl("fairseq::fast_feed_forward_forward", _key, _under_autocast)
-    torch.library.impl("fairseq::fff_routes", _key, _routes_under_autocast)
+SOURCE = Source(
+    _kernels,
+    {
+        "fast_feed_forward_forward": forward_gathered,
+        "fast_feed_forward_backward": backward_gathered,
+        "fff_routes": routes_gathered,
+    },
+)
+library.define_on_cuda(SOURCE)
+for _name in ("fast_feed_forward_forward", "fff_products_forward", "fff_routes"):
+    for _key in ("AutocastCPU", "AutocastCUDA"):
+        torch.library.impl(f"fairseq::{_name}", _key, functools.partial(_under_autocast, _name))
 torch.library.define(
     "fairseq::fast_feed_forward",
     f'(Tensor x, {_WEIGHTS}, Tensor weight_out, int depth, int num_trees=1, str activation="gelu") -> Tensor',

@@ -29,7 +29,7 @@ def fast_feed_forward_reference(
     logits = F.linear(x, weight_in, bias_in).unflatten(-1, (num_trees, -1))
     nodes = routes_of_logits(logits.detach(), depth)
     mask = torch.zeros_like(logits).scatter_(-1, nodes, 1)
-    return torch.matmul((_activate(logits, activation) * mask).flatten(-2), weight_out)
+    return torch.matmul((activate(logits, activation) * mask).flatten(-2), weight_out)
 
 
 def routes_of_logits(logits: Tensor, depth: int) -> Tensor:
@@ -57,7 +57,7 @@ def forward_gathered(
     for tree in range(num_trees):
         for level in range(depth + 1):
             at = nodes[:, tree, level] + tree * nodes_of_tree(depth)
-            sums += _activate(logits[:, tree, level, None], activation) * weight_out[at].to(kind)
+            sums += activate(logits[:, tree, level, None], activation) * weight_out[at].to(kind)
     y = sums.to(x.dtype).view(*x.shape[:-1], weight_out.size(1))
     if not keep:
         return y, x.new_empty(0, dtype=torch.int32), x.new_empty(0, dtype=kind)
@@ -80,7 +80,7 @@ def backward_gathered(
     rows, up = (t.reshape(-1, t.size(-1)).to(kind) for t in (x, grad))
     dx = torch.zeros_like(rows)
     sums = [torch.zeros(t.shape, dtype=kind, device=x.device) for t in (weight_in, weight_in[:, 0], weight_out)]
-    activations, slopes = _activate(logits, activation), _slope(logits, activation)
+    activations, slopes = activate(logits, activation), slope(logits, activation)
     for tree in range(nodes.size(1)):
         for level in range(nodes.size(2)):
             at = nodes[:, tree, level].long() + tree * nodes_of_tree(nodes.size(2) - 1)
@@ -136,11 +136,11 @@ def _add_rows(total: Tensor, at: Tensor, rows: Tensor) -> None:
         total.index_add_(0, at, rows)
 
 
-def _activate(logits: Tensor, activation: str) -> Tensor:
+def activate(logits: Tensor, activation: str) -> Tensor:
     return F.gelu(logits) if activation == "gelu" else F.relu(logits)
 
 
-def _slope(logits: Tensor, activation: str) -> Tensor:
+def slope(logits: Tensor, activation: str) -> Tensor:
     """The derivative of the activation."""
     if activation == "relu":
         return (logits > 0).to(logits.dtype)

@@ -1,7 +1,7 @@
 """Adam as fairseq defines it (``--optimizer adam``), and AdamW as published (``--optimizer adamw``).
 
-fairseq's adds epsilon to the square root of the *uncorrected* second moment, and its decoupled weight decay hits every
-parameter, biases and layer norms included. AdamW is not in the original fairseq.
+fairseq's adds epsilon to the square root of the *uncorrected* second moment, and its decoupled weight decay by default hits
+every parameter, biases and layer norms included. AdamW is not in the original fairseq.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fairseq.dataclass.base import literal
 from fairseq.errors import CheckpointError, ConfigError
+from fairseq.optim.adam_rows import update_visited
 from fairseq.optim.adam_update import Hyperparameters, Segment, update
 from fairseq.optim.configs import AdamWConfig, FairseqAdamConfig
 from fairseq.optim.fairseq_optimizer import (
@@ -49,6 +50,13 @@ class Adam(torch.optim.Optimizer):
     """The torch-level optimizer. State per parameter: ``step`` (int), ``exp_avg``, ``exp_avg_sq`` (float32).
 
     The keys of a group are those of the original's checkpoints: lr, betas, eps, weight_decay, amsgrad (always False).
+
+    With ``sparse_rows`` parameters with the tag of this name (tables of fast feed-forward layers) are updated sparsely:
+    a row (index of the first dimension) that is all zeros in the gradient of the update, the sum over micro-batches
+    and workers, keeps its weights and both moments to the bit and does not decay. ``step`` counts the updates of the whole
+    parameter all the same and corrects the bias of every row, so that a row that is seldom visited takes its first steps
+    as late ones, and its moments are averages over the updates that visited it. A row that was visited but whose
+    gradient is zero nevertheless (dead ReLU, float16 underflow) counts as not visited.
     """
 
     supports_memory_efficient_fp16 = True
@@ -67,8 +75,13 @@ class Adam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        *,
+        sparse_rows: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": False})
+        self.sparse_rows = sparse_rows
+        if sparse_rows:
+            self.supports_flat_params = False  # a flat vector has no rows
 
     @torch.no_grad()
     def step(self, factor: Factor = 1.0, low_precision: LowPrecision | None = None) -> None:  # type: ignore[override]
@@ -78,17 +91,18 @@ class Adam(torch.optim.Optimizer):
         each master; a missing gradient then counts as zero.
         """
         for group in self.param_groups:
-            by_step: dict[int, list[Segment]] = {}
+            alike: dict[tuple[int, bool], list[Segment]] = {}
             for param in group["params"]:
                 if low_precision is None and param.grad is None:
                     continue
                 state = self._advance(param)
-                by_step.setdefault(state["step"], []).extend(self._segments(param, state, low_precision))
-            for step, segments in by_step.items():
+                sparse = self.sparse_rows and getattr(param, "sparse_rows", False)
+                alike.setdefault((state["step"], sparse), []).extend(self._segments(param, state, low_precision))
+            for (step, sparse), segments in alike.items():
                 numbers = Hyperparameters(
                     float(group["lr"]), group["betas"], group["eps"], group["weight_decay"], step, self.corrected_eps
                 )
-                update(segments, numbers, factor)
+                (update_visited if sparse else update)(segments, numbers, factor)
 
     def _advance(self, param: Tensor) -> dict[str, Any]:
         """The state of ``param`` with its step counted up; created at the first update."""
@@ -176,6 +190,10 @@ class DeferredScaling(FairseqOptimizer):
             "weight_decay": self.cfg.weight_decay,
         }
 
+    @property
+    def sparse_rows(self) -> bool:
+        return bool(getattr(self.cfg, "fff_sparse_update", False))
+
     def multiply_grads(self, c: float | Tensor) -> None:
         self._factor = self._factor * as_factor(c)
 
@@ -201,6 +219,8 @@ class DeferredScaling(FairseqOptimizer):
 class FairseqAdam(DeferredScaling):
     """The optimizer of old recipes; the class name is stored in checkpoints."""
 
+    decays_by_name = True
+
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
         if getattr(cfg, "fp16_adam_stats", False):
@@ -208,7 +228,7 @@ class FairseqAdam(DeferredScaling):
                 "fp16_adam_stats needs apex's deprecated FusedAdam, which is not supported: the moments are always "
                 "float32; leave the option out"
             )
-        self._optimizer = Adam(params, **self.optimizer_config)
+        self._optimizer = Adam(params, **self.optimizer_config, sparse_rows=self.sparse_rows)
 
 
 class AdamW(Adam):
@@ -226,4 +246,4 @@ class FairseqAdamW(DeferredScaling):
 
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
-        self._optimizer = AdamW(params, **self.optimizer_config)
+        self._optimizer = AdamW(params, **self.optimizer_config, sparse_rows=self.sparse_rows)

@@ -14,15 +14,25 @@ from fairseq.dataclass.base import II, FairseqDataclass, option
 
 # ---------------------------------------------------------------------------------------------------- optimizers
 
+_SPARSE_HELP = (
+    "rows of fast feed-forward tables that no token of the update visited (zero gradient in the sum of its "
+    "micro-batches) keep weights and moments and do not decay; the count of updates stays that of the optimizer"
+)
+
 
 @dataclass(kw_only=True)
 class FairseqAdamConfig(FairseqDataclass):
-    """Adam as fairseq defines it: decoupled weight decay on everything, epsilon on the uncorrected second moment."""
+    """Adam as fairseq defines it: decoupled weight decay, by default on everything, epsilon on the uncorrected second
+    moment."""
 
     adam_betas: Any = option("(0.9, 0.999)", "decay rates of the first and second moment, as a pair")
     adam_eps: float = option(1e-8, "added to the square root of the uncorrected second moment")
     weight_decay: float = option(
         0.0, "decoupled decay: each update shrinks the weights by this times the learning rate"
+    )
+    fff_sparse_update: bool = option(False, _SPARSE_HELP, new=True)
+    no_decay: str = option(
+        "", "comma-separated pieces of parameter names that get no weight decay, as in bias,norm", new=True
     )
     use_old_adam: bool = option(False, "accepted for old commands; there is one Adam now")
     fp16_adam_stats: bool = option(False, "not available: the moments are always float32")
@@ -42,6 +52,7 @@ class AdamWConfig(FairseqDataclass):
     no_decay: str = option(
         "bias,norm", "comma-separated pieces of parameter names that get no weight decay (empty: decay everything)"
     )
+    fff_sparse_update: bool = option(False, _SPARSE_HELP, new=True)
     lr: list[float] = II("optimization.lr")
 
 

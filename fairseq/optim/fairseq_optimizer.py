@@ -269,7 +269,7 @@ def build_optimizer(cfg: Any, params: Iterable[Any], **kwargs: Any) -> FairseqOp
     pairs = named_trainable(item for p in params for item in (p.values() if isinstance(p, dict) else (p,)))
     if not pairs:
         raise ConfigError("the model has no parameter to train")
-    groups = parameter_groups(pairs, cfg.no_decay or "" if cls.decays_by_name else "")
+    groups = parameter_groups(pairs, getattr(cfg, "no_decay", None) or "" if cls.decays_by_name else "")
     options = [{key: value for key, value in group.items() if key != "params"} for group in groups]
     builder = getattr(cls, "build_optimizer", cls)
     optimizer: FairseqOptimizer = builder(cfg, groups if any(options) else groups[0]["params"], **kwargs)

@@ -297,7 +297,9 @@ class MemoryEfficientFP16Optimizer(_HalfOptimizer):
 def _decays_by_name(cfg: Any) -> bool:
     """Whether the chosen optimizer looks at the names of parameters, which one flat vector does not have."""
     name = getattr(cfg.optimizer, "_name", None)
-    return isinstance(name, str) and name in OPTIMIZERS and OPTIMIZERS.get(name).decays_by_name
+    if not (isinstance(name, str) and name in OPTIMIZERS and OPTIMIZERS.get(name).decays_by_name):
+        return False
+    return bool(getattr(cfg.optimizer, "no_decay", None))
 
 
 def _device_key(param: Tensor) -> int:

@@ -7,8 +7,9 @@ A parameter carries its wishes as attributes (tags), which its module sets where
 | ``weight_decay`` (float) | replaces the optimizer's weight decay |
 | ``no_decay`` (bool) | no weight decay |
 | ``lr_scale`` (float) | factor on the learning rate, through the whole schedule |
+| ``sparse_rows`` (bool) | an update leaves rows without gradient alone, where the optimizer is told so (``fff_sparse_update``) |
 
-Parameters of equal tags share a group. Without tags there is one group, as in the original.
+Parameters of equal tags, the last aside, share a group. Without tags there is one group, as in the original.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from torch.nn import Parameter
 
 from fairseq.errors import ConfigError
 
-TAGS = ("weight_decay", "no_decay", "lr_scale")
+TAGS = ("weight_decay", "no_decay", "lr_scale", "sparse_rows")
 
 
 def tagged_options(param: Parameter, name: str = "") -> dict[str, float]:
     """The entries of a parameter group (``weight_decay``, ``lr_scale``) that the tags of ``param`` ask for."""
-    decay, no_decay, scale = (getattr(param, tag, None) for tag in TAGS)
+    decay, no_decay, scale, _ = (getattr(param, tag, None) for tag in TAGS)
     numbers = [value for value in (decay, scale) if value is not None]
     wrong = not all(isinstance(value, int | float | Tensor) and 0 <= value < float("inf") for value in numbers)
     if wrong or (no_decay and decay) or scale == 0:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fairseq.dataclass.base import II, MISSING, FairseqDataclass, follow, option
 
+PAIR_MODES = ("none", "consecutive")
 BREAK_MODES = ("none", "complete", "complete_doc", "eos")
 SHORTEN_METHODS = ("none", "truncate", "random_crop")
 
@@ -25,6 +26,19 @@ class MaskedLMConfig(FairseqDataclass):
         choices=BREAK_MODES,
     )
     tokens_per_sample: int = option(1024, "most tokens in a sample, the leading <s> included")
+    pair_mode: str = option(
+        "none",
+        "consecutive: a sample is two lines that follow each other, <s> A </s> B </s>, cut to tokens-per-sample; empty lines are "
+        "passed over, and sample-break-mode has no meaning then",
+        choices=PAIR_MODES,
+        new=True,
+    )
+    token_types: bool | None = option(
+        None,
+        "tell the model which tokens are of the second sentence of a pair; default: if it has token types",
+        action="boolean",
+        new=True,
+    )
     prepend_bos: bool = option(True, "put <s> in front of every sample", action="boolean", new=True)
     mask_prob: float = option(0.15, "fraction of the tokens that are predicted; 0: source and target are the same")
     leave_unmasked_prob: float = option(0.1, "fraction of the predicted tokens that stay as they are in the source")

@@ -17,6 +17,7 @@ from fairseq.data.datasets import FairseqDataset, NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import load_indexed_dataset, split_paths
 from fairseq.data.masking import MaskTokensDataset, get_whole_word_mask
+from fairseq.data.pairs import PairTypesDataset, SentencePairDataset
 from fairseq.data.sampling import SortDataset
 from fairseq.data.token_block_dataset import TokenBlockDataset
 from fairseq.data.wrappers import (
@@ -37,6 +38,7 @@ __all__ = ["MaskedLMConfig", "MaskedLMTask"]
 logger = logging.getLogger(__name__)
 
 MASK = "<mask>"
+Blocks = TokenBlockDataset | SentencePairDataset | PrependTokenDataset
 _CHECKED_TOKENS = 1 << 16
 
 
@@ -50,6 +52,7 @@ class MaskedLMTask(FairseqTask):
 
     cfg: MaskedLMConfig
     predicts_tokens = True
+    _gives_types = True  # of sentence pairs, until there is a model without types
 
     def __init__(self, cfg: Any, dictionary: Dictionary | None = None) -> None:
         super().__init__(cfg)
@@ -57,6 +60,10 @@ class MaskedLMTask(FairseqTask):
         # Fork checkpoints from before October 2022 call the option omit_mask_and_pad.
         omit_mask = getattr(cfg, "omit_mask", False) or getattr(cfg, "omit_mask_and_pad", False)
         self.mask_idx = len(self.dictionary) if omit_mask else self.dictionary.add_symbol(MASK)
+        if getattr(cfg, "token_types", None) is not None:
+            if cfg.token_types and cfg.pair_mode == "none":
+                raise ConfigError("token_types tell the two sentences of a pair apart: set pair_mode=consecutive, too")
+            self._gives_types = cfg.token_types
 
     @classmethod
     def setup_task(cls, cfg: Any, bpe: Any = None, **kwargs: Any) -> MaskedLMTask:
@@ -98,6 +105,10 @@ class MaskedLMTask(FairseqTask):
             "src_tokens": RightPadDataset(source, pad_idx=pad),
             "src_lengths": NumelDataset(source, reduce=False),
         }
+        pairs = blocks.dataset if isinstance(blocks, PrependTokenDataset) else blocks
+        if isinstance(pairs, SentencePairDataset) and self._gives_types:
+            types = PairTypesDataset(pairs, before=0 if pairs is blocks else 1)
+            net_input["token_type_ids"] = RightPadDataset(types, pad_idx=0)
         if self.cfg.include_target_tokens:
             net_input["target_tokens"] = RightPadDataset(target, pad_idx=pad)
         nested = NestedDictionaryDataset(
@@ -113,7 +124,7 @@ class MaskedLMTask(FairseqTask):
         shuffle = legacy_permutation(len(blocks), self._seed)
         self.datasets[split] = SortDataset(nested, sort_order=[shuffle, blocks.sizes])
 
-    def _load_dataset_split(self, split: str, epoch: int, combine: bool) -> TokenBlockDataset | PrependTokenDataset:
+    def _load_dataset_split(self, split: str, epoch: int, combine: bool) -> Blocks:
         """The unmasked blocks of ``split``, ``<s>`` included."""
         cfg = self.cfg
         paths = split_paths(cfg.data)
@@ -132,16 +143,23 @@ class MaskedLMTask(FairseqTask):
         lines = maybe_shorten_dataset(
             lines, split, cfg.shorten_data_split_list, cfg.shorten_method, longest, self._seed
         )
-        blocks = TokenBlockDataset(
-            lines,
-            lines.sizes,
-            cfg.tokens_per_sample - 1 if prepends else cfg.tokens_per_sample,  # <s> comes on top
-            pad=self.dictionary.pad(),
-            eos=self.dictionary.eos(),
-            break_mode=cfg.sample_break_mode,
-        )
+        size = cfg.tokens_per_sample - 1 if prepends else cfg.tokens_per_sample  # <s> comes on top
+        blocks = self._blocks(lines, size)
         logger.info("loaded %d blocks from: %s", len(blocks), split_path)
         return PrependTokenDataset(blocks, self.dictionary.bos()) if prepends else blocks
+
+    def _blocks(self, lines: Any, size: int) -> TokenBlockDataset | SentencePairDataset:
+        """Samples of up to ``size`` tokens."""
+        if getattr(self.cfg, "pair_mode", "none") == "consecutive":
+            return SentencePairDataset(lines, size)
+        return TokenBlockDataset(
+            lines,
+            lines.sizes,
+            size,
+            pad=self.dictionary.pad(),
+            eos=self.dictionary.eos(),
+            break_mode=self.cfg.sample_break_mode,
+        )
 
     def _check_fit(self, lines: Any, split_path: str) -> None:
         """Look at the beginning of the data for ids beyond the dictionary; masking looks at the rest."""
@@ -156,7 +174,7 @@ class MaskedLMTask(FairseqTask):
                 "dict.txt does not fit the data; use the one it was preprocessed with"
             )
 
-    def _masked(self, blocks: TokenBlockDataset | PrependTokenDataset) -> tuple[FairseqDataset, FairseqDataset]:
+    def _masked(self, blocks: Blocks) -> tuple[FairseqDataset, FairseqDataset]:
         """(sources, targets)."""
         cfg = self.cfg
         if not cfg.mask_prob:
@@ -214,6 +232,8 @@ class MaskedLMTask(FairseqTask):
         Stored models are taken as they are: on the original's command line ``--mask-prob`` set both probabilities.
         """
         model = super().build_model(cfg, from_checkpoint)
+        if getattr(self.cfg, "token_types", None) is None:
+            self._gives_types = (getattr(cfg, "type_vocab_size", None) or 0) > 1
         if not from_checkpoint and getattr(cfg, "zero_masking", False):
             self._check_zero_masking(getattr(cfg, "mask_prob", None) or 0.0)
         return model

@@ -1,4 +1,7 @@
-"""Nothing in the repository depends on where it was written: no paths of one machine, no package index, no keys."""
+"""Nothing in the repository depends on where it was written: no paths of one machine, no package index, no keys.
+
+And no merge left its marks.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ FORBIDDEN = {
         ("BEGIN [A-Z ]*PRIVATE " + "KEY", "gh[pousr]_" + r"[A-Za-z0-9]{30}", "AKIA" + "[0-9A-Z]{16}")
     ),
 }
+FORBIDDEN["a mark of a merge"] = r"(?m)^(?:" + "<" * 7 + "|" + ">" * 7 + ") "
 BINARY = {".png", ".pt", ".bin", ".idx", ".npz", ".npy", ".model", ".gz", ".safetensors"}
 
 

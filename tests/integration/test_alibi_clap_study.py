@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tests.runs import DATA, ROOT, environment
 
-STUDY = ROOT / "examples" / "alibi_clap" / "study.py"
+STUDY = ROOT / "examples" / "alibi_clap"
 SMALL = "--updates 4 --validations 2 --layers 1 --width 16 --heads 2 --tokens-per-sample 32 --batch-size 4 --speed-rounds 1".split()
 
 
-def study(*words: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(STUDY), *map(str, words)]
+def study(*words: object, script: str = "study.py") -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(STUDY / script), *map(str, words)]
     return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=300)
 
 
@@ -51,3 +51,15 @@ def test_bad_input(tmp_path: Path) -> None:
     ):
         done = study(*words)
         assert done.returncode == 2 and message in done.stderr
+
+
+def test_fast_feed_forward_study(tmp_path: Path) -> None:
+    words = [DATA, "--out", tmp_path, "--seeds", 3, *SMALL, "--depth", 4, "--set", "common.cpu=true"]
+    done = study(*words, script="fff_study.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    dense, fast = results["runs"]
+    assert [run["variant"] for run in (dense, fast)] == ["crammed_bert_4095", "ultrafastbert_1x11"]
+    assert fast["parameters"] - dense["parameters"] == 31  # biases of the nodes
+    assert [step for step, _ in fast["curve"]] == [2, 4] and (tmp_path / "curves.png").is_file()
+    assert "loss - crammed_bert_4095" in (tmp_path / "table.md").read_text()

@@ -11,6 +11,7 @@ import torch
 from fairseq.checkpoint.safe_load import load
 from fairseq.models.roberta import RobertaModel
 from tests.common import run_command, tiny_data_bin
+from tests.runs import ROOT
 from tests.tiny_glue import tiny_glue
 
 FLAGS = (
@@ -19,6 +20,12 @@ FLAGS = (
     "--tokens-per-sample 40 --optimizer adamw --weight-decay 0.01 --lr 0.005 --batch-size 4 --num-workers 0 --log-format none "
     "--save-interval-updates 3 --no-epoch-checkpoints --seed 3"
 ).split()
+CONFIGS = ROOT / "examples" / "alibi_clap" / "config" / "fff"
+SHRUNK = (
+    "common.cpu=true common.log_format=none model.encoder_layers=2 model.encoder_embed_dim=16 model.encoder_attention_heads=2 "
+    "dataset.batch_size=1 dataset.num_workers=0 optimization.max_update=3 optimization.update_freq=[2] "
+    "optimization.batch_ramp_updates=2 optimizer.fff_sparse_update=true checkpoint.save_dir=paper"
+)
 RECIPE = """\
 about: For a test.
 select: last
@@ -73,3 +80,24 @@ def test_fine_tuned(place: Path) -> None:
     assert [row["task"] for row in rows] == ["CoLA"]
     tuned = load(place / "out" / "runs" / "CoLA" / "seed1" / "model.pt")["model"]
     assert "encoder.sentence_encoder.layers.0.channel_mixer.weight_in" in tuned
+
+
+def test_the_recipe_of_the_paper(place: Path) -> None:
+    """Pretrained with blocks, masks and schedule of UltraFastBERT, updated sparsely, fine-tuned by the rules of cramming."""
+    words = (
+        f"--config-dir {CONFIGS} --config-name ultrafastbert_1x11 task.data=data-bin hydra.run.dir=. {SHRUNK}".split()
+    )
+    run_command("hydra-train", *words, cwd=place, timeout=900)
+    stored = load(place / "paper" / "checkpoint_last.pt")
+    assert stored["cfg"]["optimizer"]["fff_sparse_update"] is True
+    moments = stored["last_optimizer_state"]["state"].values()
+    tables = [state["exp_avg_sq"] for state in moments if state["exp_avg_sq"].shape == (4095, 16)]
+    assert len(tables) == 4 and all(0 < int(table.any(dim=1).sum()) < 4095 for table in tables)
+    tiny_glue(place / "glue-paper", rows=16)
+    options = (
+        "--recipe glue-sane --set epochs=1 --bpe none --tasks CoLA --seeds 1 --jobs 1 --cpu --predict-test".split()
+    )
+    more = ("--data-dir", "glue-paper", "--out", "sane")
+    run_command("glue", "--checkpoint", "paper/checkpoint_last.pt", *options, *more, cwd=place, timeout=900)
+    tuned = load(place / "sane" / "runs" / "CoLA" / "seed1" / "model.pt")
+    assert tuned["cfg"]["model"]["channel_mixer"] == "fff" and tuned["cfg"]["optimizer"]["_name"] == "adamw"

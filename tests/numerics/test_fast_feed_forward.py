@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 
 import fairseq.ops
-from fairseq.ops import fast_feed_forward, fff_routes, library
+from fairseq.ops import fast_feed_forward, fff_products, fff_routes, library
 from fairseq.ops.fff_reference import fast_feed_forward_reference
 from tests.common import ROOT, assert_as_accurate_as
 
@@ -310,3 +310,55 @@ def test_without_the_compiled_library_and_with_other_vectors(tmp_path):
         program = f"OUT = {str(tmp_path / 'there')!r}\n{PROGRAM}"
         subprocess.run([sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **setting}, check=True)
         torch.testing.assert_close(torch.load(tmp_path / "there"), torch.load(tmp_path / "here"))
+
+
+WIDE = [((90,), 64, 70, 0, 4500), ((3, 30), 65, 60, 1, 1500), ((120,), 130, 33, 3, 160)]  # leading, I, O, depth, trees
+
+
+@pytest.mark.parametrize("shape", WIDE)
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16, "mixed"])
+def test_wide_shallow_trees_give_the_same_through_products(shape, kind):
+    *_, depth, trees = shape
+    dtype = torch.bfloat16 if kind == "mixed" else kind
+    tensors, grad = problem(*shape, dtype)
+    tensors = [tensors[0], *(t.float() for t in tensors[1:])] if kind == "mixed" else tensors
+    assert fff_products.pays(*tensors[:2], depth) and not fff_products.pays(
+        tensors[0].flatten(0, -2)[:1], tensors[1], depth
+    )
+    routes = fff_routes(*tensors[:3], depth, trees)
+    _, nodes, _ = torch.ops.fairseq.fff_products_forward(*tensors, depth, trees, "gelu", True)
+    if not torch.equal(nodes.view(routes.shape).long(), routes):
+        pytest.skip("a logit is within rounding of 0")
+    found = with_grads(fast_feed_forward, tensors, grad, depth, trees)
+    wanted = with_grads(walked, tensors, grad, depth, trees)
+    for name, a, b in zip(RESULTS, found, wanted, strict=True):
+        limit = (4 if b.dtype == torch.bfloat16 else 64) * torch.finfo(b.dtype).eps
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert float((a.double() - b.double()).abs().max() / b.double().abs().max()) <= limit, name
+
+
+def walked(*arguments):
+    return torch.ops.fairseq.fast_feed_forward_forward(*arguments, "gelu", True)[0]
+
+
+def test_products_keep_what_is_not_finite_to_what_depends_on_it():
+    shape = WIDE[1]
+    tensors, grad = problem(*shape, torch.float32)
+    tensors[0][1, 3] = float("nan")
+    grad[0, 2, 0] = float("inf")
+    for table in tensors[1:]:
+        table[[4, 31]] = float("nan")
+    found, wanted = (with_grads(f, tensors, grad, *shape[3:]) for f in (fast_feed_forward, walked))
+    assert all(torch.equal(a.isfinite(), b.isfinite()) for a, b in zip(found, wanted, strict=True))
+    assert 0 < found[0].isfinite().sum() < found[0].numel()
+
+
+def test_products_as_operators():
+    tensors, grad = problem((2, 3), 8, 6, 2, 2, torch.float32)
+    ops = torch.ops.fairseq
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    torch.library.opcheck(ops.fff_products_forward.default, (*leaves, 2, 2, "gelu", True))
+    _, nodes, logits = ops.fff_products_forward(*tensors, 2, 2, "gelu", True)
+    for wanted in ((True, True), (False, True), (True, False)):
+        arguments = (grad, tensors[0], tensors[1], tensors[3], nodes, logits, "gelu", *wanted)
+        torch.library.opcheck(ops.fff_products_backward.default, arguments)

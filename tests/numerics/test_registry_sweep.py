@@ -28,9 +28,8 @@ from fairseq.errors import ConfigError
 from fairseq.models import build_model
 from fairseq.models.roberta import RobertaModel
 from fairseq.models.roberta.config import RobertaConfig
-from fairseq.models.roberta.presets import PRESETS
 from tests.common import ROOT, assert_as_accurate_as
-from tests.unit.roberta import PAD, Task
+from tests.unit.roberta import KINDS, PAD, Task
 
 PLUGIN = ROOT / "tests" / "data" / "plugin_mixer"
 import_user_module(argparse.Namespace(user_dir=str(PLUGIN)))
@@ -59,10 +58,10 @@ def allowed(settings: dict[str, Any]) -> bool:
 
 
 def combinations() -> dict[str, dict[str, Any]]:
-    """Name -> settings: the presets, and for every pair of variants of two slots the allowed combination that has both
+    """Name -> settings: every kind of preset, and for every pair of variants of two slots the allowed combination that has both
     and otherwise is nearest to the defaults.
     """
-    found: dict[str, dict[str, Any]] = {name: {"arch": name} for name in PRESETS}
+    found: dict[str, dict[str, Any]] = {name: {"arch": name} for name in KINDS}
     usual = chosen_variants("roberta", {})
     every = [dict(zip(SLOTS, names, strict=True)) for names in itertools.product(*(r.names() for r in SLOTS.values()))]
     every.sort(key=lambda chosen: sum(chosen[slot] != usual[slot] for slot in SLOTS))
@@ -114,7 +113,7 @@ def test_every_variant_is_allowed_somewhere() -> None:
     for slot, registry in SLOTS.items():
         used = {chosen_variants(s["arch"], s)[slot] for s in ALLOWED.values()}
         assert used == set(registry.names()), f"{slot}: no allowed combination with {set(registry.names()) - used}"
-    assert set(PRESETS) <= set(ALLOWED)
+    assert set(KINDS) <= set(ALLOWED)
 
 
 @sweep

@@ -11,6 +11,7 @@ from torch import Tensor
 from fairseq.data.dictionary import Dictionary
 from fairseq.models import build_model
 from fairseq.models.roberta import RobertaModel
+from fairseq.models.roberta.presets import PRESETS
 
 SIZES = {
     "encoder_layers": 3,
@@ -20,6 +21,13 @@ SIZES = {
     "max_positions": 16,
 }
 PAD = 1
+
+_IN_SIZE_ALONE = {*SIZES, "encoder_layers", "fff_depth", "fff_trees", "bigs_num_ssm"}
+# One preset of each kind: those that differ in nothing but sizes, which are small in tests, are one.
+KINDS = {
+    str({key: value for key, value in PRESETS[name].items() if key not in _IN_SIZE_ALONE}): name
+    for name in reversed(PRESETS)
+}.values()
 
 
 class Task:

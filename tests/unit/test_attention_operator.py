@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fairseq.ops import attention, library
+from fairseq.ops.alibi_attention import alibi_attention
 from fairseq.ops.score_terms import TERMS
 
 compiled = pytest.mark.skipif(not library.load(), reason=str(library.why_unavailable()))
@@ -135,3 +136,17 @@ def test_device_in_autocast(term, dtype, device):
         *found, tables = backward(grad, torch.ones_like(found[1]), *tensors, *found, *extras)
     for a, b in zip([*found, *tables], [*wanted[:3], *wanted[3]], strict=True):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_not_swallowed(name: str, value: float, dtype: torch.dtype) -> None:
+    """A run that diverges must be seen to do so."""
+    tensors = {key: torch.randn(1, 2, 70, 16).to(dtype).requires_grad_() for key in "qkv"}
+    with torch.no_grad():
+        tensors[name][0, 1, 30, 3] = value
+    out = alibi_attention(*tensors.values(), torch.tensor([0.5, 0.1]))
+    assert out[0, 1, 30].isfinite().all().item() is False and out[0, 0].isfinite().all()
+    gradients = torch.autograd.grad(out.sum(), tuple(tensors.values()))
+    assert not all(gradient[0, 1].isfinite().all() for gradient in gradients)

@@ -36,10 +36,11 @@ DEFAULTS: dict[str, Any] = {
 
 
 def root(optimizer: str = "adam", **common: Any) -> SimpleNamespace:
+    no_decay = "bias" if optimizer == "adamw" else ""
     return SimpleNamespace(
         common=SimpleNamespace(**{**DEFAULTS, **common}),
         optimizer=SimpleNamespace(
-            _name=optimizer, lr=[0.01], adam_betas="(0.9, 0.98)", adam_eps=1e-6, weight_decay=0.01, no_decay="bias"
+            _name=optimizer, lr=[0.01], adam_betas="(0.9, 0.98)", adam_eps=1e-6, weight_decay=0.01, no_decay=no_decay
         ),
         optimization=SimpleNamespace(update_freq=[2]),
         distributed_training=SimpleNamespace(distributed_world_size=1),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fairseq.ops import flash_attention as flash
-from fairseq.ops.alibi_attention import dropout_factors, forward_reference
+from fairseq.ops.alibi_attention import forward_reference
+from fairseq.ops.dropout_mask import dropout_factors
 from fairseq.ops.flash_attention import flash_attention
 from tests.triton_tools import in_interpreter, interpret, needs_triton, outside
 

@@ -20,20 +20,18 @@ from fairseq.criterions.tokens import QuestionAnsweringCriterion, TokenClassific
 from fairseq.layout import IGNORED, Layout, with_layouts
 from fairseq.logging import metrics
 from fairseq.logging.progress import format_stat
-from fairseq.models.roberta.presets import PRESETS
 from fairseq.modules import attention_backends
 from fairseq.modules.encoder import EncoderLayer
+from fairseq.registry import LM_HEADS
 from fairseq.tree import map_tensors
 from tests.fake_device import Task, Waits, fake_cuda, fake_trainer, waits_of_updates
-from tests.unit.roberta import PAD, SIZES, small_model
+from tests.unit.roberta import KINDS, PAD, small_model
 from tests.unit.test_packing import seen
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by a deep copy
 
 B, T = 4, 16
-SMALL = {"encoder_layers": 2, "max_positions": T}
-# Every preset; those that differ in nothing but sizes, which are small here, are one.
-KINDS = {str({k: v for k, v in PRESETS[name].items() if k not in SIZES}): name for name in reversed(PRESETS)}.values()
+SMALL = {"encoder_layers": 2, "encoder_attention_heads": 2, "max_positions": T}
 
 
 @pytest.fixture
@@ -127,6 +125,13 @@ def test_other_models(values: dict[str, Any], device: None):
     assert len(waits.lines) == 1, waits.report()
 
 
+@pytest.mark.parametrize("head", LM_HEADS.registered())
+def test_every_head(head: str, device: None):
+    for padded in (False, True):
+        waits = waits_of_updates(masked_lm_trainer("bf16", "roberta", lm_head=head), [masked_sample(padded)])
+        assert len(waits.lines) == 1, waits.report()
+
+
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
@@ -140,6 +145,12 @@ def test_other_models(values: dict[str, Any], device: None):
 )
 def test_other_updates(mode: str, options: dict[str, Any], device: None):
     waits = waits_of_updates(masked_lm_trainer(mode, options=options), [masked_sample(False)])
+    assert len(waits.lines) == 1, waits.report()
+
+
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "fp16", "amp"])
+def test_sparse_updates(mode: str, device: None):
+    waits = waits_of_updates(masked_lm_trainer(mode, "roberta_fff", options={"sparse": True}), [masked_sample(False)])
     assert len(waits.lines) == 1, waits.report()
 
 

@@ -138,17 +138,17 @@ FS_HOST_DEVICE void forward_row(const Group& group, const Rows<Term>& all, int64
     for (int64_t j = lane; j < row.tokens; j += kLanes) most = fmaxf(most, row.score(j));
     return most;
   });
+  const float shift = top > -INFINITY ? top : 0.0f;  // a row without keys; its sum is 0, that of a row of NaN is not
   const float sum = group.sum([&](int lane) {
     float part = 0;
-    if (top > -INFINITY)
-      for (int64_t j = lane; j < row.tokens; j += kLanes) part += expf(row.score(j) - top);
+    for (int64_t j = lane; j < row.tokens; j += kLanes) part += expf(row.score(j) - shift);
     return part;
   });
   // Divided by the sum and not exp(score - lse), whose rounding is that of the scores' size.
-  const float inverse = sum > 0 ? 1 / sum : 0.0f, shift = sum > 0 ? top : 0.0f;
+  const float inverse = sum == 0 ? 0.0f : 1 / sum;
   T* weights = static_cast<T*>(all.weights) + row.start;
   group.each([&](int lane) {
-    if (lane == 0) all.lse[row.at] = sum > 0 ? top + logf(sum) : INFINITY;
+    if (lane == 0) all.lse[row.at] = sum == 0 ? INFINITY : shift + logf(sum);
     row.keys(group, lane, [&](int64_t j, float factor) { weights[j] = Narrow<T>::of(factor * inverse * expf(row.score(j) - shift)); });
   });
 }

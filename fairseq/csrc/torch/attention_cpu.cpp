@@ -152,8 +152,8 @@ void forward(const Problem<T, acc, Term>& problem, const at::Tensor& q, const at
         product(m, width, size, operand<E>(scores.data, weights), size, values + j0 * width, width, output, width, true);
       }
       for (int64_t r = 0; r < n; ++r) {
-        again[r] = sum[r] > 0 ? 1 / sum[r] : 0;
-        lse[at * tokens + i0 + r] = sum[r] > 0 ? top[r] + std::log(sum[r]) : INFINITY;
+        again[r] = sum[r] == 0 ? 0 : 1 / sum[r];  // NaN stays NaN
+        lse[at * tokens + i0 + r] = sum[r] == 0 ? INFINITY : top[r] + std::log(sum[r]);
       }
       scale_rows<acc>(output, n, width, again);
       problem.store(output, width, out, at, i0, n);

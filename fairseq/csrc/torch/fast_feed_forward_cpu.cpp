@@ -14,6 +14,10 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -236,6 +240,20 @@ void for_types(const at::Tensor& x, const at::Tensor& weight, F f) {
   else f(static_cast<c10::Half*>(nullptr), static_cast<float*>(nullptr));
 }
 
+// Memory for a gradient. The system hands it out in large pages where it can: it is mostly zeros with few tokens, and to
+// fetch small pages would take longer than everything else.
+at::Tensor gradient_like(const at::Tensor& t, bool wanted) {
+  if (!wanted) return at::empty({0}, t.options());
+  const at::Tensor gradient = at::empty_like(t, at::MemoryFormat::Contiguous);
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = uintptr_t(1) << 21;
+  const uintptr_t begin = (uintptr_t(gradient.mutable_data_ptr()) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (uintptr_t(gradient.mutable_data_ptr()) + gradient.nbytes()) / kPage * kPage;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish: it may be refused
+#endif
+  return gradient;
+}
+
 int64_t tokens_of(const at::Tensor& x) {
   int64_t tokens = 1;
   for (int64_t i = 0; i + 1 < x.dim(); ++i) tokens *= x.size(i);
@@ -312,10 +330,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> fast_feed_forward_bac
   const int64_t limit = shape.nodes;
   const int32_t* ids = visited.const_data_ptr<int32_t>();
   TORCH_CHECK(std::all_of(ids, ids + visited.numel(), [&](int32_t id) { return id >= 0 && id < limit; }), "nodes must be in their tree");
-  const auto like = [](const at::Tensor& t, bool wanted) {
-    return wanted ? at::empty_like(t, at::MemoryFormat::Contiguous) : at::empty({0}, t.options());
-  };
-  const at::Tensor dx = like(rows, for_x), dkeys = like(keys, for_weights), dvalues = like(values, for_weights);
+  const at::Tensor dx = gradient_like(rows, for_x), dkeys = gradient_like(keys, for_weights), dvalues = gradient_like(values, for_weights);
   const at::Tensor dbias = at::empty({for_weights ? keys.size(0) : 0}, keys.options());
   const at::Tensor dlogits = at::empty(sums.sizes(), sums.options()), activations = at::empty(sums.sizes(), sums.options());
   for_types(x, weight_in, [&](auto* type, auto* weights) {

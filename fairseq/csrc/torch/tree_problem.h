@@ -12,8 +12,8 @@
 
 namespace fairseq {
 
-constexpr int64_t kTokens = 4;    // of a block: they take turns, so that rows arrive while others are used
-constexpr int64_t kRun = 64;      // tokens whose rows are at hand while the nodes that they visited add them up
+constexpr int64_t kTokens = 4;                       // of a block: they take turns, so that rows arrive while others are used, and share the first cache
+constexpr int64_t kRun = 64;                         // tokens whose rows are at hand while the nodes that they visited add them up
 constexpr int64_t kTableBytes = int64_t(1) << 19;  // of the trees that a block walks before it adds up their outputs
 
 struct Shape {

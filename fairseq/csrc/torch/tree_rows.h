@@ -46,13 +46,13 @@ FS_TARGET FS_INLINE void store(T* to, typename Lanes<acc>::V v) {
 template <typename acc>
 FS_TARGET FS_INLINE acc sum_of_lanes(typename Lanes<acc>::V v) {
   constexpr int64_t n = Lanes<acc>::n;
-  typedef std::conditional_t<sizeof(acc) == 8, int64_t, int32_t> Index __attribute__((vector_size(FS_BYTES)));
-  for (int64_t half = n / 2; half; half /= 2) {
-    Index other;
-    for (int64_t i = 0; i < n; ++i) other[i] = (i + half) % n;
-    v += __builtin_shuffle(v, other);
-  }
-  return v[0];
+  acc lanes[n];
+  std::memcpy(lanes, &v, sizeof v);
+#pragma GCC unroll 8
+  for (int64_t half = n / 2; half; half /= 2)
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
 }
 
 template <typename acc, typename A, typename B>

@@ -22,9 +22,9 @@ constexpr int64_t kAhead = 12;  // rows
 
 inline double exponential(double x) { return std::exp(x); }
 
-// e^x for x <= 0 (and slightly above) within 2 units in the last place; exactly 0 below -87, so for -inf.
+// e^x for x <= 0 (and slightly above) within 2 units in the last place; exactly 0 below -87, so for -inf; NaN for NaN.
 FS_HOST_DEVICE float exponential(float x) {
-  const float bounded = x > -87.0f ? x : -87.0f;
+  const float bounded = x < -87.0f ? -87.0f : x;
   const float shifted = bounded * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
   const float whole = shifted - 12582912.0f;
   const float r = (bounded - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
@@ -38,7 +38,7 @@ FS_HOST_DEVICE float exponential(float x) {
   const uint32_t power = uint32_t(int32_t(whole) + 127) << 23;
   float two;
   std::memcpy(&two, &power, 4);
-  return x > -87.0f ? y * two : 0.0f;
+  return x <= -87.0f ? 0.0f : y * two;
 }
 
 // What the probabilities of keys j0 ... j0 + n of a query are multiplied by; j0 is a multiple of 8.

@@ -24,6 +24,11 @@ class SentencepieceConfig(FairseqDataclass):
     """SentencePiece models (XLM-R, CamemBERT)."""
 
     sentencepiece_model: str = option(MISSING, "sentencepiece .model file")
+    sentencepiece_albert: bool = option(
+        False,
+        "read text as ALBERT's tokenizer does: without accents and upper case, commas apart from digits",
+        new=True,
+    )
     sentencepiece_enable_sampling: bool = option(False, "sample a segmentation anew each time (subword regularization)")
     sentencepiece_alpha: float | None = option(
         None, "smoothing of the sampling (unigram) or merge drop-out probability (bpe)"

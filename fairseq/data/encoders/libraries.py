@@ -12,6 +12,7 @@ import sentencepiece
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
 
+from fairseq.data.encoders import albert_text
 from fairseq.data.encoders.base import LITERAL, Ids, Span, id_arrays, required_file
 from fairseq.data.encoders.configs import (
     BertBPEConfig,
@@ -155,6 +156,7 @@ class SentencepieceBPE:
 
     def __init__(self, cfg: Any) -> None:
         path = required_file(cfg, "sentencepiece_model", "sentencepiece")
+        self.albert = bool(getattr(cfg, "sentencepiece_albert", False))
         self.enable_sampling = bool(getattr(cfg, "sentencepiece_enable_sampling", False))
         alpha = getattr(cfg, "sentencepiece_alpha", None)
         sampling = {"enable_sampling": True} | ({} if alpha is None else {"alpha": alpha})
@@ -168,6 +170,8 @@ class SentencepieceBPE:
         self._index = {piece: idx for idx, piece in enumerate(self.symbols)}
 
     def encode(self, x: str) -> str:
+        if self.albert:
+            return " ".join(self.encode_with_offsets(x)[0])
         return " ".join(self.sp.encode(x, out_type=str, **self._options))
 
     def decode(self, x: str) -> str:
@@ -178,6 +182,8 @@ class SentencepieceBPE:
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         """Local ids; a character outside the model is a symbol of its own, as in `encode`, not the unk piece."""
+        if self.albert:
+            return id_arrays([[self._local(piece) for piece in self.encode_with_offsets(line)[0]] for line in lines])
         rows: list[list[int]] = self.sp.encode(list(lines), out_type=int, num_threads=1, **self._options)
         unk = self.sp.unk_id()
         for i, row in enumerate(rows):
@@ -187,6 +193,14 @@ class SentencepieceBPE:
 
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         """Pieces and the characters of each, before the model's normalization."""
+        if not self.albert:
+            return self._encode_with_offsets(x)
+        text, places = albert_text.plain_text(x)
+        pieces, spans = self._encode_with_offsets(text)
+        pieces, spans = albert_text.split_commas(pieces, spans, lambda number: self.sp.encode(number, out_type=str))
+        return pieces, albert_text.original_spans(spans, places)
+
+    def _encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         encode: Any = self.sp.encode
         try:
             found = encode(x, out_type="offset_mapping", **self._options)

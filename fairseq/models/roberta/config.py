@@ -95,6 +95,9 @@ class RobertaConfig(FairseqDataclass):
     )
     decay_biases_and_norms: bool = option(True, "weight decay on biases and layer norms, too", new=True)
     linear_bias: bool = option(True, "biases in the linear maps of the layers", new=True)
+    embedding_size: int | None = option(
+        None, "width of the embeddings, which a linear map brings to that of the encoder; default: the same", new=True
+    )
     type_vocab_size: int = option(0, "number of token types (segments) with an embedding; 0: none", new=True)
 
     # Variants: ALiBi, contrastive (CLAP) head, zero masking

@@ -8,6 +8,7 @@ seed gives the original's weights.
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -27,6 +28,7 @@ from fairseq.models.roberta.config import (
     RobertaConfig,
 )
 from fairseq.modules.encoder import Encoder, EncoderLayer, EncoderOptions
+from fairseq.modules.feed_forward import Linear
 from fairseq.modules.positions import TokenEmbedding
 from fairseq.modules.slots import EncoderShape
 from fairseq.registry import HEADS, nearest
@@ -91,8 +93,9 @@ def check_sizes(config: RobertaConfig) -> None:
     for name in ("encoder_layers", "type_vocab_size"):
         if getattr(config, name) < 0:
             raise ConfigError(f"model.{name} must not be negative, but is {getattr(config, name)}")
-    if config.pooler_inner_dim is not None and config.pooler_inner_dim < 1:
-        raise ConfigError(f"model.pooler_inner_dim must be at least 1, but is {config.pooler_inner_dim} instead")
+    for name in ("pooler_inner_dim", "embedding_size"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise ConfigError(f"model.{name} must be at least 1, but is {getattr(config, name)} instead")
     if not 0 < config.layer_norm_eps < 1:
         raise ConfigError(f"model.layer_norm_eps must lie between 0 and 1, but is {config.layer_norm_eps} instead")
     for name in PROBABILITIES:
@@ -129,6 +132,18 @@ def check_variants(config: RobertaConfig) -> None:
             "model.lm_head=clap (model.contrastive_pretraining) compares with the token embeddings, so the head cannot have "
             "weights of its own: leave out model.untie_weights_roberta"
         )
+
+    if embedding_dim(config) != config.encoder_embed_dim and chosen["lm_head"] != "roberta":
+        raise ConfigError(
+            f"model.lm_head={chosen['lm_head']} compares features with the token embeddings, so both need one width, but "
+            f"model.embedding_size is {config.embedding_size} and model.encoder_embed_dim {config.encoder_embed_dim}: leave "
+            "out model.embedding_size or choose model.lm_head=roberta"
+        )
+
+
+def embedding_dim(config: RobertaConfig) -> int:
+    """The width of the embeddings."""
+    return config.embedding_size or config.encoder_embed_dim
 
 
 def fill_slot(config: RobertaConfig, slot: str, *args: Any, **parts: Any) -> Any:
@@ -176,6 +191,7 @@ def encoder_shape(config: RobertaConfig, padding_idx: int) -> EncoderShape:
         attention_backend=config.attention_backend,
         norm_eps=config.layer_norm_eps,
         bias=config.linear_bias,
+        embedding_dim=embedding_dim(config),
     )
 
 
@@ -184,7 +200,7 @@ def build_token_embedding(config: RobertaConfig, vocab: int, padding_idx: int) -
     contrastive = config.variants["lm_head"].name == "clap"
     return TokenEmbedding(
         vocab,
-        config.encoder_embed_dim,
+        embedding_dim(config),
         None if contrastive or config.zero_masking else padding_idx,
         normalize=contrastive and config.l2norm_embedding,
         zero_beyond=config.zero_masking,
@@ -208,16 +224,17 @@ def build_layer(config: RobertaConfig, shape: EncoderShape) -> EncoderLayer:
 def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: int) -> Encoder:
     """The whole stack over ``embed_tokens``."""
     shape = encoder_shape(config, padding_idx)
-    positions = fill_slot(config, "positions", shape)
-    token_types = nn.Embedding(config.type_vocab_size, shape.dim) if config.type_vocab_size else None
+    width = embedding_dim(config)
+    positions = fill_slot(config, "positions", replace(shape, dim=width))
+    token_types = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
     return Encoder(
         embed_tokens,
         positions,
-        shape.norm() if config.layernorm_embedding else None,
+        replace(shape, dim=width).norm() if config.layernorm_embedding else None,
         [build_layer(config, shape) for _ in range(shape.layers)],
         shape.norm() if config.encoder_normalize_before and config.final_norm else None,
         EncoderOptions(
-            embed_scale=1.0 if config.no_scale_embedding else shape.dim**0.5,
+            embed_scale=1.0 if config.no_scale_embedding else width**0.5,
             dropout=shape.dropout,
             layerdrop=config.encoder_layerdrop,
             activation_checkpointing=config.checkpoint_activations or config.offload_activations,
@@ -225,6 +242,7 @@ def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: i
             zero_padding=config.zero_padding,
         ),
         token_types,
+        None if width == shape.dim else Linear(width, shape.dim),
     )
 
 

@@ -89,6 +89,18 @@ _CRAMMED: dict[str, Any] = {
     "pooler_input_dropout": False,
     "pooler_inner_dim": 1024,
 }
+# Attention with convolutions; the tables of relative positions take the place of absolute ones.
+_CONV: dict[str, Any] = {"token_mixer": "conv_attention", "no_token_positional_embeddings": True}
+# BERT-base as it was pretrained with them.
+_BERT_CONV: dict[str, Any] = {
+    **_CONV,
+    "layer_norm_eps": 1e-12,
+    "type_vocab_size": 2,
+    "zero_padding": False,
+    "decay_biases_and_norms": False,
+    "pooler_dropout": 0.1,
+    "pooler_input_dropout": False,
+}
 
 # Bidirectional gated state-space models: a layer is its token mixer alone. Heads mean nothing to it.
 _BIGS: dict[str, Any] = {
@@ -144,6 +156,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "crammed_bert": _CRAMMED,
     "crammed_bert_3072": _CRAMMED,
     "crammed_bert_4095": {**_CRAMMED, "encoder_ffn_embed_dim": 4095},
+    "roberta_conv": _CONV,
+    "roberta_conv_absolute": {"token_mixer": "conv_attention"},
+    "roberta_conv_depthwise": {**_CONV, "conv_attention_kernel": "qk_convolution 8"},
+    "roberta_convbert": {"token_mixer": "conv_attention", "conv_attention_kernel": "convbert"},
+    "bert_conv_base": _BERT_CONV,
     **{f"ultrafastbert_{size}": {**_CRAMMED, **_fff(size)} for size in FFF_SIZES},
     "roberta_bigs": _BIGS,
     "roberta_bigs_large": _BIGS_LARGE,

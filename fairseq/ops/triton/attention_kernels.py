@@ -196,7 +196,7 @@ def forward(
         v = _tile(V, j, v_t, keys, D, WIDE)
         mixed = tl.dot(p.to(v.dtype), v, mixed * shrink[:, None], input_precision=PRECISION)
         highest = higher
-    found = total > 0
+    found = total != 0  # NaN is passed on
     total = tl.where(found, total, 1.0)
     mixed = mixed * tl.where(found, kept_scale / total, 0.0)[:, None]
     _put(OUT + ((z * tokens + first) * heads + h) * D, i, heads * D, rows, mixed, D, WIDE)
