@@ -13,6 +13,7 @@ PROGRAM = "fairseq-convert"
 _EXAMPLES = """\
 examples:
   fairseq-convert --from ultrafastbert --to fairseq UltraFastBERT-1x11-long converted
+  fairseq-convert --from bigs-flax --to fairseq BiGS_512 converted
   fairseq-convert --from fairseq-alibi-clap --to fairseq-upstream checkpoint.pt compatible.pt
 """
 
@@ -33,7 +34,7 @@ def get_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         "--special",
         default="",
         metavar="NAME=ID,...",
-        help="ids of the special tokens cls, pad, sep, unk, mask in SRC; default: what its tokenizer.json says",
+        help="ids of the special tokens cls, pad, sep, unk, mask in SRC; default: what its tokenizer.json or vocab.txt says",
     )
     parser.add_argument("source_path", metavar="SRC", help="file or folder to read")
     parser.add_argument("target_path", metavar="DST", help="file or folder to write")

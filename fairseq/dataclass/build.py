@@ -32,7 +32,7 @@ from fairseq.dataclass.base import (
 )
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.legacy import OUT_OF_SCOPE
-from fairseq.dataclass.slots import model_specs, not_chosen
+from fairseq.dataclass.slots import architecture_values, model_specs, not_chosen
 from fairseq.errors import ConfigError
 from fairseq.registry import ARCHITECTURES, MODELS, nearest
 
@@ -322,7 +322,8 @@ def _model(args: argparse.Namespace, arch: str, specs: dict[str, FieldSpec] | No
             node.setdefault(key, getattr(args, key))
     # The original handed the model the whole Namespace, where its position table followed the length of the samples.
     length = getattr(args, "tokens_per_sample", None)
-    if "max_positions" in specs and "max_positions" not in node and length is not None:
+    chosen = "max_positions" in node or architecture_values(arch).get("max_positions") is not None
+    if "max_positions" in specs and not chosen and length is not None:
         node["max_positions"] = length
     return node
 

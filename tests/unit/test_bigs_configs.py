@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq.dataclass.build import build_config
+from fairseq.dataclass.build import build_config, nest
 from fairseq.dataclass.hydra_yaml import find_primary, read_primary
 from fairseq.models import build_model
 from fairseq.optim.fairseq_optimizer import build_optimizer
@@ -61,3 +61,14 @@ def test_groups_of_the_optimizer(name: str) -> None:
             free = "bias" in key or "norm" in key or textbook
             assert group["weight_decay"] == (0.0 if free else 0.05), key
             assert group["lr"] == pytest.approx(1e-3 if textbook else 6e-4), key
+
+
+def test_published_models_keep_their_length() -> None:
+    """The number of positions follows the samples only where the architecture says nothing."""
+    for arch, wanted in (("bigs_512", None), ("roberta_bigs", 64)):
+        args = argparse.Namespace(arch=arch, task="masked_lm", tokens_per_sample=64)
+        assert nest(args)["model"].get("max_positions") == wanted
+    task = Task()
+    with torch.device("meta"):
+        model: Any = build_model(build_config({"task": "masked_lm", "model": "bigs_4096"}).model, task)
+    assert len(model.encoder.sentence_encoder.embed_positions.weight) == 4096
