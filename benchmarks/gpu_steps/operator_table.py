@@ -19,10 +19,12 @@ from fairseq.modules.attention_backends import BACKENDS, attend
 from fairseq.modules.attention_bias import ALiBi, alibi_slopes
 from fairseq.ops import adam, fast_feed_forward, residual
 from fairseq.ops.alibi_attention import alibi_attention
+from fairseq.ops.band_attention import band_attention
 from fairseq.ops.flash_attention import flash_attention
 from fairseq.ops.linear import linear
 from fairseq.ops.linear_cross_entropy import linear_cross_entropy
 from fairseq.ops.packed_attention import packed_attention
+from fairseq.ops.ssm import SSM, ssm_conv
 from gpu_steps.setting import Setting
 
 Inputs = dict[str, Tensor]
@@ -32,8 +34,8 @@ HALF = (torch.bfloat16, torch.float16)
 SEED = 1234567890123
 HEADS = 4
 COVERED = (
-    "alibi_attention", "packed_attention", "flash_attention", "dropout_add", "cross_entropy_rows_",
-    "linear", "low_precision_adam_", "block_norms", "fast_feed_forward", "fff_",
+    "alibi_attention", "attention_", "packed_attention", "flash_attention", "dropout_add", "cross_entropy_rows_",
+    "linear", "low_precision_adam_", "block_norms", "fast_feed_forward", "fff_", "ssm_chunks",
 )  # fmt: skip
 
 
@@ -46,6 +48,8 @@ def table(setting: Setting) -> dict[str, Entry]:
             name = f"alibi_attention{'' if bias else ' without bias'}{', padding' * padded}, dropout {dropout}"
             call = functools.partial(_alibi, bias=bias, padded=padded, dropout=dropout)
             entries[name] = (qkv, call, ALL)
+        bands = functools.partial(_banded, tokens=tokens, width=width)
+        entries[f"band_attention, padding, dropout {dropout}"] = (bands, functools.partial(_band, dropout=dropout), ALL)
         packed = functools.partial(_packed, lengths=(tokens // 2, 1, tokens - tokens // 2 - 1), dropout=dropout)
         one = functools.partial(_qkv, tokens=tokens, width=width, sequences=1)
         entries[f"packed_attention, dropout {dropout}"] = (one, packed, ALL)
@@ -74,6 +78,9 @@ def table(setting: Setting) -> dict[str, Entry]:
         nodes = functools.partial(_trees, rows=rows, channels=channels, depth=depth, trees=few)
         call = functools.partial(_feed_forward, depth=depth, trees=few)
         entries[f"fast_feed_forward, {trees} trees of depth {depth}"] = (nodes, call, ALL)
+    for method in ("chunks", "fft"):
+        modes = functools.partial(_modes, tokens=tokens, channels=channels)
+        entries[f"ssm_conv by {method}, padding"] = (modes, functools.partial(_convolve, method=method), ALL)
     entries["low_precision_adam_"] = (functools.partial(_weights, size=rows * channels + 3), _adam, HALF)
     entries["block_norms"] = (functools.partial(_weights, size=rows * channels + 3), _norms, HALF)
     return entries
@@ -106,6 +113,32 @@ def _alibi(x: Inputs, bias: bool, padded: bool, dropout: float) -> list[Tensor]:
 def _packed(x: Inputs, lengths: tuple[int, ...], dropout: float) -> list[Tensor]:
     q, k, v = x["q"], x["k"], x["v"]
     return [packed_attention(q, k, v, lengths, _slopes(q, True), True, dropout, SEED)]
+
+
+def _banded(generator: torch.Generator, tokens: int, width: int, reach: int = 5) -> Inputs:
+    tables = {name: _normal(generator, 2, HEADS, tokens, 2 * reach + 1) for name in ("by_query", "by_key")}
+    return {**_qkv(generator, tokens, width), **tables, "fixed": _normal(generator, HEADS, 2 * reach + 1)}
+
+
+def _band(x: Inputs, dropout: float) -> list[Tensor]:
+    q, k, v = x["q"], x["k"], x["v"]
+    return [band_attention(q, k, v, x["by_query"], x["by_key"], x["fixed"], _padding(q), dropout, SEED)]
+
+
+def _modes(generator: torch.Generator, tokens: int, channels: int, modes: int = 16) -> Inputs:
+    one = {
+        "A_re": -torch.rand(modes, generator=generator) - 0.1,
+        "A_im": 20 * _normal(generator, modes),
+        "C": _normal(generator, modes, 2),
+        "log_step": torch.tensor([-3.0]),
+        "D": torch.ones(1),
+    }
+    return {"u": _normal(generator, 2, tokens, channels), **{f"_{name}": value for name, value in one.items()}}
+
+
+def _convolve(x: Inputs, method: str) -> list[Tensor]:
+    ssm = [x[f"_{name}"] for name in SSM._fields]
+    return list(ssm_conv(x["u"], x["u"], ssm, ssm, _padding(x["u"][:, None]), "fft" if "_plain" in x else method))
 
 
 def _flash(x: Inputs, packed_rows: bool, dropout: float) -> list[Tensor]:
