@@ -1,6 +1,6 @@
 """Train a small BiGS beside a RoBERTa and an ALiBi model of its size, then continue it at four times the length.
 
-    python examples/alibi_clap/bigs_study.py DATA --out DIR --updates 1000 --seeds 1 2 3
+    python examples/alibi_clap/bigs_study.py DATA --out DIR --updates 800 --seeds 1 2 3
 
 The first part is that of ``study.py`` with the configurations ``config/bigs_study``: the same updates and, for the same seed,
 the same batches and masks; its files, and going on after an interruption, are the same too. The gate of BiGS is
@@ -146,10 +146,10 @@ def picture(args: argparse.Namespace, found: dict[str, list[list[float]]], path:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_options(parser, HERE / "bigs_study")
-    parser.add_argument("--longer-updates", type=int, default=250, help="updates at the greater length")
-    parser.add_argument("--valid-batches", type=int, default=120, help="batches of a validation")
-    parser.set_defaults(variants=[ALIBI, BIGS], seeds=[1, 2, 3], updates=1000, layers=2, width=96, lr=2e-3)
-    parser.set_defaults(tokens_per_sample=64, batch_size=8)
+    parser.add_argument("--longer-updates", type=int, default=200, help="updates at the greater length")
+    parser.add_argument("--valid-batches", type=int, default=60, help="batches of a validation")
+    parser.set_defaults(variants=[ALIBI, BIGS], seeds=[1, 2, 3], updates=800, layers=2, width=96, lr=2e-3)
+    parser.set_defaults(tokens_per_sample=64, batch_size=8, validations=8)
     args = checked(parser, argv, Study(HERE / "config" / "bigs_study", BASELINE, settings, "bigs_study.py"))
     if args.updates < 2 or args.longer_updates < 2:
         parser.error("--updates and --longer-updates must be at least 2")
