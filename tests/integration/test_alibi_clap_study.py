@@ -67,11 +67,11 @@ def test_fast_feed_forward_study(tmp_path: Path) -> None:
 
 def test_bigs_study(tmp_path: Path) -> None:
     words = [DATA, "--out", tmp_path, "--seeds", 3, *SMALL, "--longer-updates", 2, "--valid-batches", 2]
-    done = study(*words, "--width", 24, "--set", "common.cpu=true", "model.bigs_num_ssm=4", script="bigs_study.py")
+    done = study(*words, "--width", 24, "--set", "common.cpu=true", script="bigs_study.py")
     assert done.returncode == 0, done.stdout + done.stderr
     attention, alibi, bigs = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert [run["variant"] for run in (attention, alibi, bigs)] == ["roberta", "alibi", "bigs"]
-    assert abs(bigs["parameters"] - attention["parameters"]) < 300
+    assert abs(bigs["parameters"] - attention["parameters"]) < 600
     assert [step for step, _ in bigs["curve"]] == [2, 4]
     assert "from 32 to 128 (tile)" in (tmp_path / "longer/bigs-seed3/log.txt").read_text()
     table = (tmp_path / "positions.md").read_text().splitlines()
