@@ -63,3 +63,18 @@ def test_fast_feed_forward_study(tmp_path: Path) -> None:
     assert fast["parameters"] - dense["parameters"] == 31  # biases of the nodes
     assert [step for step, _ in fast["curve"]] == [2, 4] and (tmp_path / "curves.png").is_file()
     assert "loss - crammed_bert_4095" in (tmp_path / "table.md").read_text()
+
+
+def test_bigs_study(tmp_path: Path) -> None:
+    words = [DATA, "--out", tmp_path, "--seeds", 3, *SMALL, "--longer-updates", 2, "--valid-batches", 2]
+    done = study(*words, "--width", 24, "--set", "common.cpu=true", script="bigs_study.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    attention, alibi, bigs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [run["variant"] for run in (attention, alibi, bigs)] == ["roberta", "alibi", "bigs"]
+    assert abs(bigs["parameters"] - attention["parameters"]) < 600
+    assert [step for step, _ in bigs["curve"]] == [2, 4]
+    assert "from 32 to 128 (tile)" in (tmp_path / "longer/bigs-seed3/log.txt").read_text()
+    table = (tmp_path / "positions.md").read_text().splitlines()
+    assert table[0].endswith("| 0 to 31 | 32 to 63 | 64 to 95 | 96 to 127 |") and len(table) == 5
+    assert all(0 < float(cell) < 20 for row in table[2:] for cell in row.split("|")[2:6])
+    assert (tmp_path / "positions.png").read_bytes().startswith(b"\x89PNG")
