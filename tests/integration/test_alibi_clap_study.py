@@ -63,3 +63,15 @@ def test_fast_feed_forward_study(tmp_path: Path) -> None:
     assert fast["parameters"] - dense["parameters"] == 31  # biases of the nodes
     assert [step for step, _ in fast["curve"]] == [2, 4] and (tmp_path / "curves.png").is_file()
     assert "loss - crammed_bert_4095" in (tmp_path / "table.md").read_text()
+
+
+def test_convolution_study(tmp_path: Path) -> None:
+    words = [DATA, "--out", tmp_path, "--seeds", 3, *SMALL, "--set", "common.cpu=true"]
+    done = study(*words, script="conv_study.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [run["variant"] for run in runs] == ["bert_base", "bert_alibi", "bert_conv_base"]
+    learned, alibi, composite = (run["parameters"] for run in runs)
+    assert learned - alibi == 32 * 16  # positions
+    assert composite - alibi == 17 * (2 + 8 + 8)  # offsets: of each head, and a column as wide as a head for queries and keys
+    assert (tmp_path / "curves.png").is_file() and "loss - bert_base" in (tmp_path / "table.md").read_text()
