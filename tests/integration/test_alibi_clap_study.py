@@ -73,5 +73,5 @@ def test_convolution_study(tmp_path: Path) -> None:
     assert [run["variant"] for run in runs] == ["bert_base", "bert_alibi", "bert_conv_base"]
     learned, alibi, composite = (run["parameters"] for run in runs)
     assert learned - alibi == 32 * 16  # positions
-    assert composite - alibi == 17 * (2 + 8 + 8)  # offsets: of each head, and a column as wide as a head for queries and keys
+    assert composite - alibi == 17 * (2 + 8 + 8)  # offsets times heads and twice their width
     assert (tmp_path / "curves.png").is_file() and "loss - bert_base" in (tmp_path / "table.md").read_text()
