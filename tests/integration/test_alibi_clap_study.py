@@ -78,3 +78,15 @@ def test_bigs_study(tmp_path: Path) -> None:
     assert table[0].endswith("| 0 to 31 | 32 to 63 | 64 to 95 | 96 to 127 |") and len(table) == 5
     assert all(0 < float(cell) < 20 for row in table[2:] for cell in row.split("|")[2:6])
     assert (tmp_path / "positions.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_convolution_study(tmp_path: Path) -> None:
+    words = [DATA, "--out", tmp_path, "--seeds", 3, *SMALL, "--set", "common.cpu=true"]
+    done = study(*words, script="conv_study.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [run["variant"] for run in runs] == ["bert_base", "bert_alibi", "bert_conv_base"]
+    learned, alibi, composite = (run["parameters"] for run in runs)
+    assert learned - alibi == 32 * 16  # positions
+    assert composite - alibi == 17 * (2 + 8 + 8)  # offsets times heads and twice their width
+    assert (tmp_path / "curves.png").is_file() and "loss - bert_base" in (tmp_path / "table.md").read_text()

@@ -174,7 +174,7 @@ def test_the_sentencepiece_model_goes_along(tmp_path: Path) -> None:
     )
     (source / "tokenizer_config.json").write_text("{}")
     convert_checkpoint("bert-convolutions", "fairseq", source, tmp_path / "out")
-    for options in ({}, {"sentencepiece_albert": True}):
+    for options in ({}, {"bpe": "sentencepiece"}, {"sentencepiece_albert": True}):  # the name alone loses nothing
         hub = RobertaModel.from_hub(str(tmp_path / "out"), "model.pt", str(tmp_path / "out"), **options)
         assert hub.encode("The  M\u00f6\u00f6n goes over HILLS").tolist() == ids
     convert_checkpoint("fairseq", "bert-convolutions", tmp_path / "out", tmp_path / "back")
