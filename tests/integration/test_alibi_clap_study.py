@@ -15,7 +15,7 @@ SMALL = "--updates 4 --validations 2 --layers 1 --width 16 --heads 2 --tokens-pe
 
 def study(*words: object, script: str = "study.py") -> subprocess.CompletedProcess[str]:
     line = [sys.executable, str(STUDY / script), *map(str, words)]
-    return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=300)
+    return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600)
 
 
 def test_study(tmp_path: Path) -> None:
