@@ -97,8 +97,7 @@ def test_as_accurate_as_the_routed_sum(shape, dtype, weights):
         tensors = [tensors[0], *(t.float() for t in tensors[1:])]
     routes = fff_routes(*tensors[:3], depth, trees)
     truth = [t.double() for t in tensors]
-    if not torch.equal(routes, fff_routes(*truth[:3], depth, trees)):
-        pytest.skip("a logit is within rounding of 0")
+    assert torch.equal(routes, fff_routes(*truth[:3], depth, trees)), "a logit within rounding of 0: take another seed"
     found = with_grads(fast_feed_forward, tensors, grad, depth, trees)
     exact = with_grads(fast_feed_forward, truth, grad.double(), depth, trees)
     assert [t.dtype for t in found] == [tensors[0].dtype, *(t.dtype for t in tensors)]
@@ -327,8 +326,7 @@ def test_wide_shallow_trees_give_the_same_through_products(shape, kind):
     )
     routes = fff_routes(*tensors[:3], depth, trees)
     _, nodes, _ = torch.ops.fairseq.fff_products_forward(*tensors, depth, trees, "gelu", True)
-    if not torch.equal(nodes.view(routes.shape).long(), routes):
-        pytest.skip("a logit is within rounding of 0")
+    assert torch.equal(nodes.view(routes.shape).long(), routes), "a logit within rounding of 0: take another seed"
     found = with_grads(fast_feed_forward, tensors, grad, depth, trees)
     wanted = with_grads(walked, tensors, grad, depth, trees)
     for name, a, b in zip(RESULTS, found, wanted, strict=True):

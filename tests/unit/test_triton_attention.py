@@ -95,6 +95,17 @@ def test_packed_sequences_are_the_padded_ones(form):
 
 
 @in_interpreter
+@pytest.mark.parametrize("name", [0, 1, 2])
+@pytest.mark.parametrize("tokens", [70, 1100])  # without and with tiles that are left out
+def test_a_number_that_is_none_is_not_swallowed(name, tokens):
+    """A run that diverges must be seen to do so."""
+    tensors = problem(1, tokens, 16, heads=1)
+    tensors[name][0, 0, 30, 3] = torch.nan
+    out, _, *gradients = forward_and_backward(tensors, SLOPES[:1], True, None, None, 0.0, SEED)
+    assert out[0, 0, 30].isnan().any() and all(not gradient.isfinite().all() for gradient in gradients[:2])
+
+
+@in_interpreter
 def test_tensors_may_lie_anyhow():
     q, k, v, grad = problem(2, 9, 32)
     joint = torch.randn(2, 9, 3, 3, 32)  # q, k and v of one projection
