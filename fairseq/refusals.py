@@ -68,6 +68,12 @@ CRITERIONS = by_name(
         "the legacy XLM/BERT loss (use masked_lm)": "legacy_masked_lm_loss",
     }
 )
+OPTIMIZERS = by_name(
+    {
+        "optimizers that divide the parameters of a model among them (use freeze and lr_scales)": "composite",
+        "keeping the optimizer's state on the CPU": "cpu_adam",
+    }
+)
 # Import paths of the original.
 MODULES = by_name(
     {

@@ -290,20 +290,36 @@ OPTIMIZERS: Registry[Any] = Registry(
         "adamw": Builtin("fairseq.optim.adam", f"{_OPTIM_CONFIGS}:AdamWConfig"),
         "sgd": Builtin("fairseq.optim.others", f"{_OPTIM_CONFIGS}:SGDConfig"),
         "adagrad": Builtin("fairseq.optim.others", f"{_OPTIM_CONFIGS}:AdagradConfig"),
+        "adadelta": Builtin("fairseq.optim.others", f"{_OPTIM_CONFIGS}:AdadeltaConfig"),
+        "adamax": Builtin("fairseq.optim.classic", f"{_OPTIM_CONFIGS}:FairseqAdamaxConfig"),
+        "nag": Builtin("fairseq.optim.classic", f"{_OPTIM_CONFIGS}:FairseqNAGConfig"),
+        "lamb": Builtin("fairseq.optim.classic", f"{_OPTIM_CONFIGS}:FairseqLAMBConfig"),
+        "adafactor": Builtin("fairseq.optim.adafactor", f"{_OPTIM_CONFIGS}:FairseqAdafactorConfig"),
     },
+    refused=refusals.OPTIMIZERS,
 )
 LR_SCHEDULERS: Registry[Any] = Registry(
     "learning-rate schedule",
     {
-        name: Builtin("fairseq.optim.lr_scheduler", f"{_OPTIM_CONFIGS}:{config}")
-        for name, config in {
-            "fixed": "FixedLRScheduleConfig",
-            "polynomial_decay": "PolynomialDecayLRScheduleConfig",
-            "cosine": "CosineLRScheduleConfig",
-            "inverse_sqrt": "InverseSquareRootLRScheduleConfig",
-            "tri_stage": "TriStageLRScheduleConfig",
-            "budget_triangular": "BudgetTriangularLRScheduleConfig",
+        name: Builtin(f"fairseq.optim.{module}", f"{_OPTIM_CONFIGS}:{config}")
+        for module, schedules in {
+            "lr_scheduler": {
+                "fixed": "FixedLRScheduleConfig",
+                "polynomial_decay": "PolynomialDecayLRScheduleConfig",
+                "cosine": "CosineLRScheduleConfig",
+                "inverse_sqrt": "InverseSquareRootLRScheduleConfig",
+                "tri_stage": "TriStageLRScheduleConfig",
+                "budget_triangular": "BudgetTriangularLRScheduleConfig",
+                "triangular": "TriangularLRScheduleConfig",
+                "step": "StepLRScheduleConfig",
+            },
+            "other_schedules": {
+                "reduce_lr_on_plateau": "ReduceLROnPlateauLRScheduleConfig",
+                "manual": "ManualScheduleConfig",
+                "pass_through": "PassThroughScheduleConfig",
+            },
         }.items()
+        for name, config in schedules.items()
     },
 )
 _ENCODERS = "fairseq.data.encoders"

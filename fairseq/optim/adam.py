@@ -30,14 +30,14 @@ from fairseq.optim.fairseq_optimizer import (
 from fairseq.tree import HALF
 
 
-def parse_betas(value: Any) -> tuple[float, float]:
-    """The two decay rates from a literal such as ``"(0.9, 0.98)"`` or from a sequence of two numbers."""
+def parse_betas(value: Any, name: str = "adam_betas") -> tuple[float, float]:
+    """The two decay rates of the option ``name``: a literal such as ``"(0.9, 0.98)"``, or a sequence of two numbers."""
     try:
-        beta1, beta2 = map(float, literal(value, "adam_betas") if isinstance(value, str) else value)
+        beta1, beta2 = map(float, literal(value, name) if isinstance(value, str) else value)
     except (TypeError, ValueError):
-        raise ConfigError(f'adam_betas must be a pair of numbers such as "(0.9, 0.98)", but is {value!r}') from None
+        raise ConfigError(f'{name} must be a pair of numbers such as "(0.9, 0.98)", but is {value!r}') from None
     if not (0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0):
-        raise ConfigError(f"adam_betas must lie in [0, 1), but are {beta1}, {beta2}")
+        raise ConfigError(f"{name} must lie in [0, 1), but are {beta1}, {beta2}")
     return beta1, beta2
 
 

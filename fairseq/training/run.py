@@ -170,6 +170,9 @@ def load_checkpoint(
     position = extra_state["train_iterator"]
     epoch_itr = trainer.get_train_iterator(epoch=position["epoch"], load_dataset=True, **iterator_args)
     epoch_itr.load_state_dict(position)
+    if position["iterations_in_epoch"] == 0 and position["epoch"] > 1 and not (resets.lr_scheduler or resets.optimizer):
+        # It was written before the schedule heard that the epoch was over, and of its validation loss.
+        trainer.lr_step(position["epoch"] - 1, extra_state.get("val_loss"))
     return extra_state, epoch_itr
 
 

@@ -78,7 +78,7 @@ def _variant(config: RobertaConfig, slot: str, name: str, args: Any) -> Variant:
         value = getattr(args, key, None)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value)
-        value = spec.default if value is None else convert(spec, value, f"model.{key}")
+        value = spec.default if value is None else convert(spec, value, f"model.{key}", stored=True)
         if isinstance(value, str) and value == MISSING:
             raise ConfigError(f"model.{key} is mandatory for {slot}={name}: give --{key.replace('_', '-')}")
         options[key.removeprefix(f"{name}_")] = value
