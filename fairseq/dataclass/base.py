@@ -253,20 +253,23 @@ def convert(spec: FieldSpec, value: Any, where: str, *, stored: bool = False) ->
     The range is not asked of a ``stored`` value: what an old run was given shall not make its checkpoint unreadable.
     """
     given, value = value, coerce(value, spec.hint, where)
-    if spec.within is not None and not stored:
-        _check_within(value, given, spec.within, where)
+    if not stored:
+        check_within(spec, value, where, given)
     choices = spec.choices
     if choices is not None and value is not None and value not in choices:
         raise _not_among(value, choices, where)
     return value
 
 
-def _check_within(value: Any, given: Any, within: str, where: str) -> None:
-    """``given`` is what ``value`` was read from: 1e-400 is 0.0, which nobody typed."""
-    allowed = parse_interval(within)
+def check_within(spec: FieldSpec, value: Any, where: str, given: Any = None) -> None:
+    """Raise ConfigError for a number outside its declared range; ``given``: what it was read from (1e-400 is 0.0)."""
+    if spec.within is None:
+        return
+    allowed = parse_interval(spec.within)
     for number in value if isinstance(value, list) else [value]:
         if number is not None and number not in allowed:
-            raise ConfigError(f"{where} must be {allowed.describe(number)}, but is {given}")
+            shown = number if given is None else given
+            raise ConfigError(f"{where} must be {allowed.describe(number)}, but is {shown}")
 
 
 def _not_among(value: Any, choices: Iterable[Any], where: str) -> ConfigError:

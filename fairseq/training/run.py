@@ -84,25 +84,8 @@ def check(cfg: FairseqConfig) -> None:
         raise ConfigError(
             "the size of a batch is not given: pass --max-tokens (tokens per batch) or --batch-size (sentences per batch)"
         )
-    for name in ("max_tokens", "batch_size", "max_tokens_valid", "batch_size_valid"):
-        value = getattr(data, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, but is {value}")
-    for section, name in (
-        ("common", "log_interval"),
-        ("dataset", "validate_interval"),
-        ("checkpoint", "save_interval"),
-    ):
-        if getattr(getattr(cfg, section), name) == 0:
-            raise ConfigError(f"{name} must not be 0: it counts the updates or epochs from one time to the next")
-    if cfg.ema.store_ema and cfg.ema.ema_update_freq < 1:
-        raise ConfigError(f"ema_update_freq must be at least 1, but is {cfg.ema.ema_update_freq}")
-    if data.max_valid_steps is not None and data.max_valid_steps < 0:
-        raise ConfigError(f"max_valid_steps must not be negative, but is {data.max_valid_steps}")
-    if any(frequency < 1 for frequency in cfg.optimization.update_freq) or not cfg.optimization.update_freq:
-        raise ConfigError(f"update_freq must be at least 1, but is {list(cfg.optimization.update_freq)}")
-    if cfg.optimization.batch_ramp_updates < 0:
-        raise ConfigError(f"batch_ramp_updates must not be negative, but is {cfg.optimization.batch_ramp_updates}")
+    if not cfg.optimization.update_freq:
+        raise ConfigError("update_freq is an empty list; give at least one number of batches per update")
     if cfg.criterion is None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
     if cfg.optimizer is None:
