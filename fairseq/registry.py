@@ -201,6 +201,9 @@ TASKS: Registry[Any] = Registry(
     "task",
     {
         "masked_lm": Builtin("fairseq.tasks.masked_lm", f"{_TASK_CONFIGS}:MaskedLMConfig"),
+        "multilingual_masked_lm": Builtin(
+            "fairseq.tasks.multilingual_masked_lm", f"{_TASK_CONFIGS}:MultiLingualMaskedLMConfig"
+        ),
         "sentence_prediction": Builtin("fairseq.tasks.sentence_task", f"{_TASK_CONFIGS}:SentencePredictionConfig"),
         "sentence_ranking": Builtin("fairseq.tasks.choices", f"{_TASK_CONFIGS}:SentenceRankingConfig"),
         "multiple_choice": Builtin("fairseq.tasks.choices", f"{_TASK_CONFIGS}:MultipleChoiceConfig"),
@@ -271,6 +274,9 @@ CRITERIONS: Registry[Any] = Registry(
         "masked_lm": Builtin("fairseq.criterions.masked_lm", f"{_CRITERION_CONFIGS}:MaskedLmConfig"),
         "sentence_prediction": Builtin(
             "fairseq.criterions.sentences", f"{_CRITERION_CONFIGS}:SentencePredictionConfig"
+        ),
+        "sentence_prediction_r3f": Builtin(
+            "fairseq.criterions.sentence_prediction_r3f", f"{_CRITERION_CONFIGS}:SentencePredictionR3FConfig"
         ),
         "sentence_ranking": Builtin("fairseq.criterions.sentences", f"{_CRITERION_CONFIGS}:SentenceRankingConfig"),
         "question_answering": Builtin(

@@ -47,12 +47,20 @@ class SentencePredictionCriterion(FairseqCriterion):
         without targets.
         """
         require_head(model, self.classification_head_name)
-        logits, _ = model(
+        return self.judge(self.logits(model, sample), sample)
+
+    def logits(self, model: nn.Module, sample: dict[str, Any], **more: Any) -> Tensor:
+        """Output of the head (B, K); ``more`` are further arguments of the model."""
+        return model(
             **sample["net_input"],
             **layout_for(self, model, sample),
             features_only=True,
             classification_head_name=self.classification_head_name,
-        )
+            **more,
+        )[0]
+
+    def judge(self, logits: Tensor, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
+        """Loss, sample size and logging output for ``logits`` (B, K)."""
         targets = require_target(sample, self.task)
         if self.regression_target:
             predictions, targets = logits.float(), targets.float()

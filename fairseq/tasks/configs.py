@@ -87,6 +87,32 @@ class MaskedLMConfig(FairseqDataclass):
 
 
 @dataclass(kw_only=True)
+class MultiLingualMaskedLMConfig(MaskedLMConfig):
+    """Masked language modelling on several languages, each in a directory of its own."""
+
+    data: str = option(
+        MISSING,
+        "directory with dict.txt and a directory of binarized data for each language; several, separated by a colon, are "
+        "used in turn, one per epoch",
+    )
+    sample_break_mode: str = option(
+        "complete",
+        "as for masked_lm; complete: fill each sample with whole lines only",
+        choices=BREAK_MODES,
+    )
+    tokens_per_sample: int = option(512, "most tokens in a sample, the leading <s> included", within="[1, inf)")
+    multilang_sampling_alpha: float = option(
+        1.0,
+        "exponent on the languages' fractions of the data; below 1 small languages are drawn more often",
+        within="[0, inf)",
+    )
+    languages: str | None = option(
+        None, "comma-separated languages (names of directories) to train on; default: all", new=True
+    )
+    train_subset: str = II("dataset.train_subset")
+
+
+@dataclass(kw_only=True)
 class SentenceTaskConfig(FairseqDataclass):
     """What the tasks on whole sentences have in common."""
 

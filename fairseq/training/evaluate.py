@@ -51,6 +51,7 @@ def evaluate(cfg: FairseqConfig, overrides: dict[str, Any] | None = None) -> dic
     results = {}
     for subset in subset_names(cfg):
         task.load_dataset(subset, combine=False, epoch=1, task_cfg=saved.task)
+    for subset in task.validation_subsets(subset_names(cfg)):
         results[subset] = _evaluate_subset(cfg, task, model, criterion, subset, mode)
     return results
 

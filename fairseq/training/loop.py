@@ -250,7 +250,7 @@ def validate_and_save(
 
 def _validate(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> list[float]:
     try:
-        return validate(cfg, trainer, epoch_itr.epoch, subset_names(cfg))
+        return validate(cfg, trainer, epoch_itr.epoch, trainer.task.validation_subsets(subset_names(cfg)))
     except FairseqError:
         # A mistake in the validation data or settings must not cost the updates that were made.
         trainer.save_checkpoint(epoch_itr, None)

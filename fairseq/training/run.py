@@ -69,7 +69,7 @@ def _train(cfg: FairseqConfig) -> float | None:
         logger.info("nothing to do: %d updates are done already", trainer.get_num_updates())
         return None
     if not (cfg.dataset.disable_validation or cfg.dataset.skip_invalid_size_inputs_valid_test):
-        for subset in subset_names(cfg):  # rather than at the first validation
+        for subset in task.validation_subsets(subset_names(cfg)):  # rather than at the first validation
             check_sample_sizes(task, model, subset)
     value = train_epochs(cfg, trainer, epoch_itr)
     trainer.store.wait()
