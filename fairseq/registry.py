@@ -338,9 +338,10 @@ BPES: Registry[Any] = Registry(
         "hf_byte_bpe": Builtin(f"{_ENCODERS}.libraries", f"{_ENCODERS}.configs:HuggingFaceByteLevelBPEConfig"),
         "hf_tokenizer": Builtin(f"{_ENCODERS}.libraries", f"{_ENCODERS}.configs:HuggingFaceTokenizerConfig"),
     },
+    refused=refusals.BPES,
 )
-TOKENIZERS: Registry[Any] = Registry("tokenizer", {"space": Builtin(f"{_ENCODERS}.base")})
-SCORERS: Registry[Any] = Registry("scorer")
+TOKENIZERS: Registry[Any] = Registry("tokenizer", {"space": Builtin(f"{_ENCODERS}.base")}, refused=refusals.TOKENIZERS)
+SCORERS: Registry[Any] = Registry("scorer", refused=refusals.SCORERS)
 
 # Formats of pretrained models, which fairseq-convert reads and writes.
 FORMATS: Registry[Any] = Registry(

@@ -101,7 +101,7 @@ def layout_for(
     return {"layout": layout} if layout is not None and used else {}
 
 
-def average(total: Any, count: Any) -> Any:
+def mean_over(total: Any, count: Any) -> Any:
     """``total / count``; over nothing NaN, which meters leave out when it is logged with the weight 0."""
     # A tensor divides by zero to NaN without a transfer from the device to look.
     return total / count if torch.is_tensor(count) or count > 0 else float("nan")
@@ -162,7 +162,7 @@ class CollectingCriterion(FairseqCriterion):
         """Log the loss in bits (per window, per word, ...) and, on whole validation sets, the task's scores."""
         loss = sum(output.get("loss", 0) for output in logging_outputs)
         sample_size = sum(output.get("sample_size", 0) for output in logging_outputs)
-        metrics.log_scalar("loss", average(loss, sample_size) / math.log(2), sample_size, round=3)
+        metrics.log_scalar("loss", mean_over(loss, sample_size) / math.log(2), sample_size, round=3)
         for output in logging_outputs:
             if "_collected" in output:
                 metrics.log_collected(*output["_collected"])

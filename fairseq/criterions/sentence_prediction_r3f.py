@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, Uniform
 
 from fairseq.criterions.configs import NOISES, SentencePredictionR3FConfig
-from fairseq.criterions.fairseq_criterion import average
+from fairseq.criterions.fairseq_criterion import mean_over
 from fairseq.criterions.sentences import SentencePredictionCriterion, log_sentence_metrics, require_head
 from fairseq.errors import ConfigError
 from fairseq.logging import metrics
@@ -64,7 +64,7 @@ class SentencePredictionR3F(SentencePredictionCriterion):
         if any("symm_kl" in output for output in logging_outputs):
             divergence = sum(output.get("symm_kl", 0) for output in logging_outputs)
             sample_size = sum(output.get("sample_size", 0) for output in logging_outputs)
-            metrics.log_scalar("symm_kl", average(divergence, sample_size), sample_size, round=5)
+            metrics.log_scalar("symm_kl", mean_over(divergence, sample_size), sample_size, round=5)
 
 
 def symmetric_divergence(a: Tensor, b: Tensor) -> Tensor:

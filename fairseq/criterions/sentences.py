@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairseq.criterions import scores
 from fairseq.criterions.configs import SentencePredictionConfig, SentenceRankingConfig
-from fairseq.criterions.fairseq_criterion import FairseqCriterion, average, layout_for
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for, mean_over
 from fairseq.errors import ConfigError, DataError
 from fairseq.logging import metrics
 from fairseq.registry import CRITERIONS
@@ -142,9 +142,9 @@ def log_sentence_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:
         return sum(output.get(name, 0) for output in logging_outputs)
 
     loss, ntokens, nsentences, sample_size = (total(k) for k in ("loss", "ntokens", "nsentences", "sample_size"))
-    metrics.log_scalar("loss", average(loss, sample_size) / math.log(2), sample_size, round=3)
+    metrics.log_scalar("loss", mean_over(loss, sample_size) / math.log(2), sample_size, round=3)
     if sample_size != ntokens:
-        metrics.log_scalar("nll_loss", average(loss, ntokens) / math.log(2), ntokens, round=3)
+        metrics.log_scalar("nll_loss", mean_over(loss, ntokens) / math.log(2), ntokens, round=3)
     if logging_outputs and "ncorrect" in logging_outputs[0]:
         metrics.log_scalar("accuracy", 100.0 * total("ncorrect") / nsentences, nsentences, round=1)
     for output in logging_outputs:
