@@ -102,7 +102,7 @@ class FairseqNAGConfig(FairseqDataclass):
     """Nesterov's accelerated gradient as fairseq defines it: the velocity follows changes of the learning rate."""
 
     momentum: float = option(0.99, "momentum factor", within="[0, 1)")
-    weight_decay: float = option(0.0, _DECOUPLED, within=_FROM_0)
+    weight_decay: float = option(0.0, _DECOUPLED, within=_FROM_0, alias="--wd")
     lr: list[float] = II("optimization.lr")
 
 
@@ -256,7 +256,10 @@ class StepLRScheduleConfig(FairseqDataclass):
     lr: list[float] = II("optimization.lr")
     min_lr: float = option(0.0, "lowest learning rate", within=_FROM_0)
     lr_deacy_period: int = option(
-        25000, "updates from one decay to the next (the original's spelling)", within="[1, inf)"
+        25000,
+        "updates from one decay to the next (the original's spelling)",
+        within="[1, inf)",
+        alias="--lr-decay-period",
     )
     lr_decay: float = option(0.5, "factor on the learning rate", within="(0, 1]")
 

@@ -47,6 +47,8 @@ class Adagrad(FairseqOptimizer):
 class Adadelta(FairseqOptimizer):
     """torch's Adadelta with L2 weight decay; the class name is stored in checkpoints."""
 
+    supports_flat_params = True
+
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
         self._optimizer = torch.optim.Adadelta(params, **self.optimizer_config)

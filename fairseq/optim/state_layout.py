@@ -104,7 +104,7 @@ def _join(state_dict: dict[str, Any], size: int) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for name in names:
         values = [entry[name] for entry in entries]
-        if torch.is_tensor(values[0]) and (values[0].dim() > 0 or name.startswith("exp_avg")):
+        if torch.is_tensor(values[0]) and (values[0].dim() > 0 or name != "step"):
             joined[name] = torch.cat([value.reshape(-1) for value in values])
             if joined[name].numel() != size:
                 raise _wrong_size(name, joined[name].numel(), size)

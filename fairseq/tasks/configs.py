@@ -41,7 +41,7 @@ class MaskedLMConfig(FairseqDataclass):
     )
     prepend_bos: bool = option(True, "put <s> in front of every sample", action="boolean", new=True)
     mask_prob: float = option(
-        0.15, "fraction of the tokens that are predicted; 0: source and target are the same", within="[0, 1]"
+        0.15, "fraction of the tokens that are predicted; 0: source and target are the same", within="[0, 1)"
     )
     leave_unmasked_prob: float = option(
         0.1, "fraction of the predicted tokens that stay as they are in the source", within="[0, 1]"

@@ -75,7 +75,7 @@ CASES = [
     ("common", "log_interval", "0", "at least 1, but is 0"),
     ("dataset", "batch_size", "0", "at least 1, but is 0"),
     ("dataset", "num_workers", "-1", "at least 0, but is -1"),
-    ("task", "mask_prob", "1.5", "at least 0 and at most 1, but is 1.5"),
+    ("task", "mask_prob", "1.5", "at least 0 and below 1, but is 1.5"),
 ]
 NAMES = {"optimizer": "adam", "lr_scheduler": "polynomial_decay", "model": "roberta_base", "task": "masked_lm"}
 

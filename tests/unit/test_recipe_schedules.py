@@ -103,6 +103,13 @@ def test_pass_through_hands_on_to_the_optimizers_own_schedule() -> None:
     assert calls == [{"mine": 1}, 3] and schedule.step_update(5) == 0.5
 
 
+def test_the_decay_period_has_two_spellings() -> None:
+    words = "data-bin --arch roberta_base --lr 0.1 --lr-scheduler step --lr-decay-period 7".split()
+    by_flags = convert_namespace_to_omegaconf(parse_args_and_arch(get_training_parser(), words))
+    by_yaml = build_config({"lr_scheduler": {"_name": "step", "lr_decay_period": 7}, "model": "roberta_base"})
+    assert by_flags.lr_scheduler.lr_deacy_period == by_yaml.lr_scheduler.lr_deacy_period == 7
+
+
 CHOICES: dict[str, dict[str, Any]] = {
     "adadelta": {"adadelta_rho": 0.8, "adadelta_eps": 1e-5, "weight_decay": 0.1, "anneal_eps": True},
     "adafactor": {"adafactor_eps": "(1e-30, 1e-2)", "clip_threshold": 2.0, "decay_rate": -0.5, "beta1": 0.9},
