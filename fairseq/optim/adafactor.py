@@ -48,7 +48,7 @@ class Adafactor(Float32Update):
         warmup_init: bool = False,
     ) -> None:
         if lr is not None and relative_step:
-            raise ValueError("Cannot combine manual lr and relative_step options")
+            raise ConfigError("relative_step makes its own learning rate: leave out lr")
         if warmup_init and not relative_step:
             raise ConfigError("warmup_init is a beginning of relative_step: give --relative-step, too")
         options = {"lr": lr, "eps": eps, "clip_threshold": clip_threshold, "decay_rate": decay_rate, "beta1": beta1}

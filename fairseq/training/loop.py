@@ -45,11 +45,12 @@ def validate(cfg: FairseqConfig, trainer: Trainer, epoch: int, subsets: list[str
     if cfg.dataset.fixed_validation_seed is not None:
         torch.manual_seed(cfg.dataset.fixed_validation_seed)
     trainer.begin_valid_epoch(epoch)
-    values = []
+    values, metric = [], cfg.checkpoint.best_checkpoint_metric
     for position, subset in enumerate(subsets):
         logger.info('begin validation on "%s" subset', subset)
         stats = _validate_subset(cfg, trainer, epoch, subset, track_best=position == 0)
-        values.append(_metric(stats, cfg.checkpoint.best_checkpoint_metric, subset))
+        # One that decides nothing may have nothing to predict.
+        values.append(_metric(stats, metric, subset) if position == 0 or metric in stats else math.nan)
     return values
 
 

@@ -129,3 +129,23 @@ def test_yaml_and_validation_command(data: Path, tmp_path: Path, monkeypatch: py
     )
     validate([str(data), "--path", "checkpoints/checkpoint_last.pt", "--batch-size", "4", "--cpu", SKIP])
     assert results == ["valid", "valid_de", "valid_sw"]
+
+
+def test_a_language_without_targets_decides_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fairseq.training import loop
+
+    judged: list[list[float]] = []
+    judge = loop._validate_subset
+
+    def without_swahili(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        stats = judge(*args, **kwargs)
+        return {key: value for key, value in stats.items() if args[3] != "valid_sw" or key not in ("loss", "ppl")}
+
+    whole = loop.validate
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "_validate_subset", without_swahili)
+    monkeypatch.setattr(loop, "validate", lambda *args: judged.append(whole(*args)) or judged[-1])
+    cli_main(argv=[str(data), *FLAGS, "--max-update", "1", "--languages", "de,sw"])
+    assert np.isfinite(judged[0][:2]).all() and np.isnan(judged[0][2])
