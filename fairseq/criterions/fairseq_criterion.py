@@ -101,12 +101,6 @@ def layout_for(
     return {"layout": layout} if layout is not None and used else {}
 
 
-def mean_over(total: Any, count: Any) -> Any:
-    """``total / count``; over nothing NaN, which meters leave out when it is logged with the weight 0."""
-    # A tensor divides by zero to NaN without a transfer from the device to look.
-    return total / count if torch.is_tensor(count) or count > 0 else float("nan")
-
-
 class LegacyFairseqCriterion(FairseqCriterion):
     """The old constructor, ``(args, task)``."""
 
@@ -139,6 +133,12 @@ def build_criterion(cfg: Any, task: Any) -> FairseqCriterion:
     if name is None:
         raise ConfigError(f"no criterion is given; known: {', '.join(CRITERIONS.names())}")
     return CRITERIONS.get(name).build_criterion(cfg, task)
+
+
+def mean_over(total: Any, count: Any) -> Any:
+    """``total / count``; over nothing NaN, which meters leave out when it is logged with the weight 0."""
+    # A tensor divides by zero to NaN without a transfer from the device to look.
+    return total / count if torch.is_tensor(count) or count > 0 else float("nan")
 
 
 class CollectingCriterion(FairseqCriterion):

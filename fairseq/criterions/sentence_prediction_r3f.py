@@ -52,7 +52,7 @@ class SentencePredictionR3F(SentencePredictionCriterion):
         logits = self.logits(model, sample, token_embeddings=embedded)
         noise = self.noise.sample(embedded.shape).to(embedded)
         noised = self.logits(model, sample, token_embeddings=embedded.detach() + noise)
-        loss, sample_size, logging_output = self.judge(logits, sample)
+        loss, sample_size, logging_output = self.judge(model, sample, logits)
         divergence = symmetric_divergence(noised, logits) * sample_size
         loss = loss + self.r3f_lambda * divergence
         return loss, sample_size, {**logging_output, "loss": loss.detach(), "symm_kl": divergence.detach()}

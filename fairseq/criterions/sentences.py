@@ -47,7 +47,7 @@ class SentencePredictionCriterion(FairseqCriterion):
         without targets.
         """
         require_head(model, self.classification_head_name)
-        return self.judge(self.logits(model, sample), sample)
+        return self.judge(model, sample, self.logits(model, sample))
 
     def logits(self, model: nn.Module, sample: dict[str, Any], **more: Any) -> Tensor:
         """Output of the head (B, K); ``more`` are further arguments of the model."""
@@ -59,8 +59,8 @@ class SentencePredictionCriterion(FairseqCriterion):
             **more,
         )[0]
 
-    def judge(self, logits: Tensor, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        """Loss, sample size and logging output for ``logits`` (B, K)."""
+    def judge(self, model: nn.Module, sample: dict[str, Any], logits: Tensor) -> tuple[Tensor, int, dict[str, Any]]:
+        """Loss, sample size and logging output for the ``logits`` (B, K) of ``model``."""
         targets = require_target(sample, self.task)
         if self.regression_target:
             predictions, targets = logits.float(), targets.float()
