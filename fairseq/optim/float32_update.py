@@ -12,6 +12,11 @@ from fairseq.errors import CheckpointError, ConfigError
 from fairseq.tree import HALF
 
 
+def undecorated(method: Any) -> Any:
+    """``method`` without the mark that hides it from torch.compile: the mark imports the compiler, which takes seconds."""
+    return getattr(method, "__wrapped__", method)
+
+
 class Float32Update(torch.optim.Optimizer):
     """Subclasses say in `update` what happens to one parameter. State tensors are float32 (float64 for float64)."""
 
@@ -19,6 +24,10 @@ class Float32Update(torch.optim.Optimizer):
     supports_flat_params = True
     #: State values of the shape of their parameter that an update makes (others: see `update`).
     moments: tuple[str, ...] = ()
+
+    add_param_group = undecorated(torch.optim.Optimizer.add_param_group)
+    zero_grad = undecorated(torch.optim.Optimizer.zero_grad)
+    state_dict = undecorated(torch.optim.Optimizer.state_dict)
 
     def update(self, weights: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change ``weights`` and ``state`` in place; neither ``grad`` nor anything else."""
@@ -42,7 +51,7 @@ class Float32Update(torch.optim.Optimizer):
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As the base class, but without rounding float32 states of half-precision parameters to their type."""
-        super().load_state_dict({**state_dict, "state": {}})
+        undecorated(torch.optim.Optimizer.load_state_dict)(self, {**state_dict, "state": {}})
         for stored, own in zip(state_dict["param_groups"], self.param_groups, strict=True):
             for index, param in zip(stored["params"], own["params"], strict=True):
                 if index in state_dict["state"]:
