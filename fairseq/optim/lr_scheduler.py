@@ -70,7 +70,7 @@ class FairseqLRScheduler:
 
     def step(self, epoch: int, val_loss: float | None = None) -> Any:
         """Note the validation loss at the end of ``epoch``."""
-        if val_loss is not None:
+        if val_loss is not None and not math.isnan(val_loss):
             self.best = val_loss if self.best is None else min(self.best, val_loss)
 
     def step_update(self, num_updates: int) -> float:
