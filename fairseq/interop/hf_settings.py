@@ -1,4 +1,4 @@
-"""What ``fairseq.hf`` has to know of a model: the configuration of a checkpoint as plain JSON, and the names of its weights.
+"""What ``fairseq.portable`` has to know of a model: the configuration of a checkpoint as plain JSON, and the names of its weights.
 
 Names are those of Transformers' configurations where it has one, so that tools find sizes where they look for them.
 """
@@ -7,14 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fairseq.dataclass.build import as_plain
 from fairseq.errors import CheckpointError
-from fairseq.interop.portable import read_configuration
+from fairseq.interop.portable import (
+    TOKENIZER,
+    PortableModel,
+    files_beside,
+    make_state,
+    read_configuration,
+    stored_config,
+)
 from fairseq.models.roberta.config import RobertaConfig
-from fairseq.models.roberta.factory import embedding_dim
+from fairseq.models.roberta.factory import configuration, embedding_dim
 from fairseq.modules.conv_grammar import read_options
 
 ENCODER, LM_HEAD, HEADS = "encoder.sentence_encoder.", "encoder.lm_head.", "classification_heads."
@@ -30,7 +40,7 @@ NOT_STORED = ("version", "embed_positions._float_tensor")
 
 
 def settings_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes that ``fairseq.hf.encoder`` reads. Raises CheckpointError for what it does not have."""
+    """The attributes that ``fairseq.portable.encoder`` reads. Raises CheckpointError for what it does not have."""
     config = read_configuration(
         state, "a model that others can load", {"spectral_norm_classification_head": (False,)}, VARIANTS
     )
@@ -104,7 +114,7 @@ def _token_mixer(config: RobertaConfig, options: Mapping[str, Any]) -> dict[str,
 
 
 def weights_of(state: Mapping[str, Any], tied: bool, head: str | None = None) -> dict[str, Tensor]:
-    """The weights under the names of ``fairseq.hf``; those of the classification head ``head`` as ``classifier``."""
+    """The weights under the names of ``fairseq.portable``; those of the classification head ``head`` as ``classifier``."""
     found: dict[str, Tensor] = {}
     for key, value in state["model"].items():
         if key.startswith(ENCODER):
@@ -121,13 +131,63 @@ def weights_of(state: Mapping[str, Any], tied: bool, head: str | None = None) ->
     return found
 
 
-def our_weights(theirs: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+def our_weights(theirs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """The inverse of `weights_of`."""
+    head = (settings.get("head") or {}).get("name", "")
     prefixes = {"encoder.": ENCODER, "lm_head.": LM_HEAD, "classifier.": f"{HEADS}{head}."}
-    found = {}
+    found = {f"{ENCODER}version": torch.tensor([3.0])}
     for key, value in theirs.items():
         start = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
         if start is None:
             raise CheckpointError(f"no such weight is known of a fairseq model: {key}")
         found[prefixes[start] + key.removeprefix(start)] = value
+    if settings["tied"]:
+        found[f"{LM_HEAD}weight"] = found[f"{ENCODER}embed_tokens.weight"]
+    if settings["positions"]["name"] == "sinusoidal":
+        found[f"{ENCODER}embed_positions._float_tensor"] = torch.zeros(1)
     return found
+
+
+def head_settings(state: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What ``fairseq.portable.encoder.TaskHead`` has to know of the head ``name``."""
+    cfg = stored_config(state)
+    config = configuration(cfg.model)
+    weights = state["model"]
+    classes = len(weights[f"{HEADS}{name}.out_proj.weight"])
+    dense = weights.get(f"{HEADS}{name}.dense.weight")
+    shared = {"name": name, "classes": classes, "dropout": config.pooler_dropout}
+    if dense is None:
+        task = getattr(cfg.task, "_name", None)
+        spans = classes == 2 and (task == "question_answering" or name == "question_answering_head")
+        return {**shared, "kind": "span", "dropout": 0.0} if spans else {**shared, "kind": "token"}
+    return {
+        **shared,
+        "kind": "classification",
+        "inner_dim": len(dense),
+        "pooling": config.pooling,
+        "activation": config.pooler_activation_fn,
+        "input_dropout": config.pooler_input_dropout,
+    }
+
+
+def stored_settings(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What the way back needs: the settings of the model as a checkpoint has them."""
+    cfg = stored_config(state)
+    model = {key: value for key, value in as_plain(cfg.model, resolve=True).items() if value is not None}
+    return {
+        "model": model,
+        "tokens": getattr(cfg.task, "tokens_per_sample", None) or model.get("max_positions") or 512,
+        "omit_mask": bool(getattr(cfg.task, "omit_mask", False)),
+    }
+
+
+def state_of(settings: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path) -> PortableModel:
+    """The model with the ``settings`` that `settings_of` and `stored_settings` made."""
+    stored = dict(settings["fairseq"]["model"])
+    symbols = [str(row) for row in range(4, settings["vocab_size"])]
+    files = files_beside(folder)
+    omit_mask = settings["fairseq"]["omit_mask"]
+    symbols = symbols if omit_mask else symbols[:-1]
+    bpe = {"_name": "hf_tokenizer", "hf_tokenizer_file": TOKENIZER} if TOKENIZER in files else None
+    state = make_state(stored.pop("_name"), stored, weights, symbols, settings["fairseq"]["tokens"], bpe, omit_mask)
+    return PortableModel(state, symbols, files)

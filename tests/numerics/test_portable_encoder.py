@@ -10,7 +10,7 @@ import torch
 
 from fairseq.dataclass.build import build_config
 from fairseq.dataclass.state import config_to_state
-from fairseq.hf.encoder import Encoder, LMHead
+from fairseq.portable.encoder import Encoder, LMHead
 from fairseq.interop.hf_settings import settings_of, weights_of
 from fairseq.models import build_model
 from tests.unit.roberta import KINDS, SIZES, Task, some_tokens

@@ -1,4 +1,4 @@
-"""The mixers of fairseq's encoders in plain PyTorch; see ``fairseq.hf.encoder``.
+"""The mixers of fairseq's encoders in plain PyTorch; see ``fairseq.portable.encoder``.
 
 Legend: B batch, T tokens, C channels, H heads, D head width, w reach, N modes, Q positions of a chunk, M chunks.
 """

@@ -4,7 +4,7 @@ It imports nothing but torch, has no custom operator and no branch that depends 
 weights, traced and exported with a dynamic batch and length. It is made for reading and for inference; the encoder that
 trains fast is ``fairseq.modules.encoder``, whose names of parameters are kept here. A test holds one to the other.
 
-``config`` is any object with the attributes of ``fairseq.hf.settings``.
+``config`` is any object with the attributes of ``fairseq.interop.hf_settings``.
 
 Legend: B batch, T tokens, C channels, E embedding width, V vocabulary, K classes.
 """
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq.hf.mixers import FastFeedForward, activate, score_bias, token_mixer
+from fairseq.portable.mixers import FastFeedForward, activate, score_bias, token_mixer
 
 
 class Layer(nn.Module):
