@@ -42,8 +42,9 @@ def convert_checkpoint(
         raise ConfigError(f"the output {destination} is the input; choose another folder")
     try:
         model = FORMATS.get(source).read(origin, special or {})
-        FORMATS.get(target).write(model, destination)
-        if destination.is_dir():
+        writer = FORMATS.get(target)
+        writer.write(model, destination)
+        if destination.is_dir() and not getattr(writer, "writes_tokenizer", False):
             for name, file in model.files.items():
                 shutil.copyfile(file, destination / name)
     except CheckpointError as error:

@@ -40,6 +40,8 @@ CLASSES = {  # kind of a head -> what Transformers calls the task
 class HuggingFaceAuto:
     """``config.json``, ``model.safetensors``, ``modeling_fairseq.py``, ``tokenizer.json``, ``README.md``."""
 
+    writes_tokenizer = True
+
     @staticmethod
     def recognizes(config: Mapping[str, Any]) -> bool:
         return config.get("model_type") == "fairseq_encoder"

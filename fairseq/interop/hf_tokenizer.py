@@ -61,6 +61,8 @@ def _tokenizer(model: PortableModel, size: int) -> tuple[Tokenizer, dict[str, st
     settings = (model.state.get("cfg") or {}).get("bpe")
     name = settings.get("_name") if isinstance(settings, Mapping) else settings
     makers = {"gpt2": _byte_level, "hf_byte_bpe": _byte_level, "bert": _word_pieces, "sentencepiece": _sentencepiece}
+    if name is None:
+        return _words(rows), dict(OURS)
     if name != "hf_tokenizer" and name not in makers:
         raise DataError(f"the model has the BPE {name}, which the library tokenizers cannot express")
     config = _found_files(dict(settings), model)
@@ -90,6 +92,13 @@ def _vocabulary(pieces: Mapping[str, str], rows: Mapping[str, int]) -> dict[str,
     found = {piece: rows[symbol] for piece, symbol in pieces.items()}
     taken = set(found.values())
     return found | {symbol: row for symbol, row in rows.items() if row not in taken and symbol not in found}
+
+
+def _words(rows: Mapping[str, int]) -> Tokenizer:
+    """Without a BPE symbols are what stands between spaces."""
+    tokenizer = Tokenizer(models.WordLevel(vocab=dict(rows), unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
 
 
 def _byte_level(encoder: Any, rows: Mapping[str, int]) -> Tokenizer:

@@ -44,6 +44,8 @@ BESIDE = (  # files that go along as they are
     TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
 )
 
 
