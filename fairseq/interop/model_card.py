@@ -15,7 +15,7 @@ _LOADING = '''\
 from transformers import AutoTokenizer, {cls}
 
 model = {cls}.from_pretrained("{folder}"{trust})
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}"{trust})
 ```
 '''
 _SIZES = {
@@ -34,7 +34,7 @@ def write_card(
     """``settings`` have the sizes of the model under Transformers' names, ``cls`` is the class that loads the folder."""
     parameters = sum(value.numel() for key, value in model.state["model"].items() if not key.endswith("lm_head.weight"))
     rows = [f"| {shown} | {settings[key]:,} |" for key, shown in _SIZES.items() if settings.get(key)]
-    parts = [f"{slot}: {_variant(settings[slot])}" for slot in _SLOTS if slot in settings]
+    parts = [f"{slot.replace('_', ' ')}: {_variant(settings[slot])}" for slot in _SLOTS if slot in settings]
     trust = ", trust_remote_code=True" if remote else ""
     loading = _LOADING.format(cls=cls, folder=folder.name, trust=trust)
     if not has_tokenizer:
