@@ -51,8 +51,9 @@ def score_bias(config: Any, padding: Tensor, dtype: torch.dtype) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float, scale: float | None = None) -> Tensor:
     """(B, H, T, D) each -> (B, T, H D)."""
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
-    return mixed.transpose(1, 2).flatten(2)
+    scores = q @ k.transpose(-1, -2) * (q.size(-1) ** -0.5 if scale is None else scale) + bias
+    weights = F.dropout(scores.softmax(-1), dropout, dropout > 0)
+    return (weights @ v).transpose(1, 2).flatten(2)
 
 
 def in_heads(x: Tensor, width: int) -> Tensor:
@@ -246,9 +247,9 @@ class StateSpace(nn.Module):
         """A product with a small matrix within chunks of Q positions; between chunks, states and what is left of them."""
         length, wide = u.size(1), torch.promote_types(u.dtype, torch.float32)
         x = u.to(wide)
-        x = F.pad(x.flip(1) if reverse else x, (0, 0, 0, CHUNK - 1))
-        count = (length + CHUNK - 1) // CHUNK  # M
-        x = x[:, : count * CHUNK].reshape(u.size(0), count, CHUNK, u.size(2))
+        count = (length + 2 * CHUNK - 1) // CHUNK  # M: never one, which a graph for any length could not be
+        x = F.pad(x.flip(1) if reverse else x, (0, 0, 0, 2 * CHUNK))
+        x = x.index_select(1, torch.arange(count * CHUNK, device=u.device)).unflatten(1, (count, CHUNK))
         times = torch.arange(CHUNK + 1, dtype=torch.float64, device=u.device)
         (re, im), (weight, turn) = self.powers(times), self.weights()
         kernel = (re[:-1] * weight - im[:-1] * turn).sum(1)
@@ -259,7 +260,7 @@ class StateSpace(nn.Module):
             wide
         )  # (Q, 2N)
         y = within.to(wide) @ x + out @ self._carried(into @ x, wide)
-        y = y.flatten(1, 2)[:, :length]
+        y = y.flatten(1, 2).index_select(1, torch.arange(length, device=u.device))  # a slice would depend on the length
         return (y.flip(1) if reverse else y).to(u.dtype)
 
     def _carried(self, added: Tensor, wide: torch.dtype) -> Tensor:
