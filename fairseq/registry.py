@@ -334,6 +334,7 @@ FORMATS: Registry[Any] = Registry(
         "hf-auto": Builtin("fairseq.interop.hf_auto"),
         "hf-roberta": Builtin("fairseq.interop.hf_roberta"),
         "hf-bert": Builtin("fairseq.interop.hf_bert"),
+        "sentence-transformers": Builtin("fairseq.interop.sentence_transformers"),
     },
 )
 

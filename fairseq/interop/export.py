@@ -78,6 +78,7 @@ def export(model: PortableModel, kind: str, path: Path, output: str = "logits") 
     graph = Graph(model, output).eval()
     program = _program(graph)
     path.parent.mkdir(parents=True, exist_ok=True)
+    run: Callable[..., Tensor] | None
     if kind == "torch-export":
         run = _loaded_program(program, path)
     elif kind == "onnx":

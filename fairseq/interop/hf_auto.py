@@ -12,7 +12,15 @@ from typing import Any
 
 import fairseq.portable
 from fairseq.errors import CheckpointError
-from fairseq.interop.hf_settings import HEADS, head_settings, our_weights, settings_of, state_of, stored_settings, weights_of
+from fairseq.interop.hf_settings import (
+    HEADS,
+    head_settings,
+    our_weights,
+    settings_of,
+    state_of,
+    stored_settings,
+    weights_of,
+)
 from fairseq.interop.hf_tokenizer import write_tokenizer
 from fairseq.interop.model_card import write_card
 from fairseq.interop.portable import (
@@ -50,7 +58,9 @@ class HuggingFaceAuto:
     def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
         config = load_json(folder / CONFIG)
         if not HuggingFaceAuto.recognizes(config):
-            raise CheckpointError(f"{folder / CONFIG} is not one of a fairseq encoder: model_type is {config.get('model_type')!r}")
+            raise CheckpointError(
+                f"{folder / CONFIG} is not one of a fairseq encoder: model_type is {config.get('model_type')!r}"
+            )
         return state_of(config, our_weights(read_weights(folder), config), folder)
 
     @staticmethod

@@ -80,7 +80,12 @@ class HuggingFaceBert:
         size = config.get("vocab_size", 0)
         ids = vocabulary.special_ids(folder, special, size, {"pad": config.get("pad_token_id", 0)})
         order = vocabulary.our_order(ids, size)
-        weights = to_ours({key: theirs[key] for key in theirs if key in names or not key.startswith("bert.pooler.")}, names, order, "a BERT")
+        weights = to_ours(
+            {key: theirs[key] for key in theirs if key in names or not key.startswith("bert.pooler.")},
+            names,
+            order,
+            "a BERT",
+        )
         complete_lm_head(weights, config.get("tie_word_embeddings", True), "BERT")
         settings |= {
             "max_positions": len(weights[POSITIONS]),

@@ -17,7 +17,10 @@ from fairseq.interop.portable import TOKENIZER, VOCABULARY, load_json
 logger = logging.getLogger(__name__)
 
 WORDS, LM_HEAD = "encoder.sentence_encoder.embed_tokens.weight", "encoder.lm_head."
-POSITIONS, TYPES = "encoder.sentence_encoder.embed_positions.weight", "encoder.sentence_encoder.embed_token_types.weight"
+POSITIONS, TYPES = (
+    "encoder.sentence_encoder.embed_positions.weight",
+    "encoder.sentence_encoder.embed_token_types.weight",
+)
 HEAD = "sentence_classification_head"
 MERGES, VOCAB, SENTENCEPIECE = "merges.txt", "vocab.json", "sentencepiece.bpe.model"
 EMBEDDINGS = {

@@ -89,14 +89,22 @@ class HuggingFaceRoberta:
     def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
         config = load_json(folder / CONFIG)
         if not HuggingFaceRoberta.recognizes(config):
-            raise CheckpointError(f"{folder / CONFIG} is not one of a RoBERTa: model_type is {config.get('model_type')!r}")
+            raise CheckpointError(
+                f"{folder / CONFIG} is not one of a RoBERTa: model_type is {config.get('model_type')!r}"
+            )
         theirs = with_prefix(read_weights(folder), "roberta")
-        theirs = {key: value for key, value in theirs.items() if key != "lm_head.decoder.bias" and ".pooler." not in key}
+        theirs = {
+            key: value for key, value in theirs.items() if key != "lm_head.decoder.bias" and ".pooler." not in key
+        }
         settings = encoder_settings(config)
         heads = _heads(theirs, HEAD)
         names = all_names("roberta", settings["encoder_layers"], {**OUTSIDE, **heads})
         size = config.get("vocab_size", 0)
-        known = {"cls": config.get("bos_token_id", 0), "pad": config.get("pad_token_id", 1), "sep": config.get("eos_token_id", 2)}
+        known = {
+            "cls": config.get("bos_token_id", 0),
+            "pad": config.get("pad_token_id", 1),
+            "sep": config.get("eos_token_id", 2),
+        }
         ids = vocabulary.special_ids(folder, special, size, {"unk": 3, "mask": size - 1, **known})
         order = vocabulary.our_order(ids, size)
         weights = to_ours(theirs, names, order, "a RoBERTa")
@@ -199,5 +207,3 @@ def _heads(theirs: Mapping[str, Tensor], name: str) -> dict[str, str]:
     if "classifier.weight" in theirs:
         return _heads_for("token", "token_classification_head")
     return _heads_for("span", "question_answering_head") if "qa_outputs.weight" in theirs else {}
-
-

@@ -17,7 +17,6 @@ from tokenizers.processors import TemplateProcessing
 
 from fairseq.data.encoders.base import build_bpe
 from fairseq.dataclass.build import build_config
-from fairseq.dataclass.state import config_from_state
 from fairseq.errors import DataError, FairseqError
 from fairseq.interop.portable import TOKENIZER, TOKENIZER_CONFIG, PortableModel, save_json
 from fairseq.interop.vocabulary import SPECIAL, special_ids
@@ -65,7 +64,7 @@ def _tokenizer(model: PortableModel, size: int) -> tuple[Tokenizer, dict[str, st
         return _words(rows), dict(OURS)
     if name != "hf_tokenizer" and name not in makers:
         raise DataError(f"the model has the BPE {name}, which the library tokenizers cannot express")
-    config = _found_files(dict(settings), model)
+    config = _found_files(dict(settings or {}), model)
     encoder = build_bpe(build_config({"bpe": config}).bpe)
     if name == "hf_tokenizer":
         return _renumbered(Path(config["hf_tokenizer_file"]), encoder, rows, size)
@@ -134,7 +133,8 @@ def _sentencepiece(encoder: Any, rows: Mapping[str, int]) -> Tokenizer:
         from sentencepiece import sentencepiece_model_pb2  # wants protobuf
     except (ImportError, TypeError) as error:
         raise DataError(f"sentencepiece models are read with protobuf: pip install fairseq[hf] ({error})") from None
-    proto = sentencepiece_model_pb2.ModelProto.FromString(encoder.sp.serialized_model_proto())
+    messages: Any = sentencepiece_model_pb2
+    proto = messages.ModelProto.FromString(encoder.sp.serialized_model_proto())
     if encoder.albert or proto.trainer_spec.model_type != 1:
         raise DataError("only unigram models of sentencepiece, without --sentencepiece-albert, can be written")
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type in (1, 4)}

@@ -10,14 +10,14 @@ from typing import Any
 from fairseq.dataclass.state import changed_settings
 from fairseq.interop.portable import PortableModel, stored_config
 
-_LOADING = '''\
+_LOADING = """\
 ```python
 from transformers import AutoTokenizer, {cls}
 
 model = {cls}.from_pretrained("{folder}"{trust})
 tokenizer = AutoTokenizer.from_pretrained("{folder}"{trust})
 ```
-'''
+"""
 _SIZES = {
     "hidden_size": "width",
     "num_hidden_layers": "layers",

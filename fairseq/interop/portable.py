@@ -55,7 +55,7 @@ class PortableModel:
 
     ``symbols`` are what ``dict.txt`` lists, without special symbols and ``<mask>`` (None: not known); ``files`` go along
     under their names; ``origin`` is what the format it came from needs on the way back (JSON); ``folder`` is where the files lie
-    that the settings name.
+    that the settings name. ``sentence`` is how vectors of tokens become one of the text, for formats that say so.
     """
 
     state: dict[str, Any]
@@ -63,6 +63,7 @@ class PortableModel:
     files: dict[str, Path] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    sentence: dict[str, Any] = field(default_factory=lambda: {"pooling": "mean", "normalize": True})
 
 
 def make_state(

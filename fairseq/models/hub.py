@@ -177,17 +177,24 @@ def load_pretrained(
     return Pretrained(cfg, task, models, overrides)
 
 
-def _converted(directory: Path) -> Path:
-    """``directory``, or if it is a model of Transformers, the same as one of ours: made once, in the cache."""
+def format_of(directory: Path) -> Any:
+    """The format of a folder of Transformers, by its ``config.json``; None for any other folder."""
     configuration = directory / "config.json"
-    if not configuration.is_file() or any((directory / name).is_file() for name in (FIRST_CHECKPOINT, *OWN_CHECKPOINTS)):
-        return directory
+    if not configuration.is_file() or any(
+        (directory / name).is_file() for name in (FIRST_CHECKPOINT, *OWN_CHECKPOINTS)
+    ):
+        return None
     try:
         config = json.loads(configuration.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{configuration} cannot be read as JSON: {error}") from None
     formats = (FORMATS.get(name) for name in FORMATS.names() if name.startswith("hf-"))
-    found = next((kind for kind in formats if isinstance(config, dict) and kind.recognizes(config)), None)
+    return next((kind for kind in formats if isinstance(config, dict) and kind.recognizes(config)), None)
+
+
+def _converted(directory: Path) -> Path:
+    """``directory``, or if it is a model of Transformers, the same as one of ours: made once, in the cache."""
+    found = format_of(directory)
     if found is None:
         return directory
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(directory.iterdir())]

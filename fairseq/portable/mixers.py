@@ -5,7 +5,6 @@ Legend: B batch, T tokens, C channels, H heads, D head width, w reach, N modes, 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ CLIP = -1e-4  # the largest real part of a pole
 def activate(x: Tensor, name: str) -> Tensor:
     if name in ("gelu_fast", "gelu_accurate"):
         return F.gelu(x, approximate="tanh")
-    functions = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+    functions: dict[str, Any] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
     return x if name == "linear" else functions[name](x)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -86,15 +85,21 @@ class FairseqPreTrainedModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.encoder.embed_tokens = value
 
     def _encode(self, input_ids: Tensor, attention_mask: Tensor | None, extra: dict[str, Any]) -> dict[str, Any]:
         """Features (B, T, C) and padding (B, T), and the states of all layers if ``extra`` asks for them."""
         wanted = extra.pop("output_hidden_states", None)
         wanted = self.config.output_hidden_states if wanted is None else wanted
-        states = self.encoder(input_ids, attention_mask, extra.pop("token_type_ids", None), extra.pop("position_ids", None))
-        unknown = [name for name, value in extra.items() if value is not None and name not in ("return_dict", "output_attentions")]
+        states = self.encoder(
+            input_ids, attention_mask, extra.pop("token_type_ids", None), extra.pop("position_ids", None)
+        )
+        unknown = [
+            name
+            for name, value in extra.items()
+            if value is not None and name not in ("return_dict", "output_attentions")
+        ]
         if unknown:
             raise TypeError(f"a fairseq encoder takes no argument {unknown[0]!r}")
         padding = input_ids == self.config.pad_token_id if attention_mask is None else attention_mask == 0
@@ -144,7 +149,7 @@ class _WithHead(FairseqPreTrainedModel):
         self.post_init()
 
     def _classes(self, config: FairseqConfig) -> int:
-        return config.num_labels
+        return config.num_labels or 2
 
     def _logits(self, input_ids: Tensor, attention_mask: Tensor | None, extra: dict[str, Any]) -> tuple[Tensor, Any]:
         found = self._encode(input_ids, attention_mask, extra)
