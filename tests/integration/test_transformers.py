@@ -167,7 +167,9 @@ def test_roberta_both_ways(kind: str, tmp_path: Path) -> None:
     assert same_weights(weights_in(tmp_path / "ours"), weights_in(tmp_path / "back"))
     theirs.save_pretrained(tmp_path / "saved")
     convert_checkpoint("hf-roberta", "fairseq", tmp_path / "saved", tmp_path / "again")
-    assert same_weights(weights_in(tmp_path / "ours"), weights_in(tmp_path / "again"))
+    ours, again = weights_in(tmp_path / "ours"), weights_in(tmp_path / "again")
+    kept = [key for key in ours if kind == "masked" or "lm_head" not in key]  # their classifier has no masked-LM head
+    assert same_weights({key: ours[key] for key in kept}, {key: again[key] for key in kept})
 
 
 def test_what_roberta_cannot_be(tmp_path: Path) -> None:
