@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fairseq.checkpoint.atomic import write_atomically
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.interop.hf_auto import the_head
-from fairseq.interop.hf_settings import head_settings, settings_of, weights_of
+from fairseq.interop.hf_settings import head_settings, portable_settings, portable_weights
 from fairseq.interop.portable import PortableModel
 from fairseq.portable.encoder import Encoder, LMHead, TaskHead
 
@@ -39,7 +39,7 @@ class Graph(nn.Module):
 
     def __init__(self, model: PortableModel, output: str) -> None:
         super().__init__()
-        settings, state = settings_of(model.state), model.state
+        settings, state = portable_settings(model.state), model.state
         name = the_head(state["model"]) if output == "head" else None
         if output == "head" and name is None:
             raise ConfigError("the model has no task head, or several: export its logits or features")
@@ -48,7 +48,7 @@ class Graph(nn.Module):
         self.encoder = Encoder(config)
         self.lm_head = LMHead(config) if output == "logits" else None
         self.classifier = TaskHead(config, head_settings(state, name)) if name is not None else None
-        weights = weights_of(state, settings["tied"], name)
+        weights = portable_weights(state, settings["tied"], name)
         wanted = tuple(f"{child}." for child, _ in self.named_children())
         self.load_state_dict({key: value.float() for key, value in weights.items() if key.startswith(wanted)})
         self.vocabulary = settings["vocab_size"]
@@ -85,7 +85,7 @@ def export(model: PortableModel, kind: str, path: Path, output: str = "logits") 
         run = _onnx(program, graph, path)
     else:
         raise ConfigError(f"unknown format {kind!r} (known: onnx, torch-export)")
-    return float("nan") if run is None else check(graph, run, path)
+    return float("nan") if run is None else check_graph(graph, run, path)
 
 
 def _program(graph: Graph) -> Any:
@@ -133,7 +133,7 @@ def _onnx(program: Any, graph: Graph, path: Path) -> Callable[..., Tensor] | Non
     return run
 
 
-def check(graph: Graph, run: Callable[..., Tensor], path: Path) -> float:
+def check_graph(graph: Graph, run: Callable[..., Tensor], path: Path) -> float:
     """The largest difference at tokens that are not padding. Raises CheckpointError where it is no rounding error."""
     worst = 0.0
     for batch, tokens in CHECKED:

@@ -15,11 +15,11 @@ from fairseq.errors import CheckpointError
 from fairseq.interop.hf_settings import (
     HEADS,
     head_settings,
-    our_weights,
-    settings_of,
+    from_portable,
+    portable_settings,
     state_of,
     stored_settings,
-    weights_of,
+    portable_weights,
 )
 from fairseq.interop.hf_tokenizer import write_tokenizer
 from fairseq.interop.model_card import write_card
@@ -61,11 +61,11 @@ class HuggingFaceAuto:
             raise CheckpointError(
                 f"{folder / CONFIG} is not one of a fairseq encoder: model_type is {config.get('model_type')!r}"
             )
-        return state_of(config, our_weights(read_weights(folder), config), folder)
+        return state_of(config, from_portable(read_weights(folder), config), folder)
 
     @staticmethod
     def write(model: PortableModel, folder: Path) -> None:
-        settings = settings_of(model.state)
+        settings = portable_settings(model.state)
         head = the_head(model.state["model"])
         if head is not None:
             settings["head"] = head_settings(model.state, head)
@@ -87,7 +87,7 @@ class HuggingFaceAuto:
         if kind in ("classification", "token"):
             config["num_labels"] = settings["head"]["classes"]
         folder.mkdir(parents=True, exist_ok=True)
-        write_weights(weights_of(model.state, settings["tied"], head), folder)
+        write_weights(portable_weights(model.state, settings["tied"], head), folder)
         save_json(config, folder / CONFIG)
         (folder / f"{MODELING}.py").write_text(modeling_source(), encoding="utf-8")
         types = settings["type_vocab_size"] > 1

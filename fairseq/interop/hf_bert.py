@@ -22,7 +22,7 @@ from fairseq.interop.hf_names import (
     encoder_settings,
     lower_case,
     stored_bpe,
-    to_ours,
+    renamed,
     with_prefix,
 )
 from fairseq.interop.portable import (
@@ -80,7 +80,7 @@ class HuggingFaceBert:
         size = config.get("vocab_size", 0)
         ids = vocabulary.special_ids(folder, special, size, {"pad": config.get("pad_token_id", 0)})
         order = vocabulary.our_order(ids, size)
-        weights = to_ours(
+        weights = renamed(
             {key: theirs[key] for key in theirs if key in names or not key.startswith("bert.pooler.")},
             names,
             order,

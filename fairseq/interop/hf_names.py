@@ -60,7 +60,7 @@ def with_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
     return {f"{prefix}.{key}": value for key, value in kept.items()} if bare else kept
 
 
-def to_ours(
+def renamed(
     theirs: Mapping[str, Tensor], names: Mapping[str, str], order: Sequence[int], kind: str
 ) -> dict[str, Tensor]:
     """``theirs`` by our names, rows of the vocabulary in our ``order``. Raises CheckpointError for unknown names."""

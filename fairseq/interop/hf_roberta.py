@@ -26,7 +26,7 @@ from fairseq.interop.hf_names import (
     encoder_settings,
     lower_case,
     stored_bpe,
-    to_ours,
+    renamed,
     with_prefix,
 )
 from fairseq.interop.hf_settings import head_settings
@@ -107,7 +107,7 @@ class HuggingFaceRoberta:
         }
         ids = vocabulary.special_ids(folder, special, size, {"unk": 3, "mask": size - 1, **known})
         order = vocabulary.our_order(ids, size)
-        weights = to_ours(theirs, names, order, "a RoBERTa")
+        weights = renamed(theirs, names, order, "a RoBERTa")
         complete_lm_head(weights, config.get("tie_word_embeddings", True), "RoBERTa")
         if TYPES in weights and not weights[TYPES].any():
             del weights[TYPES]  # one type, of zeros, is none
@@ -124,7 +124,7 @@ class HuggingFaceRoberta:
     def write(model: PortableModel, folder: Path) -> None:
         config = read_configuration(model.state, "Transformers' RoBERTa (hf-auto takes any model)", WANTED, SLOTS)
         weights = model.state["model"]
-        check_positions(config, weights)
+        check_expressible(config, weights)
         head = the_head(weights)
         kind = head_settings(model.state, head)["kind"] if head is not None else None
         table, lm_head = weights[WORDS], weights[f"{LM_HEAD}weight"]
@@ -136,7 +136,7 @@ class HuggingFaceRoberta:
         theirs["lm_head.decoder.bias"] = theirs["lm_head.bias"]
         if TYPES not in weights:
             theirs["roberta.embeddings.token_type_embeddings.weight"] = table.new_zeros(1, table.size(1))
-        settings = settings_of(config, weights, tied)
+        settings = roberta_file(config, weights, tied)
         settings["architectures"] = [f"RobertaFor{CLASSES[kind]}"]
         if head is not None and kind != "span":
             settings["num_labels"] = len(weights[f"classification_heads.{head}.out_proj.weight"])
@@ -148,7 +148,7 @@ class HuggingFaceRoberta:
         write_card(model, settings, folder, f"AutoModelFor{CLASSES[kind]}", written, remote=False)
 
 
-def check_positions(config: RobertaConfig, weights: Mapping[str, Tensor]) -> None:
+def check_expressible(config: RobertaConfig, weights: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError for what the configuration of a RoBERTa cannot say."""
     positions, mixer = config.variants["positions"].options, config.variants["token_mixer"].options
     other = []
@@ -165,7 +165,7 @@ def check_positions(config: RobertaConfig, weights: Mapping[str, Tensor]) -> Non
         raise CheckpointError(f"Transformers' RoBERTa cannot be this model, which has {', '.join(other)}: use hf-auto")
 
 
-def settings_of(config: RobertaConfig, weights: Mapping[str, Tensor], tied: bool) -> dict[str, Any]:
+def roberta_file(config: RobertaConfig, weights: Mapping[str, Tensor], tied: bool) -> dict[str, Any]:
     return {
         "model_type": "roberta",
         "vocab_size": len(weights[WORDS]),

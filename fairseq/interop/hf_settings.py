@@ -21,7 +21,7 @@ from fairseq.interop.portable import (
     files_beside,
     make_state,
     read_configuration,
-    stored_config,
+    config_in,
 )
 from fairseq.models.roberta.config import RobertaConfig
 from fairseq.models.roberta.factory import configuration, embedding_dim
@@ -39,7 +39,7 @@ PAD = 1  # the row of padding in every dictionary of ours
 NOT_STORED = ("version", "embed_positions._float_tensor")
 
 
-def settings_of(state: Mapping[str, Any]) -> dict[str, Any]:
+def portable_settings(state: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes that ``fairseq.portable.encoder`` reads. Raises CheckpointError for what it does not have."""
     config = read_configuration(
         state, "a model that others can load", {"spectral_norm_classification_head": (False,)}, VARIANTS
@@ -113,7 +113,7 @@ def _token_mixer(config: RobertaConfig, options: Mapping[str, Any]) -> dict[str,
     }
 
 
-def weights_of(state: Mapping[str, Any], tied: bool, head: str | None = None) -> dict[str, Tensor]:
+def portable_weights(state: Mapping[str, Any], tied: bool, head: str | None = None) -> dict[str, Tensor]:
     """The weights under the names of ``fairseq.portable``; those of the classification head ``head`` as ``classifier``."""
     found: dict[str, Tensor] = {}
     for key, value in state["model"].items():
@@ -131,8 +131,8 @@ def weights_of(state: Mapping[str, Any], tied: bool, head: str | None = None) ->
     return found
 
 
-def our_weights(theirs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The inverse of `weights_of`."""
+def from_portable(theirs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The inverse of `portable_weights`."""
     head = (settings.get("head") or {}).get("name", "")
     prefixes = {"encoder.": ENCODER, "lm_head.": LM_HEAD, "classifier.": f"{HEADS}{head}."}
     found = {f"{ENCODER}version": torch.tensor([3.0])}
@@ -150,7 +150,7 @@ def our_weights(theirs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> di
 
 def head_settings(state: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What ``fairseq.portable.encoder.TaskHead`` has to know of the head ``name``."""
-    cfg = stored_config(state)
+    cfg = config_in(state)
     config = configuration(cfg.model)
     weights = state["model"]
     classes = len(weights[f"{HEADS}{name}.out_proj.weight"])
@@ -172,7 +172,7 @@ def head_settings(state: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def stored_settings(state: Mapping[str, Any]) -> dict[str, Any]:
     """What the way back needs: the settings of the model as a checkpoint has them."""
-    cfg = stored_config(state)
+    cfg = config_in(state)
     model = {key: value for key, value in as_plain(cfg.model, resolve=True).items() if value is not None}
     return {
         "model": model,
@@ -182,7 +182,7 @@ def stored_settings(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def state_of(settings: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path) -> PortableModel:
-    """The model with the ``settings`` that `settings_of` and `stored_settings` made."""
+    """The model with the ``settings`` that `portable_settings` and `stored_settings` made."""
     stored = dict(settings["fairseq"]["model"])
     symbols = [str(row) for row in range(4, settings["vocab_size"])]
     files = files_beside(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.dataclass.state import changed_settings
-from fairseq.interop.portable import PortableModel, stored_config
+from fairseq.interop.portable import PortableModel, config_in
 
 _LOADING = """\
 ```python
@@ -78,7 +78,7 @@ def _variant(value: Any) -> str:
 
 def _training(state: Mapping[str, Any]) -> list[str]:
     """Data, progress, metrics and settings, as far as the checkpoint says."""
-    config = stored_config(state)
+    config = config_in(state)
     found = [f"- data: `{Path(str(getattr(config.task, 'data', ''))).name or 'not stored'}`"]
     history = state.get("optimizer_history") or []
     if history:

@@ -98,7 +98,7 @@ def make_state(
     return portable({"args": None, "cfg": config_to_state(cfg), "model": OrderedDict(weights)})
 
 
-def stored_config(state: Mapping[str, Any]) -> Any:
+def config_in(state: Mapping[str, Any]) -> Any:
     """The whole configuration in the checkpoint ``state``. Raises CheckpointError."""
     stored = state.get("cfg") or state.get("args")
     if stored is None:
@@ -117,7 +117,7 @@ def read_configuration(
     Raises CheckpointError for those that ``kind`` cannot have: ``wanted`` are the values it may have of some, ``slots`` the
     variants.
     """
-    config = factory.configuration(stored_config(state).model)
+    config = factory.configuration(config_in(state).model)
     other = [f"{key}={getattr(config, key)}" for key, values in wanted.items() if getattr(config, key) not in values]
     other += [
         f"{slot}={config.variants[slot].name}"

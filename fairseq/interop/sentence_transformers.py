@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fairseq.errors import ConfigError
-from fairseq.interop.hf_settings import settings_of
+from fairseq.interop.hf_settings import portable_settings
 from fairseq.interop.portable import PortableModel, save_json
 from fairseq.registry import FORMATS
 
@@ -26,7 +26,7 @@ class SentenceTransformers:
     @staticmethod
     def write(model: PortableModel, folder: Path) -> None:
         FORMATS.get("hf-auto").write(model, folder)
-        settings, pooling = settings_of(model.state), model.sentence["pooling"]
+        settings, pooling = portable_settings(model.state), model.sentence["pooling"]
         modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
         modules += [("2_Normalize", "Normalize")] if model.sentence["normalize"] else []
         described = [

@@ -11,7 +11,7 @@ import torch
 from fairseq.dataclass.build import build_config
 from fairseq.dataclass.state import config_to_state
 from fairseq.portable.encoder import Encoder, LMHead
-from fairseq.interop.hf_settings import settings_of, weights_of
+from fairseq.interop.hf_settings import portable_settings, portable_weights
 from fairseq.models import build_model
 from tests.unit.roberta import KINDS, SIZES, Task, some_tokens
 
@@ -73,9 +73,9 @@ def made(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 @pytest.mark.parametrize("tokens", [1, 9, 130])
 def test_the_same_numbers_as_our_own_encoder(name: str, tokens: int) -> None:
     model, state = made(COMBINATIONS[name])
-    settings = settings_of(state)
+    settings = portable_settings(state)
     config = argparse.Namespace(**settings)
-    weights = weights_of(state, settings["tied"])
+    weights = portable_weights(state, settings["tied"])
     encoder, head = Encoder(config).double().eval(), LMHead(config).double().eval()
     encoder.load_state_dict({key[8:]: value for key, value in weights.items() if key.startswith("encoder.")})
     head.load_state_dict({key[8:]: value for key, value in weights.items() if key.startswith("lm_head.")})
