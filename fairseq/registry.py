@@ -354,6 +354,10 @@ FORMATS: Registry[Any] = Registry(
         "bigs-torch": Builtin("fairseq.interop.bigs"),
         "bigs-flax": Builtin("fairseq.interop.bigs"),
         "bert-convolutions": Builtin("fairseq.interop.bert_convolutions"),
+        "hf-auto": Builtin("fairseq.interop.hf_auto"),
+        "hf-roberta": Builtin("fairseq.interop.hf_roberta"),
+        "hf-bert": Builtin("fairseq.interop.hf_bert"),
+        "sentence-transformers": Builtin("fairseq.interop.sentence_transformers"),
     },
 )
 

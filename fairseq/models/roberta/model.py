@@ -20,7 +20,7 @@ from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
 from fairseq.layout import Layout
 from fairseq.models.fairseq_model import FairseqEncoder, FairseqEncoderModel
-from fairseq.models.hub import load_pretrained
+from fairseq.models.hub import FamilyBPE, load_pretrained
 from fairseq.models.loading import parse_layers
 from fairseq.models.roberta import factory
 from fairseq.models.roberta.addresses import ROBERTA
@@ -359,16 +359,18 @@ class RobertaModel(FairseqEncoderModel):
         model_name_or_path: str,
         checkpoint_file: str = "model.pt",
         data_name_or_path: str = ".",
-        bpe: str | None = "gpt2",
+        bpe: str | None = FamilyBPE("gpt2"),
         **kwargs: Any,
     ) -> RobertaHubInterface:
         """Load a checkpoint with its dictionary and BPE, on the CPU, in training mode (call ``eval()``).
 
         ``model_name_or_path`` is a directory or a published name; ``data_name_or_path`` a directory with ``dict.txt``,
         relative to the model's when it begins with a dot; ``bpe=None`` works on ids only. Other keywords override the
-        stored configuration by key name.
+        stored configuration by key name. Without ``bpe`` that of the checkpoint is used, or GPT-2's if it stores none.
+        A folder of Transformers (RoBERTa, BERT, or written by ``fairseq-convert``) is taken, too.
         """
-        return cls.from_hub(model_name_or_path, checkpoint_file, data_name_or_path, bpe=bpe, **kwargs)
+        given = {} if isinstance(bpe, FamilyBPE) else {"bpe": bpe}
+        return cls.from_hub(model_name_or_path, checkpoint_file, data_name_or_path, **given, **kwargs)
 
     @classmethod
     def from_hub(
