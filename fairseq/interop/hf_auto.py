@@ -14,12 +14,12 @@ import fairseq.portable
 from fairseq.errors import CheckpointError
 from fairseq.interop.hf_settings import (
     HEADS,
-    head_settings,
     from_portable,
+    head_settings,
     portable_settings,
+    portable_weights,
     state_of,
     stored_settings,
-    portable_weights,
 )
 from fairseq.interop.hf_tokenizer import write_tokenizer
 from fairseq.interop.model_card import write_card

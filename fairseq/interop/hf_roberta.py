@@ -25,8 +25,8 @@ from fairseq.interop.hf_names import (
     complete_lm_head,
     encoder_settings,
     lower_case,
-    stored_bpe,
     renamed,
+    stored_bpe,
     with_prefix,
 )
 from fairseq.interop.hf_settings import head_settings

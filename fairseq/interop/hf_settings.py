@@ -18,10 +18,10 @@ from fairseq.errors import CheckpointError
 from fairseq.interop.portable import (
     TOKENIZER,
     PortableModel,
+    config_in,
     files_beside,
     make_state,
     read_configuration,
-    config_in,
 )
 from fairseq.models.roberta.config import RobertaConfig
 from fairseq.models.roberta.factory import configuration, embedding_dim

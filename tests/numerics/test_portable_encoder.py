@@ -10,9 +10,9 @@ import torch
 
 from fairseq.dataclass.build import build_config
 from fairseq.dataclass.state import config_to_state
-from fairseq.portable.encoder import Encoder, LMHead
 from fairseq.interop.hf_settings import portable_settings, portable_weights
 from fairseq.models import build_model
+from fairseq.portable.encoder import Encoder, LMHead
 from tests.unit.roberta import KINDS, SIZES, Task, some_tokens
 
 COMBINATIONS: dict[str, dict[str, Any]] = {
