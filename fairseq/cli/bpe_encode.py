@@ -121,10 +121,10 @@ def main(args: argparse.Namespace) -> None:
 def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
     if path == "-":
         stream = sys.stdin if mode == "r" else sys.stdout
-        stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        stream.reconfigure(encoding="utf-8-sig" if mode == "r" else "utf-8")  # type: ignore[union-attr]
         return stream
     try:
-        return stack.enter_context(complete_file(path) if mode == "w" else open(path, encoding="utf-8"))
+        return stack.enter_context(complete_file(path) if mode == "w" else open(path, encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataNotFoundError(f"file not found: {path}") from None
     except OSError as error:

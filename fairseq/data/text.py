@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -137,7 +138,7 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
     """Lists of lines (without their ends) of the bytes ``[start, stop)``, about a megabyte at a time.
 
     ``start`` and ``stop`` must be offsets from `find_offsets`. A last line without line end counts; an empty rest
-    after the last line end does not. Raises DataError for bytes that are not UTF-8.
+    after the last line end does not. A byte-order mark is left out. Raises DataError for bytes that are not UTF-8.
     """
     stop = os.path.getsize(filename) if stop is None else stop
     carry = b""
@@ -154,7 +155,9 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
                 # Keep the unfinished last line, and a final "\r" whose "\n" may come with the next block.
                 cut = max(block.rfind(b"\n"), block.rfind(b"\r", 0, len(block) - 1)) + 1
                 block, carry = block[:cut], block[cut:]
-            lines = _decode(block, filename, position - len(block) - len(carry) * (position < stop))
+            at = position - len(block) - len(carry) * (position < stop)
+            mark = len(BOM_UTF8) if at == 0 and block.startswith(BOM_UTF8) else 0
+            lines = _decode(block[mark:], filename, at + mark)
             if lines:
                 yield lines
 
