@@ -231,6 +231,8 @@ def _plugin_task(name: str | None) -> Any:
 def _binarize(
     plan: FilePlan, writer: CorpusWriter, dictionary: Dictionary, path: str, split: str, lang: str | None
 ) -> None:
+    from fairseq.data.text import describe_lone_returns
+
     logger.info(f"[{lang}] Dictionary: {len(dictionary)} types")
     name = split + plan.lang_part(lang)
     if plan.args.dataset_impl == "raw":
@@ -241,6 +243,9 @@ def _binarize(
     summary = writer.write(path, prefix, dictionary)
     if split == "train" and summary.num_seq == 0:
         raise DataError(f"the training file {path} is empty: there is nothing to train on")
+    returns = describe_lone_returns(path)
+    if returns:
+        logger.warning(returns)
     replaced = f", {summary.replaced_percent:.3}% replaced (by {dictionary.unk_word})" if summary.num_tok else ""
     logger.info(f"[{lang}] {path}: {summary.num_seq} sents, {summary.num_tok} tokens{replaced}")
     plan.rows.append((name, path, summary))

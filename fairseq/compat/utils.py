@@ -25,7 +25,7 @@ from fairseq.checkpoint.reader import (
 )
 from fairseq.checkpoint.store import checkpoint_paths, verify_checkpoint_directory
 from fairseq.criterions.masked_lm import perplexity
-from fairseq.data.indexed_dataset import split_paths
+from fairseq.data.shards import split_paths
 from fairseq.dataclass.base import eval_str_list, literal
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.models.loading import load_model_ensemble, load_model_ensemble_and_task

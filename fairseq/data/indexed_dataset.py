@@ -36,6 +36,7 @@ from fairseq.data.legacy_index import (
     IndexedDatasetBuilder,
     IndexedRawTextDataset,
 )
+from fairseq.data.shards import split_paths
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
 
 # The name under which the original logs, so that its lines keep their looks.
@@ -205,11 +206,6 @@ def load_indexed_dataset(
     if len(parts) <= 1:
         return parts[0] if parts else None
     return ConcatDataset(parts)
-
-
-def split_paths(paths: str, separator: str = os.pathsep) -> list[str]:
-    """Data directories in ``paths``: separated by ``:``, or by ``|`` when a ``://`` address is among them."""
-    return paths.split("|") if "://" in paths else paths.split(separator)
 
 
 def _extra_valid_roots(directories: Iterable[str]) -> set[str]:

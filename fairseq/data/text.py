@@ -162,6 +162,29 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
                 yield lines
 
 
+def lone_returns(filename: str | os.PathLike[str]) -> int:
+    """How many ends of lines are a ``\\r`` without ``\\n``, which few other programs take for one."""
+    found, last = 0, b""
+    with open(filename, "rb") as handle:
+        while block := handle.read(BLOCK_BYTES):
+            if b"\r" in block or last:
+                block = last + block
+                last = block[-1:] if block.endswith(b"\r") else b""
+                found += block.count(b"\r") - block.count(b"\r\n") - len(last)
+    return found + len(last)
+
+
+def describe_lone_returns(filename: str | os.PathLike[str]) -> str | None:
+    """A sentence about them; None when there are none."""
+    count = lone_returns(filename)
+    if not count:
+        return None
+    return (
+        f"{filename} has {count:,} carriage returns (\\r) without a line feed: each was taken for the end of a line, as by"
+        " the original; replace them with spaces if they stand inside lines"
+    )
+
+
 def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list[str]:
     try:
         text = block.decode("utf-8")

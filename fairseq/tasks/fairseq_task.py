@@ -16,8 +16,8 @@ from fairseq.data import encoders
 from fairseq.data.batching import filter_by_size
 from fairseq.data.datasets import FairseqDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.indexed_dataset import split_paths
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.data.shards import split_paths
 from fairseq.data.text import tokenize_line
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
@@ -120,6 +120,9 @@ class FairseqTask:
     def has_sharded_data(self, split: str) -> bool:
         """Whether the data has several directories, so that every epoch loads another one."""
         return len(split_paths(getattr(self.cfg, "data", "") or "")) > 1
+
+    def check_shards(self, split: str) -> None:
+        """Look at ``split`` in the data directories of all epochs, before the first; by default at nothing."""
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any

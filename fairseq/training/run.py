@@ -46,6 +46,7 @@ def _train(cfg: FairseqConfig) -> float | None:
     logger.info("settings: %s", " ".join(f"{key}={value}" for key, value in changed_settings(cfg).items()))
 
     task = setup_task(cfg.task, bpe=cfg.bpe)
+    task.check_shards(cfg.dataset.train_subset)
     model = task.build_model(cfg.model)
     criterion = task.build_criterion(cfg.criterion)
     describe(task, model, criterion)
