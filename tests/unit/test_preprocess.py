@@ -281,4 +281,4 @@ def test_carriage_returns_alone_are_told(tmp_path, caplog):
     (tmp_path / "train.txt").write_bytes(b"a b\rb a\r\na b\n")
     (tmp_path / "dict.txt").write_text("a 2\nb 2\n")
     run(tmp_path / "out", "--trainpref", tmp_path / "train.txt", "--srcdict", tmp_path / "dict.txt")
-    assert "train.txt has 1 carriage returns" in caplog.text and "3 sents" in caplog.text
+    assert "train.txt has 1 carriage returns" in caplog.text
