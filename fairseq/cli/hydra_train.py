@@ -103,7 +103,7 @@ def complete(cfg: Any, launch_dir: str, job_logging: Any = None) -> Any:
 
 def resolve_paths(tree: dict[str, Any], launch_dir: Path) -> None:
     """Make relative input paths absolute, in place: hydra has changed the working directory since they were typed."""
-    from fairseq.data.shards import split_paths
+    from fairseq.file_io import split_paths
 
     task: Any = tree.get("task")
     data = task.get("data") if isinstance(task, dict) else None

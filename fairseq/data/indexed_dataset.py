@@ -36,8 +36,8 @@ from fairseq.data.legacy_index import (
     IndexedDatasetBuilder,
     IndexedRawTextDataset,
 )
-from fairseq.data.shards import split_paths
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
+from fairseq.file_io import split_paths
 
 # The name under which the original logs, so that its lines keep their looks.
 logger = logging.getLogger("fairseq.data.data_utils")

@@ -1,25 +1,11 @@
-"""Data in several directories that take turns, one an epoch: which they are, and whether they belong together."""
+"""Data in several directories that take turns, one an epoch: do they belong together?"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import DataError, DataNotFoundError
-
-
-def split_paths(paths: str, separator: str = os.pathsep, base: str | os.PathLike[str] = "") -> list[str]:
-    """Data directories in ``paths``: separated by ``:``, or by ``|`` when a ``://`` address is among them.
-
-    A ``:`` in the name of a directory that is there (from ``base``) separates nothing, unless its parts are there, too.
-    """
-    if "://" in paths:
-        return paths.split("|")
-    parts = paths.split(separator)
-    if len(parts) > 1 and Path(base, paths).is_dir() and not all(Path(base, part).is_dir() for part in parts):
-        return [paths]
-    return parts
 
 
 def directory_not_found(directory: str, paths: str) -> DataNotFoundError:

@@ -17,10 +17,10 @@ from fairseq.data.batching import filter_by_size
 from fairseq.data.datasets import FairseqDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.iterators import EpochBatchIterator
-from fairseq.data.shards import split_paths
 from fairseq.data.text import tokenize_line
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
+from fairseq.file_io import split_paths
 from fairseq.layout import LayoutCollater
 from fairseq.logging import metrics
 from fairseq.modules.slots import supports

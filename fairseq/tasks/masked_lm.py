@@ -19,7 +19,7 @@ from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.data.masking import MaskTokensDataset, get_whole_word_mask
 from fairseq.data.pairs import PairTypesDataset, SentencePairDataset
 from fairseq.data.sampling import SortDataset
-from fairseq.data.shards import check_dictionary, directory_not_found, split_paths
+from fairseq.data.shards import check_dictionary, directory_not_found
 from fairseq.data.token_block_dataset import TokenBlockDataset
 from fairseq.data.wrappers import (
     IdDataset,
@@ -30,6 +30,7 @@ from fairseq.data.wrappers import (
     maybe_shorten_dataset,
 )
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
+from fairseq.file_io import split_paths
 from fairseq.modules.slots import supports
 from fairseq.rng import legacy_permutation
 from fairseq.tasks.configs import MaskedLMConfig

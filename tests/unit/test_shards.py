@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fairseq.cli.hydra_train import resolve_paths
-from fairseq.data.shards import split_paths
 from fairseq.errors import DataError, DataNotFoundError
+from fairseq.file_io import split_paths
 from fairseq.tasks.configs import MaskedLMConfig
 from fairseq.tasks.masked_lm import MaskedLMTask
 from tests.common import run_command, tiny_data_bin
