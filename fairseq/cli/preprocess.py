@@ -195,6 +195,7 @@ def _dictionary_functions(
 ) -> tuple[Callable[[str], Dictionary], Callable[[list[str], int, int], Dictionary]]:
     """(read a dictionary, build one from training files); a plugin's task may have its own."""
     from fairseq.data.dictionary import Dictionary
+    from fairseq.data.encoders.fit import encoder_misfit
     from fairseq.data.text import tokenize_line
 
     args, task = plan.args, _plugin_task(plan.args.task)
@@ -213,7 +214,14 @@ def _dictionary_functions(
         dictionary.finalize(threshold=threshold, nwords=nwords, padding_factor=args.padding_factor)
         return dictionary
 
-    return (task.load_dictionary if task is not None else Dictionary.load), build
+    def load(path: str) -> Dictionary:
+        dictionary = task.load_dictionary(path) if task is not None else Dictionary.load(path)
+        warning = encoder_misfit(writer.source, dictionary) if args.bpe else None
+        if warning:
+            logger.warning(f"{path}: {warning}")
+        return dictionary
+
+    return load, build
 
 
 def _plugin_task(name: str | None) -> Any:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq.checkpoint.safe_load import resolve_references
 from fairseq.checkpoint.stored_paths import relocate
+from fairseq.data.encoders import build_bpe, fit
 from fairseq.dataclass.state import config_from_state
 from fairseq.errors import FairseqError
 from fairseq.logging.setup import TRAIN_LOGGER
@@ -41,6 +42,18 @@ def keep_bpe(cfg: Any, checkpoint: Mapping[str, Any], source: str) -> None:
     with open_dict(cfg):
         cfg.bpe = OmegaConf.to_container(bpe)
     logger.info("the BPE is that of %s: %s", source, bpe.get("_name"))
+
+
+def check_bpe(cfg: Any, dictionary: Any) -> None:
+    """Warn of a BPE that would be stored with the model (the section ``cfg``) and that its texts could not be read with."""
+    if not isinstance(cfg, DictConfig) or any("://" in str(value) for value in cfg.values()):
+        return  # nothing is downloaded for this
+    try:
+        warning = None if dictionary is None else fit.encoder_misfit(build_bpe(cfg), dictionary)
+    except FairseqError as error:
+        warning = str(error)
+    if warning:
+        logger.warning("the BPE that is stored with the model: %s", warning)
 
 
 def misfit(model: Any, checkpoint: Mapping[str, Any], source: str) -> str | None:
