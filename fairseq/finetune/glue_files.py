@@ -18,7 +18,7 @@ from itertools import count, takewhile, zip_longest
 from pathlib import Path
 
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
-from fairseq.finetune.layout import CLASSES, SETS, VALUES, Example, Job, Split, Written
+from fairseq.finetune.layout import CLASSES, JOINED, SETS, VALUES, Example, Job, Split, Written
 from fairseq.finetune.layout import write as write_layout
 from fairseq.finetune.reading import (
     FORMATS,
@@ -69,7 +69,7 @@ def write_plain(job: Job) -> Written:
 
 def prediction_flags(num_classes: int, kind: str) -> str:
     """The flags of ``fairseq-train`` for ``num_classes`` classes, or regression on that many values."""
-    flags = f"--task sentence_prediction --criterion sentence_prediction --num-classes {num_classes}"
+    flags = f"--task sentence_prediction --criterion sentence_prediction --num-classes {num_classes} {JOINED}"
     return flags + {VALUES: " --regression-target", SETS: " --multi-label"}.get(kind, "")
 
 
