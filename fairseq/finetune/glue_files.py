@@ -69,8 +69,8 @@ def write_plain(job: Job) -> Written:
 
 def prediction_flags(num_classes: int, kind: str) -> str:
     """The flags of ``fairseq-train`` for ``num_classes`` classes, or regression on that many values."""
-    flags = f"--task sentence_prediction --criterion sentence_prediction --num-classes {num_classes} {JOINED}"
-    return flags + {VALUES: " --regression-target", SETS: " --multi-label"}.get(kind, "")
+    flags = f"--task sentence_prediction --criterion sentence_prediction --num-classes {num_classes}"
+    return flags + {VALUES: " --regression-target", SETS: " --multi-label"}.get(kind, "") + f" {JOINED}"
 
 
 def scaled_label(text: str, where: str, divisor: float) -> str:
