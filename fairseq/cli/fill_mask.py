@@ -61,11 +61,9 @@ def main(args: argparse.Namespace) -> None:
 def _lines() -> Iterator[str]:
     if sys.stdin.isatty():
         print("Type a text with <mask> and press return; end with Ctrl-D.", file=sys.stderr)
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(newline="\n")  # a carriage return inside a line is whitespace
     for line in sys.stdin:
         if line.strip():
-            yield line.rstrip("\r\n").replace("\r", " ")
+            yield line.rstrip("\n")
 
 
 def as_json(text: str, masks: Sequence[Sequence[Any]]) -> str:

@@ -168,7 +168,8 @@ def _dictionaries(plan: FilePlan) -> tuple[dict[tuple[str | None, bool], Diction
     args, sides = plan.args, plan.sides()
     text = TextFormat(bpe_settings(args), args.jsonlines)
     if text.bpe is not None:
-        for path, _ in plan.inputs(sides[0][0])[:1]:
+        inputs = [path for lang, _ in sides for path, _ in plan.inputs(lang)]
+        for path in filter(os.path.isfile, inputs):
             what = looks_encoded(path, text)
             if what:
                 raise DataError(

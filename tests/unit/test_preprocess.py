@@ -282,3 +282,11 @@ def test_carriage_returns_alone_are_told(tmp_path, caplog):
     (tmp_path / "dict.txt").write_text("a 2\nb 2\n")
     run(tmp_path / "out", "--trainpref", tmp_path / "train.txt", "--srcdict", tmp_path / "dict.txt")
     assert "train.txt has 1 carriage returns" in caplog.text
+
+
+@pytest.mark.parametrize("which", ["trainpref", "validpref", "testpref"])
+def test_any_input_that_is_encoded_already_is_refused(tmp_path, text, ids, which):
+    files = dict.fromkeys(("trainpref", "validpref", "testpref"), text) | {which: ids}
+    flags = [word for name, path in files.items() for word in (f"--{name}", path)]
+    with pytest.raises(DataError, match=f"{ids} consists of numbers"):
+        run(tmp_path / "out", *GPT2, *flags)

@@ -33,7 +33,7 @@ def without_loss(tokenizer: Tokenizer) -> tuple[Tokenizer, int | None]:
         tokenizer.model.dropout = None
     stored = json.loads(tokenizer.to_str())
     model = stored["model"]
-    if model["type"] != "BPE" or model.get("unk_token") in model["vocab"] or _is_complete(stored):
+    if model.get("type") != "BPE" or model.get("unk_token") in model["vocab"] or _is_complete(stored):
         return tokenizer, None
     lost = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     model["vocab"][LOST], model["unk_token"] = lost, LOST
