@@ -45,7 +45,7 @@ def relocate(cfg: DictConfig, checkpoint: str | os.PathLike[str], given: Collect
     data = cfg.task.get("data") if isinstance(cfg.get("task"), DictConfig) else None
     directories = split_paths(data) if isinstance(data, str) and data else []
     if directories and "data" not in given:
-        directories = [_find(part, file, Path.is_dir) or part for part in directories]
+        directories = [_find(part, file, os.path.isdir) or part for part in directories]
         with open_dict(cfg):
             cfg.task.data = ("|" if "://" in str(data) else os.pathsep).join(directories)
     for section in ENCODERS:
@@ -70,7 +70,8 @@ def located(
     """The stored settings of an encoder with files where they are now.
 
     A file is where its path leads, else at the end of that path under a directory above the checkpoint, else beside the
-    checkpoint or in one of the data ``directories``, by its own name; such a copy also stands in for an address. Other addresses than the encoder's own are marked, so that whoever needs the file refuses (`NOT_FETCHED`).
+    checkpoint or in one of the data ``directories``, by its own name; such a copy also stands in for an address. Other
+    addresses than the encoder's own are marked, so that whoever needs the file refuses (`NOT_FETCHED`).
     """
     defaults = _defaults(section, settings.get("_name"))
     found = dict(settings)
@@ -82,7 +83,7 @@ def located(
             found[key] = copy or (value if value == defaults.get(key) else NOT_FETCHED + value)
         elif _names_file(key, value):
             found[key] = (
-                _find(value, checkpoint, Path.is_file) or _beside(Path(value).name, checkpoint, directories) or value
+                _find(value, checkpoint, os.path.isfile) or _beside(Path(value).name, checkpoint, directories) or value
             )
     return found
 
@@ -106,11 +107,13 @@ def _find(stored: str, checkpoint: Path, is_there: Callable[[Path], bool]) -> st
 
 def _beside(name: str, checkpoint: Path, directories: Collection[str]) -> str | None:
     places = (checkpoint.parent, *map(Path, directories))
-    return next((str((place / name).resolve()) for place in places if name and (place / name).is_file()), None)
+    return next((str((place / name).resolve()) for place in places if name and os.path.isfile(place / name)), None)
 
 
 def _defaults(section: str, name: Any) -> dict[str, Any]:
     """Key -> default of the settings of an encoder; none for one that is not known."""
+    if not isinstance(name, str):
+        return {}
     try:
         config = GROUPS[section].config_class(name)
     except FairseqError:  # of a plugin that is not there

@@ -164,6 +164,8 @@ def test_the_published_addresses_stay(tmp_path: Path) -> None:
     settings = {"_name": "gpt2", "gpt2_vocab_bpe": GPT2_VOCAB_BPE, "gpt2_encoder_json": GPT2_VOCAB_BPE}
     found = located(settings, "bpe", tmp_path / "model.pt")
     assert found["gpt2_vocab_bpe"] == GPT2_VOCAB_BPE and found["gpt2_encoder_json"] == f"not-fetched:{GPT2_VOCAB_BPE}"
+    odd = {"_name": 5, "a": "x" * 5000 + ".json", "b": "a\0.json", "c": None, "d": "?", "e": ".json", "f": "/.x"}
+    assert located(odd, "bpe", tmp_path / "model.pt", ["a\0", "y" * 5000]) == odd
     plugin = located({"_name": "of_a_plugin", "table": "https://x/y"}, "bpe", tmp_path / "model.pt")
     assert plugin["table"] == "not-fetched:https://x/y"
 
