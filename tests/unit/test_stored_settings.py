@@ -89,7 +89,7 @@ def test_vocab_and_merges_that_lack_a_byte(tmp_path: Path, prefix: bool) -> None
     files = {"bpe_vocab": str(tmp_path / "vocab.json"), "bpe_merges": str(tmp_path / "merges.txt")}
     bpe = encoders(bpe="hf_byte_bpe", bpe_add_prefix_space=prefix, **files)
     assert both_ways(bpe, "ab a") == ["3"] * prefix + ["2", "3", "0"]
-    with pytest.raises(DataError, match=r"vocab\.json has no piece"):
+    with pytest.raises(DataError, match=r"vocab\.json and .*merges\.txt has no piece"):
         bpe.encode_lines(["a", "\u00e4"])
 
 

@@ -31,7 +31,7 @@ class _TokenizersBPE:
 
     bpe: Any
     _lost: int | None = None  # see `without_loss`
-    _file: str = ""
+    files: str = ""
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -62,7 +62,7 @@ class _TokenizersBPE:
     def _check_complete(self, ids: Sequence[int], text: str) -> None:
         if self._lost is not None and self._lost in ids:
             raise DataError(
-                f"{self._file} has no piece for a character (or one of its bytes) of the text {text[:40]!r}, and no unknown"
+                f"{self.files} has no piece for a character (or one of its bytes) of the text {text[:40]!r}, and no unknown"
                 " token: it would be lost"
             )
 
@@ -94,7 +94,7 @@ class HuggingFaceByteLevelBPE(_TokenizersBPE):
                 )
         except Exception as error:  # the library raises plain Exception for malformed files
             raise DataError(f"{vocab} and {merges} are not byte-level BPE: {error}") from None
-        self._file = vocab
+        self.files = f"{vocab} and {merges}"
         self.bpe._tokenizer, self._lost = without_loss(self._tokenizer)
         self._tables = None if getattr(cfg, "bpe_add_prefix_space", False) else _gpt2_encoder(vocab, merges)
 
@@ -116,7 +116,7 @@ class HuggingFaceTokenizer(_TokenizersBPE):
     """One ``tokenizer.json``; special tokens that it would add around a text are left to the dictionary."""
 
     def __init__(self, cfg: Any) -> None:
-        self._file = path = required_file(cfg, "hf_tokenizer_file", "hf_tokenizer")
+        self.files = path = required_file(cfg, "hf_tokenizer_file", "hf_tokenizer")
         try:
             with without_mark(path) as file:
                 tokenizer = Tokenizer.from_file(file)
