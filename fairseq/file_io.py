@@ -1,4 +1,4 @@
-"""Files that commands write, and ``PathManager``, the one name for file access that plugins of the original expect.
+"""Data directories by name, files that commands write, and ``PathManager``, the one name for file access that plugins of the original expect.
 
 Only local paths are served: the optional iopath back end of the original is not part of this project, so a
 ``something://`` path fails like any missing file.
@@ -10,11 +10,27 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from fairseq.errors import ConfigError
 
 PathLike = str | os.PathLike[str]
+
+NOT_FETCHED = "not-fetched:"  # before an address that a file names, which whoever needs it refuses
+
+
+def split_paths(paths: str, separator: str = os.pathsep, base: str | os.PathLike[str] = "") -> list[str]:
+    """Data directories in ``paths``: separated by ``:``, or by ``|`` when a ``://`` address is among them.
+
+    A ``:`` in the name of a directory that is there (from ``base``) separates nothing, unless its parts are there, too.
+    """
+    if "://" in paths:
+        return paths.split("|")
+    parts = paths.split(separator)
+    if len(parts) > 1 and Path(base, paths).is_dir() and not all(Path(base, part).is_dir() for part in parts):
+        return [paths]
+    return parts
 
 
 @contextlib.contextmanager

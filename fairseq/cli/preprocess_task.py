@@ -39,7 +39,10 @@ examples:
   fairseq-preprocess-task --task glue/RTE --data-dir GLUE --dest RTE-bin --bpe gpt2 --srcdict dict.txt
   fairseq-preprocess-task --task plain --data-dir reviews --dest reviews-bin --bpe sentencepiece \\
       --sentencepiece-model xlmr/sentencepiece.bpe.model
-Then: fairseq-train RTE-bin --task sentence_prediction --restore-file model.pt ...
+Then the flags that are printed at the end, and those of the model and its optimizer:
+  fairseq-train RTE-bin --task sentence_prediction --num-classes 2 --init-token 0 --separator-token 2 \\
+      --finetune-from-model model.pt --arch roberta_base --max-positions 512 --batch-size 16 --optimizer adam --lr 2e-5 \\
+      --max-epoch 10
 """
 
 

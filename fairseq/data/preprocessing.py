@@ -251,7 +251,7 @@ class CorpusWriter:
         self._progress = progress
         self._spools: dict[str, _Spool] = {}
         # Built once: forked workers share it. Words need a new one for each dictionary and file.
-        self._source = source if source or text_format.bpe is None else text_format.source(Dictionary())
+        self.source = source if source or text_format.bpe is None else text_format.source(Dictionary())
 
     def spool(self, path: str, dictionary: Dictionary) -> None:
         """Encode ``path`` and add its symbols to ``dictionary``; `write` will then not encode it again."""
@@ -279,7 +279,7 @@ class CorpusWriter:
         """The result of each chunk of ``path``, in order."""
         chunks = chunk_ranges(path, self.workers)
         bar = self._progress(path, os.path.getsize(path)) if self._progress else None
-        work = _Work(path, self.text_format, self._source, target)
+        work = _Work(path, self.text_format, self.source, target)
         try:
             for (start, stop), result in zip(chunks, map_in_order(work, chunks, self.workers), strict=True):
                 yield result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -137,7 +138,7 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
     """Lists of lines (without their ends) of the bytes ``[start, stop)``, about a megabyte at a time.
 
     ``start`` and ``stop`` must be offsets from `find_offsets`. A last line without line end counts; an empty rest
-    after the last line end does not. Raises DataError for bytes that are not UTF-8.
+    after the last line end does not. A byte-order mark is left out. Raises DataError for bytes that are not UTF-8.
     """
     stop = os.path.getsize(filename) if stop is None else stop
     carry = b""
@@ -154,9 +155,34 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
                 # Keep the unfinished last line, and a final "\r" whose "\n" may come with the next block.
                 cut = max(block.rfind(b"\n"), block.rfind(b"\r", 0, len(block) - 1)) + 1
                 block, carry = block[:cut], block[cut:]
-            lines = _decode(block, filename, position - len(block) - len(carry) * (position < stop))
+            at = position - len(block) - len(carry) * (position < stop)
+            mark = len(BOM_UTF8) if at == 0 and block.startswith(BOM_UTF8) else 0
+            lines = _decode(block[mark:], filename, at + mark)
             if lines:
                 yield lines
+
+
+def lone_returns(filename: str | os.PathLike[str]) -> int:
+    """How many ends of lines are a ``\\r`` without ``\\n``, which few other programs take for one."""
+    found, last = 0, b""
+    with open(filename, "rb") as handle:
+        while block := handle.read(BLOCK_BYTES):
+            if b"\r" in block or last:
+                block = last + block
+                last = block[-1:] if block.endswith(b"\r") else b""
+                found += block.count(b"\r") - block.count(b"\r\n") - len(last)
+    return found + len(last)
+
+
+def describe_lone_returns(filename: str | os.PathLike[str]) -> str | None:
+    """A sentence about them; None when there are none."""
+    count = lone_returns(filename)
+    if not count:
+        return None
+    return (
+        f"{filename} has {count:,} carriage returns (\\r) without a line feed: each was taken for the end of a line, as by"
+        " the original; replace them with spaces if they stand inside lines"
+    )
 
 
 def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list[str]:

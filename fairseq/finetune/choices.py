@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.finetune.layout import CHOICES, Example, Job, Split, Written
+from fairseq.finetune.layout import CHOICES, JOINED, Example, Job, Split, Written
 from fairseq.finetune.layout import write as write_layout
 from fairseq.finetune.reading import (
     FORMATS,
@@ -38,7 +38,7 @@ from fairseq.finetune.reading import (
 def write_choices(job: Job, splits: Iterable[Split], candidates: int, task: str) -> Written:
     """Write ``splits``, whose labels are the number of the right candidate from 0; ``task`` are flags for training."""
     written = write_layout(job, splits, CHOICES)
-    written.train_with = f"{task} --criterion sentence_ranking --num-classes {candidates}"
+    written.train_with = f"{task} --criterion sentence_ranking --num-classes {candidates} {JOINED}"
     return written
 
 

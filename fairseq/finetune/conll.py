@@ -111,7 +111,7 @@ _LACKS = "no files of columns: train.txt, dev.txt, test.txt (or .conll), or eng.
 @FORMATS.register("conll")
 def write_conll(job: Job) -> Written:
     """``train.txt``, ``dev.txt`` (or ``valid.txt``), ``test.txt``; CoNLL-2003's ``eng.train``, ``eng.testa``, ``eng.testb``."""
-    written = Written()
+    written = Written(train_with="--task token_classification --criterion token_classification")
     labels = job.label_dictionary
     files = {
         split: [*(f"{stem}.{ending}" for stem in stems for ending in _ENDINGS), *own]

@@ -84,6 +84,9 @@ class Sample:
         return None
 
 
+JOINED = (
+    "--init-token 0 --separator-token 2"  # flags for examples that are joined as in pretraining: <s> a </s> </s> b </s>
+)
 CLASSES = "classes"  # labels are names of classes
 SETS = "sets"  # labels are any number of names, separated by spaces
 VALUES = "values"  # labels are numbers, kept as text

@@ -22,6 +22,7 @@ from fairseq.data.concat_dataset import ConcatDataset, ConcatSentencesDataset
 from fairseq.data.datasets import BaseWrapperDataset, NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import load_indexed_dataset
+from fairseq.data.shards import check_dictionary
 from fairseq.data.wrappers import (
     IdDataset,
     NumelDataset,
@@ -50,7 +51,7 @@ def load_dictionary(path: str, mask: str | None) -> Dictionary:
 
 
 def load_sentences(data: str, name: str, split: str, dictionary: Dictionary, combine: bool = False) -> Any:
-    """The lines of ``DATA/name/split``, ids checked against ``dictionary``; None when there are no such files.
+    """The lines of ``DATA/name/split``, which must be made with ``dictionary``; None when there are no such files.
 
     With ``combine``, ``split1``, ``split2``, ... follow. Raises DataError naming file and line.
     """
@@ -60,6 +61,7 @@ def load_sentences(data: str, name: str, split: str, dictionary: Dictionary, com
         return None
     if len(lines) == 0:
         raise DataError(f"{path} holds no lines; preprocess a text that is not empty")
+    check_dictionary(os.path.join(data, name), dictionary, "the model or of the first input")
     check_ids(path, lines, dictionary)
     return lines
 

@@ -191,7 +191,8 @@ def _write(job: Job, version: str, answers: str) -> Written:
     files = {split: [name.format(version) for name in names] for split, names in _NAMES.items()}
     wanted = ", ".join(names[0] for names in files.values())
     lacks = f"none of the files of SQuAD {version}: {wanted} (or train.json, dev.json, test.json)"
-    written = Written(kind=KIND)
+    flags = "--task question_answering --criterion question_answering"
+    written = Written(kind=KIND, train_with=flags + (" --allow-no-answer" if answers == "optional" else ""))
     for split, path in find_splits(job.data_dir, files, lacks).items():
         # The answers of a test set are not for the one who trains; its file may lack them.
         written.splits.append(_write_split(job, split, path, "unknown" if split == "test" else answers, written.notes))

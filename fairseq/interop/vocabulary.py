@@ -86,7 +86,7 @@ def _ids_of_pieces(folder: Path) -> dict[str, int]:
 
 def vocabulary_lines(path: Path) -> list[str]:
     """The lines of BERT's ``vocab.txt``: the piece of each id."""
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
 
 
 def _named(folder: Path) -> dict[str, Any]:

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq.checkpoint.safe_load import resolve_references
+from fairseq.checkpoint.stored_paths import relocate
+from fairseq.data.encoders import build_bpe, fit
 from fairseq.dataclass.state import config_from_state
 from fairseq.errors import FairseqError
 from fairseq.logging.setup import TRAIN_LOGGER
 
 logger = logging.getLogger(TRAIN_LOGGER)
 
-_ANCESTORS = 4  # how far above the checkpoint the relative paths of its training are looked for
-
 
 def stored_config(checkpoint: Mapping[str, Any], source: str) -> Any:
-    """The configuration in ``checkpoint``, read from the file ``source`` as it is; None when it has none to read."""
+    """The configuration in ``checkpoint``, read from the file ``source``, with its files; None when it has none to read."""
     stored = checkpoint.get("cfg")
     stored = checkpoint.get("args") if stored is None else stored
     if stored is None:
         return None
     try:
-        return config_from_state(resolve_references(stored, source))
+        cfg = config_from_state(resolve_references(stored, source))
     except FairseqError:  # of a plugin that is not there; the weights may be good all the same
         return None
+    relocate(cfg, source)
+    return cfg
 
 
 def keep_bpe(cfg: Any, checkpoint: Mapping[str, Any], source: str) -> None:
@@ -38,21 +39,21 @@ def keep_bpe(cfg: Any, checkpoint: Mapping[str, Any], source: str) -> None:
     bpe = getattr(stored_config(checkpoint, source), "bpe", None)
     if not isinstance(bpe, DictConfig):
         return
-    settings = {key: _found(value, Path(source)) for key, value in OmegaConf.to_container(bpe).items()}  # type: ignore[union-attr]
     with open_dict(cfg):
-        cfg.bpe = settings
-    logger.info("the BPE is that of %s: %s", source, settings.get("_name"))
+        cfg.bpe = OmegaConf.to_container(bpe)
+    logger.info("the BPE is that of %s: %s", source, bpe.get("_name"))
 
 
-def _found(value: Any, checkpoint: Path) -> Any:
-    """A stored relative file name where the file is now: as it is, or from a directory above, or beside the checkpoint."""
-    if not isinstance(value, str) or "://" in value or not Path(value).suffix:
-        return value
-    above = [parent / value for parent in list(checkpoint.resolve().parents)[:_ANCESTORS]]
-    for place in (Path(value), *above, checkpoint.parent / Path(value).name):
-        if place.is_file():
-            return str(place.resolve())
-    return value
+def check_bpe(cfg: Any, dictionary: Any) -> None:
+    """Warn of a BPE that would be stored with the model (the section ``cfg``) and that its texts could not be read with."""
+    if not isinstance(cfg, DictConfig) or any("://" in str(value) for value in cfg.values()):
+        return  # nothing is downloaded for this
+    try:
+        warning = None if dictionary is None else fit.encoder_misfit(build_bpe(cfg), dictionary)
+    except FairseqError as error:
+        warning = str(error)
+    if warning:
+        logger.warning("the BPE that is stored with the model: %s", warning)
 
 
 def misfit(model: Any, checkpoint: Mapping[str, Any], source: str) -> str | None:

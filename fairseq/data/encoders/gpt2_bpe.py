@@ -158,8 +158,11 @@ class Encoder:
 
 
 def read_merges(path: str) -> list[tuple[str, str]]:
-    """The pairs of ``vocab.bpe``: a version line, then ``left right`` a line. Raises DataError for any other line."""
-    lines = _read(path).split("\n")
+    """The pairs of ``vocab.bpe``: a version line, then ``left right`` a line. Raises DataError for any other line.
+
+    Ends of lines may be those of Windows: pieces have no ``\\r``, which stands among the 256 characters as another.
+    """
+    lines = _read(path).replace("\r\n", "\n").split("\n")
     merges = []
     for number, line in enumerate(lines[1:], 2):
         parts = line.split(" ")
@@ -185,7 +188,7 @@ def get_encoder(encoder_json_path: str, vocab_bpe_path: str) -> Encoder:
 
 def _read(path: str | os.PathLike[str]) -> str:
     try:
-        with open(path, encoding="utf-8", newline="\n") as handle:
+        with open(path, encoding="utf-8-sig", newline="\n") as handle:
             return handle.read()
     except FileNotFoundError:
         raise DataNotFoundError(f"BPE file not found: {path}") from None

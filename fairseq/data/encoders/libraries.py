@@ -22,6 +22,7 @@ from fairseq.data.encoders.configs import (
     SentencepieceConfig,
 )
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
+from fairseq.data.encoders.stored_settings import without_loss, without_mark
 from fairseq.errors import ConfigError, DataError
 from fairseq.registry import BPES
 
@@ -30,6 +31,8 @@ class _TokenizersBPE:
     """Symbols are ids written in decimal; sub-classes set ``bpe``, a tokenizer of the library."""
 
     bpe: Any
+    _lost: int | None = None  # see `without_loss`
+    files: str = ""
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -42,7 +45,11 @@ class _TokenizersBPE:
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         encodings = self._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
-        return id_arrays([encoding.ids for encoding in encodings])
+        rows = [encoding.ids for encoding in encodings]
+        if self._lost is not None:
+            for row, line in zip(rows, lines, strict=True):
+                self._check_complete(row, line)
+        return id_arrays(rows)
 
     def encode(self, x: str) -> str:
         return " ".join(self.encode_with_offsets(x)[0])
@@ -50,7 +57,15 @@ class _TokenizersBPE:
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         """Symbols and the characters of each."""
         encoding = self._tokenizer.encode(x, add_special_tokens=False)
+        self._check_complete(encoding.ids, x)
         return [self.symbols[idx] for idx in encoding.ids], encoding.offsets
+
+    def _check_complete(self, ids: Sequence[int], text: str) -> None:
+        if self._lost is not None and self._lost in ids:
+            raise DataError(
+                f"{self.files} has no piece for a character (or one of its bytes) of the text {text[:40]!r}, and no unknown"
+                " token: it would be lost"
+            )
 
     def decode(self, x: str) -> str:
         """Text of decimal ids; ``<unk>`` and ``<mask>`` are kept as they are."""
@@ -74,11 +89,14 @@ class HuggingFaceByteLevelBPE(_TokenizersBPE):
         vocab = required_file(cfg, "bpe_vocab", "hf_byte_bpe")
         merges = required_file(cfg, "bpe_merges", "hf_byte_bpe")
         try:
-            self.bpe = ByteLevelBPETokenizer(
-                vocab, merges, add_prefix_space=bool(getattr(cfg, "bpe_add_prefix_space", False))
-            )
+            with without_mark(vocab) as vocab_file, without_mark(merges) as merges_file:
+                self.bpe = ByteLevelBPETokenizer(
+                    vocab_file, merges_file, add_prefix_space=bool(getattr(cfg, "bpe_add_prefix_space", False))
+                )
         except Exception as error:  # the library raises plain Exception for malformed files
             raise DataError(f"{vocab} and {merges} are not byte-level BPE: {error}") from None
+        self.files = f"{vocab} and {merges}"
+        self.bpe._tokenizer, self._lost = without_loss(self._tokenizer)
         self._tables = None if getattr(cfg, "bpe_add_prefix_space", False) else _gpt2_encoder(vocab, merges)
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
@@ -87,7 +105,7 @@ class HuggingFaceByteLevelBPE(_TokenizersBPE):
 
 def _gpt2_encoder(vocab: str, merges: str) -> Encoder | None:
     """The same BPE with GPT-2's look-up tables, several times quicker; None where the two might differ."""
-    with open(merges, encoding="utf-8") as handle:
+    with open(merges, encoding="utf-8-sig") as handle:
         if not handle.readline().startswith("#version"):
             return None
     encoder = get_encoder(vocab, merges)
@@ -96,19 +114,16 @@ def _gpt2_encoder(vocab: str, merges: str) -> Encoder | None:
 
 @BPES.register("hf_tokenizer", dataclass=HuggingFaceTokenizerConfig)
 class HuggingFaceTokenizer(_TokenizersBPE):
-    """One ``tokenizer.json``; special tokens that it would add around a text are left to the dictionary.
-
-    Its truncation and padding are switched off: lengths are up to who makes the batches.
-    """
+    """One ``tokenizer.json``; special tokens that it would add around a text are left to the dictionary."""
 
     def __init__(self, cfg: Any) -> None:
-        path = required_file(cfg, "hf_tokenizer_file", "hf_tokenizer")
+        self.files = path = required_file(cfg, "hf_tokenizer_file", "hf_tokenizer")
         try:
-            self.bpe = Tokenizer.from_file(path)
+            with without_mark(path) as file:
+                tokenizer = Tokenizer.from_file(file)
         except Exception as error:  # as above
             raise DataError(f"{path} is not a valid tokenizer.json: {error}") from None
-        self.bpe.no_truncation()
-        self.bpe.no_padding()
+        self.bpe, self._lost = without_loss(tokenizer)
         self.word_pieces = isinstance(self.bpe.model, WordPiece)
 
     def is_beginning_of_word(self, x: str) -> bool:
@@ -131,7 +146,8 @@ class BertBPE(_TokenizersBPE):
         path = required_file(cfg, "bpe_vocab_file", "bert")
         cased = bool(getattr(cfg, "bpe_cased", False))
         try:
-            self.bpe = BertWordPieceTokenizer(path, lowercase=not cased)
+            with without_mark(path) as file:
+                self.bpe = BertWordPieceTokenizer(file, lowercase=not cased)
         except Exception as error:  # as above
             raise DataError(f"{path} is not a word-piece vocabulary: {error}") from None
         by_id = {idx: piece for piece, idx in self.bpe.get_vocab().items()}
