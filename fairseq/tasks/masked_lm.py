@@ -104,7 +104,10 @@ class MaskedLMTask(FairseqTask):
             if not os.path.isdir(directory):
                 raise directory_not_found(directory, self.cfg.data)
             check_dictionary(directory, self.dictionary, first)
-            self._load_lines(directory, split)
+            self._check_shard(directory, split)
+
+    def _check_shard(self, directory: str, split: str) -> None:
+        self._load_lines(directory, split)
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
