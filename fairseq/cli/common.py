@@ -1,6 +1,8 @@
 """What the commands share: how they end, the options of encoders, and loading the model that ``--path`` names.
 
-A user's mistake is one line and exit status 2, Ctrl-C is status 130.
+A user's mistake, or a file that cannot be read or written, is one line and exit status 2, Ctrl-C is status 130. A reader
+of the output that goes away (``| head``) ends the command without a word, with the status 141 of a signal SIGPIPE. What
+the encoding of the output lacks is printed as an escape.
 """
 
 from __future__ import annotations
@@ -26,28 +28,63 @@ T = TypeVar("T")
 
 MISTAKE = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def run_command(program: str, main: Callable[[], T]) -> T:
-    """Run ``main``; a FairseqError, KeyboardInterrupt or too little memory ends ``program`` with one line and its status.
+    """Run ``main``; what the user can repair ends ``program`` with one line and its status.
 
-    Every other exception is a bug and propagates with its traceback.
+    That is a FairseqError, a KeyboardInterrupt, an error of the system, or too little memory. Every other exception is a bug
+    and propagates with its traceback.
     """
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")  # as standard error does
     try:
-        return main()
+        try:
+            result = main()
+        except SystemExit:  # --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+        return result
     except FairseqError as error:
         fail(program, error)
     except KeyboardInterrupt:
         fail(program, "interrupted", INTERRUPTED)
+    except OSError as error:
+        _fail_with_system(program, error)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # torch's words, on the CPU
             raise
         fail(program, f"too little memory ({error}): make the model (model.*) or the batches smaller")
 
 
+def _fail_with_system(program: str, error: OSError) -> NoReturn:
+    """End ``program`` for an error of the system: what cannot be read or written, and why."""
+    if isinstance(error, BrokenPipeError) and error.filename is None:
+        _drop_output()
+        sys.exit(BROKEN_PIPE)
+    place = error.filename
+    if place is None and not _drop_output():
+        place = "standard output"
+    fail(program, f"{error.strerror or error}" + ("" if place is None else f": {os.fsdecode(place)}"))
+
+
+def _drop_output() -> bool:
+    """Write what is left to standard output; False, and nothing is left, when it cannot be written."""
+    try:
+        sys.stdout.flush()
+        return True
+    except OSError:
+        # The interpreter would try again at its end, and complain.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end of the process)
+        return False
+
+
 def fail(program: str, message: object, status: int = MISTAKE) -> NoReturn:
     """Print ``program: error: message`` as one line to standard error and exit with ``status``."""
-    sys.stdout.flush()
+    _drop_output()
     print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(status)
 

@@ -307,15 +307,26 @@ def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> N
     for split in labelled:
         for label in split.labels:
             for name in label.split():
-                if name not in dictionary:
-                    known = dictionary.symbols[dictionary.nspecial :]
-                    known = [word for word in known if not word.startswith("madeupword")]
-                    raise DataError(
-                        f"{texts.first_seen[split.name, label]}: the label {name!r} is not among"
-                        f" those of the {'label dictionary' if job.label_dictionary else 'training data'}"
-                        f" ({', '.join(known)})"
-                    )
+                source = "label dictionary" if job.label_dictionary else "training data"
+                check_class(name, dictionary, texts.first_seen[split.name, label], source)
         writer.write(str(texts.file(split.name, "label")), str(folder / split.name), dictionary)
+
+
+def check_class(name: str, dictionary: Dictionary, where: str, source: str) -> None:
+    """Raise DataError, saying ``where``, for a label that is none of the classes in ``dictionary``, made of ``source``."""
+    found = dictionary.indices.get(name, -1)
+    if found >= dictionary.nspecial:
+        return
+    if found >= 0:
+        raise DataError(
+            f"{where}: the label {name!r} is one of the special symbols that every dictionary has"
+            f" ({', '.join(dictionary.symbols[: dictionary.nspecial])}); give the class another name"
+        )
+    known = [word for word in dictionary.symbols[dictionary.nspecial :] if not word.startswith("madeupword")]
+    raise DataError(
+        f"{where}: the label {name!r} is not among those of the {source} ({', '.join(known)}); classes that training does"
+        " not have may stand in a label/dict.txt for --label-dict"
+    )
 
 
 def count_classes(labels: Counter[str], padding_factor: int = 8) -> Dictionary:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from fairseq.data.text import LONGEST_LINE, json_value, refuse_long_line
 from fairseq.dataclass.base import FairseqDataclass, option
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.registry import Builtin, Registry
@@ -52,6 +53,8 @@ def decode_lines(handle: Iterable[bytes], path: Path) -> Iterator[tuple[int, str
     for number, raw in enumerate(handle, 1):
         if number == 1:
             raw = raw.removeprefix(_BOM)
+        if len(raw) > LONGEST_LINE:
+            refuse_long_line(path)
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -68,7 +71,7 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str, path: Path, line: int) -> Any:
     """The JSON value ``text``, which stands in ``line`` of ``path`` (0: the whole file)."""
     try:
-        return json.loads(text)
+        return json_value(text)
     except ValueError as error:
         where = place(path, line or getattr(error, "lineno", 0))
         raise DataError(f"{where} is not JSON: {getattr(error, 'msg', error)}") from None

@@ -248,7 +248,7 @@ def choice_labels(data: str, split: str, num_classes: int, inputs: int, combine:
     """The number of the right choice, from 0, on every line of ``DATA/label/split.label``: batches int64 (B)."""
 
     def read(line: str, where: str) -> int:
-        if not line.isdigit() or int(line) >= num_classes:
+        if not line.isdecimal() or int(line) >= num_classes:
             raise DataError(f"{where} must be the number of a choice, 0 to {num_classes - 1}, but is {line!r}")
         return int(line)
 

@@ -65,7 +65,7 @@ def find_slots(jobs: int | None, cores: int, parameters: int, cpu: bool = False)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         jobs = gpus or max(1, min(cores, memory // (_BYTES_PER_RUN + _BYTES_PER_PARAMETER * parameters)))
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return Slots(jobs, int(threads) if threads.isdigit() else max(1, cores // jobs), devices)
+    return Slots(jobs, int(threads) if threads.isdecimal() else max(1, cores // jobs), devices)
 
 
 @dataclass

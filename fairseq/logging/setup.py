@@ -17,7 +17,7 @@ TRAIN_LOGGER = "fairseq_cli.train"
 def log_level() -> int:
     """The level named by $LOGLEVEL (a name in any case, or a number), INFO when it is unset."""
     text = os.environ.get("LOGLEVEL", "INFO").strip().upper() or "INFO"
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     level = logging.getLevelName(text)
     if not isinstance(level, int):

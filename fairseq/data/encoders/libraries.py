@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sentencepiece
@@ -21,14 +21,16 @@ from fairseq.data.encoders.configs import (
     SentencepieceConfig,
 )
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
+from fairseq.data.encoders.guard import PROBE, check_charsmaps, check_ids, guarded, load
 from fairseq.errors import ConfigError, DataError
 from fairseq.registry import BPES
 
 
 class _TokenizersBPE:
-    """Symbols are ids written in decimal; sub-classes set ``bpe``, a tokenizer of the library."""
+    """Symbols are ids written in decimal; sub-classes set ``bpe``, a tokenizer of the library, made from ``files``."""
 
     bpe: Any
+    files: str
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -39,6 +41,7 @@ class _TokenizersBPE:
         ids = self.bpe.get_vocab(with_added_tokens=True).values()
         return [str(idx) for idx in range(max(ids, default=-1) + 1)]
 
+    @guarded
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         encodings = self._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
         return id_arrays([encoding.ids for encoding in encodings])
@@ -46,6 +49,7 @@ class _TokenizersBPE:
     def encode(self, x: str) -> str:
         return " ".join(self.encode_with_offsets(x)[0])
 
+    @guarded
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         """Symbols and the characters of each."""
         encoding = self._tokenizer.encode(x, add_special_tokens=False)
@@ -72,16 +76,28 @@ class HuggingFaceByteLevelBPE(_TokenizersBPE):
     def __init__(self, cfg: Any) -> None:
         vocab = required_file(cfg, "bpe_vocab", "hf_byte_bpe")
         merges = required_file(cfg, "bpe_merges", "hf_byte_bpe")
-        try:
-            self.bpe = ByteLevelBPETokenizer(
-                vocab, merges, add_prefix_space=bool(getattr(cfg, "bpe_add_prefix_space", False))
-            )
-        except Exception as error:  # the library raises plain Exception for malformed files
-            raise DataError(f"{vocab} and {merges} are not byte-level BPE: {error}") from None
-        self._tables = None if getattr(cfg, "bpe_add_prefix_space", False) else _gpt2_encoder(vocab, merges)
+        prefix = bool(getattr(cfg, "bpe_add_prefix_space", False))
+        self.files = f"{vocab} and {merges}"
+        self.bpe = _tokenizer(
+            lambda: ByteLevelBPETokenizer(vocab, merges, add_prefix_space=prefix),
+            self.files,
+            "are not byte-level BPE",
+        )
+        self._tables = None if prefix else _gpt2_encoder(vocab, merges)
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         return super().encode_lines(lines) if self._tables is None else self._tables.encode_lines(lines)
+
+
+def _tokenizer(read: Callable[[], Any], files: str, what: str) -> Any:
+    """A tokenizer of the library that works and whose ids can be the rows of a table."""
+
+    def probe(found: Any) -> None:
+        getattr(found, "_tokenizer", found).encode(PROBE, add_special_tokens=False)
+
+    found = load(read, files, what, probe)
+    check_ids(found.get_vocab(with_added_tokens=True).values(), files)
+    return found
 
 
 def _gpt2_encoder(vocab: str, merges: str) -> Encoder | None:
@@ -101,11 +117,9 @@ class HuggingFaceTokenizer(_TokenizersBPE):
     """
 
     def __init__(self, cfg: Any) -> None:
-        path = required_file(cfg, "hf_tokenizer_file", "hf_tokenizer")
-        try:
-            self.bpe = Tokenizer.from_file(path)
-        except Exception as error:  # as above
-            raise DataError(f"{path} is not a valid tokenizer.json: {error}") from None
+        self.files = path = required_file(cfg, "hf_tokenizer_file", "hf_tokenizer")
+        check_charsmaps(path)
+        self.bpe = _tokenizer(lambda: Tokenizer.from_file(path), path, "is not a valid tokenizer.json")
         self.bpe.no_truncation()
         self.bpe.no_padding()
         self.word_pieces = any(piece.startswith("##") for piece in self.bpe.get_vocab())
@@ -127,12 +141,13 @@ class BertBPE(_TokenizersBPE):
     def __init__(self, cfg: Any) -> None:
         if not getattr(cfg, "bpe_vocab_file", None):
             raise ConfigError("--bpe bert needs --bpe-vocab-file (setting bpe.bpe_vocab_file): BERT's vocab.txt")
-        path = required_file(cfg, "bpe_vocab_file", "bert")
+        self.files = path = required_file(cfg, "bpe_vocab_file", "bert")
         cased = bool(getattr(cfg, "bpe_cased", False))
-        try:
-            self.bpe = BertWordPieceTokenizer(path, lowercase=not cased)
-        except Exception as error:  # as above
-            raise DataError(f"{path} is not a word-piece vocabulary: {error}") from None
+        self.bpe = _tokenizer(
+            lambda: BertWordPieceTokenizer(path, lowercase=not cased), path, "is not a word-piece vocabulary"
+        )
+        if "[UNK]" not in self.bpe.get_vocab():
+            raise DataError(f"{path} has no line [UNK], which stands for words that the vocabulary lacks")
         by_id = {idx: piece for piece, idx in self.bpe.get_vocab().items()}
         self.symbols = [by_id.get(idx, "") for idx in range(max(by_id, default=-1) + 1)]
 
@@ -155,20 +170,18 @@ class SentencepieceBPE:
     """Text to space-joined pieces and back."""
 
     def __init__(self, cfg: Any) -> None:
-        path = required_file(cfg, "sentencepiece_model", "sentencepiece")
+        self.files = path = required_file(cfg, "sentencepiece_model", "sentencepiece")
         self.albert = bool(getattr(cfg, "sentencepiece_albert", False))
         self.enable_sampling = bool(getattr(cfg, "sentencepiece_enable_sampling", False))
         alpha = getattr(cfg, "sentencepiece_alpha", None)
         sampling = {"enable_sampling": True} | ({} if alpha is None else {"alpha": alpha})
         self._options: dict[str, Any] = sampling if self.enable_sampling else {}
         self.sp = sentencepiece.SentencePieceProcessor()
-        try:
-            self.sp.Load(path)
-        except (RuntimeError, OSError) as error:
-            raise DataError(f"{path} is not a sentencepiece model: {str(error).strip()}") from None
+        load(lambda: self.sp.Load(path), path, "is not a sentencepiece model")
         self.symbols = [self.sp.IdToPiece(idx) for idx in range(len(self.sp))]
         self._index = {piece: idx for idx, piece in enumerate(self.symbols)}
 
+    @guarded
     def encode(self, x: str) -> str:
         if self.albert:
             return " ".join(self.encode_with_offsets(x)[0])
@@ -180,6 +193,7 @@ class SentencepieceBPE:
     def is_beginning_of_word(self, x: str) -> bool:
         return x in _SPECIALS or x.startswith(_SPACE)
 
+    @guarded
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         """Local ids; a character outside the model is a symbol of its own, as in `encode`, not the unk piece."""
         if self.albert:
@@ -191,6 +205,7 @@ class SentencepieceBPE:
                 rows[i] = [self._local(piece) for piece in self.encode(lines[i]).split(" ") if piece]
         return id_arrays(rows)
 
+    @guarded
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         """Pieces and the characters of each, before the model's normalization."""
         if not self.albert:

@@ -1,0 +1,113 @@
+"""Text, JSON and CSV that no data has by intention: each is one sentence with its place, and long fields are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairseq.data import text
+from fairseq.data.preprocessing import json_text
+from fairseq.data.text import find_offsets, json_value, read_blocks
+from fairseq.errors import DataError
+from fairseq.finetune import reading
+from fairseq.finetune.choices import read_article, read_examples, read_questions
+from fairseq.finetune.layout import check_class, count_classes
+from fairseq.finetune.squad import read_squad
+
+DEEP = "[" * 100_000
+HALF = "\\ud800"  # as JSON writes it
+
+
+def test_json_values() -> None:
+    assert json_value('{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+    for wrong, message in (
+        (DEEP, "it is nested too deep"),
+        (f'["{HALF}"]', r"it has half of a surrogate pair, '\\ud800'"),
+        (f'{{"{HALF.upper().replace("U", "u", 1)}": 1}}', "half of a surrogate pair"),
+        ('["\\udc00\\ud800"]', "half of a surrogate pair"),
+        ("[", "Expecting value"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            json_value(wrong)
+
+
+def squad(word: str) -> str:
+    question = {"id": "1", "question": "what", "answers": [{"text": "it", "answer_start": 0}]}
+    return json.dumps({"data": [{"paragraphs": [{"context": "it WORD", "qas": [question]}]}]}).replace("WORD", word)
+
+
+def race(word: str) -> str:
+    content = {"article": "it WORD", "questions": ["what _"], "options": [["a", "b", "c", "d"]], "answers": ["A"]}
+    return json.dumps(content).replace("WORD", word)
+
+
+def commonsense(word: str) -> str:
+    choices = [{"label": letter, "text": letter} for letter in "ABCDE"]
+    return json.dumps({"answerKey": "A", "question": {"stem": "WORD", "choices": choices}}).replace("WORD", word)
+
+
+@pytest.mark.parametrize(
+    ("content", "read"), [(squad, read_squad), (race, read_article), (commonsense, read_questions)]
+)
+def test_half_pairs_and_deep_nests(content: Callable[[str], str], read: Callable[[Path], Any], tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(content("is"))
+    assert len(list(read(path))) == 1
+    path.write_text(content(HALF))
+    with pytest.raises(DataError, match=r"file\.json.* half of a surrogate pair"):
+        list(read(path))
+    path.write_text(DEEP)
+    with pytest.raises(DataError, match=r"file\.json.* nested too deep"):
+        list(read(path))
+
+
+def test_json_lines_of_a_corpus() -> None:
+    assert json_text('{"text": "a\\nb"}', "corpus") == "a\nb"
+    for line, message in ((DEEP, "nested too deep"), (f'{{"text": "{HALF}"}}', "half of a surrogate"), ("[]", r"\[\]")):
+        with pytest.raises(DataError, match=f"corpus: expected a JSON object with a string field 'text'.*{message}"):
+            json_text(line, "corpus")
+
+
+COLUMNS = "sent1,sent2,ending0,ending1,ending2,ending3,label\n"
+
+
+def test_long_fields_of_csv(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    long = "word " * 60_000
+    path.write_text(f"{COLUMNS}{long},it,a,b,c,d,1\n")
+    (example,) = read_examples(path)
+    assert example.texts == (long, "it a", "it b", "it c", "it d") and example.label == "1"
+
+
+def test_lines_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (text, reading):
+        monkeypatch.setattr(module, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 100)
+    path = tmp_path / "train.txt"
+    path.write_text("short\n" + "word " * 150 + "\nshort\n")
+    assert [len(line) for block in read_blocks(path) for line in block] == [5, 750, 5]
+    path.write_text("short\n" + "word " * 1000 + "\n")
+    uses: list[Callable[[], Any]] = [
+        lambda: list(read_blocks(path)),
+        lambda: find_offsets(path, 7),
+        lambda: list(reading.read_lines(path)),
+    ]
+    for use in uses:
+        with pytest.raises(DataError, match=r"train\.txt has a line of more than 1,000 bytes.*divide it into lines"):
+            use()
+
+
+def test_special_symbols_are_no_labels() -> None:
+    from collections import Counter
+
+    labels = count_classes(Counter({"good": 2, "<pad>": 1, "<unk>": 1, "<s>": 1, "</s>": 1}))
+    check_class("good", labels, "train.label, line 1", "training data")
+    for name in ("<pad>", "<unk>", "<s>", "</s>"):
+        with pytest.raises(DataError, match=r"train\.label, line 2: the label '.*' is one of the special symbols"):
+            check_class(name, labels, "train.label, line 2", "training data")
+    with pytest.raises(DataError, match=r"'bad' is not among those of the training data \(good\)"):
+        check_class("bad", labels, "train.label, line 2", "training data")
