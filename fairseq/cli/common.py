@@ -63,28 +63,25 @@ def run_command(program: str, main: Callable[[], T]) -> T:
 def _fail_with_system(program: str, error: OSError) -> NoReturn:
     """End ``program`` for an error of the system: what cannot be read or written, and why."""
     if isinstance(error, BrokenPipeError) and error.filename is None:
-        _drop_output()
+        _finish_output()
         sys.exit(BROKEN_PIPE)
-    place = error.filename
-    if place is None and not _drop_output():
-        place = "standard output"
-    fail(program, f"{error.strerror or error}" + ("" if place is None else f": {os.fsdecode(place)}"))
+    # Errors of a file that is open already have no name: it is the output, as a rule.
+    place = "cannot write the output" if error.filename is None else os.fsdecode(error.filename)
+    fail(program, f"{place}: {error.strerror or error}")
 
 
-def _drop_output() -> bool:
-    """Write what is left to standard output; False, and nothing is left, when it cannot be written."""
+def _finish_output() -> None:
+    """Write what is left to standard output; what cannot be written is forgotten."""
     try:
         sys.stdout.flush()
-        return True
     except OSError:
         # The interpreter would try again at its end, and complain.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end of the process)
-        return False
 
 
 def fail(program: str, message: object, status: int = MISTAKE) -> NoReturn:
     """Print ``program: error: message`` as one line to standard error and exit with ``status``."""
-    _drop_output()
+    _finish_output()
     print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(status)
 

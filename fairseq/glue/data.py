@@ -20,7 +20,7 @@ from fairseq.finetune import glue_files
 from fairseq.finetune.glue_files import GlueTask
 from fairseq.finetune.layout import Job
 from fairseq.finetune.reading import first_existing
-from fairseq.glue.files import fingerprint, stored_json, write_json
+from fairseq.glue.files import fingerprint, remove_made, stored_json, write_json
 from fairseq.glue.pretrained import PretrainedModel, digest
 
 NOT_IN_ALL = ("WNLI",)  # as in the original: its development set misleads, but it can be asked for by name
@@ -162,7 +162,7 @@ class Preparation:
                 "notes": [note.replace(str(scratch), str(self.data_dir)) for note in written.notes],
             }
             write_json(made / "data.json", stored)
-            shutil.rmtree(path, ignore_errors=True)
+            remove_made(path, "data.json")
             made.rename(path)
         return _task_data(path, stored)
 

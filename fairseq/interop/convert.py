@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError, FairseqError
-from fairseq.file_io import check_outputs
+from fairseq.file_io import check_outputs, copy_file
 from fairseq.registry import FORMATS, nearest
 
 ALIBI_CLAP, UPSTREAM = "fairseq-alibi-clap", "fairseq-upstream"
@@ -38,14 +37,15 @@ def convert_checkpoint(
     if not origin.exists():
         raise DataNotFoundError(f"there is no {origin} to convert")
     check_outputs([destination], [origin])
-    if origin.is_dir() and destination.exists() and destination.samefile(origin):
-        raise ConfigError(f"the output {destination} is the input; choose another folder")
+    home = origin if origin.is_dir() else origin.parent
+    if destination.is_dir() and destination.samefile(home):
+        raise ConfigError(f"the output {destination} is the folder of the input; choose another one")
     try:
         model = FORMATS.get(source).read(origin, special or {})
         FORMATS.get(target).write(model, destination)
         if destination.is_dir():
             for name, file in model.files.items():
-                shutil.copyfile(file, destination / name)
+                copy_file(file, destination / name)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from None
     except FairseqError:  # some of which are OSErrors too

@@ -27,6 +27,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.build import build_config
 from fairseq.dataclass.state import config_from_state, config_to_state
 from fairseq.errors import CheckpointError, DataNotFoundError
+from fairseq.file_io import complete_file
 from fairseq.models import build_model
 from fairseq.models.loading import load_weights
 from fairseq.models.roberta import factory
@@ -174,7 +175,8 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def save_json(value: Any, path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with complete_file(path) as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def files_beside(folder: Path) -> dict[str, Path]:

@@ -30,9 +30,7 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "man", "##ly"]
 
 
 def gpt2(vocab: str | Path = FILES / "encoder.json") -> Any:
-    return build_bpe(
-        GPT2BPEConfig(_name="gpt2", gpt2_encoder_json=str(vocab), gpt2_vocab_bpe=str(FILES / "vocab.bpe"))
-    )
+    return build_bpe(GPT2BPEConfig(_name="gpt2", gpt2_encoder_json=str(vocab), gpt2_vocab_bpe=str(FILES / "vocab.bpe")))
 
 
 def byte_bpe(vocab: str | Path = FILES / "encoder.json", merges: str | Path = FILES / "vocab.bpe") -> Any:
@@ -143,7 +141,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda at: byte_bpe(written(at, "{}"), written(at / "..", "#version: 0.2\n")),
         "the vocabulary is empty",
     ),
-    "bytes negative": (lambda at: byte_bpe(vocabulary(at, zz=-5)), r"encoder\.json and .*vocab\.bpe are not byte-level"),
+    "bytes negative": (
+        lambda at: byte_bpe(vocabulary(at, zz=-5)),
+        r"encoder\.json and .*vocab\.bpe are not byte-level",
+    ),
     "bert no unknown": (lambda at: bert(at, ["[CLS]", "[SEP]", "the"]), r"vocab\.txt has no line \[UNK\]"),
     "bert empty": (lambda at: bert(at, []), r"vocab\.txt is not a word-piece vocabulary"),
     "json negative": (lambda at: tokenizer_json(at, model={"vocab": {"a": -1}, "merges": []}), r"tokenizer\.json"),
@@ -173,7 +174,9 @@ def test_damaged_files(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[s
 def test_what_only_a_text_shows(tmp_path: Path) -> None:
     """Files that some texts can be encoded with: the file is named when one cannot."""
     model = {"type": "WordPiece", "vocab": {"the": 0}, "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
-    bpe = tokenizer_json(tmp_path, model=model | {"max_input_chars_per_word": 100}, pre_tokenizer={"type": "Whitespace"})
+    bpe = tokenizer_json(
+        tmp_path, model=model | {"max_input_chars_per_word": 100}, pre_tokenizer={"type": "Whitespace"}
+    )
     assert bpe.encode("the the") == "0 0"
     for use in (bpe.encode, lambda text: bpe.encode_lines([text])):
         with pytest.raises(DataError, match=r"tokenizer\.json cannot encode a text: .*\[UNK\]"):
