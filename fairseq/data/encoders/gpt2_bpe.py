@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fairseq.data.encoders.base import LITERAL, Ids, Span, byte_spans, required_file
 from fairseq.data.encoders.configs import GPT2BPEConfig
-from fairseq.data.encoders.guard import check_ids, check_length, load
+from fairseq.data.encoders.guard import check_vocabulary, check_text_length, load
 from fairseq.data.index_formats import best_fitting_int_dtype
 from fairseq.data.text import json_value
 from fairseq.errors import DataError, DataNotFoundError, FairseqError
@@ -58,7 +58,7 @@ class _PieceTable(dict[str, bytes]):
         self._tokenizer, self._dtype = tokenizer, dtype
 
     def __missing__(self, text: str) -> bytes:
-        check_length(text)
+        check_text_length(text)
         try:
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError):
@@ -184,7 +184,7 @@ def get_encoder(encoder_json_path: str, vocab_bpe_path: str) -> Encoder:
         raise DataError(f"{encoder_json_path} is not JSON: {error}") from None
     if not isinstance(encoder, dict) or not all(type(idx) is int for idx in encoder.values()):
         raise DataError(f"{encoder_json_path} does not map pieces to integer ids")
-    check_ids(encoder.values(), encoder_json_path)
+    check_vocabulary(encoder.values(), encoder_json_path)
     merges, files = read_merges(vocab_bpe_path), f"{encoder_json_path} and {vocab_bpe_path}"
     return load(lambda: Encoder(encoder, merges), files, "are not a byte-level BPE")
 

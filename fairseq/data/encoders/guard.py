@@ -25,7 +25,7 @@ T = TypeVar("T")
 _RUNS = re.compile(r"\s+|\S+")
 
 
-def check_length(text: str) -> None:
+def check_text_length(text: str) -> None:
     """Raise DataError, naming the limit, for a text that is too long to encode at once."""
     if len(text) <= LONGEST_RUN:
         return
@@ -44,7 +44,7 @@ def check_length(text: str) -> None:
         )
 
 
-def check_ids(ids: Collection[int], files: str) -> None:
+def check_vocabulary(ids: Collection[int], files: str) -> None:
     """Raise DataError, naming ``files``, for a vocabulary without pieces and for ids that no table can have."""
     if not ids:
         raise DataError(f"{files}: the vocabulary is empty")
@@ -60,7 +60,7 @@ def guarded(method: Callable[[Any, Any], T]) -> Callable[[Any, Any], T]:
     def encode(self: Any, given: str | Sequence[str]) -> T:
         texts = [given] if isinstance(given, str) else given
         for text in texts:
-            check_length(text)
+            check_text_length(text)
         try:
             return method(self, given)
         except (FairseqError, MemoryError):
