@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fairseq.data.encoders.base import LITERAL, Ids, Span, byte_spans, required_file
 from fairseq.data.encoders.configs import GPT2BPEConfig
-from fairseq.data.encoders.guard import check_vocabulary, check_text_length, load
+from fairseq.data.encoders.guard import check_text_length, check_vocabulary, load
 from fairseq.data.index_formats import best_fitting_int_dtype
 from fairseq.data.text import json_value
 from fairseq.errors import DataError, DataNotFoundError, FairseqError
