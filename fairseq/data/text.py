@@ -87,8 +87,11 @@ def find_offsets(filename: str | os.PathLike[str], num_chunks: int) -> list[int]
     except FileNotFoundError:
         raise DataNotFoundError(f"text file not found: {filename}") from None
     step = size // num_chunks
+    inner: list[int] = []
     with open(filename, "rb") as handle:
-        inner = [_end_of_line(handle, step * i, size) for i in range(1, num_chunks)]
+        for i in range(1, num_chunks):
+            in_same_line = inner and step * i < inner[-1]
+            inner.append(inner[-1] if in_same_line else _end_of_line(handle, step * i, size))
     return [0, *inner, size]
 
 

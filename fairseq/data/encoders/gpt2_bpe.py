@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fairseq.data.encoders.base import LITERAL, Ids, Span, byte_spans, required_file
 from fairseq.data.encoders.configs import GPT2BPEConfig
-from fairseq.data.encoders.guard import check_text_length, check_vocabulary, load
+from fairseq.data.encoders.guard import check_piece_ids, check_text_length, load
 from fairseq.data.index_formats import best_fitting_int_dtype
 from fairseq.data.text import json_value
 from fairseq.errors import DataError, DataNotFoundError, FairseqError
@@ -184,7 +184,7 @@ def get_encoder(encoder_json_path: str, vocab_bpe_path: str) -> Encoder:
         raise DataError(f"{encoder_json_path} is not JSON: {error}") from None
     if not isinstance(encoder, dict) or not all(type(idx) is int for idx in encoder.values()):
         raise DataError(f"{encoder_json_path} does not map pieces to integer ids")
-    check_vocabulary(encoder.values(), encoder_json_path)
+    check_piece_ids(encoder.values(), encoder_json_path)
     merges, files = read_merges(vocab_bpe_path), f"{encoder_json_path} and {vocab_bpe_path}"
     return load(lambda: Encoder(encoder, merges), files, "are not a byte-level BPE")
 

@@ -44,7 +44,7 @@ def check_text_length(text: str) -> None:
         )
 
 
-def check_vocabulary(ids: Collection[int], files: str) -> None:
+def check_piece_ids(ids: Collection[int], files: str) -> None:
     """Raise DataError, naming ``files``, for a vocabulary without pieces and for ids that no table can have."""
     if not ids:
         raise DataError(f"{files}: the vocabulary is empty")

@@ -21,7 +21,7 @@ from fairseq.data.encoders.configs import (
     SentencepieceConfig,
 )
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
-from fairseq.data.encoders.guard import PROBE, check_charsmaps, check_vocabulary, guarded, load
+from fairseq.data.encoders.guard import PROBE, check_charsmaps, check_piece_ids, guarded, load
 from fairseq.errors import ConfigError, DataError
 from fairseq.registry import BPES
 
@@ -96,7 +96,7 @@ def _tokenizer(read: Callable[[], Any], files: str, what: str) -> Any:
         getattr(found, "_tokenizer", found).encode(PROBE, add_special_tokens=False)
 
     found = load(read, files, what, probe)
-    check_vocabulary(found.get_vocab(with_added_tokens=True).values(), files)
+    check_piece_ids(found.get_vocab(with_added_tokens=True).values(), files)
     return found
 
 
