@@ -245,7 +245,7 @@ def _bar(args: argparse.Namespace) -> Any:
 
 def _texts(path: str, allowed: Sequence[int]) -> Iterator[tuple[str, ...]]:
     """The texts of every line, as many as the first line has."""
-    from fairseq.finetune.reading import decode_lines, read_lines
+    from fairseq.finetune.reading import check_text, decode_lines, read_lines
 
     columns = 0
     shown = Path("standard input" if path == "-" else path)
@@ -261,6 +261,8 @@ def _texts(path: str, allowed: Sequence[int]) -> Iterator[tuple[str, ...]]:
             )
         if not any(text.strip() for text in texts):
             raise DataError(f"{shown}, line {number}: the text is empty")
+        for text in texts:
+            check_text(text, f"{shown}, line {number}")
         yield texts
 
 

@@ -23,7 +23,16 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.wrappers import OffsetTokensDataset
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetune.layout import Job, SplitSummary, Written, check_class, count_classes
-from fairseq.finetune.reading import FORMATS, ConllConfig, find_splits, place, read_lines, read_rows, write_row
+from fairseq.finetune.reading import (
+    FORMATS,
+    ConllConfig,
+    check_text,
+    find_splits,
+    place,
+    read_lines,
+    read_rows,
+    write_row,
+)
 from fairseq.finetune.words import LabelledSentences, word_pieces
 from fairseq.finetune.writing import SplitWriter
 
@@ -136,6 +145,7 @@ def _write_split(job: Job, split: str, path: Path, found: list[Sentence], labels
         for sentence in found:
             for number, label in enumerate(sentence.labels):
                 check_class(label, labels, place(path, sentence.line + number), "training data")
+            check_text(" ".join(sentence.words), place(path, sentence.line))
             writer.sample.add(" ".join(sentence.words))
             pieces = word_pieces(job.bpe, sentence.words, job.dictionary.unk_word)
             sentences.add_item(writer.ids([symbol for symbols in pieces for symbol in symbols]))

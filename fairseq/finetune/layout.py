@@ -28,7 +28,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.base import build_bpe, symbol_source
 from fairseq.data.preprocessing import CorpusWriter, TextFormat
 from fairseq.errors import DataError
-from fairseq.finetune.reading import place
+from fairseq.finetune.reading import check_text, place
 
 LINES = 200
 _LEAST = 8  # words that allow a judgement
@@ -248,6 +248,8 @@ class _Texts:
         if found != self.inputs:
             where = place(example.path or split.path, example.line)
             raise DataError(f"{where}: this example has {found} texts, but the first has {self.inputs}")
+        for number, text in enumerate(example.texts):
+            check_text(text, split.text_place(example, number))
         bare = [number for number, text in enumerate(example.texts) if not text or text.isspace()]
         if not bare:
             return

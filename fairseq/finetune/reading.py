@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from fairseq.data.encoders.guard import check_text_length
 from fairseq.data.text import LONGEST_LINE, json_value, refuse_long_line
 from fairseq.dataclass.base import FairseqDataclass, option
 from fairseq.errors import DataError, DataNotFoundError
@@ -99,6 +100,14 @@ def one_of(label: str, labels: Sequence[str], where: str) -> str:
         return label
     problem = f"unknown label {label!r}" if label.strip() else "the label is missing"
     raise DataError(f"{where}: {problem}; expected one of {', '.join(labels)}")
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise DataError, saying ``where``, for a text that is too long to encode."""
+    try:
+        check_text_length(text)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def squeeze(text: str) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from fairseq.cli import preprocess_task
 from fairseq.data import text
+from fairseq.data.encoders import guard
 from fairseq.data.preprocessing import json_text
 from fairseq.data.text import find_offsets, json_value, read_blocks
 from fairseq.errors import DataError
@@ -111,3 +113,29 @@ def test_special_symbols_are_no_labels() -> None:
             check_class(name, labels, "train.label, line 2", "training data")
     with pytest.raises(DataError, match=r"'bad' is not among those of the training data \(good\)"):
         check_class("bad", labels, "train.label, line 2", "training data")
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "content", "place"),
+    [
+        ("plain", "train.raw.input0", "a b\nLONG\n", r"train\.raw\.input0, line 2: "),
+        ("swag", "train.csv", f"{COLUMNS}a,b,c,d,e,LONG,1\n", r"train\.csv, line 2, text 5: "),
+        ("race", "train/middle/1.txt", race("LONG"), r"train/middle/1\.txt, text 1: "),
+        ("commonsense_qa", "train.jsonl", commonsense("LONG"), r"train\.jsonl, line 1, text 1: "),
+        ("squad", "train-v1.1.json", squad("LONG"), r"train-v1\.1\.json, paragraph 1: "),
+        ("conll", "train.txt", "a X\n\nLONG X\n", r"train\.txt, line 3: "),
+    ],
+)
+def test_texts_too_long_to_encode_have_a_place(
+    task: str, file: str, content: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "LONGEST_RUN", 1000)
+    path = tmp_path / "data" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(content.replace("LONG", "x" * 1001))
+    (tmp_path / "data" / "train.label").write_text("good\nbad\n")
+    (tmp_path / "dict.txt").write_text("a 1\nb 1\n")
+    flags = ["--data-dir", str(tmp_path / "data"), "--dest", str(tmp_path / "out"), "--srcdict", f"{tmp_path}/dict.txt"]
+    args = preprocess_task.get_parser().parse_args(["--task", task, *flags])
+    with pytest.raises(DataError, match=f"{place}a text has 1,001 characters without a blank .* at most 1,000"):
+        preprocess_task.main(args)
