@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from fairseq.cli import hydra_train, preprocess, train
-from fairseq.errors import DataError
 from tests.runs import DATA
-from tests.unit.test_prediction import prediction_hub
 
 
 @pytest.mark.parametrize(
@@ -45,8 +43,3 @@ def test_help_of_training(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "example:\n  fairseq-train data-bin --arch roberta_base" in text[:400]
     assert "[[" not in text and "scoring:" not in text and "[768]" in text  # the width of roberta_base
-
-
-def test_a_list_of_texts() -> None:
-    with pytest.raises(DataError, match=r"encode takes one text.*\[encode\(text\) for text in texts\]"):
-        prediction_hub().encode(["a", "b"])  # type: ignore[arg-type]
