@@ -37,9 +37,7 @@ def run_command(program: str, main: Callable[[], T]) -> T:
     That is a FairseqError, a KeyboardInterrupt, an error of the system, or too little memory. Every other exception is a bug
     and propagates with its traceback.
     """
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="backslashreplace")  # as standard error does
+    _prepare_streams()
     try:
         try:
             result = main()
@@ -58,6 +56,16 @@ def run_command(program: str, main: Callable[[], T]) -> T:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # torch's words, on the CPU
             raise
         fail(program, f"too little memory ({error}): make the model (model.*) or the batches smaller")
+
+
+def _prepare_streams() -> None:
+    """Standard streams that are there (a caller may have closed some), and an output that can show every character."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (until the end of the process)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")  # as standard error does
 
 
 def _fail_with_system(program: str, error: OSError) -> NoReturn:

@@ -94,6 +94,12 @@ def test_every_command_ends_here(entry: str, monkeypatch: pytest.MonkeyPatch) ->
     assert len(begun) == 1 and begun[0] == "fairseq-" + module.rpartition(".")[2].replace("_", "-")
 
 
+def test_streams_that_a_caller_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert run_command("fairseq-x", lambda: (print("gone"), sys.stdin.read(), print("gone", file=sys.stderr))[1]) == ""
+
+
 @pytest.mark.parametrize("failing", ["stream", "file"])
 def test_a_log_that_cannot_be_written_ends_alone(failing: str, capfd: pytest.CaptureFixture[str]) -> None:
     handler: logging.Handler = logging.FileHandler("/dev/full")

@@ -85,6 +85,12 @@ def test_an_empty_line_costs_nothing(texts: Path, capsys: pytest.CaptureFixture[
     assert sorted(os.listdir(texts.parent)) == ["old.tsv", "texts"]
 
 
+def test_predictions_on_a_full_disk(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match="cannot write /dev/full: No space left on device"):
+        predictions("--input", texts, "--output", "/dev/full")
+    assert os.path.exists("/dev/full") and capsys.readouterr().out == ""
+
+
 def test_predictions_do_not_replace_their_texts(texts: Path) -> None:
     before = texts.read_text()
     with pytest.raises(ConfigError, match="is the input"):

@@ -118,11 +118,13 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Nothing goes to the standard error stream, where a library that panics prints so (what it raises says as much)."""
-    if sys.stderr is None:
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
         yield
         return
-    sys.stderr.flush()
-    kept = os.dup(2)
+    if sys.stderr is not None:
+        sys.stderr.flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
