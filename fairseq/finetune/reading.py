@@ -142,8 +142,7 @@ def read_rows(path: Path, expected: int) -> list[Any]:
     Raises DataNotFoundError when it is missing, DataError naming the line that is not JSON.
     """
     try:
-        with open(path, encoding="utf-8", newline="\n") as handle:
-            rows = [parse_json(line, path, number) for number, line in enumerate(handle, 1)]
+        rows = [parse_json(line, path, number) for number, line in read_lines(path)]
     except FileNotFoundError:
         raise DataNotFoundError(f"{path} is missing; preprocess the data again") from None
     if len(rows) != expected:

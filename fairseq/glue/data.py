@@ -128,7 +128,10 @@ class Preparation:
         """The data that is there already, if it was made from the same."""
         path = self.out / task.name
         stored = stored_json(path / "data.json")
-        return _task_data(path, stored) if stored and stored["identity"] == self.identity(task) else None
+        try:
+            return _task_data(path, stored) if stored["identity"] == self.identity(task) else None
+        except (KeyError, TypeError):  # there is none, or it is damaged
+            return None
 
     def make(self, task: GlueTask) -> TaskData:
         """Preprocess ``task``; the directory appears at once and in full."""

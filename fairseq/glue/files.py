@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fairseq.data.text import json_value
 from fairseq.errors import ConfigError
 from fairseq.file_io import complete_file
 
@@ -34,7 +35,7 @@ def write_json(path: Path, value: Any) -> None:
 def stored_json(path: Path) -> Any:
     """The JSON value of ``path``; None when it cannot be read."""
     with suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_value(path.read_text(encoding="utf-8"))
     return None
 
 

@@ -24,6 +24,7 @@ from fairseq.checkpoint.atomic import write_atomically
 from fairseq.checkpoint.safe_load import load, resolve_references
 from fairseq.checkpoint.schema import portable
 from fairseq.data.dictionary import Dictionary
+from fairseq.data.text import json_value
 from fairseq.dataclass.build import build_config
 from fairseq.dataclass.state import config_from_state, config_to_state
 from fairseq.errors import CheckpointError, DataNotFoundError
@@ -164,7 +165,7 @@ def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_json(path: Path) -> dict[str, Any]:
     """The object in the JSON file ``path``. Raises DataNotFoundError and CheckpointError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataNotFoundError(f"there is no {path.name} in {path.parent}; give the folder of a model") from None
     except (ValueError, OSError) as error:

@@ -14,11 +14,14 @@ from fairseq.data import text
 from fairseq.data.encoders import guard
 from fairseq.data.preprocessing import json_text
 from fairseq.data.text import find_offsets, json_value, read_blocks
-from fairseq.errors import DataError
+from fairseq.errors import CheckpointError, ConfigError, DataError
 from fairseq.finetune import reading
 from fairseq.finetune.choices import read_article, read_examples, read_questions
 from fairseq.finetune.layout import check_class, count_classes
+from fairseq.finetune.sentences import choice_labels
 from fairseq.finetune.squad import read_squad
+from fairseq.glue.scores import RESULT, find_result
+from fairseq.interop.vocabulary import special_ids
 
 DEEP = "[" * 100_000
 HALF = "\\ud800"  # as JSON writes it
@@ -139,3 +142,36 @@ def test_texts_too_long_to_encode_have_a_place(
     args = preprocess_task.get_parser().parse_args(["--task", task, *flags])
     with pytest.raises(DataError, match=f"{place}a text has 1,001 characters without a blank .* at most 1,000"):
         preprocess_task.main(args)
+
+
+def test_preprocessed_text_that_is_damaged(tmp_path: Path) -> None:
+    rows, labels = tmp_path / "train.jsonl", tmp_path / "label" / "train.label"
+    rows.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n')
+    with pytest.raises(DataError, match=r"train\.jsonl, line 2 is not UTF-8 text"):
+        reading.read_rows(rows, 2)
+    rows.write_text(f"1\n{DEEP}\n")
+    with pytest.raises(DataError, match=r"train\.jsonl, line 2 is not JSON: it is nested too deep"):
+        reading.read_rows(rows, 2)
+    labels.parent.mkdir()
+    labels.write_bytes(b"0\n\xff\n")
+    with pytest.raises(DataError, match=r"train\.label, line 2 is not UTF-8 text"):
+        choice_labels(str(tmp_path), "train", 2, 2)
+    for label in ("9" * 5000, "\u00b2", "-1", "2"):
+        labels.write_text(f"0\n{label}\n")
+        with pytest.raises(DataError, match=r"train\.label: line 2 must be the number of a choice, 0 to 1"):
+            choice_labels(str(tmp_path), "train", 2, 2)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"model": {"vocab": [1]}}', '{"model": 5}', '{"added_tokens": [{}]}', DEEP])
+def test_tokenizers_of_other_programs_that_are_damaged(content: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json|the files of the tokenizer in .* are damaged"):
+        special_ids(tmp_path, {}, 10)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"curve": 5, "seconds": 1}', '{"curve": [{}]}', DEEP, '"\\ud800"'])
+def test_results_that_are_damaged(content: str, tmp_path: Path) -> None:
+    (tmp_path / RESULT).write_text(content)
+    with pytest.raises(ConfigError, match=r"is damaged; delete it, and the run is repeated"):
+        find_result(tmp_path, None)  # type: ignore[arg-type]
+    assert find_result(tmp_path / "nowhere", None) is None  # type: ignore[arg-type]
