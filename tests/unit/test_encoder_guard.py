@@ -29,8 +29,8 @@ FILES = ROOT / "tests/data/gpt2_tiny"
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "man", "##ly"]
 
 
-def gpt2(vocab: str | Path = FILES / "encoder.json") -> Any:
-    return build_bpe(GPT2BPEConfig(_name="gpt2", gpt2_encoder_json=str(vocab), gpt2_vocab_bpe=str(FILES / "vocab.bpe")))
+def gpt2(vocab: str | Path = FILES / "encoder.json", merges: str | Path = FILES / "vocab.bpe") -> Any:
+    return build_bpe(GPT2BPEConfig(_name="gpt2", gpt2_encoder_json=str(vocab), gpt2_vocab_bpe=str(merges)))
 
 
 def byte_bpe(vocab: str | Path = FILES / "encoder.json", merges: str | Path = FILES / "vocab.bpe") -> Any:
@@ -136,6 +136,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gpt2 empty": (lambda at: gpt2(written(at, "{}")), r"encoder\.json: the vocabulary is empty"),
     "gpt2 nested": (lambda at: gpt2(written(at, "[" * 100_000)), r"encoder\.json is not JSON: it is nested too deep"),
     "gpt2 surrogate": (lambda at: gpt2(written(at, '{"\\ud800": 1}')), "half of a surrogate pair"),
+    "gpt2 without merges": (
+        lambda at: gpt2(merges=written(at, "#version: 0.2\n")),
+        "do not belong together: the merges make only 0 of ",
+    ),
     "gpt2 folder": (lambda at: gpt2(at), "cannot read .*: Is a directory"),
     "bytes empty": (
         lambda at: byte_bpe(written(at, "{}"), written(at / "..", "#version: 0.2\n")),

@@ -186,6 +186,12 @@ def get_encoder(encoder_json_path: str, vocab_bpe_path: str) -> Encoder:
         raise DataError(f"{encoder_json_path} does not map pieces to integer ids")
     check_piece_ids(encoder.values(), encoder_json_path)
     merges, files = read_merges(vocab_bpe_path), f"{encoder_json_path} and {vocab_bpe_path}"
+    long = {piece for piece in encoder if len(piece) > 1 and not piece.startswith("<")}  # <|endoftext|> is made by none
+    made = long.intersection(left + right for left, right in merges)
+    if 2 * len(made) < len(long):
+        raise DataError(
+            f"{files} do not belong together: the merges make only {len(made):,} of {len(long):,} pieces of several characters"
+        )
     return load(lambda: Encoder(encoder, merges), files, "are not a byte-level BPE")
 
 
