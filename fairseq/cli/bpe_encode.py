@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
     for value, flag in ((args.encoder_json, "--encoder-json"), (args.vocab_bpe, "--vocab-bpe")):
         if not value:
             raise ConfigError(f"{flag} must be given: the path of the GPT-2 BPE's file")
-    check_outputs(args.outputs, args.inputs)
+    check_outputs(args.outputs, [*args.inputs, args.encoder_json, args.vocab_bpe])
     encoder = MultiprocessingEncoder(args)
     encoder.initializer()
     filtered = 0

@@ -12,7 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fairseq.cli.common import add_bpe_options, add_model_options, batches, load_hub, run_command
+from fairseq.cli.common import (
+    CHECKPOINTS,
+    add_bpe_options,
+    add_model_options,
+    batches,
+    given_bpe_options,
+    load_hub,
+    run_command,
+)
 from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
@@ -70,10 +78,21 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError("give either a preprocessed directory DATA or texts with --input (- for standard input)")
     if args.input not in (None, "-") and not Path(args.input).is_file():
         raise DataNotFoundError(f"input file not found: {args.input}")
-    check_outputs([args.output], [args.path, *([args.input] if args.input else [])])
+    check_outputs([args.output], _inputs(args))
     prepare_to_compute()
     hub = _hub(args)
     (_by_task if hasattr(hub.task, "file_examples") else _by_head)(hub, args)
+
+
+def _inputs(args: argparse.Namespace) -> Iterator[str | Path]:
+    """The files that are read."""
+    yield from (str(path) for path in given_bpe_options(args).values() if path)
+    if args.input:
+        yield args.input
+    path = Path(args.path)
+    yield from (path / name for name in CHECKPOINTS) if path.is_dir() else [path]
+    for folder in filter(None, (args.data_bin, args.data)):
+        yield from Path(folder).glob("*/*")  # input0/dict.txt and so on; answers may stand beside these folders
 
 
 class Predictor:
@@ -230,7 +249,7 @@ def _bar(args: argparse.Namespace) -> Any:
 
 def _texts(path: str, allowed: Sequence[int]) -> Iterator[tuple[str, ...]]:
     """The texts of every line, as many as the first one with text has; none for a line without text."""
-    from fairseq.finetune.reading import decode_lines, read_lines
+    from fairseq.finetune.reading import check_text, decode_lines, read_lines
 
     columns = 0
     shown = Path("standard input" if path == "-" else path)
@@ -247,6 +266,8 @@ def _texts(path: str, allowed: Sequence[int]) -> Iterator[tuple[str, ...]]:
             raise DataError(
                 f"{shown}, line {number} has {len(texts)} texts separated by tabs, but those before have {columns}"
             )
+        for text in texts:
+            check_text(text, f"{shown}, line {number}")
         yield texts
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq.cli.common import bpe_settings, byte_progress, run_command
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 from fairseq.file_io import check_outputs
-from fairseq.logging.setup import log_to_files
+from fairseq.logging.setup import ends_quietly, log_to_files
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
@@ -93,7 +93,7 @@ def _logged(args: argparse.Namespace) -> None:
     """The work, with ``preprocess.log`` beside its results."""
     os.makedirs(args.destdir, exist_ok=True)
     handler = logging.FileHandler(os.path.join(args.destdir, "preprocess.log"), encoding="utf-8")
-    logger.addHandler(handler)
+    logger.addHandler(ends_quietly(handler))
     try:
         log_to_files(logger, args)
         _check(args)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PROGRAM = "fairseq-preprocess-task"
 _SHOWN_LABELS = 6
 _MADE = re.compile(r"input\d+|label")
+_CONTENT = re.compile(r"^dict\.txt$|\.(bin|idx|jsonl|label)$")  # of those folders
 _EXAMPLES = """\
 tasks:
   glue/RTE        one task of GLUE, from its own TSV files (also CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, WNLI, AX)
@@ -150,11 +151,17 @@ def _glue_targets(args: argparse.Namespace, data_dir: Path, variant: str) -> lis
 def _check_dest(dest: Path, overwrite: bool) -> None:
     if dest.exists() and not dest.is_dir():
         raise ConfigError(f"--dest {dest} is a file; give a directory")
-    if dest.is_dir() and not overwrite:
-        found = sorted(entry.name for entry in dest.iterdir() if _MADE.fullmatch(entry.name))
-        if found:
+    there = [entry for entry in dest.iterdir() if _MADE.fullmatch(entry.name)] if dest.is_dir() else []
+    if there and not overwrite:
+        found = ", ".join(sorted(entry.name for entry in there))
+        raise ConfigError(f"{dest} has {found} already; replace it with --overwrite, or give another --dest")
+    for entry in there:
+        foreign = (
+            [entry] if not entry.is_dir() else [file for file in entry.iterdir() if not _CONTENT.search(file.name)]
+        )
+        if foreign:
             raise ConfigError(
-                f"{dest} has {', '.join(found)} already; replace it with --overwrite, or give another --dest"
+                f"--overwrite would delete {foreign[0]}, which {PROGRAM} did not make; give another --dest"
             )
 
 

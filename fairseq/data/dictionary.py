@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fairseq.data.text import ByteRange, byte_ranges, map_in_order, post_process, read_blocks, tokenize_line
 from fairseq.errors import DataError, DataNotFoundError
+from fairseq.file_io import complete_file
 
 if TYPE_CHECKING:
     import torch
@@ -207,7 +208,7 @@ class Dictionary:
         """
         if isinstance(f, (str, os.PathLike)):
             os.makedirs(os.path.dirname(f) or ".", exist_ok=True)
-            with open(f, "w", encoding="utf-8", newline="\n") as handle:
+            with complete_file(f) as handle:
                 self.save(handle)
             return
         keys, values = self._get_meta()

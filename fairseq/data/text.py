@@ -6,6 +6,7 @@ one byte in UTF-8 and never part of another character, so no position can fall i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from codecs import BOM_UTF8
@@ -15,11 +16,35 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from multiprocessing import get_all_start_methods, get_context
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from fairseq.errors import DataError, DataNotFoundError
 
 SPACE_NORMALIZER = re.compile(r"\s+")
+LONGEST_LINE = 1 << 26  # bytes
+
+
+def refuse_long_line(filename: str | os.PathLike[str]) -> NoReturn:
+    raise DataError(
+        f"{filename} has a line of more than {LONGEST_LINE:,} bytes, the most that is read; divide it into lines"
+    )
+
+
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def json_value(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError: not JSON, nested too deep, or half of a surrogate pair in a string."""
+    try:
+        value = json.loads(text)
+        if _HALF_PAIR.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"it has half of a surrogate pair, {half}, which is no character") from None
+    return value
 
 
 def tokenize_line(line: str) -> list[str]:
@@ -63,8 +88,11 @@ def find_offsets(filename: str | os.PathLike[str], num_chunks: int) -> list[int]
     except FileNotFoundError:
         raise DataNotFoundError(f"text file not found: {filename}") from None
     step = size // num_chunks
+    inner: list[int] = []
     with open(filename, "rb") as handle:
-        inner = [_end_of_line(handle, step * i, size) for i in range(1, num_chunks)]
+        for i in range(1, num_chunks):
+            in_same_line = inner and step * i < inner[-1]
+            inner.append(inner[-1] if in_same_line else _end_of_line(handle, step * i, size))
     return [0, *inner, size]
 
 
@@ -123,7 +151,10 @@ class _Worker:
 
 def _end_of_line(handle: BinaryIO, position: int, size: int) -> int:
     handle.seek(position)
+    first = position
     while position < size:
+        if position - first > LONGEST_LINE:
+            refuse_long_line(handle.name)
         block = handle.read(BLOCK_BYTES)
         if block.endswith(b"\r"):
             block += handle.read(1)
@@ -155,6 +186,8 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
                 # Keep the unfinished last line, and a final "\r" whose "\n" may come with the next block.
                 cut = max(block.rfind(b"\n"), block.rfind(b"\r", 0, len(block) - 1)) + 1
                 block, carry = block[:cut], block[cut:]
+                if len(carry) > LONGEST_LINE:
+                    refuse_long_line(filename)
             at = position - len(block) - len(carry) * (position < stop)
             mark = len(BOM_UTF8) if at == 0 and block.startswith(BOM_UTF8) else 0
             lines = _decode(block[mark:], filename, at + mark)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from fairseq.data.wrappers import (
     StripTokenDataset,
 )
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.finetune.reading import numbers
+from fairseq.finetune.reading import numbers, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ def choice_labels(data: str, split: str, num_classes: int, inputs: int, combine:
     """The number of the right choice, from 0, on every line of ``DATA/label/split.label``: batches int64 (B)."""
 
     def read(line: str, where: str) -> int:
-        if not line.isdigit() or int(line) >= num_classes:
+        if not line.isdecimal() or len(line) > 9 or int(line) >= num_classes:
             raise DataError(f"{where} must be the number of a choice, 0 to {num_classes - 1}, but is {line!r}")
         return int(line)
 
@@ -265,8 +266,7 @@ def _label_file(data: str, split: str, inputs: int, combine: bool, read: Callabl
     labels: list[Any] = []
     part, path = 0, first
     while os.path.isfile(path) and (combine or not part):
-        with open(path, encoding="utf-8") as handle:
-            labels += [read(line.strip(), f"{path}: line {number}") for number, line in enumerate(handle, start=1)]
+        labels += [read(line.strip(), f"{path}: line {number}") for number, line in read_lines(Path(path))]
         part += 1
         path = os.path.join(data, "label", f"{split}{part}.label")
     _check_count(first, len(labels), inputs)

@@ -25,7 +25,7 @@ from fairseq.data.encoders.base import encode_with_offsets
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetune.layout import Job, SplitSummary, Written
-from fairseq.finetune.reading import FORMATS, find_splits, place, read_json, read_rows, write_row
+from fairseq.finetune.reading import FORMATS, check_text, find_splits, place, read_json, read_rows, write_row
 from fairseq.finetune.spans import QuestionRecord, Questions
 from fairseq.finetune.writing import SplitWriter
 
@@ -62,6 +62,7 @@ def read_squad(path: Path, answers: str = "required", moved: list[str] | None = 
         context = paragraph.get("context")
         if not isinstance(context, str):
             raise DataError(f"{path}, paragraph {number}: its context must be a text, but is {context!r}")
+        check_text(context, f"{path}, paragraph {number}")
         found = Paragraph(context)
         for qa in _list(paragraph, "qas", f"{path}, paragraph {number}"):
             question = _question(qa, context, path, answers, moved)
@@ -96,6 +97,7 @@ def _question(qa: dict[str, Any], context: str, path: Path, wanted: str, moved: 
     where = f"{path}, question {identity!r}"
     if not text.strip():
         raise DataError(f"{where}: the question is empty")
+    check_text(text, where)
     if wanted == "unknown" or qa.get("is_impossible"):
         if wanted == "required":
             raise DataError(f"{where} is impossible, which SQuAD 1.1 does not know; use --task squad2")

@@ -1,18 +1,22 @@
-"""What the configuration in the checkpoint that a run starts from tells the run: its BPE, and why its weights do not fit."""
+"""What the configuration in the checkpoint that a run starts from tells the run: its architecture, where none is given, its
+BPE, and why its weights do not fit."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.safe_load import resolve_references
 from fairseq.checkpoint.stored_paths import relocate
 from fairseq.data.encoders import build_bpe, fit
 from fairseq.dataclass.state import config_from_state
-from fairseq.errors import FairseqError
+from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging.setup import TRAIN_LOGGER
 
 logger = logging.getLogger(TRAIN_LOGGER)
@@ -30,6 +34,26 @@ def stored_config(checkpoint: Mapping[str, Any], source: str) -> Any:
         return None
     relocate(cfg, source)
     return cfg
+
+
+def keep_architecture(cfg: Any) -> None:
+    """Give a run that names no architecture that of the checkpoint it is fine-tuned from.
+
+    Raises ConfigError when there is none. A task that decides the longest input takes the model's, too.
+    """
+    if cfg.model is not None:
+        return
+    source = cfg.checkpoint.finetune_from_model
+    if source and not Path(source).is_file():
+        raise ConfigError(f"--finetune-from-model {source} does not exist")
+    model = getattr(stored_config(read(source, with_config=False), source), "model", None) if source else None
+    if model is None:
+        raise ConfigError("no architecture is given: pass --arch, for example --arch roberta_base")
+    with open_dict(cfg) if isinstance(cfg, DictConfig) else nullcontext():
+        cfg.model = model
+        if getattr(cfg.task, "max_positions", None) is not None and getattr(model, "max_positions", None) is not None:
+            cfg.task.max_positions = model.max_positions
+    logger.info("the architecture is that of %s: %s", source, model._name)
 
 
 def keep_bpe(cfg: Any, checkpoint: Mapping[str, Any], source: str) -> None:

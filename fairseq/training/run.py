@@ -20,7 +20,7 @@ from fairseq.ops import library
 from fairseq.optim import precision
 from fairseq.tasks import setup_task
 from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
-from fairseq.training.inherited import check_bpe
+from fairseq.training.inherited import check_bpe, keep_architecture
 from fairseq.training.loop import train_epochs
 from fairseq.training.run_state import Resets
 from fairseq.training.trainer import Trainer
@@ -36,6 +36,7 @@ logger = logging.getLogger(TRAIN_LOGGER)
 def train(cfg: FairseqConfig) -> float | None:
     """Run the training that ``cfg`` describes; returns the last validation value (None without validation)."""
     check(cfg)
+    keep_architecture(cfg)
     with precision.tf32(cfg.common.tf32):
         return _train(cfg)
 
