@@ -38,6 +38,7 @@ from fairseq.ops import flash_attention as flash
 from fairseq.ops import library
 from fairseq.ops.alibi_attention import alibi_attention, forward_reference
 from fairseq.ops.packed_attention import packed_attention
+from fairseq.ops.tensorfloat import precision
 from fairseq.registry import nearest
 
 Bias = AttentionBias | ContentBias
@@ -285,7 +286,7 @@ def _tolerance(device: str, dtype: torch.dtype) -> float:
     Where sums and exponents are of the type itself, right ones need about 8; an exponent of 30 alone is off by 30 times
     half a unit.
     """
-    if dtype == torch.float32 and not device.startswith("cpu") and flash.precision() == "tf32":
+    if dtype == torch.float32 and not device.startswith("cpu") and precision() == "tf32":
         return 4 * 2.0**-10
     return torch.finfo(dtype).eps * (4 if dtype.itemsize < 4 else 64)
 

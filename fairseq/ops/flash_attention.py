@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fairseq.ops import library
 from fairseq.ops.alibi_attention import backward_reference, forward_reference
+from fairseq.ops.tensorfloat import precision
 from fairseq.ops.triton import available
 
 WIDEST = 128
@@ -278,11 +279,6 @@ def _capability(device: torch.device) -> int:
 
 
 _LOG2E = 1.4426950408889634
-
-
-def precision() -> str:
-    """How products of float32 are made: exactly, unless torch's own may be made in TensorFloat-32 too."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def _norms(q: Tensor, k: Tensor, slopes: Tensor | None) -> Tensor:
