@@ -1,6 +1,8 @@
 """Step 5: other token mixers by length, their operators with the shapes of a base model in bf16, forward and backward.
 
-Convolutions of BiGS, both directions, by chunks and by Fourier transforms, which should cost the same a token at any length.
+Convolutions of BiGS, both directions, by chunks and by Fourier transforms; by chunks they should cost the same a token at any
+length. Attention with tables over offsets, by query and by key, with dropout: our kernels, the same without tables,
+and tables as a bias of (B, H, T, T) for torch's attention.
 """
 
 from __future__ import annotations
@@ -11,22 +13,31 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fairseq.modules.attention_backends import Terms, attend_triton
+from fairseq.modules.score_tables import Tables, attend_with_tables
+from fairseq.modules.slots import EncoderContext
 from fairseq.ops.ssm import SSM, ssm_conv
 from gpu_steps.setting import Case, Row, Setting, median_seconds, peak_mib
 
 TOKENS = 16384  # of a batch, whatever the length of its sequences
 LENGTHS = (512, 4096, 16384)
 CHANNELS, MODES = 768, 64
+HEADS = 12
+WITHOUT = "triton without tables"
 
 
 def cases(setting: Setting) -> list[Case]:
-    return [
-        Case(
-            f"bigs by {method}, T {tokens}", functools.partial(convolutions, setting, method, tokens), least=3, limit=30
-        )
+    found = [
+        (f"bigs by {method}, T {tokens}", functools.partial(convolutions, setting, method, tokens))
         for tokens in ((140, 24) if setting.tiny else LENGTHS)
         for method in ("chunks", "fft")
     ]
+    found += [
+        (f"attention with tables by {way}, T {tokens}", functools.partial(tables, setting, way, tokens))
+        for tokens in ((16,) if setting.tiny else (512, 2048))
+        for way in ("triton", WITHOUT, "sdpa")
+    ]
+    return [Case(name, run, least=3, limit=40) for name, run in found]
 
 
 def convolutions(setting: Setting, method: str, tokens: int) -> Row:
@@ -46,6 +57,24 @@ def convolutions(setting: Setting, method: str, tokens: int) -> Row:
         return ssm_conv(*inputs, ssm, ssm, method=method)
 
     return measured(setting, method, tokens, forward, (*inputs, *ssm))
+
+
+def tables(setting: Setting, way: str, tokens: int) -> Row:
+    heads, width = setting.size(HEADS, 2), setting.size(CHANNELS // HEADS, 16)
+    q, k, v = (_normal(setting, tokens, heads, width).transpose(1, 2) for _ in range(3))
+    reach = setting.size(8, 2)
+    by = [_normal(setting, tokens, heads, 2 * reach + 1).transpose(1, 2) for _ in range(2)]
+    inputs = [q, k, v] if way == WITHOUT else [q, k, v, *by]
+    for x in inputs:
+        x.requires_grad_()
+    context, dropout = EncoderContext(), 0.1
+
+    def forward() -> tuple[Tensor]:
+        if way == WITHOUT:
+            return (attend_triton(q, k, v, Terms(), dropout),)
+        return (attend_with_tables(q, k, v, Tables(*by), context, dropout=dropout, backend=way),)
+
+    return measured(setting, way, tokens, forward, inputs)
 
 
 def _normal(setting: Setting, tokens: int, *shape: int) -> Tensor:
