@@ -67,7 +67,7 @@ def portable_settings(state: Mapping[str, Any]) -> dict[str, Any]:
         "embedding_scale": 1.0 if config.no_scale_embedding else embedding_dim(config) ** 0.5,
         "normalize_embeddings": config.variants["lm_head"].name == "clap" and config.l2norm_embedding,
         "zero_masking": config.zero_masking,
-        "zero_padding": config.zero_padding and options["token_mixer"].get("padding") != "leak",
+        "zero_padding": config.zero_padding and options["token_mixer"].get("padding", "masked") == "masked",
         "attention_bias": config.variants["attention_bias"].name,
         "token_mixer": _token_mixer(config, options["token_mixer"]),
         "channel_mixer": {"name": config.variants["channel_mixer"].name, **options["channel_mixer"]},

@@ -120,6 +120,11 @@ class Encoder(nn.Module):
     ) -> tuple[Tensor, ...]:
         """The embeddings and the output of each layer; the last one is the result. ``attention_mask`` is 0 at padding."""
         padding = input_ids == self.config.pad_token_id if attention_mask is None else attention_mask == 0
+        tokens = input_ids.size(1)
+        if self.config.token_mixer.get("padding") == "full":
+            input_ids, padding, token_type_ids, position_ids = self._lengthened(
+                input_ids, padding, token_type_ids, position_ids
+            )
         x = self.embed(input_ids, padding, token_type_ids, position_ids)
         bias = score_bias(self.config, padding, x.dtype)
         states = [x]
@@ -127,7 +132,22 @@ class Encoder(nn.Module):
             states.append(layer(states[-1], padding, bias))
         if self.layer_norm is not None:
             states[-1] = self.layer_norm(states[-1])
+        if self.config.token_mixer.get("padding") == "full":
+            kept = torch.arange(tokens, device=x.device)
+            return tuple(state.index_select(1, kept) for state in states)
         return tuple(states)
+
+    def _lengthened(
+        self, ids: Tensor, padding: Tensor, types: Tensor | None, position_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The inputs padded to the length of the model, whatever theirs is."""
+        longest = self.config.max_position_embeddings
+        first = torch.arange(longest, device=ids.device)
+        values = (self.config.pad_token_id, True, 0, self.config.pad_token_id)
+        return tuple(  # type: ignore[return-value]
+            None if given is None else F.pad(given, (0, longest), value=value).index_select(1, first)
+            for given, value in zip((ids, padding, types, position_ids), values, strict=True)
+        )
 
     def embed(
         self, ids: Tensor, padding: Tensor, types: Tensor | None = None, position_ids: Tensor | None = None

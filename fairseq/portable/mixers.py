@@ -282,7 +282,7 @@ class BiGS(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         dim, inner, options = config.hidden_size, config.intermediate_size, config.token_mixer
-        self.activation, self.leak = options["activation"], options["padding"] == "leak"
+        self.activation, self.leak = options["activation"], options["padding"] != "masked"
         self.value_proj = nn.Linear(dim, inner)
         self.forward_proj = nn.Linear(dim, dim)
         self.backward_proj = nn.Linear(dim, dim)

@@ -18,6 +18,7 @@ from tests.unit.roberta import KINDS, SIZES, Task, some_tokens
 COMBINATIONS: dict[str, dict[str, Any]] = {
     **{name: {"_name": name} for name in KINDS},
     "bigs, leak": {"_name": "roberta_bigs", "bigs_padding": "leak"},
+    "bigs, full": {"_name": "bigs_128", "bigs_padding": "full"},
     "bigs, clap": {"_name": "roberta_bigs", "lm_head": "clap", "zero_masking": True},
     "fff, alibi, clap": {
         "_name": "roberta",
