@@ -19,7 +19,7 @@ from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
 from fairseq.layout import Layout, layout_of
 from fairseq.logging import metrics
-from fairseq.modules.slots import supports
+from fairseq.overrides import supports
 from fairseq.registry import CRITERIONS, RegistryView
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.modules.packing import take
+from fairseq.overrides import supports as supports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,17 +163,3 @@ class LMHead(Protocol):
     ) -> Tensor:
         """(B, T, C) -> (B, T, V), or (M, V) of ``masked_tokens`` (B, T)."""
         ...
-
-
-def supports(part: object, ability: str, *methods: str) -> bool:
-    """Whether the class attribute (or method) ``ability`` of ``part`` holds for its ``methods``.
-
-    The rule for all abilities: they are said of a method, in the very class that defines it. A subclass that overrides
-    the method without saying so again is treated as if it could do nothing: plugins override methods of classes that
-    have since learned more.
-    """
-    for method in methods:
-        owner = next((kind for kind in type(part).__mro__ if method in vars(kind)), object)
-        if method in vars(part) or not vars(owner).get(ability, False):
-            return False
-    return True

@@ -23,7 +23,7 @@ from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from fairseq.layout import LayoutCollater
 from fairseq.logging import metrics
-from fairseq.modules.slots import supports
+from fairseq.overrides import supports
 from fairseq.registry import TASKS, RegistryView
 from fairseq.rng import numpy_seed
 

@@ -37,8 +37,8 @@ from fairseq.models.roberta.upgrade import (
 )
 from fairseq.modules.initialization import exempt_biases_and_norms, init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead
-from fairseq.modules.slots import supports
 from fairseq.modules.task_heads import RobertaClassificationHead
+from fairseq.overrides import supports
 from fairseq.registry import BPES, MODELS
 
 logger = logging.getLogger(__name__)
