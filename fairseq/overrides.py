@@ -27,9 +27,7 @@ def supports(part: object, ability: str, *methods: str) -> bool:
 
 def overridden(part: object, base: type, *names: str) -> bool:
     """Whether ``part`` has another method or property than ``base`` for one of ``names``."""
-    return any(
-        name in vars(part) or getattr(type(part), name, None) is not getattr(base, name, None) for name in names
-    )
+    return any(name in vars(part) or getattr(type(part), name, None) is not getattr(base, name, None) for name in names)
 
 
 def keeps_up(part: object, quick: str, plain: str) -> bool:
@@ -37,6 +35,15 @@ def keeps_up(part: object, quick: str, plain: str) -> bool:
     kinds = type(part).__mro__
     places = [next(place for place, kind in enumerate(kinds) if name in vars(kind)) for name in (quick, plain)]
     return plain not in vars(part) and places[0] <= places[1]
+
+
+def binds(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether ``function`` can be called with ``arguments``."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def accepts(function: Callable[..., Any], name: str) -> bool:

@@ -101,6 +101,12 @@ def layout_for(
     return {"layout": layout} if layout is not None and used else {}
 
 
+def targets_of(model: nn.Module, sample: dict[str, Any], logits: Tensor) -> Tensor:
+    """The targets of a batch: what the model makes of it, as the original asks, or for other modules ``target``."""
+    get_targets: Any = getattr(model, "get_targets", None)
+    return sample["target"] if get_targets is None else get_targets(sample, [logits])
+
+
 class LegacyFairseqCriterion(FairseqCriterion):
     """The old constructor, ``(args, task)``."""
 
