@@ -27,7 +27,11 @@ def supports(part: object, ability: str, *methods: str) -> bool:
 
 def overridden(part: object, base: type, *names: str) -> bool:
     """Whether ``part`` has another method or property than ``base`` for one of ``names``."""
-    return any(name in vars(part) or getattr(type(part), name, None) is not getattr(base, name, None) for name in names)
+    for name in names:
+        own = getattr(base, name, None)
+        if name in vars(part) or getattr(type(part), name, own) is not own:
+            return True
+    return False
 
 
 def keeps_up(part: object, quick: str, plain: str) -> bool:

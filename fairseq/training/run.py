@@ -170,6 +170,9 @@ def load_checkpoint(
     position = extra_state["train_iterator"]
     epoch_itr = trainer.get_train_iterator(epoch=position["epoch"], load_dataset=True, **iterator_args)
     epoch_itr.load_state_dict(position)
+    stored = extra_state.get(trainer.task.__class__.__name__)
+    if stored and hasattr(trainer.task, "set_checkpoint_dict"):
+        trainer.task.set_checkpoint_dict(stored)
     return extra_state, epoch_itr
 
 

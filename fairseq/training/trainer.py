@@ -115,6 +115,10 @@ class Trainer:
         seed = self.cfg.ema.ema_seed_model
         return EMA(self.model, self.cfg.ema, seed_state=read(seed, with_config=False)["model"] if seed else None)
 
+    def _ema_argument(self) -> dict[str, nn.Module]:
+        """The averaged model, for the steps of a task that wants it."""
+        return {} if self.ema is None or not self.task.uses_ema else {"ema_model": self.ema.get_model()}
+
     # ---- where we are -------------------------------------------------------------------------------------------
 
     @property
@@ -231,6 +235,7 @@ class Trainer:
                     optimizer=self.optimizer,
                     update_num=self._num_updates,
                     ignore_grad=is_dummy,
+                    **self._ema_argument(),
                 )
             except torch.cuda.OutOfMemoryError as error:
                 logger.warning("out of memory (%s); this update is skipped", error)
@@ -305,7 +310,9 @@ class Trainer:
         self.criterion.eval()
         batch, is_dummy = self.prepare_sample(sample)
         with torch.no_grad():
-            _, sample_size, logging_output = self.task.valid_step(batch, self.model, self.criterion)
+            _, sample_size, logging_output = self.task.valid_step(
+                batch, self.model, self.criterion, **self._ema_argument()
+            )
         total = Accumulated(0.0, 0.0 if is_dummy else sample_size, [] if is_dummy else [logging_output])
         return self._log_stats(total, None)
 
@@ -374,6 +381,7 @@ class Trainer:
             ),
             StatefulPart("num_updates", self.get_num_updates, self.set_num_updates),
             StatefulPart("task", self.task.state_dict, self.task.load_state_dict),
+            StatefulPart("task_extra", self.task.get_checkpoint_dict, self.task.set_checkpoint_dict),
             StatefulPart("training_time", self.cumulative_training_time, self.restore_training_time),
             StatefulPart(
                 "early_stop",

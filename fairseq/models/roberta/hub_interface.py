@@ -20,6 +20,7 @@ from fairseq.finetune.sentences import input_dataset
 from fairseq.finetune.spans import Answer
 from fairseq.models.inference import head_outputs, in_order, length_batches, run_batches
 from fairseq.models.roberta import alignment_utils, inference
+from fairseq.overrides import accepts, overridden, supports
 from fairseq.refusals import HERE
 
 MASK = "<mask>"
@@ -32,6 +33,16 @@ class Filled(NamedTuple):
     text: str
     probability: float
     token: str
+
+
+def _knows_heads(model: Any) -> bool:
+    """Whether ``model`` applies a head by its name; a plugin's own ``forward`` may not."""
+    return accepts(model.forward, "classification_head_name")
+
+
+def _separates_features(model: Any) -> bool:
+    """Whether logits are known to be the output layer of the features; not where a plugin has a ``forward`` of its own."""
+    return supports(model, "takes_targets", "forward") and supports(model.encoder, "takes_targets", "forward")
 
 
 class RobertaHubInterface(nn.Module):
@@ -158,8 +169,14 @@ class RobertaHubInterface(nn.Module):
             tokens = collate_tokens(list(tokens), pad_idx=self.task.source_dictionary.pad())
         tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
         self._check_length(tokens.size(-1))
-        logits, _ = self.model(tokens.to(self.device), classification_head_name=head, **self._types(token_type_ids))
+        logits = self._head_output(head, tokens, token_type_ids)
         return logits if return_logits else torch.log_softmax(logits, dim=-1)
+
+    def _head_output(self, head: str, tokens: Tensor, token_type_ids: Tensor | Sequence[Tensor] | None) -> Tensor:
+        if overridden(self, RobertaHubInterface, "extract_features") or not _knows_heads(self.model):
+            given = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            return self.model.classification_heads[head](self.extract_features(tokens.to(self.device), **given))
+        return self.model(tokens.to(self.device), classification_head_name=head, **self._types(token_type_ids))[0]
 
     def predict_sentences(
         self,
@@ -263,8 +280,11 @@ class RobertaHubInterface(nn.Module):
     def _mask_logits(self, batch: dict[str, Any]) -> Tensor:
         """Logits (N, V) at every mask of a batch, by way of the features: a model that masks its own input does not then."""
         tokens = batch["src_tokens"]
+        masked = tokens.eq(self.task.mask_idx)
+        if not _separates_features(self.model):
+            return self.model(tokens, features_only=False, return_all_hiddens=False)[0][masked]
         features, _ = self.model(tokens, features_only=True)
-        return self.model.encoder.output_layer(features, masked_tokens=tokens.eq(self.task.mask_idx))
+        return self.model.encoder.output_layer(features, masked_tokens=masked)
 
     def _filled(
         self, parts: list[str], number: int, candidates: list[tuple[int, float]], mask: str = MASK
