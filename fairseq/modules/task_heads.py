@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fairseq.errors import OutOfScopeError
 from fairseq.modules.feed_forward import get_activation_fn
 from fairseq.registry import HEADS
 
@@ -28,7 +29,10 @@ def pool(features: Tensor, pooling: str, padding_mask: Tensor | None = None) -> 
 
 @HEADS.register("classification")
 class RobertaClassificationHead(nn.Module):
-    """Logits (B, K) of features (B, T, C): pooling, dropout, dense, activation, dropout, projection."""
+    """Logits (B, K) of features (B, T, C): pooling, dropout, dense, activation, dropout, projection.
+
+    ``q_noise`` and ``qn_block_size`` are accepted for old callers; quantization noise other than 0 is out of scope.
+    """
 
     skips_padding = True
 
@@ -39,11 +43,15 @@ class RobertaClassificationHead(nn.Module):
         num_classes: int,
         activation_fn: str,
         pooler_dropout: float,
+        q_noise: float = 0,
+        qn_block_size: int = 8,
         do_spectral_norm: bool = False,
         pooling: str = "first",
         input_dropout: bool = True,
     ) -> None:
         super().__init__()
+        if q_noise:
+            raise OutOfScopeError(f"quantization noise is out of scope: q_noise must be 0, but is {q_noise} instead")
         self.input_dropout = input_dropout
         self.dense = nn.Linear(input_dim, inner_dim)
         self.activation_fn = get_activation_fn(activation_fn)

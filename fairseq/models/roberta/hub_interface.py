@@ -174,7 +174,7 @@ class RobertaHubInterface(nn.Module):
 
     def _head_output(self, head: str, tokens: Tensor, token_type_ids: Tensor | Sequence[Tensor] | None) -> Tensor:
         if overridden(self, RobertaHubInterface, "extract_features") or not _knows_heads(self.model):
-            given = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            given: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
             return self.model.classification_heads[head](self.extract_features(tokens.to(self.device), **given))
         return self.model(tokens.to(self.device), classification_head_name=head, **self._types(token_type_ids))[0]
 
