@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ from fairseq.errors import ConfigError
 
 T = TypeVar("T")
 C = TypeVar("C")
+
+logger = logging.getLogger(__name__)
+
+PLUGINS: set[str] = set()
+"""Top-level modules that came by --user-dir, whose components may take the place of built-in ones."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Registry(Generic[T]):
     ) -> None:
         self.kind = kind
         self._builtins = dict(builtins or {})
+        self._replaced: dict[str, Builtin] = {}
         self._refused = dict(refused or {})
         self._entries: dict[str, T] = {}
         self._configs: dict[str, type] = {}
@@ -55,31 +62,39 @@ class Registry(Generic[T]):
     def register(self, name: str, *, dataclass: type | None = None, base: type | None = None) -> Callable[[C], C]:
         """Decorator that registers its argument as ``name``; a taken name is an error that shows both places.
 
-        With ``base`` the argument must be a class derived from it, which is marked with its ``dataclass``.
+        With ``base`` the argument must be a class derived from it, which is marked with its ``dataclass``. A plugin that came
+        by --user-dir may take the name of something built in, with a warning.
         """
 
         def add(entry: C) -> C:
             if base is not None:
                 _mark(entry, dataclass, base, f"{self.kind} {name!r}")
-            old = self._entries.get(name)
-            if old is not None and _origin(old) != _origin(entry):
-                raise ConfigError(
-                    f"{self.kind} {name!r} is registered twice: by {_origin(old)} and by {_origin(entry)}"
-                )
-            if (
-                old is None
-                and name in self._builtins
-                and getattr(entry, "__module__", None) != self._builtins[name].module
-            ):
-                raise ConfigError(
-                    f"{self.kind} {name!r} is registered twice: built in ({self._builtins[name].module}) and by {_origin(entry)}"
-                )
+            if name in self._replaced and _module(entry) == self._replaced[name].module:
+                return entry  # the built-in one, imported after the plugin that has its name
+            self._check_free(name, entry)
             self._entries[name] = entry  # type: ignore[assignment]
             if dataclass is not None:
                 self._configs[name] = dataclass
             return entry
 
         return add
+
+    def _check_free(self, name: str, entry: object) -> None:
+        """Raise ConfigError when ``name`` is taken by something else that ``entry`` may not replace."""
+        builtin, old = self._builtins.get(name), self._entries.get(name)
+        if builtin is not None and _module(entry) != builtin.module:
+            if _module(entry).partition(".")[0] not in PLUGINS:
+                raise ConfigError(
+                    f"{self.kind} {name!r} is registered twice: built in ({builtin.module}) and by {_origin(entry)}; only a "
+                    "plugin given by --user-dir may replace what is built in"
+                )
+            logger.warning(
+                "%s %r is now %s, which takes the place of the built-in one", self.kind, name, _origin(entry)
+            )
+            self._replaced[name] = self._builtins.pop(name)
+            self._configs.pop(name, None)
+        elif old is not None and _origin(old) != _origin(entry):
+            raise ConfigError(f"{self.kind} {name!r} is registered twice: by {_origin(old)} and by {_origin(entry)}")
 
     def get(self, name: str) -> T:
         """The entry called ``name``. Raises ConfigError with the known names, or OutOfScopeError with the reason."""
@@ -192,8 +207,12 @@ def _mark(cls: Any, dataclass: type | None, base: type, what: str) -> None:
     cls.__dataclass = dataclass  # type: ignore[attr-defined]
 
 
+def _module(entry: object) -> str:
+    return getattr(entry, "__module__", None) or "?"
+
+
 def _origin(entry: Any) -> str:
-    return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
+    return f"{_module(entry)}.{getattr(entry, '__qualname__', entry)}"
 
 
 _TASK_CONFIGS = "fairseq.tasks.configs"

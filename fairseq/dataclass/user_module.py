@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import ConfigError, DataNotFoundError
+from fairseq.registry import PLUGINS
 
 _imported: dict[str, Path] = {}
 
@@ -33,6 +34,7 @@ def import_user_module(args: Any) -> None:
                 f"from {old or 'elsewhere'}; rename the directory"
             )
     _imported[path.name] = path
+    PLUGINS.add(path.name)
     sys.path.insert(0, str(path.parent))
     try:
         importlib.import_module(path.name)
@@ -41,6 +43,7 @@ def import_user_module(args: Any) -> None:
                 _import_files(path, folder)
     except BaseException:
         del _imported[path.name]
+        PLUGINS.discard(path.name)
         raise
     finally:
         sys.path.remove(str(path.parent))
