@@ -127,11 +127,12 @@ class RobertaHubInterface(nn.Module):
     def extract_features_aligned_to_words(self, sentence: str, return_all_hiddens: bool = False) -> Any:
         """Features per word: a spaCy ``Doc`` with vectors if spaCy is installed, else a list of ``AlignedWord``.
 
-        Both begin with ``<s>`` and end with ``</s>``. All hiddens give vectors (L + 1, C) instead of (C,).
+        Both begin with ``<s>`` and end with ``</s>``. All hiddens give vectors (L + 1, C) instead of (C,). A word is the sum
+        of its pieces; one that shares a piece with others gets an equal part of it.
         """
         words, finish = alignment_utils.split_words(sentence)
+        alignment = alignment_utils.align_sentence(self.bpe, sentence, words)
         ids = self.encode(sentence)
-        alignment = alignment_utils.align_bpe_to_words(self, ids, words)
         features = self.extract_features(ids, return_all_hiddens=return_all_hiddens)
         layers = [layer.squeeze(0) for layer in features] if return_all_hiddens else [features.squeeze(0)]  # type: ignore[union-attr]
         aligned = [alignment_utils.align_features_to_words(self, layer, alignment) for layer in layers]
