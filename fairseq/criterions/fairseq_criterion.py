@@ -47,8 +47,12 @@ class FairseqCriterion(nn.Module):
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: Any) -> FairseqCriterion:
-        """Call the constructor with what its parameters ask for: ``task``, ``cfg``, settings by name, or defaults."""
+        """Call the constructor with what its parameters ask for: ``task``, ``cfg``, settings by name, or defaults.
+
+        Settings are those of the criterion or, as they once were all in one place, of the task.
+        """
         arguments: dict[str, Any] = {}
+        settings = (cfg, getattr(task, "cfg", None))
         for parameter in inspect.signature(cls).parameters.values():
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise NotImplementedError(f"{cls.__name__}: parameters of the kind {parameter.kind} are not supported")
@@ -56,8 +60,9 @@ class FairseqCriterion(nn.Module):
                 arguments["task"] = task
             elif parameter.name == "cfg":
                 arguments["cfg"] = cfg
-            elif hasattr(cfg, parameter.name):
-                arguments[parameter.name] = getattr(cfg, parameter.name)
+            elif any(hasattr(place, parameter.name) for place in settings):
+                place = next(place for place in settings if hasattr(place, parameter.name))
+                arguments[parameter.name] = getattr(place, parameter.name)
             elif parameter.default is parameter.empty:
                 raise NotImplementedError(
                     f"{cls.__name__} needs {parameter.name!r}, which its configuration does not have; override "

@@ -135,10 +135,14 @@ class SizedDataset(FairseqDataset):
 class CompositeDataset(FairseqDataset):
     """A dataset made of ``parts``: it hands on to them what it is told, and can do what they can."""
 
+    def __init__(self, parts: Iterable[Any] = ()) -> None:
+        super().__init__()
+        self._parts = list(parts)
+
     @property
     def parts(self) -> Iterable[Any]:
-        """The datasets that it is made of now: plugins replace them after the constructor, or call none."""
-        raise NotImplementedError
+        """The datasets that it is made of now; plugins replace them after the constructor, or call none."""
+        return self._parts
 
     @property
     def supports_prefetch(self) -> bool:
