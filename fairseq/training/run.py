@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -164,7 +164,9 @@ def load_checkpoint(
     """
     path, resets = starting_point(cfg)
     overrides = literal_dict(cfg.optimizer_overrides, "--optimizer-overrides")
-    extra_state = trainer.load_checkpoint(path, resets, overrides)
+    extra_state = trainer.load_checkpoint(
+        path, resets.optimizer, resets.lr_scheduler, overrides, reset_meters=resets.meters
+    )
     if extra_state is None or resets.dataloader:
         return extra_state, trainer.get_train_iterator(epoch=1, load_dataset=True, **iterator_args)
     position = extra_state["train_iterator"]
@@ -184,7 +186,7 @@ def starting_point(cfg: CheckpointConfig) -> tuple[str, Resets]:
             "--finetune-from-model can not be set together with either --reset-optimizer"
             " or reset_lr_scheduler or reset_meters or reset_dataloader"
         )
-    suffix = cfg.checkpoint_suffix or ""
+    suffix = getattr(cfg, "checkpoint_suffix", None) or ""  # configurations made by hand may lack it
     if cfg.restore_file != last_name():
         if cfg.finetune_from_model:
             raise ConfigError(
@@ -197,13 +199,14 @@ def starting_point(cfg: CheckpointConfig) -> tuple[str, Resets]:
                 f"from {cfg.save_dir}/{last_name()} when there is one and from scratch otherwise"
             )
         return path, resets
-    last = str(Path(cfg.save_dir) / last_name(suffix))
+    last = os.path.join(cfg.save_dir, last_name(suffix))
     if PathManager.exists(last):
         return last, resets
-    if cfg.continue_once is not None:
-        if not PathManager.exists(cfg.continue_once):
-            raise CheckpointError(f"--continue-once {cfg.continue_once} does not exist")
-        return cfg.continue_once, resets
+    once = getattr(cfg, "continue_once", None)
+    if once is not None:
+        if not PathManager.exists(once):
+            raise CheckpointError(f"--continue-once {once} does not exist")
+        return once, resets
     if cfg.finetune_from_model is not None:
         if not PathManager.exists(cfg.finetune_from_model):
             raise ConfigError(f"--finetune-from-model {cfg.finetune_from_model} does not exist")

@@ -416,16 +416,21 @@ class Trainer:
         metrics.log_start_time("wall", priority=790, round=0)
 
     def load_checkpoint(
-        self, filename: str, resets: Resets | None = None, optimizer_overrides: Mapping[str, Any] | None = None
+        self,
+        filename: str,
+        reset_optimizer: bool = False,
+        reset_lr_scheduler: bool = False,
+        optimizer_overrides: Mapping[str, Any] | None = None,
+        reset_meters: bool = False,
     ) -> dict[str, Any] | None:
-        """Take over the parts in ``filename`` that ``resets`` leaves; returns its ``extra_state`` (None: no file)."""
+        """Take over the parts in ``filename`` that are not reset; returns its ``extra_state`` (None: no file)."""
         if not PathManager.exists(filename):
             logger.info("No existing checkpoint found %s", filename)
             return None
         logger.info("Preparing to load checkpoint %s", filename)
         checkpoint = read(filename, with_config=False)
         try:
-            states = from_checkpoint(checkpoint, resets or Resets())
+            states = from_checkpoint(checkpoint, Resets(reset_optimizer, reset_lr_scheduler, reset_meters))
             for part in self.parts(filename, optimizer_overrides):
                 if part.name in states:
                     part.load(states[part.name])
