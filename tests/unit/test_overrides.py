@@ -262,6 +262,13 @@ def test_the_hub_asks_what_was_overridden() -> None:
     torch.testing.assert_close(own, model.classification_heads["head"](torch.ones(1, 3, 12)))
 
 
+def test_the_hub_asks_a_task_about_pronouns() -> None:
+    task: Any = Task()
+    task.disambiguate_pronoun = lambda model, sentence, use_cuda: (model.training, sentence, use_cuda)
+    hub = RobertaHubInterface(argparse.Namespace(), task, model_with(), None)
+    assert hub.disambiguate_pronoun("He saw [him].") == (False, "He saw [him].", False) and hub.model.training
+
+
 def test_tasks_of_old_plugins() -> None:
     class Old(FairseqTask):
         def __init__(self) -> None:  # the original's constructor did not have to be called

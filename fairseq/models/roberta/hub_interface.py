@@ -18,7 +18,7 @@ from fairseq.data.wrappers import ListDataset
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from fairseq.finetune.sentences import input_dataset
 from fairseq.finetune.spans import Answer
-from fairseq.models.inference import head_outputs, in_order, length_batches, run_batches
+from fairseq.models.inference import evaluation_mode, head_outputs, in_order, length_batches, run_batches
 from fairseq.models.roberta import alignment_utils, inference
 from fairseq.overrides import accepts, overridden, supports
 from fairseq.refusals import HERE
@@ -207,7 +207,12 @@ class RobertaHubInterface(nn.Module):
         words = words.split() if isinstance(words, str) else list(words)
         return list(zip(words, inference.tags(self, [words])[0], strict=True))
 
-    def disambiguate_pronoun(self, sentence: str) -> bool:
+    def disambiguate_pronoun(self, sentence: str) -> Any:
+        """What the task makes of ``sentence``, if it is a plugin's that can do so."""
+        disambiguate = getattr(self.task, "disambiguate_pronoun", None)
+        if disambiguate is not None:
+            with evaluation_mode(self.model):
+                return disambiguate(self.model, sentence, use_cuda=self.device.type == "cuda")
         raise OutOfScopeError(f"disambiguate_pronoun needs the Winograd task, which is out of scope: {HERE}")
 
     def _check_length(self, tokens: int) -> None:
