@@ -146,7 +146,9 @@ class TaskHead(Protocol):
         """Where `forward` reads features, (B, T) for ``padding`` (B, T); None (the default): everywhere."""
         ...
 
-    def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: Any) -> Tensor: ...
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """``padding_mask`` (B, T), True = padding; heads without this argument are given features alone."""
+        ...
 
 
 class LMHead(Protocol):
@@ -158,8 +160,6 @@ class LMHead(Protocol):
     takes_places: bool
     """``masked_tokens`` may also be int64 (M,), places in the flattened batch; targets of -100 then count nothing."""
 
-    def forward(
-        self, features: Tensor, masked_tokens: Tensor | None = None, targets: Tensor | None = None, **unused: Any
-    ) -> Tensor:
+    def forward(self, features: Tensor, masked_tokens: Tensor | None = None, targets: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, V), or (M, V) of ``masked_tokens`` (B, T)."""
         ...

@@ -70,7 +70,7 @@ class RobertaClassificationHead(nn.Module):
             return ~padding
         return (torch.arange(padding.size(1), device=padding.device) == 0).expand(padding.shape)
 
-    def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: object) -> Tensor:
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """``padding_mask`` (B, T) is True at padding."""
         x = pool(features, self.pooling, padding_mask)
         x = self.dropout(x) if self.input_dropout else x
@@ -94,7 +94,7 @@ class SpanHead(nn.Module):
     def reads(self, padding: Tensor) -> Tensor:
         return ~padding
 
-    def forward(self, features: Tensor, **unused: object) -> Tensor:
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         return self.out_proj(features)
 
 
@@ -112,5 +112,5 @@ class TokenHead(nn.Module):
     def reads(self, padding: Tensor) -> Tensor:
         return ~padding
 
-    def forward(self, features: Tensor, **unused: object) -> Tensor:
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         return self.out_proj(self.dropout(features))

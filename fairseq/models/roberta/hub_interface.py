@@ -176,7 +176,10 @@ class RobertaHubInterface(nn.Module):
     def _head_output(self, head: str, tokens: Tensor, token_type_ids: Tensor | Sequence[Tensor] | None) -> Tensor:
         if overridden(self, RobertaHubInterface, "extract_features") or not _knows_heads(self.model):
             given: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-            return self.model.classification_heads[head](self.extract_features(tokens.to(self.device), **given))
+            module, tokens = self.model.classification_heads[head], tokens.to(self.device)
+            masks = {"padding_mask": tokens.eq(self.task.source_dictionary.pad())}
+            masks = masks if accepts(module.forward, "padding_mask") else {}
+            return module(self.extract_features(tokens, **given), **masks)
         return self.model(tokens.to(self.device), classification_head_name=head, **self._types(token_type_ids))[0]
 
     def predict_sentences(

@@ -249,8 +249,14 @@ class RobertaModel(FairseqEncoderModel):
 
     @property
     def computes_loss(self) -> bool:
-        """Whether ``forward`` with ``masked_targets`` gives the loss; not where a plugin replaced part of the way."""
+        """Whether ``forward`` with ``masked_targets`` gives the loss; not where a plugin replaced part of the way.
+
+        Nor where a hook wants to see logits, or to change them.
+        """
         encoder = self.encoder
+        parts: tuple[Any, ...] = (self, encoder, encoder.lm_head)
+        if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+            return False
         return (
             supports(self, "takes_targets", "forward")
             and not overridden(self, BaseFairseqModel, "get_targets")
@@ -336,9 +342,13 @@ class RobertaModel(FairseqEncoderModel):
         return self.classification_heads[name]
 
     def register_classification_head(
-        self, name: str, num_classes: int | None = None, inner_dim: int | None = None, **unused: Any
+        self, name: str, num_classes: int | None = None, inner_dim: int | None = None, **more: Any
     ) -> None:
-        """Add (or replace) the head ``name``, in torch's default initialization, where the model is."""
+        """Add (or replace) the head ``name``, in torch's default initialization, where the model is.
+
+        ``more`` is for subclasses that override this and hand on what they were given.
+        """
+        check_unused(self, more, strict=not overridden(self, RobertaModel, "register_classification_head"))
         if num_classes is None or num_classes < 1:
             raise ConfigError(
                 f"classification head {name!r}: num_classes must be at least 1, but is {num_classes} instead"
