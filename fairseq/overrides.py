@@ -41,6 +41,11 @@ def keeps_up(part: object, quick: str, plain: str) -> bool:
     return plain not in vars(part) and places[0] <= places[1]
 
 
+def inherited(kind: type, name: str) -> Any:
+    """The class attribute ``name`` of ``kind`` or, where that is None, of the nearest class above that has one."""
+    return next((vars(owner)[name] for owner in kind.__mro__ if vars(owner).get(name) is not None), None)
+
+
 def binds(function: Callable[..., Any], *arguments: Any) -> bool:
     """Whether ``function`` can be called with ``arguments``."""
     try:

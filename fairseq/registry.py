@@ -62,13 +62,14 @@ class Registry(Generic[T]):
     def register(self, name: str, *, dataclass: type | None = None, base: type | None = None) -> Callable[[C], C]:
         """Decorator that registers its argument as ``name``; a taken name is an error that shows both places.
 
-        With ``base`` the argument must be a class derived from it, which is marked with its ``dataclass``. A plugin that came
-        by --user-dir may take the name of something built in, with a warning.
+        With ``base`` the argument must be a class derived from it. A plugin that came by --user-dir may take the name of
+        something built in, with a warning.
         """
 
         def add(entry: C) -> C:
             if base is not None:
-                _mark(entry, dataclass, base, f"{self.kind} {name!r}")
+                _check_base(entry, base, f"{self.kind} {name!r}")
+            _mark(entry, dataclass)
             if name in self._replaced and _module(entry) == self._replaced[name].module:
                 return entry  # the built-in one, imported after the plugin that has its name
             self._check_free(name, entry)
@@ -201,10 +202,15 @@ class RegistryView(Mapping[str, Any]):
         return len(self._registry.names())
 
 
-def _mark(cls: Any, dataclass: type | None, base: type, what: str) -> None:
+def _mark(entry: Any, dataclass: type | None) -> None:
+    """Tell a class of the ``dataclass`` that its flags follow from; not in a method, where the name would be mangled."""
+    if isinstance(entry, type) and entry.__module__ != "builtins":
+        entry.__dataclass = dataclass  # type: ignore[attr-defined]
+
+
+def _check_base(cls: Any, base: type, what: str) -> None:
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"the {what} ({cls!r}) must derive from {base.__name__}")
-    cls.__dataclass = dataclass  # type: ignore[attr-defined]
 
 
 def _module(entry: object) -> str:

@@ -19,7 +19,7 @@ from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
 from fairseq.layout import Layout, layout_of
 from fairseq.logging import metrics
-from fairseq.overrides import supports
+from fairseq.overrides import inherited, supports
 from fairseq.registry import CRITERIONS, RegistryView
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class FairseqCriterion(nn.Module):
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
         """Add the flags of a criterion without a configuration dataclass (old plugins); else they follow from it."""
-        config = getattr(cls, "__dataclass", None)
+        config = inherited(cls, "__dataclass")  # registered again without one, a subclass has those of its parent
         if config is not None:
             gen_parser_from_dataclass(parser, config())
 

@@ -23,7 +23,7 @@ from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from fairseq.layout import LayoutCollater
 from fairseq.logging import metrics
-from fairseq.overrides import overridden, supports
+from fairseq.overrides import inherited, overridden, supports
 from fairseq.registry import TASKS, RegistryView
 from fairseq.rng import numpy_seed
 
@@ -82,7 +82,7 @@ class FairseqTask:
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
         """Add the task's flags to ``parser``; by default those of its dataclass."""
-        dataclass = getattr(cls, "__dataclass", None)
+        dataclass = inherited(cls, "__dataclass")  # registered again without one, a subclass has those of its parent
         if dataclass is not None:
             gen_parser_from_dataclass(parser, dataclass())
 

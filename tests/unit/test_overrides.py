@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import nn
 
+from fairseq.criterions import FairseqCriterion
 from fairseq.criterions.masked_lm import MaskedLmLoss
 from fairseq.criterions.sentences import SentencePredictionCriterion
 from fairseq.models import FairseqEncoder, FairseqEncoderModel
 from fairseq.models.loading import build_stored_model
 from fairseq.models.roberta import RobertaEncoder, RobertaHubInterface, RobertaModel
 from fairseq.overrides import accepts, binds, keeps_up, overridden
+from fairseq.registry import Registry
 from fairseq.tasks import FairseqTask
 from tests.unit.roberta import PAD, SIZES, Task, some_tokens, without_dropout
 
@@ -178,7 +180,7 @@ def test_get_targets_of_a_subclass_for_sentences() -> None:
     loss = criterion(model, sample)[0]
     logits = model(**sample["net_input"], classification_head_name="head")[0]
     assert float(loss.detach()) == pytest.approx(
-        float(nn.functional.cross_entropy(logits, torch.tensor([0, 2]), reduction="sum")), rel=1e-5
+        float(nn.functional.cross_entropy(logits.detach(), torch.tensor([0, 2]), reduction="sum")), rel=1e-5
     )
 
 
@@ -290,6 +292,21 @@ def test_tasks_of_old_plugins() -> None:
     with metrics.aggregate(new_root=True) as meters:
         task.reduce_metrics([{"loss": 2.0}, {"loss": 3.0}], None)
     assert meters.get_smoothed_values() == {"total": 5.0}
+
+
+def test_flags_of_a_subclass_that_is_registered_without_settings() -> None:
+    registry: Registry[Any] = Registry("criterion")
+
+    @registry.register("own", base=FairseqCriterion)
+    class Own(SentencePredictionCriterion):
+        pass
+
+    parser = argparse.ArgumentParser()
+    Own.add_args(parser)
+    assert parser.parse_args([]).classification_head_name == "sentence_classification_head"
+    cfg = parser.parse_args(["--classification-head-name", "other"])
+    task = SimpleNamespace(cfg=SimpleNamespace(num_classes=3), target_dictionary=None)
+    assert Own.build_criterion(cfg, task).classification_head_name == "other"  # type: ignore[attr-defined]
 
 
 def test_a_model_of_a_plugin_over_the_encoder() -> None:
