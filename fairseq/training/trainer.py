@@ -117,7 +117,8 @@ class Trainer:
 
     def _ema_argument(self) -> dict[str, nn.Module]:
         """The averaged model, for the steps of a task that wants it."""
-        return {} if self.ema is None or not self.task.uses_ema else {"ema_model": self.ema.get_model()}
+        ema = self.ema if getattr(self.task, "uses_ema", False) else None
+        return {} if ema is None else {"ema_model": ema.get_model()}
 
     # ---- where we are -------------------------------------------------------------------------------------------
 
