@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.models.hub import load_pretrained
 from fairseq.models.loading import prune_layers
-from fairseq.overrides import supports
+from fairseq.overrides import inherited, supports
 
 
 class EncoderOut(NamedTuple):
@@ -79,7 +79,7 @@ class BaseFairseqModel(nn.Module):
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
         """Add the flags of a model without a configuration dataclass (old plugins); otherwise they follow from it."""
-        config = getattr(cls, "__dataclass", None)
+        config = inherited(cls, "__dataclass")
         if config is not None:
             gen_parser_from_dataclass(parser, config(), delete_default=True)
 

@@ -22,6 +22,7 @@ from fairseq.models.roberta import RobertaEncoder, RobertaHubInterface, RobertaM
 from fairseq.overrides import accepts, binds, keeps_up, overridden
 from fairseq.registry import Registry
 from fairseq.tasks import FairseqTask
+from fairseq.training.trainer import Trainer
 from tests.unit.roberta import PAD, SIZES, Task, some_tokens, without_dropout
 
 
@@ -292,6 +293,16 @@ def test_tasks_of_old_plugins() -> None:
     with metrics.aggregate(new_root=True) as meters:
         task.reduce_metrics([{"loss": 2.0}, {"loss": 3.0}], None)
     assert meters.get_smoothed_values() == {"total": 5.0}
+
+
+def test_the_averaged_model_is_given_to_tasks_that_want_it() -> None:
+    ema = SimpleNamespace(get_model=lambda: "averaged")
+
+    def given(**task: Any) -> dict[str, Any]:
+        return Trainer._ema_argument(SimpleNamespace(ema=ema, task=SimpleNamespace(**task)))  # type: ignore[arg-type]
+
+    assert given(uses_ema=True) == {"ema_model": "averaged"} and given(uses_ema=False) == {} == given()
+    assert FairseqTask.uses_ema is False
 
 
 def test_flags_of_a_subclass_that_is_registered_without_settings() -> None:

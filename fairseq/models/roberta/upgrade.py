@@ -180,6 +180,10 @@ def stored_heads(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, t
 def register_stored_head(model: Any, name: str, shapes: dict[str, torch.Size]) -> None:
     """Add the head that has parameters of these ``shapes``; one without an inner layer works on each token."""
     num_classes = _classes(shapes)
+    if num_classes is None:
+        raise CheckpointError(
+            f"the head {name!r} is of a plugin's own kind, which cannot be made from its weights alone: leave it out"
+        )
     if "dense.weight" in shapes:
         model.register_classification_head(name, num_classes, shapes["dense.weight"][0])
     else:
