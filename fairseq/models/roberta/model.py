@@ -182,13 +182,13 @@ class RobertaEncoder(FairseqEncoder):
                 given = {**given, "token_embeddings": encoder.embed_tokens(src_tokens, masked)}
             output = run_old(encoder, src_tokens, return_all_hiddens, given)
             return output.features, {"inner_states": output.inner_states}
-        extra = dict(given)
-        padding_mask, position_ids = extra.pop("padding_mask", None), extra.pop("position_ids", None)
+        padding_mask, position_ids, token_type_ids = map(given.get, ("padding_mask", "position_ids", "token_type_ids"))
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
-        tokens = extra.pop("token_embeddings", None)
+        embed, tokens = encoder.embed_tokens, given.get("token_embeddings")
         if tokens is None:
-            tokens = encoder.embed_tokens(src_tokens, *(() if masked is None else (masked,)))
+            tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
         # An encoder of a plugin may have neither of these arguments.
+        extra: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         if read is not None and supports(encoder, "selects", "forward"):
             extra["read"] = read
         if layout is not None:
