@@ -35,9 +35,11 @@ def overridden(part: object, base: type, *names: str) -> bool:
 
 
 def keeps_up(part: object, quick: str, plain: str) -> bool:
-    """Whether the method ``quick`` of ``part`` may stand for ``plain``: no subclass has overridden only the latter."""
+    """Whether ``part`` has a method ``quick`` that may stand for ``plain``: no subclass has overridden only the latter."""
     kinds = type(part).__mro__
-    places = [next(place for place, kind in enumerate(kinds) if name in vars(kind)) for name in (quick, plain)]
+    places = [
+        next((place for place, kind in enumerate(kinds) if name in vars(kind)), len(kinds)) for name in (quick, plain)
+    ]
     return plain not in vars(part) and places[0] <= places[1]
 
 

@@ -12,6 +12,7 @@ file and one line in a table below; plugins need only the decorator.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import logging
@@ -30,6 +31,21 @@ logger = logging.getLogger(__name__)
 
 PLUGINS: set[str] = set()
 """Top-level modules that came by --user-dir, whose components may take the place of built-in ones."""
+_loading: list[str] = []
+
+
+@contextlib.contextmanager
+def loading_plugin(name: str) -> Iterator[None]:
+    """The top-level module ``name`` is imported meanwhile: it, and what it imports from elsewhere, are plugins."""
+    _loading.append(name)
+    PLUGINS.add(name)
+    try:
+        yield
+    except BaseException:
+        PLUGINS.discard(name)
+        raise
+    finally:
+        _loading.pop()
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ class Registry(Generic[T]):
         """Raise ConfigError when ``name`` is taken by something else that ``entry`` may not replace."""
         builtin, old = self._builtins.get(name), self._entries.get(name)
         if builtin is not None and _module(entry) != builtin.module:
-            if _module(entry).partition(".")[0] not in PLUGINS:
+            if not _loading and _module(entry).partition(".")[0] not in PLUGINS:
                 raise ConfigError(
                     f"{self.kind} {name!r} is registered twice: built in ({builtin.module}) and by {_origin(entry)}; only a "
                     "plugin given by --user-dir may replace what is built in"

@@ -75,6 +75,24 @@ def test_num_tokens_of_a_subclass_counts() -> None:
     assert ResamplingDataset(nested(kind=Heavier), size_ratio=2.0, seed=1).num_tokens_vec(np.arange(2)).min() > 10
 
 
+def test_datasets_of_another_base_class() -> None:
+    class Foreign(torch.utils.data.Dataset):
+        sizes = np.array(SIZES)
+
+        def __len__(self) -> int:
+            return 4
+
+        def num_tokens(self, index):  # type: ignore[no-untyped-def]
+            return SIZES[index]
+
+        def size(self, index):  # type: ignore[no-untyped-def]
+            return SIZES[index]
+
+    wrapped = SortDataset(Foreign(), [np.array(SIZES)])
+    assert cut(wrapped, max_tokens=6) == [[1, 3], [0], [2]]
+    assert wrapped.filter_indices_by_size(np.arange(4), 2)[0].tolist() == [1, 3]
+
+
 def test_wrapped_datasets_cut_their_own_batches() -> None:
     wrapped = SortDataset(BaseWrapperDataset(nested(kind=Pairs)), [np.array([3, 2, 1, 0])])
     assert cut(wrapped, max_sentences=3) == [[3, 2], [1, 0]]

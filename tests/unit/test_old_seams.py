@@ -22,7 +22,7 @@ from fairseq.models.roberta.alignment_utils import (
     overlaps,
     split_words,
 )
-from fairseq.registry import PLUGINS, Builtin, Registry
+from fairseq.registry import PLUGINS, Builtin, Registry, loading_plugin
 from fairseq.training import loop, run
 from tests.downstream import TINY, dictionary_of_ids
 
@@ -44,6 +44,20 @@ def test_only_a_plugin_of_user_dir_may_replace_a_builtin(
     assert registry.get("one") is own and registry.config_class("one") is None
     with pytest.raises(ConfigError, match="registered twice: by someones.plugin.Own and by someones.plugin.Other"):
         registry.register("one")(type("Other", (), {"__module__": "someones.plugin"}))
+
+
+def test_what_a_plugin_imports_from_elsewhere_is_a_plugin_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairseq.registry.PLUGINS", set(PLUGINS))
+    registry: Registry[Any] = Registry("task", {"one": Builtin("somewhere.inside")})
+    elsewhere = type("Own", (), {"__module__": "a_library.tasks"})
+    with loading_plugin("user_dir"):
+        registry.register("one")(elsewhere)
+    assert registry.get("one") is elsewhere
+    with pytest.raises(ZeroDivisionError), loading_plugin("broken"):
+        raise ZeroDivisionError
+    from fairseq import registry as module
+
+    assert "user_dir" in module.PLUGINS and "broken" not in module.PLUGINS
 
 
 class Remembering:
