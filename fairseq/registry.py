@@ -12,8 +12,10 @@ file and one line in a table below; plugins need only the decorator.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import logging
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,26 @@ from fairseq.errors import ConfigError
 
 T = TypeVar("T")
 C = TypeVar("C")
+
+logger = logging.getLogger(__name__)
+
+PLUGINS: set[str] = set()
+"""Top-level modules that came by --user-dir, whose components may take the place of built-in ones."""
+_loading: list[str] = []
+
+
+@contextlib.contextmanager
+def loading_plugin(name: str) -> Iterator[None]:
+    """The top-level module ``name`` is imported meanwhile: it, and what it imports from elsewhere, are plugins."""
+    _loading.append(name)
+    PLUGINS.add(name)
+    try:
+        yield
+    except BaseException:
+        PLUGINS.discard(name)
+        raise
+    finally:
+        _loading.pop()
 
 
 @dataclass(frozen=True)
@@ -48,6 +70,7 @@ class Registry(Generic[T]):
     ) -> None:
         self.kind = kind
         self._builtins = dict(builtins or {})
+        self._replaced: dict[str, Builtin] = {}
         self._refused = dict(refused or {})
         self._entries: dict[str, T] = {}
         self._configs: dict[str, type] = {}
@@ -55,31 +78,40 @@ class Registry(Generic[T]):
     def register(self, name: str, *, dataclass: type | None = None, base: type | None = None) -> Callable[[C], C]:
         """Decorator that registers its argument as ``name``; a taken name is an error that shows both places.
 
-        With ``base`` the argument must be a class derived from it, which is marked with its ``dataclass``.
+        With ``base`` the argument must be a class derived from it. A plugin that came by --user-dir may take the name of
+        something built in, with a warning.
         """
 
         def add(entry: C) -> C:
             if base is not None:
-                _mark(entry, dataclass, base, f"{self.kind} {name!r}")
-            old = self._entries.get(name)
-            if old is not None and _origin(old) != _origin(entry):
-                raise ConfigError(
-                    f"{self.kind} {name!r} is registered twice: by {_origin(old)} and by {_origin(entry)}"
-                )
-            if (
-                old is None
-                and name in self._builtins
-                and getattr(entry, "__module__", None) != self._builtins[name].module
-            ):
-                raise ConfigError(
-                    f"{self.kind} {name!r} is registered twice: built in ({self._builtins[name].module}) and by {_origin(entry)}"
-                )
+                _check_base(entry, base, f"{self.kind} {name!r}")
+            _mark(entry, dataclass)
+            if name in self._replaced and _module(entry) == self._replaced[name].module:
+                return entry  # the built-in one, imported after the plugin that has its name
+            self._check_free(name, entry)
             self._entries[name] = entry  # type: ignore[assignment]
             if dataclass is not None:
                 self._configs[name] = dataclass
             return entry
 
         return add
+
+    def _check_free(self, name: str, entry: object) -> None:
+        """Raise ConfigError when ``name`` is taken by something else that ``entry`` may not replace."""
+        builtin, old = self._builtins.get(name), self._entries.get(name)
+        if builtin is not None and _module(entry) != builtin.module:
+            if not _loading and _module(entry).partition(".")[0] not in PLUGINS:
+                raise ConfigError(
+                    f"{self.kind} {name!r} is registered twice: built in ({builtin.module}) and by {_origin(entry)}; only a "
+                    "plugin given by --user-dir may replace what is built in"
+                )
+            logger.warning(
+                "%s %r is now %s, which takes the place of the built-in one", self.kind, name, _origin(entry)
+            )
+            self._replaced[name] = self._builtins.pop(name)
+            self._configs.pop(name, None)
+        elif old is not None and _origin(old) != _origin(entry):
+            raise ConfigError(f"{self.kind} {name!r} is registered twice: by {_origin(old)} and by {_origin(entry)}")
 
     def get(self, name: str) -> T:
         """The entry called ``name``. Raises ConfigError with the known names, or OutOfScopeError with the reason."""
@@ -186,14 +218,23 @@ class RegistryView(Mapping[str, Any]):
         return len(self._registry.names())
 
 
-def _mark(cls: Any, dataclass: type | None, base: type, what: str) -> None:
+def _mark(entry: Any, dataclass: type | None) -> None:
+    """Tell a class of the ``dataclass`` that its flags follow from; not in a method, where the name would be mangled."""
+    if isinstance(entry, type) and entry.__module__ != "builtins":
+        entry.__dataclass = dataclass  # type: ignore[attr-defined]
+
+
+def _check_base(cls: Any, base: type, what: str) -> None:
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"the {what} ({cls!r}) must derive from {base.__name__}")
-    cls.__dataclass = dataclass  # type: ignore[attr-defined]
+
+
+def _module(entry: object) -> str:
+    return getattr(entry, "__module__", None) or "?"
 
 
 def _origin(entry: Any) -> str:
-    return f"{getattr(entry, '__module__', '?')}.{getattr(entry, '__qualname__', entry)}"
+    return f"{_module(entry)}.{getattr(entry, '__qualname__', entry)}"
 
 
 _TASK_CONFIGS = "fairseq.tasks.configs"

@@ -10,7 +10,7 @@ Keys in the order of the original::
                           on resuming), lr_scheduler_state, num_updates
     task_state            dictionary of the task, {} for masked language models
     extra_state           metrics, previous_training_time, [ema, ema_fp32_params], train_iterator, val_loss, [best],
-                          [early_stop] (which the original ignores)
+                          [early_stop] (which the original ignores), [the class name of a task that stores more]
     last_optimizer_state  state and param_groups; absent with no_save_optimizer_state
 
 Every tensor is on the CPU, and half precision is widened to float32. Tensors that share memory (the tied output matrix)
@@ -42,6 +42,7 @@ def build_state(
     """
     entry = {**states["classes"], **{key: states[key] for key in ("lr_scheduler_state", "num_updates")}}
     extra = {
+        **states.get("task_extra", {}),
         "metrics": states["meters"],
         "previous_training_time": states["training_time"],  # seconds
         **states.get("ema", {}),

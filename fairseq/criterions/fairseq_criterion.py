@@ -19,7 +19,7 @@ from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
 from fairseq.layout import Layout, layout_of
 from fairseq.logging import metrics
-from fairseq.modules.slots import supports
+from fairseq.overrides import inherited, supports
 from fairseq.registry import CRITERIONS, RegistryView
 
 logger = logging.getLogger(__name__)
@@ -41,14 +41,18 @@ class FairseqCriterion(nn.Module):
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
         """Add the flags of a criterion without a configuration dataclass (old plugins); else they follow from it."""
-        config = getattr(cls, "__dataclass", None)
+        config = inherited(cls, "__dataclass")  # registered again without one, a subclass has those of its parent
         if config is not None:
             gen_parser_from_dataclass(parser, config())
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: Any) -> FairseqCriterion:
-        """Call the constructor with what its parameters ask for: ``task``, ``cfg``, settings by name, or defaults."""
+        """Call the constructor with what its parameters ask for: ``task``, ``cfg``, settings by name, or defaults.
+
+        Settings are those of the criterion or, as they once were all in one place, of the task.
+        """
         arguments: dict[str, Any] = {}
+        settings = (cfg, getattr(task, "cfg", None))
         for parameter in inspect.signature(cls).parameters.values():
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise NotImplementedError(f"{cls.__name__}: parameters of the kind {parameter.kind} are not supported")
@@ -56,8 +60,9 @@ class FairseqCriterion(nn.Module):
                 arguments["task"] = task
             elif parameter.name == "cfg":
                 arguments["cfg"] = cfg
-            elif hasattr(cfg, parameter.name):
-                arguments[parameter.name] = getattr(cfg, parameter.name)
+            elif any(hasattr(place, parameter.name) for place in settings):
+                place = next(place for place in settings if hasattr(place, parameter.name))
+                arguments[parameter.name] = getattr(place, parameter.name)
             elif parameter.default is parameter.empty:
                 raise NotImplementedError(
                     f"{cls.__name__} needs {parameter.name!r}, which its configuration does not have; override "
@@ -99,6 +104,12 @@ def layout_for(
     layout = layout_of(sample, name)
     used = getattr(model, "uses_layout", False) and supports(criterion, "takes_layout", "forward")
     return {"layout": layout} if layout is not None and used else {}
+
+
+def targets_of(model: nn.Module, sample: dict[str, Any], logits: Tensor) -> Tensor:
+    """The targets of a batch: what the model makes of it, as the original asks, or for other modules ``target``."""
+    get_targets: Any = getattr(model, "get_targets", None)
+    return sample["target"] if get_targets is None else get_targets(sample, [logits])
 
 
 class LegacyFairseqCriterion(FairseqCriterion):

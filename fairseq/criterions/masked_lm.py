@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.criterions.configs import MaskedLmConfig
-from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for, mean_over
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for, mean_over, targets_of
+from fairseq.layout import IGNORED
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
 from fairseq.registry import CRITERIONS
@@ -42,7 +43,10 @@ class MaskedLmLoss(FairseqCriterion):
             loss = model(**inputs, masked_tokens=masked, masked_targets=targets)[0]
         else:
             logits = model(**inputs, masked_tokens=masked)[0]  # (N, V)
-            loss = summed_loss(logits.view(-1, logits.size(-1)), targets)
+            own, ignored = targets_of(model, sample, logits), IGNORED
+            if own is not sample["target"]:  # those of a plugin's model
+                targets, ignored = own[masked], self.padding_idx
+            loss = summed_loss(logits.view(-1, logits.size(-1)), targets.view(-1), ignored)
         logging_output = {
             "loss": loss.detach(),
             "ntokens": sample["ntokens"],
@@ -76,9 +80,13 @@ class MaskedLmLoss(FairseqCriterion):
         return True
 
 
-def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of logits (N, V); the softmax reads half precision but computes and keeps float32."""
-    return F.nll_loss(F.log_softmax(logits, dim=-1, dtype=torch.float32), targets, reduction="sum")
+def summed_loss(logits: Tensor, targets: Tensor, ignored: int = IGNORED) -> Tensor:
+    """Cross entropy of logits (N, V); the softmax reads half precision but computes and keeps float32.
+
+    Targets that are ``ignored`` count nothing.
+    """
+    scores = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    return F.nll_loss(scores, targets, reduction="sum", ignore_index=ignored)
 
 
 def perplexity(loss: Any, base: float = 2, round: int = 2) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairseq.criterions import scores
 from fairseq.criterions.configs import SentencePredictionConfig, SentenceRankingConfig
-from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for, mean_over
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for, mean_over, targets_of
 from fairseq.errors import ConfigError, DataError
 from fairseq.logging import metrics
 from fairseq.registry import CRITERIONS
@@ -61,7 +61,7 @@ class SentencePredictionCriterion(FairseqCriterion):
 
     def judge(self, model: nn.Module, sample: dict[str, Any], logits: Tensor) -> tuple[Tensor, int, dict[str, Any]]:
         """Loss, sample size and logging output for the ``logits`` (B, K) of ``model``."""
-        targets = require_target(sample, self.task)
+        targets = require_target(model, sample, self.task, logits)
         if self.regression_target:
             predictions, targets = logits.float(), targets.float()
             loss = F.mse_loss(predictions.view(-1), targets.view(-1), reduction="sum")
@@ -124,15 +124,18 @@ def require_head(model: nn.Module, name: str) -> None:
         )
 
 
-def require_target(sample: dict[str, Any], task: Any) -> Tensor:
+def require_target(model: nn.Module, sample: dict[str, Any], task: Any, logits: Tensor) -> Tensor:
     """The targets of a batch. Raises DataError when its split came without labels."""
-    if "target" not in sample:
-        data = getattr(task.cfg, "data", "DATA")
-        raise DataError(
-            f"a split without labels cannot be trained or validated on: its files (.bin and .idx for classes, .label for "
-            f"numbers and choices) are missing in {data}/label"
-        )
-    return sample["target"]
+    try:
+        return targets_of(model, sample, logits)
+    except KeyError:
+        if "target" in sample:  # something else is missing, to a plugin's model
+            raise
+    data = getattr(task.cfg, "data", "DATA")
+    raise DataError(
+        f"a split without labels cannot be trained or validated on: its files (.bin and .idx for classes, .label for "
+        f"numbers and choices) are missing in {data}/label"
+    )
 
 
 def log_sentence_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:
@@ -186,7 +189,7 @@ class SentenceRankingCriterion(FairseqCriterion):
         ]
         logits = torch.cat(scores, dim=1)  # (B, K)
         choices = logits.argmax(dim=1)
-        targets = sample["target"].view(-1) if "target" in sample else None
+        targets = targets_of(model, sample, logits).view(-1) if "target" in sample else None
         if targets is None:
             loss = torch.zeros((), device=logits.device, requires_grad=True)
         else:

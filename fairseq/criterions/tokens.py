@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.criterions.configs import QuestionAnsweringCriterionConfig, TokenClassificationCriterionConfig
-from fairseq.criterions.fairseq_criterion import CollectingCriterion, layout_for
+from fairseq.criterions.fairseq_criterion import CollectingCriterion, layout_for, targets_of
 from fairseq.errors import ConfigError
 from fairseq.layout import IGNORED
 from fairseq.registry import CRITERIONS
@@ -46,7 +46,7 @@ class QuestionAnsweringCriterion(CollectingCriterion):
         padding = net_input["src_tokens"].eq(self.padding_idx)
         logits = logits.float().masked_fill(padding.unsqueeze(-1), -torch.inf)
         # (B, T, 2) against (B, 2): the classes are the T tokens.
-        loss = F.cross_entropy(logits, sample["target"], reduction="sum") / 2
+        loss = F.cross_entropy(logits, targets_of(model, sample, logits), reduction="sum") / 2
         sample_size = len(logits)
         collected = None
         if not self.training:
@@ -76,7 +76,7 @@ class TokenClassificationCriterion(CollectingCriterion):
         """``sample`` is a batch of `fairseq.finetune.words.TokenLabelsDataset`; ``sample_size`` is N."""
         given = layout_for(self, model, sample)
         logits = model(**sample["net_input"], **given, features_only=True, classification_head_name=self.head_name)[0]
-        words, targets = sample["words"], sample["target"]  # (B, T)
+        words, targets = sample["words"], targets_of(model, sample, logits)  # (B, T)
         sample_size: Tensor | int
         if words.device.type == "cpu":
             loss = F.cross_entropy(logits[words].float(), targets[words], reduction="sum")

@@ -18,8 +18,8 @@ class ConcatDataset(CompositeDataset):
     """``datasets`` one after the other; ``sample_ratios`` repeats each of them a whole number of times."""
 
     def __init__(self, datasets: Iterable[Any], sample_ratios: int | Sequence[int] = 1) -> None:
-        super().__init__(datasets)
-        self.datasets = self.parts
+        super().__init__()
+        self.datasets = list(datasets)
         if not self.datasets:
             raise ValueError("`datasets` must hold at least one dataset, but is empty instead")
         ratios = [sample_ratios] * len(self.datasets) if isinstance(sample_ratios, int) else list(sample_ratios)
@@ -27,6 +27,11 @@ class ConcatDataset(CompositeDataset):
         repeated = zip(self.datasets, self.sample_ratios, strict=True)
         self.cumulative_sizes: list[int] = np.cumsum([ratio * len(part) for part, ratio in repeated]).tolist()
         self.real_sizes: list[int] = [len(part) for part in self.datasets]
+        self._sizes: np.ndarray | None = None
+
+    @property
+    def parts(self) -> Iterable[Any]:
+        return self.datasets
 
     def __len__(self) -> int:
         return self.cumulative_sizes[-1]
@@ -53,12 +58,22 @@ class ConcatDataset(CompositeDataset):
     def num_tokens(self, index: int) -> int:
         return int(np.max(self.size(index)))
 
-    @functools.cached_property
+    @property
     def sizes(self) -> np.ndarray:
-        """Tokens per item, joined once and kept (four bytes an item)."""
-        return np.concatenate(
-            [np.tile(_sizes(part), ratio) for part, ratio in zip(self.datasets, self.sample_ratios, strict=True)]
-        )
+        """Tokens per item, joined once an epoch and kept (four bytes an item); of several sizes an item the first."""
+        if self._sizes is None:
+            own = zip(map(_sizes, self.datasets), self.sample_ratios, strict=True)
+            self._sizes = np.concatenate([np.concatenate([sizes] * ratio) for sizes, ratio in own if ratio])
+        return self._sizes
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if not self.can_reuse_epoch_itr_across_epochs:
+            self._sizes = None
+
+    def attr(self, attr: str, index: int) -> Any:
+        part, inner = self._place(index)
+        return self.datasets[part].attr(attr, inner)
 
     @functools.cached_property
     def _token_ends(self) -> list[int]:
@@ -112,12 +127,16 @@ class ConcatSentencesDataset(CompositeDataset):
     """Item i joins item i of every dataset, tensors end to end; all have the same number of items."""
 
     def __init__(self, *datasets: Any) -> None:
-        super().__init__(datasets)
+        super().__init__()
         if len({len(part) for part in datasets}) != 1:
             raise ValueError(
                 f"`datasets` must have the same number of items, but have {[len(part) for part in datasets]} instead"
             )
         self.datasets = datasets
+
+    @property
+    def parts(self) -> Iterable[Any]:
+        return self.datasets
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return torch.cat([part[index] for part in self.datasets])

@@ -17,6 +17,7 @@ import torch.utils.data
 from torch.utils.data.dataloader import default_collate
 
 from fairseq.data.batching import Batches, batch_by_size, filter_by_size_dynamic
+from fairseq.overrides import keeps_up, overridden
 
 
 class FairseqDataset(torch.utils.data.Dataset):
@@ -74,7 +75,7 @@ class FairseqDataset(torch.utils.data.Dataset):
         return getattr(self, attr, None)
 
     def get_batch_shapes(self) -> list[tuple[int, int]] | None:
-        """Fixed (sentences, tokens) shapes of batches; None: shapes vary."""
+        """Fixed (sentences, tokens) shapes of batches, which TPUs wanted and are refused; None: shapes vary."""
         return None
 
     def batch_by_size(
@@ -86,16 +87,14 @@ class FairseqDataset(torch.utils.data.Dataset):
     ) -> Batches:
         """Cut ``indices`` into batches; see `fairseq.data.batching.batch_by_size`."""
         indices = np.asarray(indices, dtype=np.int64)
-        num_tokens_vec: np.ndarray | None = None
-        with contextlib.suppress(NotImplementedError):
-            num_tokens_vec = np.asarray(self.num_tokens_vec(indices))
         return batch_by_size(
             indices,
             num_tokens_fn=self.num_tokens,
-            num_tokens_vec=num_tokens_vec,
+            num_tokens_vec=tokens_of(self, indices),
             max_tokens=max_tokens,
             max_sentences=max_sentences,
             required_batch_size_multiple=required_batch_size_multiple,
+            fixed_shapes=self.get_batch_shapes(),
         )
 
     def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +107,14 @@ class FairseqDataset(torch.utils.data.Dataset):
             fits = sizes[indices] <= max_sizes
             return indices[fits], indices[~fits]
         return filter_by_size_dynamic(indices, self.size, max_sizes)
+
+
+def tokens_of(dataset: Any, indices: np.ndarray) -> np.ndarray:
+    """``num_tokens`` of the items ``indices`` of ``dataset``: all at once where it can say so, else one by one."""
+    if keeps_up(dataset, "num_tokens_vec", "num_tokens"):
+        with contextlib.suppress(NotImplementedError):
+            return np.asarray(dataset.num_tokens_vec(indices))
+    return np.fromiter((dataset.num_tokens(index) for index in indices), dtype=np.int64, count=len(indices))
 
 
 class SizedDataset(FairseqDataset):
@@ -128,9 +135,14 @@ class SizedDataset(FairseqDataset):
 class CompositeDataset(FairseqDataset):
     """A dataset made of ``parts``: it hands on to them what it is told, and can do what they can."""
 
-    def __init__(self, parts: Iterable[Any]) -> None:
+    def __init__(self, parts: Iterable[Any] = ()) -> None:
         super().__init__()
-        self.parts: list[Any] = list(parts)
+        self._parts = list(parts)
+
+    @property
+    def parts(self) -> Iterable[Any]:
+        """The datasets that it is made of now; plugins replace them after the constructor, or call none."""
+        return self._parts
 
     @property
     def supports_prefetch(self) -> bool:
@@ -153,15 +165,19 @@ class CompositeDataset(FairseqDataset):
 
 
 class BaseWrapperDataset(CompositeDataset):
-    """Override what changes; the rest comes from ``dataset``.
+    """Override what changes; the rest comes from ``dataset``, how batches are cut too.
 
     ``sizes``, ``size`` and ``num_tokens`` come from the wrapped dataset too, so a wrapper that changes lengths
     overrides all three.
     """
 
     def __init__(self, dataset: Any) -> None:
-        super().__init__([dataset])
+        super().__init__()
         self.dataset = dataset
+
+    @property
+    def parts(self) -> Iterable[Any]:
+        return (self.dataset,)
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[index]
@@ -185,13 +201,40 @@ class BaseWrapperDataset(CompositeDataset):
         return self.dataset.num_tokens(index)
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self.dataset.num_tokens_vec(indices)
+        return tokens_of(self.dataset, indices)
 
     def size(self, index: int) -> Any:
         return self.dataset.size(index)
 
     def ordered_indices(self) -> np.ndarray:
         return self.dataset.ordered_indices()
+
+    def get_batch_shapes(self) -> list[tuple[int, int]] | None:
+        asked = getattr(self.dataset, "get_batch_shapes", None)
+        return None if asked is None else asked()
+
+    def batch_by_size(
+        self,
+        indices: np.ndarray,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        required_batch_size_multiple: int = 1,
+    ) -> Batches:
+        cut = super().batch_by_size if self._measures("num_tokens", "num_tokens_vec") else self.dataset.batch_by_size
+        return cut(
+            indices,
+            max_tokens=max_tokens,
+            max_sentences=max_sentences,
+            required_batch_size_multiple=required_batch_size_multiple,
+        )
+
+    def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, np.ndarray]:
+        split = super().filter_indices_by_size if self._measures("size") else self.dataset.filter_indices_by_size
+        return split(indices, max_sizes)
+
+    def _measures(self, *methods: str) -> bool:
+        """Whether items have other sizes than those of the wrapped dataset (or that is none of this project's kind)."""
+        return overridden(self, BaseWrapperDataset, "sizes", *methods) or not isinstance(self.dataset, FairseqDataset)
 
 
 def flatten(value: Any, prefix: str | None = None) -> OrderedDict[str, Any]:
@@ -228,8 +271,8 @@ class NestedDictionaryDataset(CompositeDataset):
     """
 
     def __init__(self, defn: dict[str, Any], sizes: Any = None) -> None:
+        super().__init__()
         self.defn = flatten(defn)
-        super().__init__(self.defn.values())
         self.sizes = list(sizes) if isinstance(sizes, (list, tuple)) else [sizes]
         self._length = 0
         for key, member in self.defn.items():
@@ -240,6 +283,10 @@ class NestedDictionaryDataset(CompositeDataset):
                 raise ValueError(
                     f"members must be of one length, but {key!r} has {len(member)} items, not {self._length}"
                 )
+
+    @property
+    def parts(self) -> Iterable[Any]:
+        return self.defn.values()
 
     def __getitem__(self, index: int) -> OrderedDict[str, Any]:
         return OrderedDict((key, member[index]) for key, member in self.defn.items())

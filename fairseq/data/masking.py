@@ -9,7 +9,7 @@ masks of fairseq 0.12 bit for bit, so no call may be moved, added or skipped. No
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,12 @@ def replacement_table(counts: list[int] | None, size: int, nspecial: int) -> np.
     Ids below ``nspecial`` never occur; the others equally often, or in proportion to ``counts``. The mask symbol and
     the padding words count as ordinary symbols, as they did in the original.
     """
+    cumulative = replacement_weights(counts, size, nspecial).cumsum()
+    return cumulative / cumulative[-1]
+
+
+def replacement_weights(counts: list[int] | None, size: int, nspecial: int) -> np.ndarray:
+    """The probabilities (V) behind `replacement_table`."""
     weights = np.ones(size) if counts is None else np.array(counts, dtype=np.float64)
     weights[:nspecial] = 0.0
     total = weights.sum()
@@ -77,8 +83,7 @@ def replacement_table(counts: list[int] | None, size: int, nspecial: int) -> np.
             "the dictionary has no symbol (with a count above 0) that could replace a masked token at random: "
             "set random_token_prob to 0, or use a dictionary with counts"
         )
-    cumulative = (weights / total).cumsum()
-    return cumulative / cumulative[-1]
+    return weights / total
 
 
 def draw_replacements(stream: np.random.RandomState, table: np.ndarray, count: int) -> np.ndarray:
@@ -206,15 +211,35 @@ class _Masker:
     """
 
     dataset: Any
-    vocab_size: int
+    vocab: Dictionary
     pad_idx: int
     mask_idx: int
     seed: int
-    options: MaskingOptions | None
-    replacements: np.ndarray | None
-    word_begins: np.ndarray | None
+    options: MaskingOptions
+    skip_masking: bool
+    freq_weighted_replacement: bool
+    mask_whole_words: Any
     epoch: int = 0
     last: tuple[int, int, Tensor, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Check the settings and make what follows from them; to be called after a change."""
+        self.last = None
+        options, words = self.options, self.mask_whole_words
+        if options.exact and (words is not None or self.freq_weighted_replacement):
+            raise ConfigError("mask_exact goes neither with mask_whole_words nor with freq_weighted_replacement")
+        self.replacements = None
+        if options.random_token_prob > 0.0 and not self.skip_masking and not options.exact:
+            counts = self.vocab.count if self.freq_weighted_replacement else None
+            self.replacements = replacement_table(counts, len(self.vocab), self.vocab.nspecial)
+        self.word_begins = None if words is None else np.asarray(words)
+        if self.word_begins is not None and len(self.word_begins) < len(self.vocab):
+            raise DataError(
+                f"mask_whole_words covers {len(self.word_begins)} symbols, but the dictionary has {len(self.vocab)}"
+            )
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         """(source, target) of item ``index`` in the current epoch, int64 (T) each; do not change them."""
@@ -222,7 +247,7 @@ class _Masker:
         if last is not None and last[0] == self.epoch and last[1] == index:
             return last[2], last[3]
         epoch, item = self.epoch, self.dataset[index]
-        if self.options is None:
+        if self.skip_masking:
             source = target = item.clone()
         else:
             source, target = self._mask(item.numpy(), epoch, index, self.options)
@@ -236,20 +261,47 @@ class _Masker:
                 f"sample #{index} already holds the mask symbol (id {self.mask_idx}): the data was made with another "
                 "dictionary, or <mask> occurs in the text"
             )
-        if highest >= self.vocab_size:
+        if highest >= len(self.vocab):
             raise DataError(
-                f"sample #{index} holds the id {highest}, but the dictionary has only {self.vocab_size} symbols: "
+                f"sample #{index} holds the id {highest}, but the dictionary has only {len(self.vocab)} symbols: "
                 "dict.txt does not fit the data; use the one it was preprocessed with"
             )
         stream = legacy_generator(self.seed, epoch, index)
         if options.exact:
-            source, target = mask_exactly(stream, item, options, self.mask_idx, self.pad_idx, self.vocab_size)
+            source, target = mask_exactly(stream, item, options, self.mask_idx, self.pad_idx, len(self.vocab))
         else:
             begins = None if self.word_begins is None else self.word_begins[item]
             source, target = mask_sequence(
                 stream, item, options, self.mask_idx, self.pad_idx, self.replacements, begins
             )
         return torch.from_numpy(source), torch.from_numpy(target)
+
+
+class _Setting:
+    """An attribute of a `MaskTokensDataset` that is kept by its masker, which sources and targets share.
+
+    ``name`` is that of the masking option, for those that are options.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self.option = name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        masker = instance._masker
+        return getattr(masker, self.name) if self.option is None else getattr(masker.options, self.option)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        masker = instance._masker
+        if self.option is None:
+            setattr(masker, self.name, value)
+        else:
+            masker.options = replace(masker.options, **{self.option: value})
+        masker.settle()
 
 
 class MaskTokensDataset(BaseWrapperDataset):
@@ -274,9 +326,26 @@ class MaskTokensDataset(BaseWrapperDataset):
         skip_masking: source and target are both a copy of the item.
         mask_exact: the same number of masks in all sequences of a length (`mask_exactly`); single tokens only.
 
+    All of these are attributes too; a new value holds from the next item on, for sources and targets alike.
+
     The other masks are those of fairseq 0.12 bit for bit (`fairseq.data.masking`). Deliberate deviation: the original cached
     items by index only and could return the mask of the previous epoch at an epoch's end.
     """
+
+    vocab = _Setting()
+    pad_idx = _Setting()
+    mask_idx = _Setting()
+    seed = _Setting()
+    skip_masking = _Setting()
+    freq_weighted_replacement = _Setting()
+    mask_whole_words = _Setting()
+    epoch = _Setting()
+    mask_prob = _Setting("mask_prob")
+    leave_unmasked_prob = _Setting("leave_unmasked_prob")
+    random_token_prob = _Setting("random_token_prob")
+    mask_multiple_length = _Setting("mask_multiple_length")
+    mask_stdev = _Setting("mask_stdev")
+    mask_exact = _Setting("exact")
 
     @classmethod
     def apply_mask(cls, dataset: Any, *args: Any, **kwargs: Any) -> tuple[MaskTokensDataset, MaskTokensDataset]:
@@ -306,38 +375,38 @@ class MaskTokensDataset(BaseWrapperDataset):
     ) -> None:
         super().__init__(dataset)
         self.return_masked_tokens = return_masked_tokens
-        if mask_exact and (mask_whole_words is not None or freq_weighted_replacement):
-            raise ConfigError("mask_exact goes neither with mask_whole_words nor with freq_weighted_replacement")
-        options = (
-            None
-            if skip_masking
-            else MaskingOptions(
-                mask_prob, leave_unmasked_prob, random_token_prob, mask_multiple_length, mask_stdev, mask_exact
-            )
+        options = MaskingOptions(
+            mask_prob, leave_unmasked_prob, random_token_prob, mask_multiple_length, mask_stdev, mask_exact
         )
-        replacements = None
-        if random_token_prob > 0.0 and not skip_masking and not mask_exact:
-            counts = vocab.count if freq_weighted_replacement else None
-            replacements = replacement_table(counts, len(vocab), vocab.nspecial)
-        begins = None if mask_whole_words is None else np.asarray(mask_whole_words)
-        if begins is not None and len(begins) < len(vocab):
-            raise DataError(f"mask_whole_words covers {len(begins)} symbols, but the dictionary has {len(vocab)}")
-        self._masker = _Masker(dataset, len(vocab), pad_idx, mask_idx, seed, options, replacements, begins)
-
-    @property
-    def epoch(self) -> int:
-        return self._masker.epoch
+        self._masker = _Masker(
+            dataset,
+            vocab,
+            pad_idx,
+            mask_idx,
+            seed,
+            options,
+            skip_masking,
+            freq_weighted_replacement,
+            mask_whole_words,
+        )
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
         self._masker.epoch = epoch
 
     @property
+    def weights(self) -> np.ndarray:
+        """Probabilities (V) of the random tokens."""
+        counts = self.vocab.count if self.freq_weighted_replacement else None
+        return replacement_weights(counts, len(self.vocab), self.vocab.nspecial)
+
+    @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
         return True  # masking changes no sizes
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._masker.pair(int(index))[self.return_masked_tokens]
+        index = int(index)
+        return self._masker.pair(index if index >= 0 else index + len(self))[self.return_masked_tokens]
 
 
 def get_whole_word_mask(args: Any, dictionary: Dictionary) -> torch.Tensor | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq.data.datasets import BaseWrapperDataset
+from fairseq.data.datasets import BaseWrapperDataset, tokens_of
 from fairseq.errors import ConfigError
 from fairseq.rng import legacy_generator
 
@@ -56,7 +56,7 @@ class _Selected(BaseWrapperDataset):
         return self.dataset.num_tokens(self.indices[index])
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self.dataset.num_tokens_vec(self.indices[indices])
+        return tokens_of(self.dataset, self.indices[indices])
 
     def size(self, index: int) -> Any:
         return self.dataset.size(self.indices[index])

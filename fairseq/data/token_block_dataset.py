@@ -19,11 +19,11 @@ from fairseq.ops.blocks import complete_blocks
 
 
 class TokenBlockDataset(SizedDataset):
-    """Blocks of the 1-D token tensors of ``dataset``.
+    """Blocks of the 1-D token tensors of ``dataset``. Negative indices count from the end.
 
     Args:
-        dataset: the sentences.
-        sizes: their lengths in tokens.
+        dataset: the sentences: a dataset, a list of 1-D tensors, or a tensor (sentences, tokens).
+        sizes: their lengths in tokens: an array, a tensor, or a list of numbers (or tensors of one).
         block_size: tokens in a block; unused (and None is fine) with ``break_mode="eos"``.
         pad, eos: ids, used for the missing left context with ``include_targets``.
         break_mode: ``None`` or ``"none"``: blocks of exactly ``block_size`` tokens (the last may be shorter) that ignore
@@ -57,7 +57,7 @@ class TokenBlockDataset(SizedDataset):
         self.dataset = dataset
         self.pad, self.eos = pad, eos
         self.include_targets = include_targets
-        self._sentence_sizes = np.asarray(sizes)
+        self._sentence_sizes = lengths(sizes)
         if len(dataset) == 0 or len(dataset) != len(self._sentence_sizes):
             raise DataError(
                 f"token blocks need at least one sentence and a size for each, but got {len(dataset)} sentences and "
@@ -83,7 +83,8 @@ class TokenBlockDataset(SizedDataset):
                 f"{len(dataset)} sentences ({self._total} tokens) give no block with sample_break_mode {break_mode}: all of "
                 "them are empty or separate documents; check the data or choose another --sample-break-mode"
             )
-        self._reads_ranges = not include_targets and bool(getattr(dataset, "is_contiguous", False))
+        contiguous = hasattr(dataset, "read_tokens") and bool(getattr(dataset, "is_contiguous", False))
+        self._reads_ranges = not include_targets and contiguous
         # Where each sentence starts; needed only when a block has to be put together from sentences.
         needs_starts = not self._reads_ranges and (include_targets or not self._is_sentences)
         self._starts = self._sentence_starts() if needs_starts else None
@@ -133,8 +134,9 @@ class TokenBlockDataset(SizedDataset):
         return start, start + int(self.sizes[index])
 
     def __getitem__(self, index: int) -> Any:
-        if not 0 <= index < len(self.sizes):
+        if not -len(self.sizes) <= index < len(self.sizes):
             raise IndexError(f"block {index} of {len(self.sizes)}")
+        index = int(index) % len(self.sizes)
         if self._is_sentences and not self.include_targets:
             return self.dataset[index]
         start, stop = self._range(index)
@@ -168,6 +170,15 @@ class TokenBlockDataset(SizedDataset):
             return
         table = self.block_to_dataset_index[np.asarray(list(indices), dtype=np.int64)]
         self.dataset.prefetch(sorted({i for first, _, last in table.tolist() for i in range(first, last + 1)}))
+
+
+def lengths(sizes: Any) -> np.ndarray:
+    """``sizes`` as an array; they may be a tensor, or a list of numbers or of tensors of one number."""
+    if torch.is_tensor(sizes):
+        return sizes.numpy()
+    if isinstance(sizes, (list, tuple)):
+        return np.array([int(size) for size in sizes], dtype=np.int64)
+    return np.asarray(sizes)
 
 
 def locate(starts: np.ndarray, ranges: np.ndarray) -> np.ndarray:

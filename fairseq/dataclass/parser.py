@@ -21,7 +21,7 @@ from fairseq.dataclass.slots import chosen_variants, slots_of
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, FairseqError, OutOfScopeError
 from fairseq.refusals import HERE
-from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, CRITERIONS, MODELS, TASKS
+from fairseq.registry import ARCHITECTURE_MODELS, ARCHITECTURES, CRITERIONS, MODELS, TASKS, Registry
 
 # Old defaults that are out of scope: accepted as long as nothing is built from them.
 OLD_CRITERION = "cross_entropy"
@@ -272,7 +272,8 @@ def _add_component_flags(parser: argparse.ArgumentParser, words: list[str], want
         name = names[group]
         if name is not None and not (stage == "preprocess" and group not in ("bpe", "tokenizer")):
             section = parser.add_argument_group(f"{group.replace('_', ' ')}: {name}")
-            _add_component(parser, section, registry.config_class(name), functools.partial(registry.get, name), False)
+            cls = None if _has_own_flags(registry, name) else registry.config_class(name)
+            _add_component(parser, section, cls, functools.partial(registry.get, name), False)
 
 
 def _drop_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) -> None:
@@ -288,8 +289,9 @@ def _drop_old_defaults(names: dict[str, Any], stage: str, wants_help: bool) -> N
 def _add_model(parser: argparse.ArgumentParser, arch: str, words: list[str]) -> None:
     """The flags of an architecture, and of the variants that ``words`` or the architecture put into its slots."""
     group = parser.add_argument_group(f"architecture: {arch}")
-    cls = model_config_class(arch)
-    _add_component(parser, group, cls, lambda: MODELS.get(ARCHITECTURE_MODELS.get(arch, arch)), True)
+    cls, model = model_config_class(arch), ARCHITECTURE_MODELS.get(arch, arch)
+    own = _has_own_flags(MODELS, model)
+    _add_component(parser, group, None if own else cls, functools.partial(MODELS.get, model), True)
     if cls is None:
         return
     for key, (default, _) in legacy.OUT_OF_SCOPE["model"].items():
@@ -329,6 +331,13 @@ def _show_defaults(parser: argparse.ArgumentParser, arch: str) -> None:
             value = getattr(filled, spec.name, spec.default)
             if value not in (None, False, ""):
                 action.help = f"{action.help} [{'on' if value is True else value}]"
+
+
+def _has_own_flags(registry: Registry[Any], name: str) -> bool:
+    """Whether ``name`` is a plugin's class with an ``add_args`` of its own, whatever its configuration class says."""
+    kinds = getattr(registry.registered().get(name), "__mro__", ())
+    owner = next((kind for kind in kinds if "add_args" in vars(kind)), None)
+    return owner is not None and owner.__module__.partition(".")[0] != "fairseq"
 
 
 def _add_component(

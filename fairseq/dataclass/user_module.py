@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.errors import ConfigError, DataNotFoundError
+from fairseq.registry import loading_plugin
 
 _imported: dict[str, Path] = {}
 
@@ -35,10 +36,11 @@ def import_user_module(args: Any) -> None:
     _imported[path.name] = path
     sys.path.insert(0, str(path.parent))
     try:
-        importlib.import_module(path.name)
-        for folder in ("tasks", "models"):
-            if (path / folder / "__init__.py").exists():
-                _import_files(path, folder)
+        with loading_plugin(path.name):
+            importlib.import_module(path.name)
+            for folder in ("tasks", "models"):
+                if (path / folder / "__init__.py").exists():
+                    _import_files(path, folder)
     except BaseException:
         del _imported[path.name]
         raise

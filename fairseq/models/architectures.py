@@ -28,7 +28,8 @@ def register_model_architecture(model_name: str, arch_name: str) -> Callable[[F]
         if not callable(function):
             raise ValueError(f"the architecture {arch_name!r} must be a function, but is {function!r}")
         ARCHITECTURES.register(arch_name, dataclass=MODELS.config_class(model_name))(function)
-        ARCHITECTURE_MODELS[arch_name] = model_name
+        if ARCHITECTURES.registered()[arch_name] is function:  # and not that of a plugin which took its name
+            ARCHITECTURE_MODELS[arch_name] = model_name
         return function
 
     return add

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.models.hub import load_pretrained
 from fairseq.models.loading import prune_layers
+from fairseq.overrides import inherited, supports
 
 
 class EncoderOut(NamedTuple):
@@ -30,6 +31,9 @@ class EncoderOut(NamedTuple):
 
 class FairseqEncoder(nn.Module):
     """A module that knows its dictionary and its longest input."""
+
+    refuses_unused = True
+    """An argument that it cannot use is an error: nobody else uses it either."""
 
     def __init__(self, dictionary: Any) -> None:
         super().__init__()
@@ -47,16 +51,26 @@ class FairseqEncoder(nn.Module):
         return state_dict
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Called by the trainer after every update; forwarded to the children that have such a method."""
-        tell_children(self, "set_num_updates", num_updates)
+        """Called by the trainer after every update; forwarded to the modules inside that have such a method."""
+        tell_modules(self, "set_num_updates", num_updates)
 
 
-def tell_children(module: nn.Module, method: str, value: Any) -> None:
-    """Call ``method(value)`` on the children of ``module`` that have it."""
-    for child in module.children():
-        found: Any = getattr(child, method, None)
-        if found is not None:
-            found(value)
+def tell_modules(module: nn.Module, method: str, value: Any) -> None:
+    """Call ``method(value)`` on those modules inside ``module`` that have it, however deep."""
+    for inner in _inside(module, {}):
+        own: Any = vars(inner).get(method) or getattr(type(inner), method, None)
+        # The base classes would only tell the same modules again.
+        if own is not None and own is not getattr(FairseqEncoder, method, None):
+            getattr(inner, method)(value)
+
+
+def _inside(module: nn.Module, found: dict[nn.Module, None]) -> dict[nn.Module, None]:
+    """The modules inside ``module``, each once, parents first; quicker than ``modules()``, for every micro-batch."""
+    for child in module._modules.values():
+        if child is not None and child not in found:
+            found[child] = None
+            _inside(child, found)
+    return found
 
 
 class BaseFairseqModel(nn.Module):
@@ -65,7 +79,7 @@ class BaseFairseqModel(nn.Module):
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
         """Add the flags of a model without a configuration dataclass (old plugins); otherwise they follow from it."""
-        config = getattr(cls, "__dataclass", None)
+        config = inherited(cls, "__dataclass")
         if config is not None:
             gen_parser_from_dataclass(parser, config(), delete_default=True)
 
@@ -111,10 +125,12 @@ class BaseFairseqModel(nn.Module):
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
         """The same for a model that is called ``name`` in the state dict; asks every sub-module that has such a method."""
         prefix = f"{name}." if name else ""
-        for child_name, module in self.named_modules():
+        for child_name, module in list(self.named_modules())[1:]:
             upgrade: Any = getattr(module, "upgrade_state_dict_named", None)
-            if child_name and upgrade is not None:
+            if upgrade is not None:
                 upgrade(state_dict, prefix + child_name)
+            elif hasattr(module, "upgrade_state_dict"):
+                module.upgrade_state_dict(state_dict)  # type: ignore[operator]
 
     def load_state_dict(  # type: ignore[override]
         self, state_dict: dict[str, Any], strict: bool = True, model_cfg: Any = None, args: Any = None
@@ -128,12 +144,12 @@ class BaseFairseqModel(nn.Module):
         return super().load_state_dict(prune_layers(state, model_cfg if model_cfg is not None else args), strict)
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Called by the trainer after every update; forwarded to the children that have such a method."""
-        tell_children(self, "set_num_updates", num_updates)
+        """Called by the trainer after every update; forwarded to the modules inside that have such a method."""
+        tell_modules(self, "set_num_updates", num_updates)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called at the beginning of an epoch; forwarded to the children that have such a method."""
-        tell_children(self, "set_epoch", epoch)
+        """Called at the beginning of an epoch; forwarded to the modules inside that have such a method."""
+        tell_modules(self, "set_epoch", epoch)
 
     def prepare_for_inference_(self, cfg: Any) -> None:
         """Old interface; evaluation needs nothing beyond ``eval()``."""
@@ -142,11 +158,16 @@ class BaseFairseqModel(nn.Module):
 class FairseqEncoderModel(BaseFairseqModel):
     """A model that is one encoder and what stands on it."""
 
+    hands_on = True
+    """Its ``forward`` uses no arguments beside those that it names; all others are the encoder's."""
+
     def __init__(self, encoder: FairseqEncoder) -> None:
         super().__init__()
         if not isinstance(encoder, FairseqEncoder):
             raise TypeError(f"encoder must be a FairseqEncoder, but is a {type(encoder).__name__} instead")
         self.encoder = encoder
+        # A plugin's own forward may use an argument and hand it on with all others.
+        encoder.refuses_unused = supports(self, "hands_on", "forward")
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None, **kwargs: Any) -> Any:
         return self.encoder(src_tokens, src_lengths, **kwargs)

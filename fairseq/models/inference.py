@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fairseq.data.datasets import tokens_of
 from fairseq.errors import ConfigError
 from fairseq.tree import map_tensors
 
@@ -67,7 +68,7 @@ def length_batches(dataset: Any, batch_size: int, longest_first: bool = False) -
     """All of ``dataset`` in batches of ``batch_size`` items of like length."""
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, but is {batch_size} instead")
-    sizes = dataset.num_tokens_vec(np.arange(len(dataset)))
+    sizes = tokens_of(dataset, np.arange(len(dataset)))
     order = np.argsort(-sizes if longest_first else sizes, kind="stable").tolist()
     for first in range(0, len(order), batch_size):
         yield dataset.collater([dataset[index] for index in order[first : first + batch_size]])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fairseq.checkpoint.reader import read
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
+from fairseq.overrides import accepts
 from fairseq.registry import TASKS
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def load_model_ensemble_and_task(
             task = setup_stored_task(cfg)
         if current.get("task_state"):
             task.load_state_dict(current["task_state"])
-        model = task.build_model(cfg.model, from_checkpoint=True)
+        model = build_stored_model(task, cfg.model)
         load_weights(model, current["model"], cfg.model, path, strict)
         wrong = first_not_finite(model.named_parameters())
         if wrong is not None:
@@ -81,6 +82,12 @@ def setup_stored_task(cfg: Any) -> Any:
     if not name:
         raise CheckpointError("the checkpoint names no task; give one")
     return TASKS.get(name).setup_task(cfg.task)
+
+
+def build_stored_model(task: Any, cfg: Any) -> Any:
+    """``task.build_model``, which is told that weights will follow where it wants to know (old plugins do not)."""
+    told = {"from_checkpoint": True} if accepts(task.build_model, "from_checkpoint") else {}
+    return task.build_model(cfg, **told)
 
 
 class MisfitError(CheckpointError):

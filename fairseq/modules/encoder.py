@@ -22,7 +22,8 @@ from fairseq.layout import Layout
 from fairseq.modules.dropout import dropout, dropout_add, dropout_add_norm
 from fairseq.modules.packing import Rows
 from fairseq.modules.positions import given_ids, mask_out, token_types
-from fairseq.modules.slots import EncoderContext, supports
+from fairseq.modules.slots import EncoderContext
+from fairseq.overrides import supports
 
 L = TypeVar("L", bound=nn.Module)
 

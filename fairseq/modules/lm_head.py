@@ -75,7 +75,6 @@ class RobertaLMHead(nn.Module):
         features: Tensor,
         masked_tokens: Tensor | None = None,
         targets: Tensor | None = None,
-        **unused: object,
     ) -> Tensor:
         # Only masked positions are projected: with V far above C this is most of the head's work.
         x = self.layer_norm(self.activation_fn(self.dense(select(features, masked_tokens))))
@@ -106,7 +105,6 @@ class ClapHead(nn.Module):
         features: Tensor,
         masked_tokens: Tensor | None = None,
         targets: Tensor | None = None,
-        **unused: object,
     ) -> Tensor:
         weight = F.normalize(self.weight, dim=-1) if self.normalize else self.weight
         if targets is not None:
@@ -134,7 +132,6 @@ class ProductHead(nn.Module):
         features: Tensor,
         masked_tokens: Tensor | None = None,
         targets: Tensor | None = None,
-        **unused: object,
     ) -> Tensor:
         x = select(features, masked_tokens)
         if targets is not None:

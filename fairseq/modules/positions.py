@@ -50,7 +50,7 @@ class Counting:
         return ids.masked_fill(padding, self.padding_idx or 0)
 
 
-class LearnedPositionalEmbedding(nn.Embedding, Counting):
+class LearnedPositions(nn.Embedding, Counting):
     """A table of P + ``offset`` rows; see `Counting`. The row of padding, if there is one, is zero and stays so."""
 
     def __init__(
@@ -152,7 +152,7 @@ class FixedTable(nn.Module, Counting):
         return self._table[position_ids].to(self.like().dtype)
 
 
-class SinusoidalPositionalEmbedding(FixedTable):
+class SinusoidalPositions(FixedTable):
     """The sines and cosines of `sinusoidal_table`.
 
     Deviation from the original: a model cast to half and back keeps exact positions, because only what is looked up
@@ -283,17 +283,15 @@ def _rows(shape: EncoderShape, name: str, offset: int | None) -> int:
 
 
 @POSITIONS.register("learned")
-def learned(shape: EncoderShape, *, offset: int | None = None, by_column: bool = False) -> LearnedPositionalEmbedding:
+def learned(shape: EncoderShape, *, offset: int | None = None, by_column: bool = False) -> LearnedPositions:
     rows = _rows(shape, "learned", offset)
-    return LearnedPositionalEmbedding(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
+    return LearnedPositions(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
 
 
 @POSITIONS.register("sinusoidal")
-def sinusoidal(
-    shape: EncoderShape, *, offset: int | None = None, by_column: bool = False
-) -> SinusoidalPositionalEmbedding:
+def sinusoidal(shape: EncoderShape, *, offset: int | None = None, by_column: bool = False) -> SinusoidalPositions:
     rows = _rows(shape, "sinusoidal", offset)
-    return SinusoidalPositionalEmbedding(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
+    return SinusoidalPositions(rows, shape.dim, shape.padding_idx, offset=offset, by_column=by_column)
 
 
 @POSITIONS.register("scaled_sinusoidal")
@@ -304,9 +302,3 @@ def scaled_sinusoidal(shape: EncoderShape) -> ScaledSinusoidalPositions:
 @POSITIONS.register("none")
 def no_positions(shape: EncoderShape) -> None:
     """Order comes from elsewhere, or nowhere."""
-
-
-def PositionalEmbedding(num_embeddings: int, embedding_dim: int, padding_idx: int, learned: bool = False) -> nn.Module:
-    """Learned or sinusoidal positions for inputs of up to ``num_embeddings`` tokens."""
-    kind = LearnedPositionalEmbedding if learned else SinusoidalPositionalEmbedding
-    return kind(num_embeddings + padding_idx + 1, embedding_dim, padding_idx)

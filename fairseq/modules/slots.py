@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.modules.packing import take
+from fairseq.overrides import supports as supports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,9 @@ class TaskHead(Protocol):
         """Where `forward` reads features, (B, T) for ``padding`` (B, T); None (the default): everywhere."""
         ...
 
-    def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: Any) -> Tensor: ...
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """``padding_mask`` (B, T), True = padding; heads without this argument are given features alone."""
+        ...
 
 
 class LMHead(Protocol):
@@ -160,22 +163,6 @@ class LMHead(Protocol):
     takes_places: bool
     """``masked_tokens`` may also be int64 (M,), places in the flattened batch; targets of -100 then count nothing."""
 
-    def forward(
-        self, features: Tensor, masked_tokens: Tensor | None = None, targets: Tensor | None = None, **unused: Any
-    ) -> Tensor:
+    def forward(self, features: Tensor, masked_tokens: Tensor | None = None, targets: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, V), or (M, V) of ``masked_tokens`` (B, T)."""
         ...
-
-
-def supports(part: object, ability: str, *methods: str) -> bool:
-    """Whether the class attribute (or method) ``ability`` of ``part`` holds for its ``methods``.
-
-    The rule for all abilities: they are said of a method, in the very class that defines it. A subclass that overrides
-    the method without saying so again is treated as if it could do nothing: plugins override methods of classes that
-    have since learned more.
-    """
-    for method in methods:
-        owner = next((kind for kind in type(part).__mro__ if method in vars(kind)), object)
-        if method in vars(part) or not vars(owner).get(ability, False):
-            return False
-    return True

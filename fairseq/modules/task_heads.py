@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fairseq.errors import OutOfScopeError
 from fairseq.modules.feed_forward import get_activation_fn
 from fairseq.registry import HEADS
 
@@ -28,7 +29,10 @@ def pool(features: Tensor, pooling: str, padding_mask: Tensor | None = None) -> 
 
 @HEADS.register("classification")
 class RobertaClassificationHead(nn.Module):
-    """Logits (B, K) of features (B, T, C): pooling, dropout, dense, activation, dropout, projection."""
+    """Logits (B, K) of features (B, T, C): pooling, dropout, dense, activation, dropout, projection.
+
+    ``q_noise`` and ``qn_block_size`` are accepted for old callers; quantization noise other than 0 is out of scope.
+    """
 
     skips_padding = True
 
@@ -39,11 +43,15 @@ class RobertaClassificationHead(nn.Module):
         num_classes: int,
         activation_fn: str,
         pooler_dropout: float,
+        q_noise: float = 0,
+        qn_block_size: int = 8,
         do_spectral_norm: bool = False,
         pooling: str = "first",
         input_dropout: bool = True,
     ) -> None:
         super().__init__()
+        if q_noise:
+            raise OutOfScopeError(f"quantization noise is out of scope: q_noise must be 0, but is {q_noise} instead")
         self.input_dropout = input_dropout
         self.dense = nn.Linear(input_dim, inner_dim)
         self.activation_fn = get_activation_fn(activation_fn)
@@ -62,7 +70,7 @@ class RobertaClassificationHead(nn.Module):
             return ~padding
         return (torch.arange(padding.size(1), device=padding.device) == 0).expand(padding.shape)
 
-    def forward(self, features: Tensor, padding_mask: Tensor | None = None, **unused: object) -> Tensor:
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """``padding_mask`` (B, T) is True at padding."""
         x = pool(features, self.pooling, padding_mask)
         x = self.dropout(x) if self.input_dropout else x
@@ -86,7 +94,7 @@ class SpanHead(nn.Module):
     def reads(self, padding: Tensor) -> Tensor:
         return ~padding
 
-    def forward(self, features: Tensor, **unused: object) -> Tensor:
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         return self.out_proj(features)
 
 
@@ -104,5 +112,5 @@ class TokenHead(nn.Module):
     def reads(self, padding: Tensor) -> Tensor:
         return ~padding
 
-    def forward(self, features: Tensor, **unused: object) -> Tensor:
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         return self.out_proj(self.dropout(features))

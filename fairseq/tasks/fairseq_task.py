@@ -23,7 +23,7 @@ from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from fairseq.file_io import split_paths
 from fairseq.layout import LayoutCollater
 from fairseq.logging import metrics
-from fairseq.modules.slots import supports
+from fairseq.overrides import inherited, overridden, supports
 from fairseq.registry import TASKS, RegistryView
 from fairseq.rng import numpy_seed
 
@@ -74,11 +74,15 @@ class FairseqTask:
     """Its steps hand samples to the criterion as they are: those may tell what is in them (`fairseq.layout`)."""
     predicts_tokens = False
     """The model predicts those tokens of a sample whose ``target`` (B, T) is not padding."""
+    uses_ema = False
+    """Its steps take ``ema_model``, the averaged model, where a run keeps one (``--store-ema``)."""
+    cfg: Any = None
+    state: StatefulContainer | None = None
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
         """Add the task's flags to ``parser``; by default those of its dataclass."""
-        dataclass = getattr(cls, "__dataclass", None)
+        dataclass = inherited(cls, "__dataclass")  # registered again without one, a subclass has those of its parent
         if dataclass is not None:
             gen_parser_from_dataclass(parser, dataclass())
 
@@ -285,8 +289,19 @@ class FairseqTask:
     def begin_valid_epoch(self, epoch: int, model: Any) -> None:
         """Called before each validation."""
 
+    def aggregate_logging_outputs(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> dict[str, Any]:
+        """Old interface, replaced by ``reduce_metrics``: what the outputs amount to, by name."""
+        with metrics.aggregate() as meters:
+            self.reduce_metrics(logging_outputs, criterion)
+        return meters.get_smoothed_values()
+
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """Log words and sentences per batch and the speed, then what the criterion logs."""
+        if overridden(self, FairseqTask, "aggregate_logging_outputs"):
+            for name, value in self.aggregate_logging_outputs(logging_outputs, criterion).items():
+                if name not in ("nsentences", "ntokens", "sample_size"):
+                    metrics.log_scalar(name, value)
+            return
         if any("ntokens" in output for output in logging_outputs):
             ntokens = sum(output.get("ntokens", 0) for output in logging_outputs)
             metrics.log_scalar("wpb", ntokens, priority=180, round=1)
@@ -313,10 +328,18 @@ class FairseqTask:
         raise OutOfScopeError("text generation is out of scope; masked language models answer with fill_mask")
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.state.state_dict)
+        return {} if self.state is None else dict(self.state.state_dict)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.state.merge_state_dict(state_dict)
+        if self.state is not None:
+            self.state.merge_state_dict(state_dict)
+
+    def get_checkpoint_dict(self) -> dict[str, Any]:
+        """More of the task's state for ``extra_state`` of checkpoints: ``{name of its class: state}``, or nothing."""
+        return {}
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `get_checkpoint_dict` stored under the name of the class, when the data is where it was."""
 
     def max_positions(self) -> Any:
         """Longest item of the task (tokens); None: the model alone limits it."""

@@ -238,7 +238,9 @@ class MaskedLMTask(FairseqTask):
         # A configuration object made by hand still holds the reference to common.seed; 1 is its default.
         return 1 if isinstance(seed, str) else seed
 
-    def build_dataset_for_inference(self, src_tokens: Any, src_lengths: Any, sort: bool = True, **kwargs: Any) -> Any:
+    def build_dataset_for_inference(  # type: ignore[override]
+        self, src_tokens: Any, src_lengths: Any, sort: bool = True
+    ) -> Any:
         """Sentences (lists of 1-D id tensors that end in ``</s>``) as a dataset of model inputs, by length if ``sort``."""
         pad = self.dictionary.pad()
         lines = TokenBlockDataset(

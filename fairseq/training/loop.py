@@ -72,6 +72,8 @@ def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: s
     if track_best and best is not None and metric in stats:
         better = max if cfg.checkpoint.maximize_best_checkpoint_metric else min
         stats[f"best_{metric}"] = better(best, float(stats[metric]))
+    if hasattr(trainer.task, "post_validate"):  # a plugin's own evaluation of the model, which may add to the numbers
+        trainer.task.post_validate(trainer.get_model(), stats, meters)
     progress.print(stats, tag=subset, step=trainer.get_num_updates())
     return stats
 

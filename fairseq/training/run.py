@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -151,7 +151,9 @@ def load_checkpoint(
     """
     path, resets = starting_point(cfg)
     overrides = literal_dict(cfg.optimizer_overrides, "--optimizer-overrides")
-    extra_state = trainer.load_checkpoint(path, resets, overrides)
+    extra_state = trainer.load_checkpoint(
+        path, resets.optimizer, resets.lr_scheduler, overrides, reset_meters=resets.meters
+    )
     if extra_state is None or resets.dataloader:
         return extra_state, trainer.get_train_iterator(epoch=1, load_dataset=True, **iterator_args)
     position = extra_state["train_iterator"]
@@ -160,6 +162,9 @@ def load_checkpoint(
     if position["iterations_in_epoch"] == 0 and position["epoch"] > 1 and not (resets.lr_scheduler or resets.optimizer):
         # It was written before the schedule heard that the epoch was over, and of its validation loss.
         trainer.lr_step(position["epoch"] - 1, extra_state.get("val_loss"))
+    stored = extra_state.get(trainer.task.__class__.__name__)
+    if stored and hasattr(trainer.task, "set_checkpoint_dict"):
+        trainer.task.set_checkpoint_dict(stored)
     return extra_state, epoch_itr
 
 
@@ -171,7 +176,7 @@ def starting_point(cfg: CheckpointConfig) -> tuple[str, Resets]:
             "--finetune-from-model can not be set together with either --reset-optimizer"
             " or reset_lr_scheduler or reset_meters or reset_dataloader"
         )
-    suffix = cfg.checkpoint_suffix or ""
+    suffix = getattr(cfg, "checkpoint_suffix", None) or ""  # configurations made by hand may lack it
     if cfg.restore_file != last_name():
         if cfg.finetune_from_model:
             raise ConfigError(
@@ -184,13 +189,14 @@ def starting_point(cfg: CheckpointConfig) -> tuple[str, Resets]:
                 f"from {cfg.save_dir}/{last_name()} when there is one and from scratch otherwise"
             )
         return path, resets
-    last = str(Path(cfg.save_dir) / last_name(suffix))
+    last = os.path.join(cfg.save_dir, last_name(suffix))
     if PathManager.exists(last):
         return last, resets
-    if cfg.continue_once is not None:
-        if not PathManager.exists(cfg.continue_once):
-            raise CheckpointError(f"--continue-once {cfg.continue_once} does not exist")
-        return cfg.continue_once, resets
+    once = getattr(cfg, "continue_once", None)
+    if once is not None:
+        if not PathManager.exists(once):
+            raise CheckpointError(f"--continue-once {once} does not exist")
+        return once, resets
     if cfg.finetune_from_model is not None:
         if not PathManager.exists(cfg.finetune_from_model):
             raise ConfigError(f"--finetune-from-model {cfg.finetune_from_model} does not exist")

@@ -118,6 +118,11 @@ class Trainer:
         seed = self.cfg.ema.ema_seed_model
         return EMA(self.model, self.cfg.ema, seed_state=read(seed, with_config=False)["model"] if seed else None)
 
+    def _ema_argument(self) -> dict[str, nn.Module]:
+        """The averaged model, for the steps of a task that wants it."""
+        ema = self.ema if getattr(self.task, "uses_ema", False) else None
+        return {} if ema is None else {"ema_model": ema.get_model()}
+
     # ---- where we are -------------------------------------------------------------------------------------------
 
     @property
@@ -234,6 +239,7 @@ class Trainer:
                     optimizer=self.optimizer,
                     update_num=self._num_updates,
                     ignore_grad=is_dummy,
+                    **self._ema_argument(),
                 )
             except torch.cuda.OutOfMemoryError as error:
                 logger.warning("out of memory (%s); this update is skipped", error)
@@ -318,7 +324,9 @@ class Trainer:
         self.criterion.eval()
         batch, is_dummy = self.prepare_sample(sample)
         with torch.no_grad():
-            _, sample_size, logging_output = self.task.valid_step(batch, self.model, self.criterion)
+            _, sample_size, logging_output = self.task.valid_step(
+                batch, self.model, self.criterion, **self._ema_argument()
+            )
         total = Accumulated(0.0, 0.0 if is_dummy else sample_size, [] if is_dummy else [logging_output])
         return self._log_stats(total, None)
 
@@ -387,6 +395,7 @@ class Trainer:
             ),
             StatefulPart("num_updates", self.get_num_updates, self.set_num_updates),
             StatefulPart("task", self.task.state_dict, self.task.load_state_dict),
+            StatefulPart("task_extra", self.task.get_checkpoint_dict, self.task.set_checkpoint_dict),
             StatefulPart("training_time", self.cumulative_training_time, self.restore_training_time),
             StatefulPart(
                 "early_stop",
@@ -421,16 +430,21 @@ class Trainer:
         metrics.log_start_time("wall", priority=790, round=0)
 
     def load_checkpoint(
-        self, filename: str, resets: Resets | None = None, optimizer_overrides: Mapping[str, Any] | None = None
+        self,
+        filename: str,
+        reset_optimizer: bool = False,
+        reset_lr_scheduler: bool = False,
+        optimizer_overrides: Mapping[str, Any] | None = None,
+        reset_meters: bool = False,
     ) -> dict[str, Any] | None:
-        """Take over the parts in ``filename`` that ``resets`` leaves; returns its ``extra_state`` (None: no file)."""
+        """Take over the parts in ``filename`` that are not reset; returns its ``extra_state`` (None: no file)."""
         if not PathManager.exists(filename):
             logger.info("No existing checkpoint found %s", filename)
             return None
         logger.info("Preparing to load checkpoint %s", filename)
         checkpoint = read(filename, with_config=False)
         try:
-            states = from_checkpoint(checkpoint, resets or Resets())
+            states = from_checkpoint(checkpoint, Resets(reset_optimizer, reset_lr_scheduler, reset_meters))
             for part in self.parts(filename, optimizer_overrides):
                 if part.name in states:
                     part.load(states[part.name])

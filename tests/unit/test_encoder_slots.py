@@ -14,7 +14,8 @@ from fairseq.modules.attention_backends import attend
 from fairseq.modules.attention_bias import ALiBi
 from fairseq.modules.encoder import EncoderLayer
 from fairseq.modules.initialization import init_bert_params
-from fairseq.modules.slots import EncoderContext, EncoderShape, supports
+from fairseq.modules.slots import EncoderContext, EncoderShape
+from fairseq.overrides import supports
 from fairseq.registry import ATTENTION_BIASES, CHANNEL_MIXERS, LM_HEADS, POSITIONS, TOKEN_MIXERS
 from tests.unit.roberta import PAD, small_model, some_tokens, without_dropout
 

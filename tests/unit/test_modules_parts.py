@@ -17,7 +17,13 @@ from fairseq.modules.dropout import dropout, dropout_add, dropout_add_norm, roun
 from fairseq.modules.encoder import EncoderLayer
 from fairseq.modules.feed_forward import ACTIVATIONS, FeedForward, get_activation_fn
 from fairseq.modules.initialization import init_bert_params
-from fairseq.modules.positions import PositionalEmbedding, TokenEmbedding, position_ids_from_padding, sinusoidal_table
+from fairseq.modules.positions import (
+    LearnedPositions,
+    SinusoidalPositions,
+    TokenEmbedding,
+    position_ids_from_padding,
+    sinusoidal_table,
+)
 from fairseq.modules.slots import EncoderContext
 
 
@@ -128,7 +134,7 @@ def test_sinusoidal_table(dim):
 
 
 def test_sinusoidal_positions_stay_exact_through_half_precision():
-    positions = PositionalEmbedding(8, 6, 1)
+    positions = SinusoidalPositions(10, 6, 1)
     ids = torch.arange(2, 10).unsqueeze(0)
     exact = positions(ids)
     assert positions.half()(ids).dtype == torch.float16
@@ -141,7 +147,7 @@ def test_sinusoidal_positions_stay_exact_through_half_precision():
 
 
 def test_learned_positions():
-    positions = PositionalEmbedding(8, 6, 1, learned=True)
+    positions = LearnedPositions(10, 6, 1)
     assert positions.weight.shape == (10, 6) and positions.max_positions == 8
     assert not bool(positions.weight[1].any())
     positions.check(torch.full((1, 30), 9), explicit=False)

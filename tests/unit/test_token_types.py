@@ -9,7 +9,7 @@ import torch
 
 from fairseq.errors import ConfigError, DataError
 from fairseq.models.roberta import RobertaHubInterface
-from fairseq.modules.positions import LearnedPositionalEmbedding, SinusoidalPositionalEmbedding
+from fairseq.modules.positions import LearnedPositions, SinusoidalPositions
 from fairseq.modules.slots import EncoderShape
 from fairseq.registry import POSITIONS
 from tests.unit.roberta import PAD, Task, small_model, some_tokens, without_dropout
@@ -39,14 +39,14 @@ def test_how_positions_are_counted(name, options, ids):
 
 
 def test_a_table_without_unused_rows():
-    positions = LearnedPositionalEmbedding(5, 6, 1, offset=0)
+    positions = LearnedPositions(5, 6, 1, offset=0)
     assert (
         positions.padding_idx is None and positions.max_positions == 5 and bool(positions.weight.detach().any(1).all())
     )
     positions.check(torch.full((1, 9), 4), explicit=False)
     with pytest.raises(DataError, match="6 tokens does not fit the model.*at most 5 tokens"):
         positions.check(torch.full((1, 9), 5), explicit=False)
-    table = SinusoidalPositionalEmbedding(5, 6, 1, offset=0)
+    table = SinusoidalPositions(5, 6, 1, offset=0)
     assert bool(table(torch.arange(5)).any(dim=1).all())
 
 

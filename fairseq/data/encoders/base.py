@@ -148,16 +148,20 @@ def encode_with_offsets(bpe: Any, text: str) -> tuple[list[str], list[Span]]:
     character (bytes of an emoji) all have its span. Ends of lines are encoded as spaces, because models are trained on
     single lines. Without an encoder (None) pieces are the words between whitespace.
     """
-    line = text.translate(_LINE_BREAKS)
+    return pieces_with_spans(bpe, text.translate(_LINE_BREAKS))
+
+
+def pieces_with_spans(bpe: Any, text: str) -> tuple[list[str], list[Span]]:
+    """The same for the text as it is."""
     if bpe is None:
-        words = list(re.finditer(r"\S+", line))
+        words = list(re.finditer(r"\S+", text))
         return [word.group() for word in words], [word.span() for word in words]
     if hasattr(bpe, "encode_with_offsets"):
-        symbols, spans = bpe.encode_with_offsets(line)
+        symbols, spans = bpe.encode_with_offsets(text)
     else:
-        symbols = bpe.encode(line).split()
-        spans = locate_pieces([bpe.decode(symbol) for symbol in symbols], line)
-    return symbols, [trim(line, span) for span in spans]
+        symbols = bpe.encode(text).split()
+        spans = locate_pieces([bpe.decode(symbol) for symbol in symbols], text)
+    return symbols, [trim(text, span) for span in spans]
 
 
 def trim(text: str, span: Span) -> Span:

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fairseq.data.encoders.base import Span, pieces_with_spans
 from fairseq.errors import DataError
+
+BROKEN = "\ufffd"  # what decoding gives for a part of a character
 
 
 class AlignedWord(NamedTuple):
@@ -23,20 +29,23 @@ class AlignedWord(NamedTuple):
     vector: Tensor
 
 
-def split_words(sentence: str) -> tuple[list[str], Callable[[Tensor], Any]]:
-    """The words of ``sentence``, and what makes the final answer of the vectors (W + 2, ...) of ``<s>``, words, ``</s>``.
+def split_words(sentence: str) -> tuple[list[Span], Callable[[Tensor], Any]]:
+    """Where the words of ``sentence`` are, and what makes the final answer of the vectors (W + 2, ...) of ``<s>``, words,
+    ``</s>``.
 
     With spaCy installed its English tokenizer is used and the answer is a ``Doc``; else words are split at spaces and
     the answer is a list of ``AlignedWord``.
     """
     if importlib.util.find_spec("spacy") is None:
-        words = sentence.split()
-        return words, lambda vectors: [
-            AlignedWord(word, vector) for word, vector in zip(["<s>", *words, "</s>"], vectors, strict=True)
+        found = list(re.finditer(r"\S+", sentence))
+        texts = ["<s>", *(word.group() for word in found), "</s>"]
+        return [word.span() for word in found], lambda vectors: [
+            AlignedWord(word, vector) for word, vector in zip(texts, vectors, strict=True)
         ]
     nlp = spacy_nlp()
     kept = [token for token in nlp.tokenizer(sentence) if token.text.strip()]
-    return [token.text for token in kept], lambda vectors: _document(nlp, kept, vectors)
+    spans = [(token.idx, token.idx + len(token.text)) for token in kept]
+    return spans, lambda vectors: _document(nlp, kept, vectors)
 
 
 _NLP: Any = None
@@ -63,26 +72,78 @@ def _document(nlp: Any, words: Sequence[Any], vectors: Tensor) -> Any:
     return document
 
 
+def align_sentence(bpe: Any, sentence: str, words: Sequence[Span]) -> list[list[int]]:
+    """For every one of ``words`` the positions of its pieces in ``<s> sentence </s>``, found by the characters they share.
+
+    Pieces of blanks alone go to the word after them, or to the last one. Raises DataError when there are no words.
+    """
+    if not words:
+        raise DataError(f"there are no words in {sentence!r}")
+    _, pieces = pieces_with_spans(bpe, sentence)
+    return overlaps(pieces, words)
+
+
+def overlaps(pieces: Sequence[Span], words: Sequence[Span]) -> list[list[int]]:
+    """For every one of ``words`` the numbers, from 1, of the ``pieces`` that share a character with it; both are in order.
+
+    A piece without characters goes to the word after it, or to the last one.
+    """
+    alignment: list[list[int]] = [[] for _ in words]
+    starts, stops = [start for start, _ in words], [stop for _, stop in words]
+    for number, (start, stop) in enumerate(pieces, start=1):
+        first, after = bisect_right(stops, start), bisect_left(starts, stop)
+        if start >= stop:
+            first = min(bisect_left(starts, start), len(words) - 1)
+            after = first + 1
+        for word in range(first, after):
+            alignment[word].append(number)
+    return alignment
+
+
 def align_bpe_to_words(roberta: Any, bpe_tokens: Tensor, other_tokens: Sequence[str]) -> list[list[int]]:
     """For every word the positions in ``bpe_tokens`` (T,), which begin with ``<s>``, of the pieces it overlaps.
 
     Spaces do not count. Raises DataError when words and pieces do not spell the same text.
     """
     dictionary = roberta.task.source_dictionary
-    specials = {dictionary.bos(), dictionary.eos(), dictionary.pad()}
-    pieces = [
-        "" if symbol in specials else _squeezed(roberta._symbol_text(dictionary[symbol]))
-        for symbol in bpe_tokens.tolist()
-    ]
+    ids, specials = bpe_tokens.tolist(), {dictionary.bos(), dictionary.eos(), dictionary.pad()}
+    places = [place for place, symbol in enumerate(ids) if symbol not in specials]
+    text, pieces = _spelled(roberta, [dictionary[ids[place]] for place in places])
     words = [_squeezed(str(word)) for word in other_tokens]
-    if "".join(pieces) != "".join(words):
-        raise DataError(f"the words spell {''.join(words)!r}, but the model's pieces spell {''.join(pieces)!r}")
-    owner = [position for position, piece in enumerate(pieces) for _ in piece]  # piece of every character
-    alignment, start = [], 0
-    for word in words:
-        alignment.append(sorted(set(owner[start : start + len(word)])))
-        start += len(word)
-    return alignment
+    if text != "".join(words):
+        raise DataError(f"the words spell {''.join(words)!r}, but the model's pieces spell {text!r}")
+    ends = itertools.accumulate(map(len, words))
+    alignment = overlaps(pieces, [(end - len(word), end) for word, end in zip(words, ends, strict=True)])
+    return [[places[number - 1] for number in numbers] for numbers in alignment]
+
+
+def _spelled(roberta: Any, symbols: Sequence[str]) -> tuple[str, list[Span]]:
+    """The text of ``symbols`` without spaces, and the characters of each.
+
+    Pieces of one character, such as bytes of an emoji, can only be decoded together.
+    """
+    text, spans = "", []
+    group: list[str] = []  # since the last piece that ended with a whole character
+    before = 0  # characters of the group that were whole before its last piece
+    for symbol in symbols:
+        group.append(symbol)
+        joint = _squeezed(_group_text(roberta, group))
+        whole = len(joint.rstrip(BROKEN))
+        in_part = len(joint) > whole or len(group) > 1
+        spans.append((len(text) + before, len(text) + (max(whole, before + 1) if in_part else whole)))
+        before = whole
+        if len(joint) == whole:
+            text, group, before = text + joint, [], 0
+    return text + (_squeezed(_group_text(roberta, group)) if group else ""), spans
+
+
+def _group_text(roberta: Any, symbols: Sequence[str]) -> str:
+    if len(symbols) == 1:
+        return roberta._symbol_text(symbols[0])
+    try:
+        return roberta.bpe.decode(" ".join(symbols))
+    except (ValueError, TypeError, KeyError, IndexError):
+        return "".join(map(roberta._symbol_text, symbols))
 
 
 def _squeezed(text: str) -> str:
@@ -108,6 +169,7 @@ __all__ = [
     "AlignedWord",
     "align_bpe_to_words",
     "align_features_to_words",
+    "align_sentence",
     "spacy_nlp",
     "spacy_tokenizer",
     "split_words",

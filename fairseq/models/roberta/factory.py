@@ -233,9 +233,9 @@ def build_classification_head(config: RobertaConfig, num_classes: int, inner_dim
         num_classes,
         config.pooler_activation_fn,
         config.pooler_dropout,
-        config.spectral_norm_classification_head,
-        config.pooling,
-        config.pooler_input_dropout,
+        do_spectral_norm=config.spectral_norm_classification_head,
+        pooling=config.pooling,
+        input_dropout=config.pooler_input_dropout,
     )
 
 

@@ -20,8 +20,9 @@ from fairseq.data.wrappers import ListDataset
 from fairseq.errors import ConfigError, DataError, NonFiniteError, OutOfScopeError
 from fairseq.finetune.sentences import input_dataset
 from fairseq.finetune.spans import Answer
-from fairseq.models.inference import head_outputs, in_order, length_batches, run_batches
+from fairseq.models.inference import evaluation_mode, head_outputs, in_order, length_batches, run_batches
 from fairseq.models.roberta import alignment_utils, inference
+from fairseq.overrides import accepts, overridden, supports
 from fairseq.refusals import HERE
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,16 @@ class Filled(NamedTuple):
     text: str
     probability: float
     token: str
+
+
+def _knows_heads(model: Any) -> bool:
+    """Whether ``model`` applies a head by its name; a plugin's own ``forward`` may not."""
+    return accepts(model.forward, "classification_head_name")
+
+
+def _separates_features(model: Any) -> bool:
+    """Whether logits are known to be the output layer of the features; not where a plugin has a ``forward`` of its own."""
+    return supports(model, "takes_targets", "forward") and supports(model.encoder, "takes_targets", "forward")
 
 
 class RobertaHubInterface(nn.Module):
@@ -133,11 +144,12 @@ class RobertaHubInterface(nn.Module):
     def extract_features_aligned_to_words(self, sentence: str, return_all_hiddens: bool = False) -> Any:
         """Features per word: a spaCy ``Doc`` with vectors if spaCy is installed, else a list of ``AlignedWord``.
 
-        Both begin with ``<s>`` and end with ``</s>``. All hiddens give vectors (L + 1, C) instead of (C,).
+        Both begin with ``<s>`` and end with ``</s>``. All hiddens give vectors (L + 1, C) instead of (C,). A word is the sum
+        of its pieces; one that shares a piece with others gets an equal part of it.
         """
         words, finish = alignment_utils.split_words(sentence)
+        alignment = alignment_utils.align_sentence(self.bpe, sentence, words)
         ids = self.encode(sentence)
-        alignment = alignment_utils.align_bpe_to_words(self, ids, words)
         features = self.extract_features(ids, return_all_hiddens=return_all_hiddens)
         layers = [layer.squeeze(0) for layer in features] if return_all_hiddens else [features.squeeze(0)]  # type: ignore[union-attr]
         aligned = [alignment_utils.align_features_to_words(self, layer, alignment) for layer in layers]
@@ -175,8 +187,17 @@ class RobertaHubInterface(nn.Module):
             tokens = collate_tokens(list(tokens), pad_idx=self.task.source_dictionary.pad())
         tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
         self._check_length(tokens.size(-1))
-        logits, _ = self.model(tokens.to(self.device), classification_head_name=head, **self._types(token_type_ids))
+        logits = self._head_output(head, tokens, token_type_ids)
         return logits if return_logits else torch.log_softmax(logits, dim=-1)
+
+    def _head_output(self, head: str, tokens: Tensor, token_type_ids: Tensor | Sequence[Tensor] | None) -> Tensor:
+        if overridden(self, RobertaHubInterface, "extract_features") or not _knows_heads(self.model):
+            given: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            module, tokens = self.model.classification_heads[head], tokens.to(self.device)
+            masks = {"padding_mask": tokens.eq(self.task.source_dictionary.pad())}
+            masks = masks if accepts(module.forward, "padding_mask") else {}
+            return module(self.extract_features(tokens, **given), **masks)
+        return self.model(tokens.to(self.device), classification_head_name=head, **self._types(token_type_ids))[0]
 
     def predict_sentences(
         self,
@@ -206,7 +227,12 @@ class RobertaHubInterface(nn.Module):
         words = words.split() if isinstance(words, str) else list(words)
         return list(zip(words, inference.tags(self, [words])[0], strict=True))
 
-    def disambiguate_pronoun(self, sentence: str) -> bool:
+    def disambiguate_pronoun(self, sentence: str) -> Any:
+        """What the task makes of ``sentence``, if it is a plugin's that can do so."""
+        disambiguate = getattr(self.task, "disambiguate_pronoun", None)
+        if disambiguate is not None:
+            with evaluation_mode(self.model):
+                return disambiguate(self.model, sentence, use_cuda=self.device.type == "cuda")
         raise OutOfScopeError(f"disambiguate_pronoun needs the Winograd task, which is out of scope: {HERE}")
 
     def _check_length(self, tokens: int) -> None:
@@ -282,8 +308,11 @@ class RobertaHubInterface(nn.Module):
     def _mask_logits(self, batch: dict[str, Any]) -> Tensor:
         """Logits (N, V) at every mask of a batch, by way of the features: a model that masks its own input does not then."""
         tokens = batch["src_tokens"]
+        masked = tokens.eq(self.task.mask_idx)
+        if not _separates_features(self.model):
+            return self.model(tokens, features_only=False, return_all_hiddens=False)[0][masked]
         features, _ = self.model(tokens, features_only=True)
-        return self.model.encoder.output_layer(features, masked_tokens=tokens.eq(self.task.mask_idx))
+        return self.model.encoder.output_layer(features, masked_tokens=masked)
 
     def _filled(
         self, parts: list[str], number: int, candidates: list[tuple[int, float]], mask: str = MASK

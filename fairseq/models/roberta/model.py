@@ -20,12 +20,13 @@ from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
 from fairseq.layout import Layout
-from fairseq.models.fairseq_model import FairseqEncoder, FairseqEncoderModel
+from fairseq.models.fairseq_model import BaseFairseqModel, FairseqEncoder, FairseqEncoderModel
 from fairseq.models.hub import FamilyBPE, load_pretrained
 from fairseq.models.loading import parse_layers
 from fairseq.models.roberta import factory
 from fairseq.models.roberta.addresses import ROBERTA
 from fairseq.models.roberta.config import RobertaConfig
+from fairseq.models.roberta.contracts import UNUSED, check_unused, run_old, takes_ids
 from fairseq.models.roberta.hub_interface import RobertaHubInterface
 from fairseq.models.roberta.presets import DEFAULT_MAX_POSITIONS, base_architecture
 from fairseq.models.roberta.upgrade import (
@@ -36,12 +37,12 @@ from fairseq.models.roberta.upgrade import (
     upgrade_heads,
     upgrade_version,
 )
-from fairseq.modules.encoder import padded_length
+from fairseq.modules.encoder import Encoder, padded_length
 from fairseq.modules.initialization import exempt_biases_and_norms, init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead
 from fairseq.modules.positions import mask_out
-from fairseq.modules.slots import supports
 from fairseq.modules.task_heads import RobertaClassificationHead
+from fairseq.overrides import accepts, binds, overridden, supports
 from fairseq.registry import BPES, MODELS
 
 logger = logging.getLogger(__name__)
@@ -63,12 +64,16 @@ class RobertaEncoder(FairseqEncoder):
         self.config = config = factory.configuration(args)
         self.self_masking = config.mask_prob if config.zero_masking else 0.0
         embed_tokens: Any = self.build_embedding(len(dictionary), config.encoder_embed_dim, self.padding_idx)
-        self.sentence_encoder: Any = self.build_encoder(args, dictionary, embed_tokens)
+        parts = (args, dictionary, embed_tokens)
+        # Older plugins make their own embeddings.
+        self.sentence_encoder: Any = self.build_encoder(*(parts if binds(self.build_encoder, *parts) else parts[:2]))
+        # A plugin's encoder may have made a table of its own.
+        table = getattr(self.sentence_encoder, "embed_tokens", embed_tokens)
         self.lm_head = self.build_lm_head(
-            config.encoder_embed_dim,
-            len(dictionary),
-            config.activation_fn,
-            None if config.untie_weights_roberta else embed_tokens.weight,
+            embed_dim=config.encoder_embed_dim,
+            output_dim=len(dictionary),
+            activation_fn=config.activation_fn,
+            weight=None if config.untie_weights_roberta else table.weight,
         )
         if not config.decay_biases_and_norms:
             exempt_biases_and_norms(self)
@@ -100,7 +105,7 @@ class RobertaEncoder(FairseqEncoder):
         token_type_ids: Tensor | None = None,
         layout: Layout | None = None,
         token_embeddings: Tensor | None = None,
-        **unused: Any,
+        **more: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits (or features) and ``{"inner_states": L + 1 tensors (T, B, C) or None}``.
 
@@ -112,23 +117,28 @@ class RobertaEncoder(FairseqEncoder):
         ``read`` (B, T) promises that features are read nowhere else: they may be zero there, see ``Encoder.forward``.
         ``token_type_ids`` (B, T) are for models that have types, where they are zero by default. ``layout`` is what the host
         knows of ``src_tokens``; ``masked_tokens`` may then be its places of predicted tokens. ``token_embeddings`` (B, T, C)
-        take the place of those of ``src_tokens``.
+        take the place of those of ``src_tokens``. ``more`` is for an overridden `extract_features`; otherwise TypeError.
         """
         layout = layout if padding_mask is None else None
         masked = None if features_only else self._draw_mask(src_tokens)
-        if read is None and masked_tokens is not None and not features_only and self._projects_masked_only():
-            read = masked_tokens
-        x, extra = self._features(
-            src_tokens,
-            return_all_hiddens,
-            padding_mask,
-            position_ids,
-            token_type_ids,
-            masked,
-            read,
-            layout,
-            token_embeddings,
+        if masked is not None and token_embeddings is not None:
+            token_embeddings = mask_out(token_embeddings, masked)
+        given = _given(
+            padding_mask=padding_mask,
+            position_ids=position_ids,
+            token_type_ids=token_type_ids,
+            token_embeddings=token_embeddings,
         )
+        if supports(self, "takes_layout", "extract_features"):
+            check_unused(self, more, self.refuses_unused)
+            if read is None and masked_tokens is not None and not features_only and self._projects_masked_only():
+                read = masked_tokens
+            x, extra = self._features(src_tokens, return_all_hiddens, given, masked, read, layout)
+        else:
+            if masked is not None and token_embeddings is None:
+                given["token_embeddings"] = self.sentence_encoder.embed_tokens(src_tokens, masked)
+            given |= {name: value for name, value in more.items() if value is not None and name not in UNUSED}
+            x, extra = self.extract_features(src_tokens, return_all_hiddens=return_all_hiddens, **given)
         if not features_only:
             wanted = {} if masked_targets is None else {"targets": masked_targets}
             x = self.output_layer(x, masked_tokens=masked_tokens, **wanted)
@@ -142,54 +152,80 @@ class RobertaEncoder(FairseqEncoder):
         position_ids: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         token_embeddings: Tensor | None = None,
-        **unused: Any,
+        **more: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Features (B, T, C), and the inner states as in ``forward``."""
-        given = (padding_mask, position_ids, token_type_ids)
-        return self._features(src_tokens, return_all_hiddens, *given, token_embeddings=token_embeddings)
+        """Features (B, T, C), and the inner states as in ``forward``, whose arguments these are.
+
+        Subclasses may override it: ``forward`` then calls it with those arguments that it was given.
+        """
+        check_unused(self, more, self.refuses_unused)
+        given = _given(
+            padding_mask=padding_mask,
+            position_ids=position_ids,
+            token_type_ids=token_type_ids,
+            token_embeddings=token_embeddings,
+        )
+        return self._features(src_tokens, return_all_hiddens, given)
 
     def _features(
         self,
         src_tokens: Tensor,
         return_all_hiddens: bool,
-        padding_mask: Tensor | None,
-        position_ids: Tensor | None,
-        token_type_ids: Tensor | None,
+        given: dict[str, Any],
         masked: Tensor | None = None,
         read: Tensor | None = None,
         layout: Layout | None = None,
-        token_embeddings: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
-        length = src_tokens.size(1)
-        missing = padded_length(self.sentence_encoder) - length
+        """``given`` are those of the arguments of `extract_features` that are not None."""
+        encoder = self.sentence_encoder
+        if not isinstance(encoder, Encoder) and takes_ids(encoder):
+            if masked is not None and "token_embeddings" not in given:
+                given = {**given, "token_embeddings": encoder.embed_tokens(src_tokens, masked)}
+            output = run_old(encoder, src_tokens, return_all_hiddens, given)
+            return output.features, {"inner_states": output.inner_states}
+        missing = padded_length(encoder) - src_tokens.size(1)
         if missing > 0:
-            read = layout = None  # they know of the columns that are given
-            src_tokens, padding = (
-                F.pad(src_tokens, (0, missing), value=self.padding_idx),
-                F.pad(padding, (0, missing), value=True),
-            )
-            masked, token_type_ids = (None if x is None else F.pad(x, (0, missing)) for x in (masked, token_type_ids))
-            if position_ids is not None:
-                beyond = self.sentence_encoder.embed_positions.ids(padding)[:, length:]
-                position_ids = torch.cat([position_ids, beyond], dim=1)
-        embed = self.sentence_encoder.embed_tokens
-        if token_embeddings is not None:
-            tokens = token_embeddings if masked is None else mask_out(token_embeddings, masked)
-        else:
+            return self._padded_features(src_tokens, return_all_hiddens, given, masked, missing)
+        padding_mask, position_ids, token_type_ids = map(given.get, ("padding_mask", "position_ids", "token_type_ids"))
+        padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
+        embed, tokens = encoder.embed_tokens, given.get("token_embeddings")
+        if tokens is None:
             tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
         # An encoder of a plugin may have neither of these arguments.
         extra: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        if read is not None and supports(self.sentence_encoder, "selects", "forward"):
+        if read is not None and supports(encoder, "selects", "forward"):
             extra["read"] = read
         if layout is not None:
             extra["layout"] = layout
-        output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, **extra)
-        states = output.inner_states
-        if missing > 0:
-            states = None if states is None else [state[:length] for state in states]
-            return output.features[:, :length], {"inner_states": states}
-        return output.features, {"inner_states": states}
+        output = encoder(tokens, padding, position_ids, return_all_hiddens, **extra)
+        return output.features, {"inner_states": output.inner_states}
+
+    def _padded_features(
+        self,
+        src_tokens: Tensor,
+        return_all_hiddens: bool,
+        given: dict[str, Tensor],
+        masked: Tensor | None,
+        missing: int,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """`_features` with ``missing`` columns of padding more, of which nothing is returned."""
+        length, given = src_tokens.size(1), dict(given)
+        padding = F.pad(given.get("padding_mask", src_tokens.eq(self.padding_idx)).bool(), (0, missing), value=True)
+        src_tokens = F.pad(src_tokens, (0, missing), value=self.padding_idx)
+        given["padding_mask"] = padding
+        if "token_type_ids" in given:
+            given["token_type_ids"] = F.pad(given["token_type_ids"], (0, missing))
+        if "position_ids" in given:
+            beyond = self.sentence_encoder.embed_positions.ids(padding)[:, length:]
+            given["position_ids"] = torch.cat([given["position_ids"].expand(len(padding), -1), beyond], dim=1)
+        if "token_embeddings" in given:
+            beyond = self.sentence_encoder.embed_tokens(src_tokens[:, length:])
+            given["token_embeddings"] = torch.cat([given["token_embeddings"], beyond], dim=1)
+        masked = None if masked is None else F.pad(masked, (0, missing))
+        features, extra = self._features(src_tokens, return_all_hiddens, given, masked)
+        states = extra["inner_states"]
+        cut = None if states is None else [state[:length] for state in states]
+        return features[:, :length], {"inner_states": cut}
 
     def _draw_mask(self, src_tokens: Tensor) -> Tensor | None:
         """Self-masking: (B, T), each True with the same probability, special symbols and padding too.
@@ -233,6 +269,7 @@ class RobertaModel(FairseqEncoderModel):
 
     takes_targets = True
     takes_layout = True
+    hands_on = True
 
     def __init__(self, args: Any, encoder: RobertaEncoder) -> None:
         super().__init__(encoder)
@@ -243,10 +280,17 @@ class RobertaModel(FairseqEncoderModel):
 
     @property
     def computes_loss(self) -> bool:
-        """Whether ``forward`` with ``masked_targets`` gives the loss; not where a plugin replaced part of the way."""
+        """Whether ``forward`` with ``masked_targets`` gives the loss; not where a plugin replaced part of the way.
+
+        Nor where a hook wants to see logits, or to change them.
+        """
         encoder = self.encoder
+        parts: tuple[Any, ...] = (self, encoder, encoder.lm_head)
+        if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+            return False
         return (
             supports(self, "takes_targets", "forward")
+            and not overridden(self, BaseFairseqModel, "get_targets")
             and supports(encoder, "takes_targets", "forward", "output_layer")
             and supports(encoder.lm_head, "takes_targets", "forward")
         )
@@ -257,7 +301,7 @@ class RobertaModel(FairseqEncoderModel):
         inner = getattr(self.encoder, "sentence_encoder", None)
         return (
             supports(self, "takes_layout", "forward")
-            and supports(self.encoder, "takes_layout", "forward", "_features")
+            and supports(self.encoder, "takes_layout", "forward", "extract_features", "_features")
             and supports(inner, "takes_layout", "forward", "embed")
         )
 
@@ -265,8 +309,10 @@ class RobertaModel(FairseqEncoderModel):
     def uses_places(self) -> bool:
         """Whether ``masked_tokens`` may be those of a layout, where ``forward`` may be given one."""
         encoder = self.encoder
-        return supports(encoder, "takes_places", "output_layer") and supports(
-            encoder.lm_head, "takes_places", "forward"
+        return (
+            not overridden(self, BaseFairseqModel, "get_targets")
+            and supports(encoder, "takes_places", "output_layer")
+            and supports(encoder.lm_head, "takes_places", "forward")
         )
 
     @classmethod
@@ -295,9 +341,11 @@ class RobertaModel(FairseqEncoderModel):
         """As ``RobertaEncoder.forward``; naming a head gives that head's output on the features."""
         if classification_head_name is not None:
             head: Any = self._head(classification_head_name)
+            if not accepts(head.forward, "padding_mask"):  # a plugin's head may know of features alone
+                x, extra = self.encoder(src_tokens, True, return_all_hiddens, **kwargs)
+                return head(x), extra
             given = kwargs.get("padding_mask")
-            pad: Any = self.encoder.padding_idx
-            padding = src_tokens.eq(pad) if given is None else given.bool()
+            padding = src_tokens.eq(self.encoder.dictionary.pad()) if given is None else given.bool()
             known = supports(head, "reads", "forward") and supports(self.encoder, "takes_targets", "forward")
             read = head.reads(padding) if known else None
             if read is not None:
@@ -311,7 +359,7 @@ class RobertaModel(FairseqEncoderModel):
         return self.encoder(src_tokens, features_only, return_all_hiddens, **kwargs)
 
     def extract_features(self, src_tokens: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
-        return self.encoder(src_tokens, features_only=True, **kwargs)
+        return self(src_tokens, features_only=True, **kwargs)
 
     def _config(self) -> RobertaConfig:
         """The configuration that the encoder was built from, which a plugin's own encoder may not keep."""
@@ -325,23 +373,28 @@ class RobertaModel(FairseqEncoderModel):
         return self.classification_heads[name]
 
     def register_classification_head(
-        self, name: str, num_classes: int | None = None, inner_dim: int | None = None, **unused: Any
+        self, name: str, num_classes: int | None = None, inner_dim: int | None = None, **more: Any
     ) -> None:
-        """Add (or replace) the head ``name``, in torch's default initialization, where the model is."""
+        """Add (or replace) the head ``name``, in torch's default initialization, where the model is.
+
+        ``more`` is for subclasses that override this and hand on what they were given.
+        """
+        check_unused(self, more, strict=not overridden(self, RobertaModel, "register_classification_head"))
         if num_classes is None or num_classes < 1:
             raise ConfigError(
                 f"classification head {name!r}: num_classes must be at least 1, but is {num_classes} instead"
             )
         if name in self.classification_heads:
             old: Any = self.classification_heads[name]
-            if (old.out_proj.out_features, old.dense.out_features) != (num_classes, inner_dim):
+            before = [getattr(getattr(old, part, None), "out_features", None) for part in ("out_proj", "dense")]
+            if before != [num_classes, inner_dim]:
                 logger.warning(
                     "re-registering head %r with num_classes %s (before: %s) and inner_dim %s (before: %s)",
                     name,
                     num_classes,
-                    old.out_proj.out_features,
+                    before[0],
                     inner_dim,
-                    old.dense.out_features,
+                    before[1],
                 )
         head = factory.build_classification_head(self._config(), num_classes, inner_dim)
         self.attach_head(name, head)
@@ -367,9 +420,6 @@ class RobertaModel(FairseqEncoderModel):
     @property
     def supported_targets(self) -> set[str]:
         return {"self"}
-
-    def max_positions(self) -> int:
-        return self.args.max_positions
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -426,6 +476,10 @@ class RobertaModel(FairseqEncoderModel):
         """As for every model; layers are kept as this model's own configuration says when no other is given."""
         chosen = model_cfg if model_cfg is not None else args
         return super().load_state_dict(state_dict, strict, self.args if chosen is None else chosen)
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _settle_sizes(args: Any, task: Any) -> None:

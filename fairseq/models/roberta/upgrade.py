@@ -46,8 +46,11 @@ def upgrade_version(state: dict[str, Any], name: str, encoder: Any) -> None:
     """What the missing (or low) ``version`` of an old file means for the ``encoder`` called ``name``.
 
     Such files have no last norm: the model's own is dropped and the version set to 1, as the original did. Sinusoidal
-    tables are never stored; the placeholder that goes with them is filled in.
+    tables are never stored; the placeholder that goes with them is filled in. Encoders of plugins that have no version know
+    nothing of all this.
     """
+    if not hasattr(encoder, "version"):
+        return
     version = state.get(f"{name}.version")
     if version is None or float(version.reshape(-1)[0]) < 2:
         if getattr(encoder, "layer_norm", None) is not None:
@@ -140,7 +143,7 @@ def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
     for name, shapes in stored_heads(state, prefix).items():
         own = f"{heads}{name}."
         head = dict(model.classification_heads.items()).get(name)
-        if wanted and head is None:
+        if wanted and head is None and _classes(shapes) is not None:
             register_stored_head(model, name, shapes)
         elif head is None:
             _leave_out(state, own, f"leaving out classification head {name!r}, which the model does not have")
@@ -155,12 +158,13 @@ def upgrade_heads(model: Any, state: dict[str, Any], prefix: str) -> None:
 
 def _other_head(name: str, stored: dict[str, torch.Size], own: dict[str, torch.Size]) -> str:
     theirs, ours = _classes(stored), _classes(own)
-    differ = "other sizes inside" if theirs == ours else f"{theirs} classes, here {ours}"
+    differ = "other sizes inside" if theirs == ours or None in (theirs, ours) else f"{theirs} classes, here {ours}"
     return f"classification head {name!r} of the checkpoint has {differ}: the head starts anew, untrained"
 
 
-def _classes(shapes: dict[str, torch.Size]) -> int:
-    return next(shapes[key][0] for key in ("out_proj.weight", "out_proj.weight_orig") if key in shapes)
+def _classes(shapes: dict[str, torch.Size]) -> int | None:
+    """How many outputs the head has; None for a plugin's own kind, which does not tell."""
+    return next((shapes[key][0] for key in ("out_proj.weight", "out_proj.weight_orig") if key in shapes), None)
 
 
 def stored_heads(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, torch.Size]]:
@@ -176,6 +180,10 @@ def stored_heads(state: Mapping[str, Any], prefix: str) -> dict[str, dict[str, t
 def register_stored_head(model: Any, name: str, shapes: dict[str, torch.Size]) -> None:
     """Add the head that has parameters of these ``shapes``; one without an inner layer works on each token."""
     num_classes = _classes(shapes)
+    if num_classes is None:
+        raise CheckpointError(
+            f"the head {name!r} is of a plugin's own kind, which cannot be made from its weights alone: leave it out"
+        )
     if "dense.weight" in shapes:
         model.register_classification_head(name, num_classes, shapes["dense.weight"][0])
     else:
