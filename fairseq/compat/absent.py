@@ -11,7 +11,7 @@ import functools
 from abc import ABCMeta
 from typing import Any, NoReturn
 
-from fairseq.compat.aliases import resolve
+from fairseq.compat.aliases import fetch
 from fairseq.errors import OutOfScopeError
 from fairseq.refusals import CAUSAL, HERE, SEQ2SEQ, SPEECH, by_name
 
@@ -293,7 +293,7 @@ def _stand_in(module: str, name: str, field: str) -> type:
         raise OutOfScopeError(sentence)
 
     place = next((place for suffix, place in _BASES.items() if name.endswith(suffix)), "builtins:object")
-    base = resolve(place)
+    base = fetch(place)
     body: dict[str, Any] = {
         "__new__": refuse,
         "__module__": module,

@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
+from fairseq.compat.names import NAMES
+
 _WRAPPERS = "fairseq.data.wrappers"
 _SCHEDULES = "fairseq.optim.lr_scheduler"
 _PARSER = "fairseq.dataclass.parser"
@@ -262,8 +264,8 @@ class _Finder:
         if isinstance(home, str):
             sys.modules[module.__name__] = importlib.import_module(home)  # which is what the import then returns
             return
-        for name, place in home.items():
-            setattr(module, name, resolve(place))
+        module.__all__ = sorted(home)  # type: ignore[attr-defined]
+        module.__dir__ = lambda: sorted({*vars(module), *home})  # type: ignore[method-assign]
         answer_missing(module)
 
 
@@ -296,7 +298,7 @@ def answer_missing(module: ModuleType) -> None:
     """Give ``module`` a ``__getattr__`` that knows the original's names, in front of its own."""
     own: Callable[[str], Any] | None = module.__dict__.get("__getattr__")
     module.__getattr__ = lambda name: _missing(module, name, own)  # type: ignore[method-assign]
-    if hasattr(module, "__path__"):
+    if "__path__" in vars(module):
         module.__class__ = _Package
 
 
@@ -309,38 +311,38 @@ class _Package(ModuleType):
 
 
 def _missing(module: ModuleType, name: str, own: Callable[[str], Any] | None) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
     moved, path = _moved(module), f"{module.__name__}.{name}"
     if name in moved:
-        found = resolve(moved[name])
+        found = fetch(moved[name])
         setattr(module, name, found)
         return found
+    if name.startswith("__"):
+        raise AttributeError(name)
     stand_in = _absent().find(module.__name__, name)
     if stand_in is not None:
         return stand_in
     if path in ALIASES:
-        return resolve(path)
+        return fetch(path)
     if name == "logger":  # which every module of the original had
         return logging.getLogger(module.__name__)
     if own is not None:
         return own(name)
-    if hasattr(module, "__path__"):
+    if "__path__" in vars(module):
         return submodules(module.__name__)(name)
     raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
 
 def _moved(module: ModuleType) -> Mapping[str, str]:
-    from fairseq.compat.names import NAMES
-
-    return NAMES.get(module.__name__, {})
+    home = ALIASES.get(module.__name__)
+    own = NAMES.get(module.__name__, {})
+    return own if home is None or isinstance(home, str) else {**home, **own}
 
 
 def _absent() -> Any:
     return importlib.import_module("fairseq.compat.absent")
 
 
-def resolve(place: str) -> Any:
+def fetch(place: str) -> Any:
     """The object at ``"module:name"``, or the module at ``"module"``."""
     module, _, name = place.partition(":")
     found = importlib.import_module(module)

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fairseq.compat.aliases import resolve
+from fairseq.compat.aliases import fetch
 from fairseq.data.index_formats import data_file_path, index_file_path
 from fairseq.errors import DataNotFoundError
 from fairseq.models.hub import model_directory
@@ -70,4 +70,4 @@ def import_all(directory: str, namespace: str) -> None:
     """Import every module and package of ``directory``, which is that of the package ``namespace``."""
     for path in sorted(Path(directory).iterdir()):
         if not path.name.startswith(("_", ".")) and (path.suffix == ".py" or path.is_dir()):
-            resolve(f"{namespace}.{path.stem}")
+            fetch(f"{namespace}.{path.stem}")
