@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +18,7 @@ from fairseq.compat.tensors import get_bucketed_sizes, get_buckets
 from fairseq.data.batching import collate_tokens
 from fairseq.data.datasets import BaseWrapperDataset, CompositeDataset, FairseqDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.iterators import CountingIterator, EpochBatchIterating, ShardedIterator
+from fairseq.data.iterators import CountingIterator, EpochBatchIterating
 from fairseq.errors import ConfigError
 from fairseq.rng import numpy_seed
 
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 class ReplaceDataset(BaseWrapperDataset):
     """Items (one tensor, or several) with some tokens replaced.
 
-    ``replace_map``: token -> token; ``offsets``: for each tensor of an item the place from which on that is done, negative
+    ``replace_map``: token -> token, one after the other; ``offsets``: for each tensor of an item the place from which on that is done, negative
     ones counted from the end.
     """
 
@@ -47,7 +49,7 @@ class ReplaceDataset(BaseWrapperDataset):
         part = tokens[offset:] if offset >= 0 else tokens[:offset]
         new = part.clone()
         for old_token, token in self.replace_map.items():
-            new.masked_fill_(part == old_token, token)
+            new.masked_fill_(new == old_token, token)
         return torch.cat([tokens[:offset], new]) if offset >= 0 else torch.cat([new, tokens[offset:]])
 
 
@@ -394,6 +396,34 @@ class FairseqIterableDataset(torch.utils.data.IterableDataset, EpochListening):
         raise NotImplementedError
 
 
+class _OpenEnded(CountingIterator):
+    """Elements of a source whose number is not known: it is asked for one ahead."""
+
+    _ahead: Any = ()
+
+    def __init__(self, iterable: Any) -> None:
+        super().__init__(iterable, start=0, total=sys.maxsize)
+
+    def __len__(self) -> int:
+        raise TypeError("the number of batches of a stream is not known")
+
+    def has_next(self) -> bool:
+        if self._ahead == ():
+            self._itr = iter(self._source) if self._itr is None else self._itr
+            try:
+                self._ahead = [next(self._itr)]
+            except StopIteration:
+                self._ahead = None
+        return self._ahead is not None
+
+    def __next__(self) -> Any:
+        if not self.has_next() or self.n >= self.total:
+            raise StopIteration
+        [element], self._ahead = self._ahead, ()
+        self.n += 1
+        return element
+
+
 class StreamingEpochBatchIterator(EpochBatchIterating):
     """An epoch of a `FairseqIterableDataset`; it cannot go on in the middle of one."""
 
@@ -437,7 +467,8 @@ class StreamingEpochBatchIterator(EpochBatchIterating):
             collate_fn=self.collate_fn,
             num_workers=self.num_workers,
         )
-        self._current = CountingIterator(loader if self.shard[0] == 1 else ShardedIterator(loader, *self.shard))
+        shards, shard = self.shard
+        self._current = _OpenEnded(loader if shards == 1 else itertools.islice(loader, shard, None, shards))
         return self._current
 
     def end_of_epoch(self) -> bool:

@@ -267,7 +267,7 @@ class TransformerSentenceEncoder(nn.Module):
         self.layers = LayerDropModuleList(layerdrop, layers) if layerdrop > 0 else nn.ModuleList(layers)
         if apply_bert_init:
             self.apply(init_bert_params)
-        frozen = [*self.layers[:n_trans_layers_to_freeze]]
+        frozen = layers[:n_trans_layers_to_freeze]
         if freeze_embeddings:
             embeddings = (self.embed_tokens, self.segment_embeddings, self.embed_positions, self.emb_layer_norm)
             frozen += [part for part in embeddings if part is not None]

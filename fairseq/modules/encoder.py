@@ -152,6 +152,11 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.layer_norm = layer_norm
 
+    @property
+    def emb_layer_norm(self) -> nn.Module | None:
+        """Old name of ``layernorm_embedding``, which converters read."""
+        return self.layernorm_embedding
+
     def embed(
         self,
         tokens: Tensor,

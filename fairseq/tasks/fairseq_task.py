@@ -63,6 +63,13 @@ class StatefulContainer:
         raise AttributeError(f"the task state has no {name!r}")
 
 
+class _Args:
+    """``task.args``, the task section of the configuration under its old name; a plugin may set its own."""
+
+    def __get__(self, task: Any, owner: type) -> Any:
+        return self if task is None else task.cfg
+
+
 class FairseqTask:
     """What is learned from which data. ``cfg`` is the task section of the configuration.
 
@@ -74,6 +81,7 @@ class FairseqTask:
     """Its steps hand samples to the criterion as they are: those may tell what is in them (`fairseq.layout`)."""
     predicts_tokens = False
     """The model predicts those tokens of a sample whose ``target`` (B, T) is not padding."""
+    args: Any = _Args()
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fairseq.data.batching import collate_tokens
 from fairseq.data.encoders import build_bpe
 from fairseq.data.wrappers import ListDataset
+from fairseq.dataclass.flat import FlatView
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from fairseq.finetune.sentences import input_dataset
 from fairseq.finetune.spans import Answer
@@ -53,6 +54,11 @@ class RobertaHubInterface(nn.Module):
     @property
     def device(self) -> torch.device:
         return self._float_tensor.device
+
+    @property
+    def args(self) -> FlatView:
+        """The configuration, flat, as converters of the original's checkpoints read it."""
+        return FlatView(self.cfg)
 
     # Text and ids
 
