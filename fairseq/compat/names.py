@@ -44,13 +44,13 @@ NAMES: dict[str, dict[str, str]] = {
         "_upgrade_state_dict": f"{_READER}:upgrade_state",
         "PathManager": "fairseq.file_io:PathManager",
         "metrics": "fairseq.logging.metrics",
-        **_at(_FEED_FORWARD, "gelu gelu_accurate"),
+        **_at(_FEED_FORWARD, "gelu gelu_accurate relu_squared"),
         **_at(_LOGS, "reset_logging"),
         **_at(
             _TENSORS,
             """
             MANIFOLD_PATH_SEP CudaEnvironment FileContentsAction buffered_arange index_put is_xla_tensor
-            multi_tensor_l2norm_available new_arange relu_squared
+            multi_tensor_l2norm_available new_arange
             """,
         ),
         **_at(_TEXTS, "load_embedding parse_embedding print_embed_overlap"),

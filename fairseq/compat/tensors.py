@@ -48,10 +48,6 @@ class CudaEnvironment:
             )
 
 
-def relu_squared(x: Tensor) -> Tensor:
-    return torch.relu(x).pow(2)
-
-
 def buffered_arange(max: int, device: torch.device | str = "cpu") -> Tensor:
     """The integers below ``max``."""
     return torch.arange(max, device=device)
