@@ -40,7 +40,7 @@ MODULES = by_name(
     {
         SEQ2SEQ: """
             fairseq.sequence_generator fairseq.sequence_scorer fairseq.search fairseq.iterative_refinement_generator
-            fairseq.incremental_decoding_utils fairseq.token_generation_constraints fairseq.ngram_repeat_block
+            fairseq.token_generation_constraints fairseq.ngram_repeat_block
             fairseq.data.noising fairseq.data.backtranslation_dataset fairseq.data.multilingual
             fairseq.data.span_mask_tokens_dataset fairseq.data.transform_eos_dataset
             fairseq.data.transform_eos_lang_pair_dataset fairseq.data.transform_eos_concat_langpair_dataset
@@ -140,7 +140,7 @@ STAND_INS = by_name(
         SEQ2SEQ: """
             BARTClassificationHead BARTHubInterface BARTModel BacktranslationDataset CompositeEncoder
             DenoisingConfig DenoisingDataset DenoisingTask FairseqDecoder FairseqEncoderDecoderModel
-            FairseqIncrementalDecoder FairseqIncrementalState FairseqLanguageModel FairseqMultiModel
+            FairseqIncrementalDecoder FairseqLanguageModel FairseqMultiModel
             FairseqNATDecoder FairseqNATEncoder FairseqNATModel GenerationConfig GeneratorHubInterface
             InteractiveConfig LabelSmoothedCrossEntropyCriterion LabelSmoothedCrossEntropyCriterionConfig
             LanguagePairDataset MultilingualDatasetManager NoisingDataset SampledMultiDataset

@@ -139,6 +139,7 @@ ALIASES: dict[str, str | Mapping[str, str]] = {
         "eval_str_list": "fairseq.dataclass.base:eval_str_list",
         "gen_parser_from_dataclass": "fairseq.dataclass.flags:gen_parser_from_dataclass",
     },
+    "fairseq.incremental_decoding_utils": "fairseq.compat.incremental",
     "fairseq.logging.progress_bar": "fairseq.logging.progress",
     "fairseq.models.fairseq_encoder": "fairseq.models.fairseq_model",
     "fairseq.models.roberta.model_camembert": "fairseq.models.roberta.published",

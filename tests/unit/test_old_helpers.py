@@ -223,8 +223,9 @@ def test_the_configuration_is_flat_too(hub):
     assert args.encoder_embed_dim == hub.model.args.encoder_embed_dim == hub.cfg.model.encoder_embed_dim
     assert args.task == "masked_lm" and args.arch == hub.cfg.model._name and args.seed == hub.cfg.common.seed
     assert "encoder_layers" in args and not hasattr(args, "nothing_of_this_name")
-    args.data = "elsewhere"
-    assert args.data == "elsewhere" != hub.cfg.task.data
+    assert vars(args)["dropout"] == hub.cfg.model.dropout and hub.args is args
+    encoder = hub.model.encoder.sentence_encoder
+    assert encoder.embedding_dim == args.encoder_embed_dim and encoder.segment_embeddings is None
     assert hub.task.args is hub.task.cfg
 
 

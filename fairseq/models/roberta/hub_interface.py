@@ -5,6 +5,8 @@ Legend: B batch, T tokens, C channels, L layers, V vocabulary.
 
 from __future__ import annotations
 
+import argparse
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from fairseq.data.batching import collate_tokens
 from fairseq.data.encoders import build_bpe
 from fairseq.data.wrappers import ListDataset
-from fairseq.dataclass.flat import FlatView
+from fairseq.dataclass.flat import flat_namespace
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from fairseq.finetune.sentences import input_dataset
 from fairseq.finetune.spans import Answer
@@ -55,10 +57,10 @@ class RobertaHubInterface(nn.Module):
     def device(self) -> torch.device:
         return self._float_tensor.device
 
-    @property
-    def args(self) -> FlatView:
-        """The configuration, flat, as converters of the original's checkpoints read it."""
-        return FlatView(self.cfg)
+    @functools.cached_property
+    def args(self) -> argparse.Namespace:
+        """The configuration, flat, as converters of the original's checkpoints and old plugins read it."""
+        return flat_namespace(self.cfg)
 
     # Text and ids
 
