@@ -264,3 +264,30 @@ def converted_logits(hub, tokens: Tensor) -> Tensor:
 def test_converters_find_every_parameter(hub):
     tokens = torch.randint(4, len(hub.task.source_dictionary), (2, 7))
     torch.testing.assert_close(converted_logits(hub, tokens), hub.model(tokens)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_what_training_scripts_ask_of_the_trainer():
+    from types import SimpleNamespace
+
+    from fairseq.optim import build_optimizer
+    from fairseq.optim.configs import SGDConfig
+    from fairseq.optim.lr_scheduler import build_lr_scheduler
+    from fairseq.trainer import Trainer
+
+    trainer = object.__new__(Trainer)
+    weight = torch.nn.Parameter(torch.ones(1))
+    trainer.cfg = SimpleNamespace(checkpoint=SimpleNamespace(checkpoint_suffix=None))
+    trainer.optimizer = build_optimizer(SGDConfig(_name="sgd", lr=[0.5]), [weight])
+    schedule = argparse.Namespace(
+        lr_scheduler="fixed", lr=[0.5, 0.25], force_anneal=None, warmup_updates=0, lr_shrink=0.1
+    )
+    trainer.lr_scheduler = build_lr_scheduler(schedule, trainer.optimizer)
+    trainer.criterion = torch.nn.Identity()
+    weight.grad = torch.full((1,), 8.0)
+    assert trainer.clip_grad_norm(2.0).item() == 8 and weight.grad.item() == pytest.approx(2.0, abs=1e-5)
+    trainer.zero_grad()
+    assert weight.grad is None or weight.grad.item() == 0
+    assert [trainer.lr_step_begin_epoch(epoch) for epoch in (1, 2)] == [0.5, 0.25]
+    assert trainer.get_criterion() is trainer.criterion and trainer.checkpoint_suffix == ""
+    assert (trainer.data_parallel_rank, trainer.data_parallel_world_size) == (0, 1)
+    assert trainer.should_save_checkpoint_on_current_rank and not trainer.tpu and not trainer.is_fsdp
