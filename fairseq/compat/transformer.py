@@ -267,6 +267,7 @@ class TransformerSentenceEncoder(nn.Module):
         self.layers = LayerDropModuleList(layerdrop, layers) if layerdrop > 0 else nn.ModuleList(layers)
         if apply_bert_init:
             self.apply(init_bert_params)
+        self.register_load_state_dict_pre_hook(self._keep_name_of_norm)
         frozen = layers[:n_trans_layers_to_freeze]
         if freeze_embeddings:
             embeddings = (self.embed_tokens, self.segment_embeddings, self.embed_positions, self.emb_layer_norm)
@@ -274,10 +275,13 @@ class TransformerSentenceEncoder(nn.Module):
         for part in frozen:
             part.requires_grad_(False)
 
-    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
-        """Models call the norm after the embeddings ``layernorm_embedding`` when they load; here it keeps its old name."""
-        for key in [key for key in state_dict if key.startswith(f"{name}.layernorm_embedding.")]:
-            state_dict[key.replace(".layernorm_embedding.", ".emb_layer_norm.")] = state_dict.pop(key)
+    def _keep_name_of_norm(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        """Models call the norm after the embeddings ``layernorm_embedding`` when they load; here it keeps its old name.
+
+        A hook, because plugins override ``upgrade_state_dict_named``.
+        """
+        for key in [key for key in state_dict if key.startswith(f"{prefix}layernorm_embedding.")]:
+            state_dict[key.replace("layernorm_embedding.", "emb_layer_norm.")] = state_dict.pop(key)
 
     def build_embedding(self, vocab_size: int, embedding_dim: int, padding_idx: int) -> nn.Module:
         return nn.Embedding(vocab_size, embedding_dim, padding_idx)

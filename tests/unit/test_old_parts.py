@@ -124,9 +124,9 @@ def test_settings_of_the_old_encoder():
     assert not old.embed_tokens.weight.requires_grad and not old.layers[0].fc1.weight.requires_grad
     assert old.layers[1].fc1.weight.requires_grad
     assert torch.is_tensor(old.eval()(some_tokens())[0])
-    state = {"encoder.layernorm_embedding.weight": torch.ones(1), "encoder.fc": torch.ones(1)}
-    old.upgrade_state_dict_named(state, "encoder")
-    assert state.keys() == {"encoder.emb_layer_norm.weight", "encoder.fc"}
+    renamed = {key.replace("emb_layer_norm", "layernorm_embedding"): value for key, value in old.state_dict().items()}
+    assert renamed.keys() != old.state_dict().keys()
+    nn.Sequential(old).load_state_dict({f"0.{key}": value for key, value in renamed.items()})
     with pytest.raises(OutOfScopeError, match="quantization"):
         old_encoder(q_noise=0.1)
 
