@@ -17,18 +17,17 @@ from torch import Tensor, nn
 
 from fairseq.compat.modules import FairseqDropout, LayerDropModuleList, quant_noise
 from fairseq.errors import ConfigError, OutOfScopeError
-from fairseq.modules.attention import MultiheadSelfAttention
 from fairseq.modules.feed_forward import Linear, get_activation_fn
-from fairseq.modules.initialization import init_bert_params
+from fairseq.modules.initialization import init_bert_params, normal_
 from fairseq.modules.positions import position_ids_from_padding, sinusoidal_table
 from fairseq.refusals import HERE
 
 
-class MultiheadAttention(MultiheadSelfAttention):
-    """Attention of ``query`` (T, B, C) over ``key`` and ``value`` (S, B, C), with the weights on request."""
+class MultiheadAttention(nn.Module):
+    """Attention of ``query`` (T, B, C) over ``key`` and ``value`` (S, B, C), with the weights on request.
 
-    packs = False
-    selects = False
+    Plain enough for ``torch.jit.script``. Parameters, their order and first values are those of the attention of today.
+    """
 
     def __init__(
         self,
@@ -49,32 +48,53 @@ class MultiheadAttention(MultiheadSelfAttention):
         xformers_blocksparse_layout: Tensor | None = None,
         xformers_blocksparse_blocksize: int = 16,
     ) -> None:
+        super().__init__()
         _refuse(add_bias_kv=add_bias_kv, add_zero_attn=add_zero_attn, xformers_att_config=xformers_att_config)
-        super().__init__(embed_dim, num_heads, dropout=dropout, bias=bias)
         quant_noise(self, q_noise, qn_block_size)
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
         self.kdim = embed_dim if kdim is None else kdim
         self.vdim = embed_dim if vdim is None else vdim
         self.qkv_same_dim = self.kdim == self.vdim == embed_dim
+        if num_heads < 1 or embed_dim % num_heads:
+            raise ConfigError(f"embed_dim must be a multiple of num_heads, but {embed_dim} is not one of {num_heads}")
         if self_attention and not self.qkv_same_dim:
             raise ConfigError("self-attention requires query, key and value to be of the same size")
-        if not self.qkv_same_dim:
-            self.k_proj = Linear(self.kdim, embed_dim, bias=bias)
-            self.v_proj = Linear(self.vdim, embed_dim, bias=bias)
-            for projection in (self.k_proj, self.v_proj):
-                nn.init.xavier_uniform_(projection.weight)
-        self.dropout_module = FairseqDropout(dropout, module_name=type(self).__name__)
+        self.head_dim = embed_dim // num_heads
         self.scaling = self.head_dim**-0.5
         self.self_attention = self_attention
         self.encoder_decoder_attention = encoder_decoder_attention
+        self.dropout_module = FairseqDropout(dropout, module_name=type(self).__name__)
+        self.k_proj = nn.Linear(self.kdim, embed_dim, bias=bias)
+        self.v_proj = nn.Linear(self.vdim, embed_dim, bias=bias)
+        self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.onnx_trace = False
+        self.reset_parameters()
 
-    def forward(  # type: ignore[override]
+    def reset_parameters(self) -> None:
+        for projection in (self.k_proj, self.v_proj, self.q_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=2**-0.5 if self.qkv_same_dim else 1.0)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        if self.out_proj.bias is not None:
+            nn.init.zeros_(self.out_proj.bias)
+
+    @torch.jit.unused
+    def draw_weights(self) -> None:
+        """For `init_bert_params`: query, key and value once more, as the original does."""
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            normal_(projection.weight)
+
+    def prepare_for_onnx_export_(self) -> None:
+        self.onnx_trace = True
+
+    def forward(
         self,
         query: Tensor,
         key: Tensor | None = None,
         value: Tensor | None = None,
         key_padding_mask: Tensor | None = None,
-        incremental_state: Any = None,
+        incremental_state: dict[str, dict[str, Tensor | None]] | None = None,
         need_weights: bool = True,
         static_kv: bool = False,
         attn_mask: Tensor | None = None,
@@ -86,28 +106,33 @@ class MultiheadAttention(MultiheadSelfAttention):
         ``attn_mask`` (T, S) or (B H, T, S) is added to the scores; ``before_softmax`` gives these and the values, (B H, T, S)
         and (B H, S, D).
         """
-        _refuse(incremental_state=incremental_state)
-        key = query if key is None or self.self_attention else key
-        value = key if value is None or self.self_attention else value
-        length, batch, _ = query.shape
+        if incremental_state is not None:
+            raise NotImplementedError(
+                "attention over what was decoded before is out of scope: leave incremental_state out"
+            )
+        keys = query if key is None or self.self_attention else key
+        values = keys if value is None or self.self_attention else value
+        length, batch = query.size(0), query.size(1)
         q = self._heads(self.q_proj(query) * self.scaling)
-        k, v = self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
+        k, v = self._heads(self.k_proj(keys)), self._heads(self.v_proj(values))
         scores = torch.bmm(q, k.transpose(1, 2))  # (B H, T, S)
         if attn_mask is not None:
             scores = scores + attn_mask.to(scores)
-        if key_padding_mask is not None and key_padding_mask.dim():
-            hidden = key_padding_mask.bool()[:, None, None, :]
+        if key_padding_mask is not None and key_padding_mask.dim() > 0:
+            hidden = key_padding_mask.to(torch.bool).unsqueeze(1).unsqueeze(2)
             by_head = scores.view(batch, self.num_heads, length, -1)
-            scores = by_head.masked_fill(hidden, float("-inf")).view_as(scores)
+            scores = by_head.masked_fill(hidden, float("-inf")).view(batch * self.num_heads, length, -1)
         if before_softmax:
             return scores, v
         weights = F.softmax(scores, dim=-1, dtype=torch.float32)
         mixed = torch.bmm(self.dropout_module(weights.type_as(scores)), v)  # (B H, T, D)
         mixed = mixed.transpose(0, 1).reshape(length, batch, self.embed_dim)
-        if not (need_weights or need_head_weights):
-            return self.out_proj(mixed), None
-        shown = weights.view(batch, self.num_heads, length, -1).transpose(0, 1)
-        return self.out_proj(mixed), shown if need_head_weights else shown.mean(dim=0)
+        shown: Tensor | None = None
+        if need_weights or need_head_weights:
+            shown = weights.view(batch, self.num_heads, length, -1).transpose(0, 1)
+            if not need_head_weights:
+                shown = shown.mean(dim=0)
+        return self.out_proj(mixed), shown
 
     def _heads(self, x: Tensor) -> Tensor:
         """(S, B, C) -> (B H, S, D)"""

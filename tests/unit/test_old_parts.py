@@ -25,6 +25,7 @@ from fairseq.modules import (
     TransformerSentenceEncoderLayer,
     TransposeLast,
 )
+from fairseq.modules.attention import MultiheadSelfAttention
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.quant_noise import quant_noise
 from tests.unit.roberta import PAD, SIZES, small_model, some_tokens, without_dropout
@@ -60,11 +61,26 @@ def test_attention_is_torch_s_own():
     assert scores.shape == (2 * HEADS, 5, 5) and values.shape == (2 * HEADS, 5, DIM // HEADS)
 
 
+def test_attention_can_be_scripted():
+    layer = attention(self_attention=True)
+    x, padding = torch.randn(5, 2, DIM), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    found, weights = torch.jit.script(layer)(x, x, x, padding)
+    torch.testing.assert_close((found, weights), layer(x, x, x, padding))
+
+
+def test_attention_begins_as_that_of_today():
+    torch.manual_seed(1)
+    today = MultiheadSelfAttention(DIM, HEADS).state_dict()
+    assert all(torch.equal(value, today[name]) for name, value in attention().state_dict().items())
+
+
 def test_attention_over_other_keys():
     layer = attention(kdim=7, vdim=9, encoder_decoder_attention=True)
     out, weights = layer(torch.randn(4, 2, DIM), torch.randn(6, 2, 7), torch.randn(6, 2, 9))
     assert out.shape == (4, 2, DIM) and weights.shape == (2, 4, 6)
-    assert [name for name, _ in layer.named_children()][:4] == ["k_proj", "v_proj", "q_proj", "out_proj"]
+    assert [name for name, _ in layer.named_parameters()][::2] == [
+        f"{name}_proj.weight" for name in ("k", "v", "q", "out")
+    ]
     with pytest.raises(ConfigError, match="same size"):
         attention(kdim=7, self_attention=True)
 
