@@ -40,9 +40,7 @@ _FEED_FORWARD = "fairseq.modules.feed_forward"
 NAMES: dict[str, dict[str, str]] = {
     _MODELS: _at(_MODULES, "Fp32LayerNorm"),
     _UTILS: {
-        "_torch_persistent_save": f"{_READER}:torch_persistent_save",
         "_upgrade_state_dict": f"{_READER}:upgrade_state",
-        "PathManager": "fairseq.file_io:PathManager",
         "metrics": "fairseq.logging.metrics",
         **_at(_FEED_FORWARD, "gelu gelu_accurate relu_squared"),
         **_at(_LOGS, "reset_logging"),

@@ -6,6 +6,7 @@ import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -202,10 +203,15 @@ def test_small_helpers(tmp_path, caplog):
 
 
 def test_loggers_and_checkpoint_helpers():
-    from fairseq.checkpoint_utils import PathManager, _torch_persistent_save
+    from fairseq import checkpoint_utils
     from fairseq.trainer import logger
 
-    assert isinstance(logger, logging.Logger) and PathManager.exists("/") and callable(_torch_persistent_save)
+    assert isinstance(logger, logging.Logger) and checkpoint_utils.PathManager.exists("/")
+    home = checkpoint_utils.__name__
+    with mock.patch(f"{home}.PathManager.opena") as opened, mock.patch(f"{home}._torch_persistent_save") as saved:
+        checkpoint_utils.torch_persistent_save({}, "later.pt", async_write=True)
+    opened.assert_called_with("later.pt", "wb")
+    saved.assert_called()
 
 
 # ---- views of the configuration, and converters ---------------------------------------------------------------------
