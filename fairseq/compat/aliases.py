@@ -221,7 +221,10 @@ ALIASES: dict[str, str | Mapping[str, str]] = {
     },
     "fairseq.modules.transpose_last": _MODULES,
     "fairseq.tasks.denoising": {},
-    "fairseq.tasks.language_modeling": {},
+    "fairseq.tasks.language_modeling": {
+        "SAMPLE_BREAK_MODE_CHOICES": "fairseq.compat.plugins:SAMPLE_BREAK_MODE_CHOICES",
+        "SHORTEN_METHOD_CHOICES": "fairseq.compat.plugins:SHORTEN_METHOD_CHOICES",
+    },
     "fairseq.tasks.translation": {},
     "fairseq_cli.eval_lm": {},
     "fairseq_cli.generate": {},
