@@ -20,10 +20,10 @@ SCORES = "the evaluation of generated text"
 PARALLEL = "model-parallel and wrapped models"
 WRAPPERS = "the original's own wrappers for distributed training (use fairseq.distributed)"
 TPU = "training on TPUs"
-ADAPTERS = "adapters (X-MOD)"
+ADAPTERS = "adapters, as in X-MOD"
 MIXERS = "layers of other models (a token mixer of one's own is a plugin: docs/adding_a_variant.md)"
 QUANTIZED = "the quantization of models"
-BMUF = "block-momentum training (BMUF)"
+BMUF = "block-momentum training, BMUF"
 OPTIMIZERS = "optimizers that are not built in (use adam, whose updates are fused where that is compiled)"
 SCHEDULES = "learning-rate schedules that are not built in (use polynomial_decay, cosine or tri_stage)"
 ENCODERS = "text encoders that are not built in (encode the text beforehand, or use hf_tokenizer or sentencepiece)"
@@ -220,6 +220,23 @@ NAMES = by_name(
 )
 
 
+# What does the same for masked language models.
+INSTEAD = by_name(
+    {
+        "FairseqEncoderModel": "FairseqEncoderDecoderModel FairseqLanguageModel FairseqMultiModel",
+        "MaskTokensDataset": "DenoisingDataset NoisingDataset SpanMaskedTokensDataset compute_mask_indices",
+        "MaskedLMTask": "DenoisingTask LanguageModelingTask",
+        "MaskedLmLoss": "CrossEntropyCriterion",
+        "NestedDictionaryDataset": "LanguagePairDataset collate",
+        "RobertaHubInterface": "BARTHubInterface GeneratorHubInterface",
+        "RobertaModel": "BARTModel TransformerLanguageModel TransformerModel TransformerModelBase",
+        "TokenBlockDataset": "LMContextWindowDataset MonolingualDataset",
+        "fairseq.modules.TransformerSentenceEncoder": "TransformerEncoder TransformerEncoderBase",
+        "fairseq.modules.TransformerSentenceEncoderLayer": "TransformerEncoderLayer TransformerEncoderLayerBase",
+    }
+)
+
+
 class AbsentModuleError(OutOfScopeError, ImportError):
     """A module or name of the original that is not here; ``name``: the module that was asked."""
 
@@ -230,11 +247,14 @@ class AbsentModuleError(OutOfScopeError, ImportError):
 
 def check_module(name: str) -> None:
     """Raise AbsentModuleError for an import path of the original that is not here."""
+    package, _, last = name.rpartition(".")
     parts = name.split(".")
     for length in range(2, len(parts) + 1):
         field = MODULES.get(".".join(parts[:length]))
         if field is not None:
             raise AbsentModuleError(_sentence(name, field), name)
+    if last in NAMES:  # after ``from package import name``
+        raise AbsentModuleError(_sentence(name, NAMES[last]), package)
 
 
 def find(module: str, name: str) -> Any:
@@ -249,7 +269,11 @@ def find(module: str, name: str) -> Any:
 
 
 def _sentence(name: str, field: str) -> str:
-    return f"{name} belongs to {field}, which is out of scope: {HERE}"
+    sentence = f"{name} belongs to {field}, which is out of scope: {HERE}"
+    instead = INSTEAD.get(name.rpartition(".")[2])
+    if instead is not None:
+        return f"{sentence}; use {instead}"
+    return sentence if "(" in field else f"{sentence}; for it use the original, fairseq 0.12"
 
 
 class _Refusing(ABCMeta):

@@ -322,7 +322,14 @@ def _missing(module: ModuleType, name: str, own: Callable[[str], Any] | None) ->
         return found
     if name.startswith("__"):
         raise AttributeError(name)
-    stand_in = _absent().find(module.__name__, name)
+    absent = _absent()
+    try:
+        stand_in = absent.find(module.__name__, name)
+    except absent.AbsentModuleError as error:
+        if "__path__" not in vars(module):
+            raise
+        # So that hasattr is False. ``from package import name`` asks the finder next, which says the same.
+        raise absent.AbsentAttributeError(str(error)) from None
     if stand_in is not None:
         return stand_in
     if path in ALIASES:

@@ -166,6 +166,19 @@ def test_refused_at_once(statement: str):
     sentence_of(statement)
 
 
+def test_the_sentence_says_what_to_use_instead():
+    assert sentence_of("import fairseq.models.wav2vec").endswith("; for it use the original, fairseq 0.12")
+    assert "(use masked_lm and roberta)" in sentence_of("import fairseq.models.masked_lm")
+    assert sentence_of("from fairseq.models.bart import BARTModel; BARTModel(1)").endswith("; use RobertaModel")
+    for name in set(absent.INSTEAD.values()):
+        module, _, attribute = name.rpartition(".")
+        homes = [module] if module else ["fairseq.data", "fairseq.models", "fairseq.models.roberta", *HOMES]
+        assert any(hasattr(importlib.import_module(home), attribute) for home in homes), name
+
+
+HOMES = ("fairseq.tasks.masked_lm", "fairseq.criterions.masked_lm")
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -236,6 +249,8 @@ def test_guards_by_import_error():
     with pytest.raises(ImportError) as caught:
         importlib.import_module("fairseq.models.wav2vec.wav2vec2")
     assert caught.value.name == "fairseq.models.wav2vec"
+    data = importlib.import_module("fairseq.data")
+    assert not hasattr(data, "FileAudioDataset") and getattr(data, "HubertDataset", 3) == 3
 
 
 def test_every_old_module_and_name_is_answered():
