@@ -40,6 +40,17 @@ def get_file_extension(path: str, dot: bool = True, lower: bool = True) -> str:
     return extension.lower() if lower else extension
 
 
+def safe_readline(fd: IO[str]) -> str:
+    """The next line of a text file that may stand within a character; it goes back to where that begins."""
+    position = fd.tell()
+    while True:
+        try:
+            return fd.readline()
+        except UnicodeDecodeError:
+            position -= 1
+            fd.seek(position)
+
+
 def read_longs(f: IO[bytes], n: int) -> np.ndarray:
     """The next ``n`` int64 of a file."""
     return np.frombuffer(f.read(8 * n), dtype=np.int64).copy()

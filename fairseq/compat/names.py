@@ -38,6 +38,7 @@ _UTILS = "fairseq.compat.utils"
 _FEED_FORWARD = "fairseq.modules.feed_forward"
 
 NAMES: dict[str, dict[str, str]] = {
+    "fairseq.compat.data": _at(_FILES, "safe_readline"),
     _MODELS: _at(_MODULES, "Fp32LayerNorm"),
     _UTILS: {
         "_upgrade_state_dict": f"{_READER}:upgrade_state",
@@ -83,6 +84,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "fairseq.data.iterators": _at(_DATASETS, "StreamingEpochBatchIterator"),
     "fairseq.data.masking": _at("fairseq.compat.data", "LRUCacheDataset"),
+    "fairseq.data.text": _at(_FILES, "safe_readline"),
     "fairseq.data.wrappers": _at(_DATASETS, "LeftPaddingMaskDataset PaddingMaskDataset"),
     "fairseq.distributed": _at(_DISTRIBUTED, _OLD_COLLECTIVES),
     "fairseq.distributed.utils": _at(_DISTRIBUTED, _OLD_COLLECTIVES),

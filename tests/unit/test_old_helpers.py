@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq import file_utils, utils
+from fairseq import file_chunker_utils, file_utils, utils
 from fairseq.data import (
     BucketPadLengthDataset,
     ColorizeDataset,
@@ -200,6 +200,10 @@ def test_small_helpers(tmp_path, caplog):
     assert file_utils.load_archive_file(str(tmp_path)) == str(tmp_path) and file_utils.load_archive_file("no") is None
     assert file_utils.read_set_from_file(tmp_path / "vectors.txt") == {"2 2", "a 1 2", "b 3 4"}
     assert file_utils.get_file_extension("a/b.TAR") == ".tar"
+    (tmp_path / "text").write_text("zäh\nb\n", encoding="utf-8")
+    with open(tmp_path / "text", encoding="utf-8") as handle:
+        handle.seek(2)  # the second byte of the umlaut
+        assert file_chunker_utils.safe_readline(handle) == "äh\n"
 
 
 def test_loggers_and_checkpoint_helpers():
