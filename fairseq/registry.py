@@ -201,6 +201,9 @@ TASKS: Registry[Any] = Registry(
     "task",
     {
         "masked_lm": Builtin("fairseq.tasks.masked_lm", f"{_TASK_CONFIGS}:MaskedLMConfig"),
+        "multilingual_masked_lm": Builtin(
+            "fairseq.tasks.multilingual_masked_lm", f"{_TASK_CONFIGS}:MultiLingualMaskedLMConfig"
+        ),
         "sentence_prediction": Builtin("fairseq.tasks.sentence_task", f"{_TASK_CONFIGS}:SentencePredictionConfig"),
         "sentence_ranking": Builtin("fairseq.tasks.choices", f"{_TASK_CONFIGS}:SentenceRankingConfig"),
         "multiple_choice": Builtin("fairseq.tasks.choices", f"{_TASK_CONFIGS}:MultipleChoiceConfig"),
@@ -272,6 +275,9 @@ CRITERIONS: Registry[Any] = Registry(
         "sentence_prediction": Builtin(
             "fairseq.criterions.sentences", f"{_CRITERION_CONFIGS}:SentencePredictionConfig"
         ),
+        "sentence_prediction_r3f": Builtin(
+            "fairseq.criterions.sentence_prediction_r3f", f"{_CRITERION_CONFIGS}:SentencePredictionR3FConfig"
+        ),
         "sentence_ranking": Builtin("fairseq.criterions.sentences", f"{_CRITERION_CONFIGS}:SentenceRankingConfig"),
         "question_answering": Builtin(
             "fairseq.criterions.tokens", f"{_CRITERION_CONFIGS}:QuestionAnsweringCriterionConfig"
@@ -290,20 +296,36 @@ OPTIMIZERS: Registry[Any] = Registry(
         "adamw": Builtin("fairseq.optim.adam", f"{_OPTIM_CONFIGS}:AdamWConfig"),
         "sgd": Builtin("fairseq.optim.others", f"{_OPTIM_CONFIGS}:SGDConfig"),
         "adagrad": Builtin("fairseq.optim.others", f"{_OPTIM_CONFIGS}:AdagradConfig"),
+        "adadelta": Builtin("fairseq.optim.others", f"{_OPTIM_CONFIGS}:AdadeltaConfig"),
+        "adamax": Builtin("fairseq.optim.classic", f"{_OPTIM_CONFIGS}:FairseqAdamaxConfig"),
+        "nag": Builtin("fairseq.optim.classic", f"{_OPTIM_CONFIGS}:FairseqNAGConfig"),
+        "lamb": Builtin("fairseq.optim.classic", f"{_OPTIM_CONFIGS}:FairseqLAMBConfig"),
+        "adafactor": Builtin("fairseq.optim.adafactor", f"{_OPTIM_CONFIGS}:FairseqAdafactorConfig"),
     },
+    refused=refusals.OPTIMIZERS,
 )
 LR_SCHEDULERS: Registry[Any] = Registry(
     "learning-rate schedule",
     {
-        name: Builtin("fairseq.optim.lr_scheduler", f"{_OPTIM_CONFIGS}:{config}")
-        for name, config in {
-            "fixed": "FixedLRScheduleConfig",
-            "polynomial_decay": "PolynomialDecayLRScheduleConfig",
-            "cosine": "CosineLRScheduleConfig",
-            "inverse_sqrt": "InverseSquareRootLRScheduleConfig",
-            "tri_stage": "TriStageLRScheduleConfig",
-            "budget_triangular": "BudgetTriangularLRScheduleConfig",
+        name: Builtin(f"fairseq.optim.{module}", f"{_OPTIM_CONFIGS}:{config}")
+        for module, schedules in {
+            "lr_scheduler": {
+                "fixed": "FixedLRScheduleConfig",
+                "polynomial_decay": "PolynomialDecayLRScheduleConfig",
+                "cosine": "CosineLRScheduleConfig",
+                "inverse_sqrt": "InverseSquareRootLRScheduleConfig",
+                "tri_stage": "TriStageLRScheduleConfig",
+                "budget_triangular": "BudgetTriangularLRScheduleConfig",
+                "triangular": "TriangularLRScheduleConfig",
+                "step": "StepLRScheduleConfig",
+            },
+            "other_schedules": {
+                "reduce_lr_on_plateau": "ReduceLROnPlateauLRScheduleConfig",
+                "manual": "ManualScheduleConfig",
+                "pass_through": "PassThroughScheduleConfig",
+            },
         }.items()
+        for name, config in schedules.items()
     },
 )
 _ENCODERS = "fairseq.data.encoders"
@@ -316,9 +338,10 @@ BPES: Registry[Any] = Registry(
         "hf_byte_bpe": Builtin(f"{_ENCODERS}.libraries", f"{_ENCODERS}.configs:HuggingFaceByteLevelBPEConfig"),
         "hf_tokenizer": Builtin(f"{_ENCODERS}.libraries", f"{_ENCODERS}.configs:HuggingFaceTokenizerConfig"),
     },
+    refused=refusals.BPES,
 )
-TOKENIZERS: Registry[Any] = Registry("tokenizer", {"space": Builtin(f"{_ENCODERS}.base")})
-SCORERS: Registry[Any] = Registry("scorer")
+TOKENIZERS: Registry[Any] = Registry("tokenizer", {"space": Builtin(f"{_ENCODERS}.base")}, refused=refusals.TOKENIZERS)
+SCORERS: Registry[Any] = Registry("scorer", refused=refusals.SCORERS)
 
 # Formats of pretrained models, which fairseq-convert reads and writes.
 FORMATS: Registry[Any] = Registry(
@@ -331,6 +354,10 @@ FORMATS: Registry[Any] = Registry(
         "bigs-torch": Builtin("fairseq.interop.bigs"),
         "bigs-flax": Builtin("fairseq.interop.bigs"),
         "bert-convolutions": Builtin("fairseq.interop.bert_convolutions"),
+        "hf-auto": Builtin("fairseq.interop.hf_auto"),
+        "hf-roberta": Builtin("fairseq.interop.hf_roberta"),
+        "hf-bert": Builtin("fairseq.interop.hf_bert"),
+        "sentence-transformers": Builtin("fairseq.interop.sentence_transformers"),
     },
 )
 

@@ -25,7 +25,6 @@ MIXERS = "layers of other models (a token mixer of one's own is a plugin: docs/a
 QUANTIZED = "the quantization of models"
 BMUF = "block-momentum training, BMUF"
 OPTIMIZERS = "optimizers that are not built in (use adam, whose updates are fused where that is compiled)"
-SCHEDULES = "learning-rate schedules that are not built in (use polynomial_decay, cosine or tri_stage)"
 ENCODERS = "text encoders that are not built in (encode the text beforehand, or use hf_tokenizer or sentencepiece)"
 STORAGE = "storage that is not built in (use --dataset-impl mmap)"
 REMOTE = "remote storage (mount it, or download the files)"
@@ -113,15 +112,7 @@ MODULES = by_name(
         """,
         QUANTIZED: "fairseq.modules.quantization fairseq.quantization_utils",
         BMUF: "fairseq.optim.bmuf",
-        OPTIMIZERS: """
-            fairseq.optim.adadelta fairseq.optim.adafactor fairseq.optim.adamax fairseq.optim.composite
-            fairseq.optim.cpu_adam fairseq.optim.fused_adam fairseq.optim.fused_lamb fairseq.optim.nag
-        """,
-        SCHEDULES: """
-            fairseq.optim.lr_scheduler.manual_lr_scheduler fairseq.optim.lr_scheduler.pass_through
-            fairseq.optim.lr_scheduler.reduce_lr_on_plateau fairseq.optim.lr_scheduler.step_lr_scheduler
-            fairseq.optim.lr_scheduler.triangular_lr_scheduler
-        """,
+        OPTIMIZERS: "fairseq.optim.composite fairseq.optim.cpu_adam fairseq.optim.fused_adam",
         ENCODERS: """
             fairseq.data.encoders.byte_bpe fairseq.data.encoders.byte_utils fairseq.data.encoders.bytes
             fairseq.data.encoders.characters fairseq.data.encoders.fastbpe fairseq.data.encoders.moses_tokenizer
@@ -130,7 +121,6 @@ MODULES = by_name(
         STORAGE: "fairseq.data.fasta_dataset fairseq.data.huffman fairseq.data.plasma_utils",
         HYDRA: "fairseq.dataclass.initialize fairseq_cli.hydra_validate",
         DUMMIES: "fairseq.benchmark",
-        MIXES: "fairseq.tasks.multilingual_masked_lm",
     }
 )
 

@@ -20,6 +20,7 @@ from fairseq.compat.names import NAMES
 
 _WRAPPERS = "fairseq.data.wrappers"
 _SCHEDULES = "fairseq.optim.lr_scheduler"
+_OTHER_SCHEDULES = "fairseq.optim.other_schedules"
 _PARSER = "fairseq.dataclass.parser"
 _MODULES = "fairseq.compat.modules"
 _DATASETS = "fairseq.compat.datasets"
@@ -149,15 +150,24 @@ ALIASES: dict[str, str | Mapping[str, str]] = {
     "fairseq.modules.learned_positional_embedding": "fairseq.modules.positions",
     "fairseq.modules.positional_embedding": "fairseq.modules.positions",
     "fairseq.modules.sinusoidal_positional_embedding": "fairseq.modules.positions",
+    "fairseq.optim.adadelta": "fairseq.optim.others",
     "fairseq.optim.adagrad": "fairseq.optim.others",
+    "fairseq.optim.adamax": "fairseq.optim.classic",
     "fairseq.optim.dynamic_loss_scaler": "fairseq.optim.fp16_optimizer",
+    "fairseq.optim.fused_lamb": "fairseq.optim.classic",
+    "fairseq.optim.nag": "fairseq.optim.classic",
     "fairseq.optim.sgd": "fairseq.optim.others",
     f"{_SCHEDULES}.cosine_lr_scheduler": _SCHEDULES,
     f"{_SCHEDULES}.fairseq_lr_scheduler": _SCHEDULES,
     f"{_SCHEDULES}.fixed_schedule": _SCHEDULES,
     f"{_SCHEDULES}.inverse_square_root_schedule": _SCHEDULES,
+    f"{_SCHEDULES}.manual_lr_scheduler": _OTHER_SCHEDULES,
+    f"{_SCHEDULES}.pass_through": _OTHER_SCHEDULES,
     f"{_SCHEDULES}.polynomial_decay_schedule": _SCHEDULES,
+    f"{_SCHEDULES}.reduce_lr_on_plateau": _OTHER_SCHEDULES,
+    f"{_SCHEDULES}.step_lr_scheduler": _SCHEDULES,
     f"{_SCHEDULES}.tri_stage_lr_scheduler": _SCHEDULES,
+    f"{_SCHEDULES}.triangular_lr_scheduler": _SCHEDULES,
     "fairseq.tasks.sentence_prediction": "fairseq.tasks.sentence_task",
     "fairseq.tasks.sentence_ranking": "fairseq.tasks.choices",
     "fairseq.pdb": {"set_trace": "pdb:set_trace"},

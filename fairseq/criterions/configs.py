@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from fairseq.dataclass.base import HIDDEN, II, FairseqDataclass, follow, option
 
+NOISES = ("normal", "uniform")
+
 
 @dataclass(kw_only=True)
 class MaskedLmConfig(FairseqDataclass):
@@ -28,6 +30,15 @@ class SentencePredictionConfig(FairseqDataclass):
     report_pearson_and_spearman: bool = option(
         False, "ignored: scores of a validation set are always reported", new=True
     )
+
+
+@dataclass(kw_only=True)
+class SentencePredictionR3FConfig(SentencePredictionConfig):
+    """As ``sentence_prediction``, and outputs are to stay the same when the token embeddings are disturbed a little."""
+
+    eps: float = option(1e-5, "size of the noise: its standard deviation, or the most of it", within="(0, inf)")
+    r3f_lambda: float = option(1.0, "weight of the divergence from the outputs with noise", within="[0, inf)")
+    noise_type: str = option("uniform", "distribution of the noise", choices=NOISES)
 
 
 @dataclass(kw_only=True)

@@ -135,6 +135,12 @@ def build_criterion(cfg: Any, task: Any) -> FairseqCriterion:
     return CRITERIONS.get(name).build_criterion(cfg, task)
 
 
+def mean_over(total: Any, count: Any) -> Any:
+    """``total / count``; over nothing NaN, which meters leave out when it is logged with the weight 0."""
+    # A tensor divides by zero to NaN without a transfer from the device to look.
+    return total / count if torch.is_tensor(count) or count > 0 else float("nan")
+
+
 class CollectingCriterion(FairseqCriterion):
     """In evaluation the task's predictions are collected batch by batch, and scored once the set is complete."""
 
@@ -156,8 +162,7 @@ class CollectingCriterion(FairseqCriterion):
         """Log the loss in bits (per window, per word, ...) and, on whole validation sets, the task's scores."""
         loss = sum(output.get("loss", 0) for output in logging_outputs)
         sample_size = sum(output.get("sample_size", 0) for output in logging_outputs)
-        divisor = sample_size.clamp(min=1) if torch.is_tensor(sample_size) else max(1, sample_size)
-        metrics.log_scalar("loss", loss / divisor / math.log(2), sample_size, round=3)
+        metrics.log_scalar("loss", mean_over(loss, sample_size) / math.log(2), sample_size, round=3)
         for output in logging_outputs:
             if "_collected" in output:
                 metrics.log_collected(*output["_collected"])

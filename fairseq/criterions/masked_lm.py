@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.criterions.configs import MaskedLmConfig
-from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for, mean_over
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
 from fairseq.registry import CRITERIONS
@@ -68,10 +68,7 @@ class MaskedLmLoss(FairseqCriterion):
         """Log the loss per masked token in bits, and the perplexity that follows from it."""
         loss = sum(output.get("loss", 0) for output in logging_outputs)
         sample_size = sum(output.get("sample_size", 0) for output in logging_outputs)
-        # A tensor divides by zero to NaN without a transfer from the device to look.
-        divides = torch.is_tensor(sample_size) or sample_size > 0
-        mean = loss / sample_size / math.log(2) if divides else float("nan")
-        metrics.log_scalar("loss", mean, sample_size, round=5)
+        metrics.log_scalar("loss", mean_over(loss, sample_size) / math.log(2), sample_size, round=5)
         metrics.log_derived("ppl", lambda meters: perplexity(meters["loss"].avg))
 
     @staticmethod

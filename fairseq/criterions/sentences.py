@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairseq.criterions import scores
 from fairseq.criterions.configs import SentencePredictionConfig, SentenceRankingConfig
-from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for
+from fairseq.criterions.fairseq_criterion import FairseqCriterion, layout_for, mean_over
 from fairseq.errors import ConfigError, DataError
 from fairseq.logging import metrics
 from fairseq.registry import CRITERIONS
@@ -47,12 +47,20 @@ class SentencePredictionCriterion(FairseqCriterion):
         without targets.
         """
         require_head(model, self.classification_head_name)
-        logits, _ = model(
+        return self.judge(model, sample, self.logits(model, sample))
+
+    def logits(self, model: nn.Module, sample: dict[str, Any], **more: Any) -> Tensor:
+        """Output of the head (B, K); ``more`` are further arguments of the model."""
+        return model(
             **sample["net_input"],
             **layout_for(self, model, sample),
             features_only=True,
             classification_head_name=self.classification_head_name,
-        )
+            **more,
+        )[0]
+
+    def judge(self, model: nn.Module, sample: dict[str, Any], logits: Tensor) -> tuple[Tensor, int, dict[str, Any]]:
+        """Loss, sample size and logging output for the ``logits`` (B, K) of ``model``."""
         targets = require_target(sample, self.task)
         if self.regression_target:
             predictions, targets = logits.float(), targets.float()
@@ -134,9 +142,9 @@ def log_sentence_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:
         return sum(output.get(name, 0) for output in logging_outputs)
 
     loss, ntokens, nsentences, sample_size = (total(k) for k in ("loss", "ntokens", "nsentences", "sample_size"))
-    metrics.log_scalar("loss", loss / sample_size / math.log(2), sample_size, round=3)
+    metrics.log_scalar("loss", mean_over(loss, sample_size) / math.log(2), sample_size, round=3)
     if sample_size != ntokens:
-        metrics.log_scalar("nll_loss", loss / ntokens / math.log(2), ntokens, round=3)
+        metrics.log_scalar("nll_loss", mean_over(loss, ntokens) / math.log(2), ntokens, round=3)
     if logging_outputs and "ncorrect" in logging_outputs[0]:
         metrics.log_scalar("accuracy", 100.0 * total("ncorrect") / nsentences, nsentences, round=1)
     for output in logging_outputs:

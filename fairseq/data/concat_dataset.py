@@ -57,7 +57,7 @@ class ConcatDataset(CompositeDataset):
     def sizes(self) -> np.ndarray:
         """Tokens per item, joined once and kept (four bytes an item)."""
         return np.concatenate(
-            [np.tile(part.sizes, ratio) for part, ratio in zip(self.datasets, self.sample_ratios, strict=True)]
+            [np.tile(_sizes(part), ratio) for part, ratio in zip(self.datasets, self.sample_ratios, strict=True)]
         )
 
     @functools.cached_property
@@ -101,6 +101,11 @@ class ConcatDataset(CompositeDataset):
             if getattr(part, "supports_prefetch", False):
                 part.prefetch([(i - start) % length for i in indices if start <= i < end])
             start = end
+
+
+def _sizes(dataset: Any) -> np.ndarray:
+    """The array that measures the items of ``dataset``; a nested dataset has a list of them."""
+    return np.asarray(dataset.sizes[0] if isinstance(dataset.sizes, list) else dataset.sizes)
 
 
 class ConcatSentencesDataset(CompositeDataset):

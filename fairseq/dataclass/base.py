@@ -15,6 +15,7 @@ Metadata keys (all optional):
 ==================  ====================================================================================================
 ``help``            one sentence: what it is, its unit, and what the special values mean
 ``choices``         the allowed values (a sequence; alternatively annotate the field with a ``ChoiceEnum``)
+``within``          the range of a number, or of each number of a list: ``"[0, 1)"``; see ``fairseq.dataclass.interval``
 ``argparse_alias``  a further flag, ``"--max-sentences"``
 ``argparse_const``  the value of a flag that is given without one
 ``argparse_flag``   the flag's spelling where ``--<field-name>`` is taken; ``--model-mask-prob`` is stored in the parsed
@@ -49,6 +50,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from fairseq.dataclass.interval import parse_interval
 from fairseq.errors import ConfigError
 from fairseq.registry import (
     ARCHITECTURE_MODELS,
@@ -92,6 +94,7 @@ def option(
     help: str,
     *,
     choices: Sequence[Any] | None = None,
+    within: str | None = None,
     alias: str | None = None,
     const: Any = None,
     flag: str | None = None,
@@ -104,6 +107,7 @@ def option(
     described = {
         "help": help,
         "choices": choices,
+        "within": within,
         "new": new or slot is not None or None,
         "asked": asked or None,
         "slot": slot,
@@ -168,6 +172,11 @@ class FieldSpec:
             return tuple(self.metadata["choices"])
         kinds = [kind for kind in (self.hint, *typing.get_args(self.hint)) if hasattr(kind, "__members__")]
         return tuple(member.value for member in kinds[0]) if kinds else None
+
+    @property
+    def within(self) -> str | None:
+        """The declared range of a number."""
+        return self.metadata.get("within")
 
     @property
     def dest(self) -> str:
@@ -238,13 +247,29 @@ _TRUE = {"true", "yes", "on", "y", "1"}
 _FALSE = {"false", "no", "off", "n", "0"}
 
 
-def convert(spec: FieldSpec, value: Any, where: str) -> Any:
-    """``value`` as ``spec`` wants it; ``where`` (``"optimization.lr"``) is named in the ConfigError of a bad one."""
-    value = coerce(value, spec.hint, where)
+def convert(spec: FieldSpec, value: Any, where: str, *, stored: bool = False) -> Any:
+    """``value`` as ``spec`` wants it; ``where`` (``"optimization.lr"``) is named in the ConfigError of a bad one.
+
+    The range is not asked of a ``stored`` value: what an old run was given shall not make its checkpoint unreadable.
+    """
+    given, value = value, coerce(value, spec.hint, where)
+    if not stored:
+        check_within(spec, value, where, given)
     choices = spec.choices
     if choices is not None and value is not None and value not in choices:
         raise _not_among(value, choices, where)
     return value
+
+
+def check_within(spec: FieldSpec, value: Any, where: str, given: Any = None) -> None:
+    """Raise ConfigError for a number outside its declared range; ``given``: what it was read from (1e-400 is 0.0)."""
+    if spec.within is None:
+        return
+    allowed = parse_interval(spec.within)
+    for number in value if isinstance(value, list) else [value]:
+        if number is not None and number not in allowed:
+            shown = number if given is None else given
+            raise ConfigError(f"{where} must be {allowed.describe(number)}, but is {shown}")
 
 
 def _not_among(value: Any, choices: Iterable[Any], where: str) -> ConfigError:
@@ -352,11 +377,24 @@ def _list(value: Any, arguments: tuple[Any, ...], where: str) -> list[Any]:
     if isinstance(value, str):
         if element is str and not value.strip().startswith(("[", "(", "'", '"')):
             value = [part for part in value.split(",") if part]
+        elif element in (int, float):
+            value = _numbers(value, where)
         else:
             value = literal(value, where)
     if isinstance(value, (list, tuple)):
         return [coerce(item, element, where) for item in value]
     return [coerce(value, element, where)]
+
+
+def _numbers(text: str, where: str) -> Any:
+    """``"0.1"``, ``"0.1,0.2"`` or ``"[0.1, 0.2]"``; ``inf`` and ``nan`` are numbers that the range refuses."""
+    parts = text.strip().removeprefix("[").removesuffix("]").split(",")
+    if all(part.strip() in ("inf", "-inf", "nan") for part in parts):
+        return [float(part) for part in parts]
+    try:
+        return literal(text, where)
+    except ConfigError:
+        raise _bad(text, "a number or a list of numbers such as 0.1,0.2", where) from None
 
 
 def _enum(value: Any, hint: type[Enum], where: str) -> Any:

@@ -200,7 +200,7 @@ class _Builder:
                 if value == MISSING and isinstance(value, str):
                     continue
                 if key in specs:
-                    value = convert(specs[key], value, f"{section}.{key}")
+                    value = convert(specs[key], value, f"{section}.{key}", stored=self.stored)
                 tree[section][key] = self._check_scope(section, key, value)
         return tree
 

@@ -28,7 +28,7 @@ class CommonConfig(FairseqDataclass):
     """Logging, seed, device and precision."""
 
     no_progress_bar: bool = option(False, "print plain lines instead of a progress bar")
-    log_interval: int = option(100, "log training statistics every this many updates")
+    log_interval: int = option(100, "log training statistics every this many updates", within="[1, inf)")
     log_format: str | None = option(
         None, "form of the statistics lines (default: tqdm on a terminal)", choices=LOG_FORMATS
     )
@@ -46,12 +46,16 @@ class CommonConfig(FairseqDataclass):
     fp16: bool = option(False, "train in float16 with loss scaling (needs a GPU; without one float32 is used)")
     memory_efficient_fp16: bool = option(False, "float16 with less memory; implies fp16")
     fp16_no_flatten_grads: bool = option(False, "keep float16 gradients per tensor instead of one flat buffer")
-    fp16_init_scale: int = option(2**7, "initial loss scale in float16")
-    fp16_scale_window: int | None = option(None, "updates without overflow before the loss scale doubles")
-    fp16_scale_tolerance: float = option(0.0, "fraction of overflowing updates tolerated before the scale is lowered")
+    fp16_init_scale: int = option(2**7, "initial loss scale in float16", within="[1, inf)")
+    fp16_scale_window: int | None = option(
+        None, "updates without overflow before the loss scale doubles", within="[1, inf)"
+    )
+    fp16_scale_tolerance: float = option(
+        0.0, "fraction of overflowing updates tolerated before the scale is lowered", within="[0, 1]"
+    )
     on_cpu_convert_precision: bool = option(False, "accepted without effect: samples are converted on the device")
-    min_loss_scale: float = option(1e-4, "stop when the loss scale falls to this value")
-    threshold_loss_scale: float | None = option(None, "never lower the loss scale below this value")
+    min_loss_scale: float = option(1e-4, "stop when the loss scale falls to this value", within="[0, inf)")
+    threshold_loss_scale: float | None = option(None, "never lower the loss scale below this value", within="[0, inf)")
     amp: bool = option(False, "automatic mixed precision (torch.autocast); excludes fp16")
     amp_dtype: str = option(
         "fp16",
@@ -59,12 +63,16 @@ class CommonConfig(FairseqDataclass):
         choices=AMP_DTYPES,
         new=True,
     )
-    amp_batch_retries: int = option(2, "tries of one batch after an overflow under amp")
-    amp_init_scale: int = option(2**7, "initial loss scale under amp")
-    amp_scale_window: int | None = option(None, "updates without overflow before the amp loss scale doubles")
+    amp_batch_retries: int = option(2, "tries of one batch after an overflow under amp", within="[0, inf)")
+    amp_init_scale: int = option(2**7, "initial loss scale under amp", within="[1, inf)")
+    amp_scale_window: int | None = option(
+        None, "updates without overflow before the amp loss scale doubles", within="[1, inf)"
+    )
     user_dir: str | None = option(None, "directory of a Python module with own tasks, models, criterions, ...")
-    empty_cache_freq: int = option(0, "empty the GPU memory cache every this many updates (0: never)")
-    all_gather_list_size: int = option(16384, "accepted without effect")
+    empty_cache_freq: int = option(
+        0, "empty the GPU memory cache every this many updates (0: never)", within="[0, inf)"
+    )
+    all_gather_list_size: int = option(16384, "accepted without effect", within="[0, inf)")
     model_parallel_size: int = carried(1, "model parallelism")
     quantization_config_path: str | None = carried(None, QUANTIZATION)
     profile: bool = option(
@@ -102,41 +110,48 @@ class CommonEvalConfig(FairseqDataclass):
 class DatasetConfig(FairseqDataclass):
     """Batches, subsets and the validation schedule."""
 
-    num_workers: int = option(1, "worker processes that load data (0: in the main process)")
+    num_workers: int = option(1, "worker processes that load data (0: in the main process)", within="[0, inf)")
     skip_invalid_size_inputs_valid_test: bool = option(False, "skip too long validation samples instead of stopping")
-    max_tokens: int | None = option(None, "most tokens in a batch, padding included")
-    batch_size: int | None = option(None, "most sentences in a batch", alias="--max-sentences")
-    required_batch_size_multiple: int = option(8, "batch sizes are multiples of this where possible")
+    max_tokens: int | None = option(None, "most tokens in a batch, padding included", within="[1, inf)")
+    batch_size: int | None = option(None, "most sentences in a batch", within="[1, inf)", alias="--max-sentences")
+    required_batch_size_multiple: int = option(8, "batch sizes are multiples of this where possible", within="[1, inf)")
     required_seq_len_multiple: int = option(
-        1, "accepted without effect, as in the original: sequences are padded to the longest"
+        1, "accepted without effect, as in the original: sequences are padded to the longest", within="[1, inf)"
     )
     dataset_impl: str | None = option(
         None, "accepted without effect: the storage format is read off the files", choices=DATASET_IMPLS
     )
-    data_buffer_size: int | None = option(10, "batches that are preloaded")
+    data_buffer_size: int | None = option(10, "batches that are preloaded", within="[0, inf)")
     train_subset: str = option("train", "name of the training split")
     valid_subset: str = option("valid", "comma-separated names of the validation splits")
     combine_valid_subsets: bool | None = option(
         None, "validate on valid, valid1, ... joined to one set", alias="--combine-val"
     )
     ignore_unused_valid_subsets: bool | None = option(False, "do not stop when unlisted valid subsets exist")
-    validate_interval: int = option(1, "validate every this many epochs")
-    validate_interval_updates: int = option(0, "validate every this many updates (0: never)")
-    validate_after_updates: int = option(0, "do not validate before this many updates")
+    validate_interval: int = option(1, "validate every this many epochs", within="[1, inf)")
+    validate_interval_updates: int = option(0, "validate every this many updates (0: never)", within="[-1, inf)")
+    validate_after_updates: int = option(0, "do not validate before this many updates", within="[0, inf)")
     fixed_validation_seed: int | None = option(None, "seed of validation masks, the same in every epoch")
     disable_validation: bool = option(False, "never validate")
-    max_tokens_valid: int | None = option(II("dataset.max_tokens"), "most tokens in a validation batch")
-    batch_size_valid: int | None = option(
-        II("dataset.batch_size"), "most sentences in a validation batch", alias="--max-sentences-valid"
+    max_tokens_valid: int | None = option(
+        II("dataset.max_tokens"), "most tokens in a validation batch", within="[1, inf)"
     )
-    max_valid_steps: int | None = option(None, "validate on at most this many batches", alias="--nval")
+    batch_size_valid: int | None = option(
+        II("dataset.batch_size"),
+        "most sentences in a validation batch",
+        within="[1, inf)",
+        alias="--max-sentences-valid",
+    )
+    max_valid_steps: int | None = option(
+        None, "validate on at most this many batches", within="[0, inf)", alias="--nval"
+    )
     exact_valid_steps: bool = option(
         False, "stop after max-valid-steps batches; the original evaluates one more", new=True
     )
-    curriculum: int = option(0, "do not shuffle batches in the first this many epochs")
+    curriculum: int = option(0, "do not shuffle batches in the first this many epochs", within="[0, inf)")
     gen_subset: str = option("test", "accepted without effect: served generation")
-    num_shards: int = option(1, "accepted without effect: served generation")
-    shard_id: int = option(0, "accepted without effect: served generation")
+    num_shards: int = option(1, "accepted without effect: served generation", within="[1, inf)")
+    shard_id: int = option(0, "accepted without effect: served generation", within="[0, inf)")
     grouped_shuffling: bool = option(False, "shuffle groups of batches, one batch per worker, together")
     update_epoch_batch_itr: bool = option(II("dataset.grouped_shuffling"), "rebuild the batch iterator every epoch")
     update_ordered_indices_seed: bool = option(
@@ -148,21 +163,29 @@ class DatasetConfig(FairseqDataclass):
 class OptimizationConfig(FairseqDataclass):
     """Length of training, learning rate and gradient handling."""
 
-    max_epoch: int = option(0, "stop after this many epochs (0: no limit)")
-    max_update: int = option(0, "stop after this many updates (0: no limit)")
-    stop_time_hours: float = option(0.0, "stop after this many hours of training, earlier runs included (0: no limit)")
-    clip_norm: float = option(0.0, "clip the gradient to this norm (0: do not)")
+    max_epoch: int = option(0, "stop after this many epochs (0: no limit)", within="[0, inf)")
+    max_update: int = option(0, "stop after this many updates (0: no limit)", within="[0, inf)")
+    stop_time_hours: float = option(
+        0.0, "stop after this many hours of training, earlier runs included (0: no limit)", within="[-1, inf)"
+    )
+    clip_norm: float = option(0.0, "clip the gradient to this norm (0: do not)", within="[0, inf)")
     sentence_avg: bool = option(False, "accepted without effect on masked_lm, whose loss is per predicted token")
-    update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
+    update_freq: list[int] = option(
+        [1], "batches per update; a list gives one value per epoch, the last one stays", within="[1, inf)"
+    )
     batch_ramp_updates: int = option(
-        0, "grow the batches per update from 1 to update-freq, linearly, over this many updates (0: do not)", new=True
+        0,
+        "grow the batches per update from 1 to update-freq, linearly, over this many updates (0: do not)",
+        within="[0, inf)",
+        new=True,
     )
     lr: list[float] = option(
         [0.25],
         "learning rate (must be given); a list gives one value per epoch for schedules that use it",
+        within="(0, inf)",
         asked=True,
     )
-    stop_min_lr: float = option(-1.0, "stop when the learning rate falls to this value (-1: never)")
+    stop_min_lr: float = option(-1.0, "stop when the learning rate falls to this value (-1: never)", within="[-1, inf)")
     use_bmuf: bool = carried(False, BMUF)
     skip_remainder_batch: bool = option(False, "drop the incomplete group of batches at the end of an epoch")
     freeze: str = option(
@@ -192,23 +215,27 @@ class CheckpointConfig(FairseqDataclass):
     reset_meters: bool = option(False, "do not restore statistics")
     reset_optimizer: bool = option(False, "do not restore the optimizer, and count updates from 0")
     optimizer_overrides: str = option("{}", "Python dictionary of optimizer settings that replace the stored ones")
-    save_interval: int = option(1, "save every this many epochs")
-    save_interval_updates: int = option(0, "save (and validate) every this many updates (0: never)")
-    keep_interval_updates: int = option(-1, "keep the last this many of the checkpoints saved by updates (-1: all)")
-    keep_interval_updates_pattern: int = option(
-        -1, "additionally keep those whose update is a multiple of this (-1: none)"
+    save_interval: int = option(1, "save every this many epochs", within="[1, inf)")
+    save_interval_updates: int = option(0, "save (and validate) every this many updates (0: never)", within="[-1, inf)")
+    keep_interval_updates: int = option(
+        -1, "keep the last this many of the checkpoints saved by updates (-1: all)", within="[-1, inf)"
     )
-    keep_last_epochs: int = option(-1, "keep the last this many epoch checkpoints (-1: all)")
-    keep_best_checkpoints: int = option(-1, "keep this many best checkpoints (-1: only checkpoint_best)")
+    keep_interval_updates_pattern: int = option(
+        -1, "additionally keep those whose update is a multiple of this (-1: none)", within="[-1, inf)"
+    )
+    keep_last_epochs: int = option(-1, "keep the last this many epoch checkpoints (-1: all)", within="[-1, inf)")
+    keep_best_checkpoints: int = option(
+        -1, "keep this many best checkpoints (-1: only checkpoint_best)", within="[-1, inf)"
+    )
     no_save: bool = option(False, "write no checkpoints")
     no_epoch_checkpoints: bool = option(False, "write only the last and best checkpoints")
     no_last_checkpoints: bool = option(False, "do not write checkpoint_last")
     no_save_optimizer_state: bool = option(False, "leave the optimizer state out of checkpoints")
     best_checkpoint_metric: str = option("loss", "validation statistic that decides which checkpoint is best")
     maximize_best_checkpoint_metric: bool = option(False, "the larger that statistic the better")
-    patience: int = option(-1, "stop after this many validations without improvement (-1: never)")
+    patience: int = option(-1, "stop after this many validations without improvement (-1: never)", within="[-1, inf)")
     checkpoint_suffix: str = option("", "text added to the checkpoint file names")
-    checkpoint_shard_count: int = option(1, "files that hold one sharded checkpoint")
+    checkpoint_shard_count: int = option(1, "files that hold one sharded checkpoint", within="[1, inf)")
     load_checkpoint_on_all_dp_ranks: bool = option(False, "read the checkpoint on every worker instead of broadcasting")
     write_checkpoints_asynchronously: bool = option(
         False, "write checkpoints in a background thread", alias="--save-async"
@@ -221,10 +248,10 @@ class EMAConfig(FairseqDataclass):
     """Exponential moving average of the parameters."""
 
     store_ema: bool = option(False, "keep an exponential moving average of the parameters and store it")
-    ema_decay: float = option(0.9999, "weight of the old average in each step")
-    ema_start_update: int = option(0, "copy the parameters until this many updates")
+    ema_decay: float = option(0.9999, "weight of the old average in each step", within="[0, 1]")
+    ema_start_update: int = option(0, "copy the parameters until this many updates", within="[0, inf)")
     ema_seed_model: str | None = option(None, "checkpoint to start the average from")
-    ema_update_freq: int = option(1, "update the average every this many updates")
+    ema_update_freq: int = option(1, "update the average every this many updates", within="[1, inf)")
     ema_fp32: bool = option(False, "keep the average in float32 even if the model is not")
 
 
@@ -240,27 +267,33 @@ def _local_rank() -> int:
 class DistributedTrainingConfig(FairseqDataclass):
     """Processes, their rendezvous and how gradients and parameters are spread over them."""
 
-    distributed_world_size: int = option(1, "processes that train together")
-    distributed_num_procs: int | None = option(0, "processes to start on this machine (set by the launcher)")
-    distributed_rank: int | None = option(0, "rank of this process")
+    distributed_world_size: int = option(1, "processes that train together", within="[1, inf)")
+    distributed_num_procs: int | None = option(
+        0, "processes to start on this machine (set by the launcher)", within="[-1, inf)"
+    )
+    distributed_rank: int | None = option(0, "rank of this process", within="[0, inf)")
     distributed_backend: str = option("nccl", "communication library")
     distributed_init_method: str | None = option(None, "address of the rendezvous, for example tcp://host:port")
-    distributed_port: int = option(-1, "port of the rendezvous (-1: not needed)")
-    device_id: int = option(_local_rank, "GPU of this process (default: LOCAL_RANK)", alias="--local_rank")
+    distributed_port: int = option(-1, "port of the rendezvous (-1: not needed)", within="[-1, 65535]")
+    device_id: int = option(
+        _local_rank, "GPU of this process (default: LOCAL_RANK)", within="[0, inf)", alias="--local_rank"
+    )
     distributed_no_spawn: bool = option(False, "start no processes even if there are several GPUs")
     ddp_backend: str = option("pytorch_ddp", "how gradients are averaged", choices=DDP_BACKENDS)
     ddp_comm_hook: str = option("none", "compression of gradients on the wire", choices=("none", "fp16"))
-    bucket_cap_mb: int = option(25, "megabytes of one gradient bucket")
+    bucket_cap_mb: int = option(25, "megabytes of one gradient bucket", within="[1, inf)")
     fix_batches_to_gpus: bool = option(False, "shuffle batches within a worker only, so that each keeps its data")
     find_unused_parameters: bool = option(False, "look for parameters without gradient in every update")
     gradient_as_bucket_view: bool = option(False, "let gradients be views of the buckets, to save memory")
     fast_stat_sync: bool = option(False, "accepted without effect (deprecated)")
-    heartbeat_timeout: int = option(-1, "kill the job after this many seconds without progress (-1: never)")
+    heartbeat_timeout: int = option(
+        -1, "kill the job after this many seconds without progress (-1: never)", within="[-1, inf)"
+    )
     broadcast_buffers: bool = option(False, "copy buffers from rank 0 at every update")
     slowmo_momentum: float | None = carried(None, SLOWMO)
     slowmo_base_algorithm: str = carried("localsgd", SLOWMO)
     localsgd_frequency: int = carried(3, SLOWMO)
-    nprocs_per_node: int = option(1, "processes per machine")
+    nprocs_per_node: int = option(1, "processes per machine", within="[1, inf)")
     pipeline_model_parallel: bool = carried(False, PIPELINES)
     pipeline_balance: str | None = carried(None, PIPELINES)
     pipeline_devices: str | None = carried(None, PIPELINES)

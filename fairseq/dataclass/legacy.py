@@ -132,6 +132,7 @@ RENAMED: dict[str, dict[str, str | None]] = {
     "model": {"encoding_repeat": None, "vae_beta": None, "initial_scale": None},
     "common_eval": {"remove_bpe": "post_process"},
     "dataset": {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"},
+    "lr_scheduler": {"lr_decay_period": "lr_deacy_period"},  # later versions spell it right
 }
 
 # Values that a mirrored key (it follows another one) or an original's automatism may have without asking for anything.

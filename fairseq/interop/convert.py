@@ -6,9 +6,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError, FairseqError
 from fairseq.file_io import check_outputs
+from fairseq.interop.portable import PortableModel
+from fairseq.models.hub import format_of
 from fairseq.registry import FORMATS, nearest
 
 ALIBI_CLAP, UPSTREAM = "fairseq-alibi-clap", "fairseq-upstream"
@@ -20,10 +23,12 @@ def convert_checkpoint(
     source_path: str | os.PathLike[str],
     target_path: str | os.PathLike[str],
     special: Mapping[str, int] | None = None,
+    sentence: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the model ``source_path`` (a file or folder) of the format ``source`` to ``target_path`` in the format ``target``.
 
-    ``special`` are ids of special tokens (cls, pad, sep, unk, mask) that the source does not know itself. Raises
+    ``special`` are ids of special tokens (cls, pad, sep, unk, mask) that the source does not know itself; ``sentence`` are
+    ``pooling`` (mean, first) and ``normalize`` of a format for embeddings of texts. Raises
     ConfigError for unknown formats and CheckpointError for a model that cannot be read, written or expressed in the
     target format.
     """
@@ -42,8 +47,10 @@ def convert_checkpoint(
         raise ConfigError(f"the output {destination} is the input; choose another folder")
     try:
         model = FORMATS.get(source).read(origin, special or {})
-        FORMATS.get(target).write(model, destination)
-        if destination.is_dir():
+        model.sentence |= sentence or {}
+        writer = FORMATS.get(target)
+        writer.write(model, destination)
+        if destination.is_dir() and not getattr(writer, "writes_tokenizer", False):
             for name, file in model.files.items():
                 shutil.copyfile(file, destination / name)
     except CheckpointError as error:
@@ -54,3 +61,12 @@ def convert_checkpoint(
         raise CheckpointError(
             f"cannot convert {origin} to {destination}: {error.strerror} ({error.filename})"
         ) from None
+
+
+def read_any(path: str | os.PathLike[str]) -> PortableModel:
+    """The model at ``path``: a checkpoint, a folder with one, or a folder of Transformers."""
+    place = Path(path)
+    if not place.exists():
+        raise DataNotFoundError(f"there is no {place}")
+    found = format_of(place) if place.is_dir() else None
+    return (FORMATS.get("fairseq") if found is None else found).read(place, {})

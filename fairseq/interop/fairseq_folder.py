@@ -36,7 +36,7 @@ class FairseqFolder:
         if (folder / "dict.txt").is_file():
             dictionary = Dictionary.load(folder / "dict.txt")
             symbols = dictionary.symbols[dictionary.nspecial :]
-        return PortableModel(state, symbols, files_beside(folder), origin)
+        return PortableModel(state, symbols, files_beside(folder), origin, folder)
 
     @staticmethod
     def write(model: PortableModel, path: Path) -> None:

@@ -44,6 +44,8 @@ BESIDE = (  # files that go along as they are
     TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
 )
 
 
@@ -52,13 +54,16 @@ class PortableModel:
     """``state`` is a checkpoint of this project: settings and weights.
 
     ``symbols`` are what ``dict.txt`` lists, without special symbols and ``<mask>`` (None: not known); ``files`` go along
-    under their names; ``origin`` is what the format it came from needs on the way back (JSON).
+    under their names; ``origin`` is what the format it came from needs on the way back (JSON); ``folder`` is where the files lie
+    that the settings name. ``sentence`` is how vectors of tokens become one of the text, for formats that say so.
     """
 
     state: dict[str, Any]
     symbols: list[str] | None = None
     files: dict[str, Path] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    sentence: dict[str, Any] = field(default_factory=lambda: {"pooling": "mean", "normalize": True})
 
 
 def make_state(
@@ -68,12 +73,15 @@ def make_state(
     symbols: list[str],
     tokens: int,
     bpe: Mapping[str, Any] | None = None,
+    omit_mask: bool = False,
 ) -> dict[str, Any]:
     """The checkpoint of a model of ``architecture`` with ``settings``, for inputs of up to ``tokens`` tokens.
 
+    With ``omit_mask`` the model has no row for ``<mask>``.
+
     Raises CheckpointError when ``weights`` are not those of such a model.
     """
-    task = {"_name": "masked_lm", "data": ".", "tokens_per_sample": tokens}
+    task = {"_name": "masked_lm", "data": ".", "tokens_per_sample": tokens, "omit_mask": omit_mask}
     cfg = build_config(
         {"task": task, "model": {"_name": architecture, **settings}, **({"bpe": dict(bpe)} if bpe else {})}
     )
@@ -90,6 +98,14 @@ def make_state(
     return portable({"args": None, "cfg": config_to_state(cfg), "model": OrderedDict(weights)})
 
 
+def config_in(state: Mapping[str, Any]) -> Any:
+    """The whole configuration in the checkpoint ``state``. Raises CheckpointError."""
+    stored = state.get("cfg") or state.get("args")
+    if stored is None:
+        raise CheckpointError("the checkpoint stores no configuration of its model")
+    return config_from_state(resolve_references(stored, "the checkpoint"))
+
+
 def read_configuration(
     state: Mapping[str, Any],
     kind: str,
@@ -101,10 +117,7 @@ def read_configuration(
     Raises CheckpointError for those that ``kind`` cannot have: ``wanted`` are the values it may have of some, ``slots`` the
     variants.
     """
-    stored = state.get("cfg") or state.get("args")
-    if stored is None:
-        raise CheckpointError("the checkpoint stores no configuration of its model")
-    config = factory.configuration(config_from_state(resolve_references(stored, "the checkpoint")).model)
+    config = factory.configuration(config_in(state).model)
     other = [f"{key}={getattr(config, key)}" for key, values in wanted.items() if getattr(config, key) not in values]
     other += [
         f"{slot}={config.variants[slot].name}"

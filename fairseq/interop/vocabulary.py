@@ -90,9 +90,10 @@ def vocabulary_lines(path: Path) -> list[str]:
 
 
 def _named(folder: Path) -> dict[str, Any]:
-    """Name -> token, as ``special_tokens_map.json`` says."""
-    path = folder / "special_tokens_map.json"
-    stored = load_json(path) if path.is_file() else {}
+    """Name -> token, as ``special_tokens_map.json`` or ``tokenizer_config.json`` says."""
+    stored: dict[str, Any] = {}
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        stored |= load_json(folder / file) if (folder / file).is_file() else {}
     tokens = {name: stored.get(f"{name}_token") for name in SPECIAL}
     return {name: token["content"] if isinstance(token, Mapping) else token for name, token in tokens.items()}
 

@@ -107,6 +107,11 @@ class AverageMeter(Meter):
     def avg(self) -> Any:
         return self.sum / self.count if self.count > 0 else self.val
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether this is an average over nothing, 0 / 0: all that was logged was NaN of weight 0."""
+        return not self.count > 0 and self.val is not None and bool(self.val != self.val)
+
 
 class SumMeter(Meter):
     """Sum of what was logged since the last reset."""
@@ -321,14 +326,20 @@ class MetersDict(OrderedDict):
         return meter.fn(self) if isinstance(meter, _DerivedMeter) else meter.smoothed_value
 
     def get_smoothed_values(self) -> OrderedDict[str, Any]:
-        """All values to print; names that begin with an underscore are private. Waits for a device once."""
+        """All values to print; names that begin with an underscore are private. Waits for a device once.
+
+        Averages over nothing are left out, and what is derived from them.
+        """
         values: OrderedDict[str, Any] = OrderedDict()
         read = self._read()
+        empty = {key for key, meter in read.items() if isinstance(meter, AverageMeter) and meter.is_empty}
         for key, meter in read.items():
             if isinstance(meter, CollectingMeter):
                 values.update(meter.results())
-            elif not key.startswith("_"):
-                values[key] = read.get_smoothed_value(key)
+            elif not key.startswith("_") and key not in empty:
+                value = read.get_smoothed_value(key)
+                if not (empty and isinstance(meter, _DerivedMeter) and value != value):
+                    values[key] = value
         return values
 
     def _read(self) -> MetersDict:

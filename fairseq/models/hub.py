@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import shutil
 import tarfile
@@ -15,6 +17,7 @@ from fairseq.data.cached_path import cache_directory, download, url_to_filename
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.models.loading import load_model_ensemble_and_task
+from fairseq.registry import FORMATS
 
 TIMEOUT_SECONDS = 20
 FIRST_CHECKPOINT = "model.pt"  # of a published model
@@ -109,6 +112,10 @@ BPE_FILES = {
 }
 
 
+class FamilyBPE(str):
+    """The BPE that models of a family have where neither the caller nor the checkpoint names one."""
+
+
 class Pretrained(NamedTuple):
     """A loaded checkpoint: configuration, task (with its dictionary), one model a checkpoint file.
 
@@ -151,6 +158,8 @@ def load_pretrained(
         place, checkpoint_file = os.path.split(place)
         place = place or "."
     directory = model_directory(place, str(model_name_or_path), f"{checkpoint_file} and dict.txt")
+    if checkpoint_file == FIRST_CHECKPOINT:
+        directory = _converted(directory)
     if checkpoint_file == FIRST_CHECKPOINT and not (directory / checkpoint_file).is_file():
         found = [name for name in OWN_CHECKPOINTS if (directory / name).is_file()]
         checkpoint_file = found[0] if found else checkpoint_file
@@ -166,6 +175,41 @@ def load_pretrained(
     files = [str(directory / name) for name in checkpoint_file.split(os.pathsep)]
     models, cfg, task = load_model_ensemble_and_task(files, overrides)
     return Pretrained(cfg, task, models, overrides)
+
+
+def format_of(directory: Path) -> Any:
+    """The format of a folder of Transformers, by its ``config.json``; None for any other folder."""
+    configuration = directory / "config.json"
+    if not configuration.is_file() or any(
+        (directory / name).is_file() for name in (FIRST_CHECKPOINT, *OWN_CHECKPOINTS)
+    ):
+        return None
+    try:
+        config = json.loads(configuration.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{configuration} cannot be read as JSON: {error}") from None
+    formats = (FORMATS.get(name) for name in FORMATS.names() if name.startswith("hf-"))
+    return next((kind for kind in formats if isinstance(config, dict) and kind.recognizes(config)), None)
+
+
+def _converted(directory: Path) -> Path:
+    """``directory``, or if it is a model of Transformers, the same as one of ours: made once, in the cache."""
+    found = format_of(directory)
+    if found is None:
+        return directory
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(directory.iterdir())]
+    target = cache_directory() / "converted" / url_to_filename(f"{directory.resolve()} {facts}")
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as scratch:
+            made = Path(scratch) / "model"
+            model = found.read(directory, {})
+            FORMATS.get("fairseq").write(model, made)
+            for name, file in model.files.items():
+                shutil.copyfile(file, made / name)
+            with contextlib.suppress(OSError):  # another process was quicker
+                made.rename(target)
+    return target
 
 
 def _data_directory(name: str, model_dir: Path, archives: Mapping[str, Any]) -> Path:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from fairseq.checkpoint.reader import read
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
@@ -50,6 +51,11 @@ def load_model_ensemble_and_task(
             task.load_state_dict(current["task_state"])
         model = task.build_model(cfg.model, from_checkpoint=True)
         load_weights(model, current["model"], cfg.model, path, strict)
+        wrong = first_not_finite(model.named_parameters())
+        if wrong is not None:
+            raise CheckpointError(
+                f"{path} cannot be used: {wrong}; its training went wrong, take an earlier checkpoint"
+            )
         models.append(model)
     return models, cfg, task
 
@@ -94,6 +100,18 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], model_cfg: Any, p
             f"{path} does not fit the model: {detail[:400]}; give the options (architecture, sizes, dictionary) that it "
             "was trained with"
         ) from error
+
+
+def first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The first of some ``named`` tensors that holds NaN or infinity, in words; None when all are finite."""
+    for name, tensor in named:
+        tensor = tensor.detach()
+        # The sum, which is quick, is not finite where a value is not; or where it overflows, therefore the second look.
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum()):
+            count = int(torch.isfinite(tensor).logical_not_().sum())
+            if count:
+                return f"{count} of the {tensor.numel()} values of {name} are NaN or infinite"
+    return None
 
 
 def _with_suffix(filename: str, suffix: str) -> str:

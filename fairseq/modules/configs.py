@@ -15,7 +15,9 @@ class SelfAttentionConfig(FairseqDataclass):
     """How attention scores are scaled."""
 
     self_attention_scale: float | None = option(
-        None, "factor on the products of queries and keys; default: one over the root of the width of a head"
+        None,
+        "factor on the products of queries and keys; default: one over the root of the width of a head",
+        within="(0, inf)",
     )
 
 
@@ -23,8 +25,8 @@ class SelfAttentionConfig(FairseqDataclass):
 class FastFeedForwardConfig(FairseqDataclass):
     """The size of fast feed-forward layers."""
 
-    fff_depth: int = option(11, "depth of each tree: a token visits this many nodes and one more")
-    fff_trees: int = option(1, "trees side by side, whose outputs are added up")
+    fff_depth: int = option(11, "depth of each tree: a token visits this many nodes and one more", within="[0, inf)")
+    fff_trees: int = option(1, "trees side by side, whose outputs are added up", within="[1, inf)")
 
 
 @dataclass(kw_only=True)
@@ -38,7 +40,7 @@ class ProductHeadConfig(FairseqDataclass):
 class LearnedPositionsConfig(FairseqDataclass):
     """How learned positions are counted."""
 
-    learned_offset: int | None = option(None, _OFFSET)
+    learned_offset: int | None = option(None, _OFFSET, within="[0, inf)")
     learned_by_column: bool = option(False, _BY_COLUMN)
 
 
@@ -46,7 +48,7 @@ class LearnedPositionsConfig(FairseqDataclass):
 class SinusoidalPositionsConfig(FairseqDataclass):
     """How sinusoidal positions are counted."""
 
-    sinusoidal_offset: int | None = option(None, _OFFSET)
+    sinusoidal_offset: int | None = option(None, _OFFSET, within="[0, inf)")
     sinusoidal_by_column: bool = option(False, _BY_COLUMN)
 
 
@@ -54,7 +56,7 @@ class SinusoidalPositionsConfig(FairseqDataclass):
 class BiGSConfig(FairseqDataclass):
     """Bidirectional gated state-space models. The gate is encoder-ffn-embed-dim wide; there are no heads."""
 
-    bigs_num_ssm: int = option(64, "complex modes of a convolution")
+    bigs_num_ssm: int = option(64, "complex modes of a convolution", within="[1, inf)")
     bigs_spectrum: str = option(
         "hippo",
         "how the frequencies of the modes begin: those of HiPPO, linear or inverse",
@@ -75,7 +77,9 @@ class BiGSConfig(FairseqDataclass):
         "how convolutions are computed; auto: in chunks where that is quicker",
         choices=("auto", "fft", "chunks"),
     )
-    bigs_ssm_lr_scale: float = option(1.0, "learning rate of the modes, steps and skips, relative to the others")
+    bigs_ssm_lr_scale: float = option(
+        1.0, "learning rate of the modes, steps and skips, relative to the others", within="(0, inf)"
+    )
     bigs_ssm_weight_decay: bool = option(
         True, "decay the modes, steps and skips too, as the original does", action="boolean"
     )
@@ -111,21 +115,27 @@ class ConvAttentionConfig(FairseqDataclass):
         + _OVER,
         choices=("none", "key", "query"),
     )
-    conv_attention_reach: int | None = option(None, "tokens to each side that the kernel tells apart" + _OVER)
+    conv_attention_reach: int | None = option(
+        None, "tokens to each side that the kernel tells apart" + _OVER, within="[1, inf)"
+    )
     conv_attention_value_projection: str = option(
         "linear", "linear, or convolution[_depth][_mixed][_no_act] REACH GROUPS (depth: without GROUPS)"
     )
     conv_attention_value_mixed: bool | None = option(None, "half of the heads have linear values" + _OVER)
     conv_attention_value_activation: bool | None = option(None, "activation after the depthwise convolution" + _OVER)
-    conv_attention_value_reach: int | None = option(None, "tokens to each side of the convolution" + _OVER)
-    conv_attention_value_groups: int | None = option(None, "groups of the convolution" + _OVER)
+    conv_attention_value_reach: int | None = option(
+        None, "tokens to each side of the convolution" + _OVER, within="[1, inf)"
+    )
+    conv_attention_value_groups: int | None = option(None, "groups of the convolution" + _OVER, within="[1, inf)")
     conv_attention_query_key_projection: str = option("linear", "as for values, or none")
     conv_attention_query_key_mixed: bool | None = option(None, "half of the heads have linear queries and keys" + _OVER)
     conv_attention_query_key_activation: bool | None = option(
         None, "activation after the depthwise convolution" + _OVER
     )
-    conv_attention_query_key_reach: int | None = option(None, "tokens to each side of the convolution" + _OVER)
-    conv_attention_query_key_groups: int | None = option(None, "groups of the convolution" + _OVER)
+    conv_attention_query_key_reach: int | None = option(
+        None, "tokens to each side of the convolution" + _OVER, within="[1, inf)"
+    )
+    conv_attention_query_key_groups: int | None = option(None, "groups of the convolution" + _OVER, within="[1, inf)")
     conv_attention_head_dim: int | None = option(
-        None, "width of a head; default: that of the encoder divided by the number of heads"
+        None, "width of a head; default: that of the encoder divided by the number of heads", within="[1, inf)"
     )

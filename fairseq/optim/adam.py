@@ -27,23 +27,19 @@ from fairseq.optim.fairseq_optimizer import (
     register_optimizer,
     total_norm,
 )
+from fairseq.optim.float32_update import undecorated
 from fairseq.tree import HALF
 
 
-def parse_betas(value: Any) -> tuple[float, float]:
-    """The two decay rates from a literal such as ``"(0.9, 0.98)"`` or from a sequence of two numbers."""
+def parse_betas(value: Any, name: str = "adam_betas") -> tuple[float, float]:
+    """The two decay rates of the option ``name``: a literal such as ``"(0.9, 0.98)"``, or a sequence of two numbers."""
     try:
-        beta1, beta2 = map(float, literal(value, "adam_betas") if isinstance(value, str) else value)
+        beta1, beta2 = map(float, literal(value, name) if isinstance(value, str) else value)
     except (TypeError, ValueError):
-        raise ConfigError(f'adam_betas must be a pair of numbers such as "(0.9, 0.98)", but is {value!r}') from None
+        raise ConfigError(f'{name} must be a pair of numbers such as "(0.9, 0.98)", but is {value!r}') from None
     if not (0.0 <= beta1 < 1.0 and 0.0 <= beta2 < 1.0):
-        raise ConfigError(f"adam_betas must lie in [0, 1), but are {beta1}, {beta2}")
+        raise ConfigError(f"{name} must lie in [0, 1), but are {beta1}, {beta2}")
     return beta1, beta2
-
-
-def _undecorated(method: Any) -> Any:
-    """``method`` without the mark that hides it from torch.compile: the mark imports the compiler, which takes seconds."""
-    return getattr(method, "__wrapped__", method)
 
 
 class Adam(torch.optim.Optimizer):
@@ -64,9 +60,9 @@ class Adam(torch.optim.Optimizer):
     #: See :class:`fairseq.optim.adam_update.Hyperparameters`.
     corrected_eps = False
 
-    add_param_group = _undecorated(torch.optim.Optimizer.add_param_group)
-    zero_grad = _undecorated(torch.optim.Optimizer.zero_grad)
-    state_dict = _undecorated(torch.optim.Optimizer.state_dict)
+    add_param_group = undecorated(torch.optim.Optimizer.add_param_group)
+    zero_grad = undecorated(torch.optim.Optimizer.zero_grad)
+    state_dict = undecorated(torch.optim.Optimizer.state_dict)
 
     def __init__(
         self,
@@ -149,7 +145,7 @@ class Adam(torch.optim.Optimizer):
             known = {key: group.get(key, value) for key, value in own.items()}
             groups.append({**known, "betas": tuple(known["betas"])})
         # The base class would round float32 moments of a half-precision parameter to its type.
-        _undecorated(torch.optim.Optimizer.load_state_dict)(self, {"state": {}, "param_groups": groups})
+        undecorated(torch.optim.Optimizer.load_state_dict)(self, {"state": {}, "param_groups": groups})
         for group, own in zip(stored, self.param_groups, strict=True):
             for index, param in zip(group["params"], own["params"], strict=True):
                 if index in state_dict["state"]:

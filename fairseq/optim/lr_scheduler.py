@@ -1,5 +1,5 @@
-"""Learning-rate schedules: what each offers to the trainer, registration and building, the five of the original, and
-one by budget.
+"""Learning-rate schedules: what each offers to the trainer, registration and building, and those that are curves over the
+number of updates. Three others are in ``other_schedules.py``.
 
 The trainer calls ``step_begin_epoch`` and then ``step_update`` when an epoch begins, ``step_update(n)`` after update
 ``n`` (it returns the learning rate of update ``n + 1``), and ``step`` with the validation loss when an epoch ends.
@@ -22,6 +22,8 @@ from fairseq.optim.configs import (
     FixedLRScheduleConfig,
     InverseSquareRootLRScheduleConfig,
     PolynomialDecayLRScheduleConfig,
+    StepLRScheduleConfig,
+    TriangularLRScheduleConfig,
     TriStageLRScheduleConfig,
 )
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates
@@ -68,7 +70,7 @@ class FairseqLRScheduler:
 
     def step(self, epoch: int, val_loss: float | None = None) -> Any:
         """Note the validation loss at the end of ``epoch``."""
-        if val_loss is not None:
+        if val_loss is not None and not math.isnan(val_loss):
             self.best = val_loss if self.best is None else min(self.best, val_loss)
 
     def step_update(self, num_updates: int) -> float:
@@ -293,6 +295,56 @@ class TriStageLRSchedule(_Curve):
         if decayed <= self.decay_steps:
             return self.peak_lr * math.exp(-self.decay_factor * decayed)
         return self.cfg.final_lr_scale * self.peak_lr
+
+
+@register_lr_scheduler("triangular", dataclass=TriangularLRScheduleConfig)
+class TriangularLRSchedule(_Curve):
+    """Smith, Cyclical Learning Rates (2017). With half periods of h = lr_period_updates // 2 and n completed updates.
+
+    In cycle c = floor(n / 2h), with x = |n / h - 2c - 1|: low + (high - low) * (1 - x), where high is max_lr * lr_shrink ^ c
+    and low is lr, with shrink_min shrunk alike.
+    """
+
+    def __init__(self, cfg: Any, optimizer: Any) -> None:
+        super().__init__(cfg, optimizer)
+        self.min_lr = single_lr(cfg, "triangular")
+        if not cfg.max_lr > self.min_lr:
+            raise ConfigError(
+                f"max_lr ({cfg.max_lr}) must be greater than lr ({self.min_lr}) for the triangular schedule"
+            )
+        self.half_period = cfg.lr_period_updates // 2
+        self._set(self.min_lr)
+
+    def lr_at(self, num_updates: int) -> float:
+        cycle = math.floor(num_updates / (2 * self.half_period))
+        shrink = self.cfg.lr_shrink**cycle
+        low, high = self.min_lr * shrink if self.cfg.shrink_min else self.min_lr, self.cfg.max_lr * shrink
+        distance = abs(num_updates / self.half_period - 2 * (cycle + 1) + 1)
+        return low + (high - low) * max(0, 1 - distance)
+
+
+@register_lr_scheduler("step", dataclass=StepLRScheduleConfig)
+class StepLRSchedule(_Curve):
+    """With w = warmup_updates and n completed updates.
+
+    n < w: from warmup_init_lr (default: min_lr) straight to lr; then lr * lr_decay ^ floor((n - w) / lr_deacy_period), at
+    least min_lr.
+    """
+
+    def __init__(self, cfg: Any, optimizer: Any) -> None:
+        super().__init__(cfg, optimizer)
+        self.max_lr = learning_rates(cfg)[0]
+        if not self.max_lr > cfg.min_lr:
+            raise ConfigError(f"lr ({self.max_lr}) must be greater than min_lr ({cfg.min_lr}) for the step schedule")
+        self.warmup_init_lr = cfg.warmup_init_lr if cfg.warmup_init_lr >= 0 else cfg.min_lr
+        self._set(self.warmup_init_lr)
+
+    def lr_at(self, num_updates: int) -> float:
+        warmup = self.cfg.warmup_updates
+        if num_updates < warmup:
+            return self.warmup_init_lr + num_updates * ((self.max_lr - self.warmup_init_lr) / warmup)
+        decays = (num_updates - warmup) // self.cfg.lr_deacy_period
+        return max(self.max_lr * self.cfg.lr_decay**decays, self.cfg.min_lr)
 
 
 @register_lr_scheduler("budget_triangular", dataclass=BudgetTriangularLRScheduleConfig)

@@ -6,7 +6,7 @@ state entry; every other mode keeps one entry per parameter in the same order. B
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,12 @@ import torch
 from fairseq.errors import CheckpointError
 
 _ADVICE = "it belongs to another model or optimizer; start it afresh with --reset-optimizer"
+
+# Adafactor's averages over rows and columns are smaller than their parameter.
+_FACTORED: dict[str, Callable[[torch.Size], torch.Size]] = {
+    "exp_avg_sq_row": lambda shape: shape[:-1],
+    "exp_avg_sq_col": lambda shape: shape[:-2] + shape[-1:],
+}
 
 
 def fit_state(
@@ -54,10 +60,11 @@ def _check_shapes(state_dict: dict[str, Any], shapes: Sequence[torch.Size]) -> N
     ids = [index for group in state_dict["param_groups"] for index in group["params"]]
     for index, shape in zip(ids, shapes, strict=True):
         for name, value in state_dict["state"].get(index, {}).items():
-            if torch.is_tensor(value) and value.dim() > 0 and value.shape != shape:
+            wanted = _FACTORED.get(name, torch.Size)(shape)
+            if torch.is_tensor(value) and value.dim() > 0 and value.shape != wanted:
                 raise CheckpointError(
                     f"{name} of parameter {index} in the checkpoint's optimizer state has shape {tuple(value.shape)}, "
-                    f"the model's has {tuple(shape)}; {_ADVICE}"
+                    f"the model's has {tuple(wanted)}; {_ADVICE}"
                 )
 
 
@@ -97,7 +104,7 @@ def _join(state_dict: dict[str, Any], size: int) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for name in names:
         values = [entry[name] for entry in entries]
-        if torch.is_tensor(values[0]) and (values[0].dim() > 0 or name.startswith("exp_avg")):
+        if torch.is_tensor(values[0]) and (values[0].dim() > 0 or name != "step"):
             joined[name] = torch.cat([value.reshape(-1) for value in values])
             if joined[name].numel() != size:
                 raise _wrong_size(name, joined[name].numel(), size)

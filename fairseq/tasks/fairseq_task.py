@@ -129,6 +129,10 @@ class FairseqTask:
         """Whether the data has several directories, so that every epoch loads another one."""
         return len(split_paths(getattr(self.cfg, "data", "") or "")) > 1
 
+    def validation_subsets(self, names: list[str]) -> list[str]:
+        """The subsets that are validated where ``names`` are asked for, which have been loaded; the first one counts."""
+        return names
+
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> None:

@@ -99,6 +99,11 @@ class MaskedLMTask(FairseqTask):
         Raises DataNotFoundError for a missing split, DataError for data that is damaged, empty or of another dictionary.
         """
         blocks = self._load_dataset_split(split, epoch, combine)
+        shuffle = legacy_permutation(len(blocks), self._seed)
+        self.datasets[split] = SortDataset(self._samples(blocks), sort_order=[shuffle, blocks.sizes])
+
+    def _samples(self, blocks: Blocks, **more: FairseqDataset) -> NestedDictionaryDataset:
+        """Masked samples of ``blocks``, in their order; ``more`` are further entries of a sample."""
         source, target = self._masked(blocks)
         pad = self.dictionary.pad()
         net_input: dict[str, FairseqDataset] = {
@@ -111,24 +116,23 @@ class MaskedLMTask(FairseqTask):
             net_input["token_type_ids"] = RightPadDataset(types, pad_idx=0)
         if self.cfg.include_target_tokens:
             net_input["target_tokens"] = RightPadDataset(target, pad_idx=pad)
-        nested = NestedDictionaryDataset(
+        return NestedDictionaryDataset(
             {
                 "id": IdDataset(),
                 "net_input": net_input,
                 "target": RightPadDataset(target, pad_idx=pad),
                 "nsentences": NumSamplesDataset(),
                 "ntokens": NumelDataset(source, reduce=True),
+                **more,
             },
             sizes=[blocks.sizes],
         )
-        shuffle = legacy_permutation(len(blocks), self._seed)
-        self.datasets[split] = SortDataset(nested, sort_order=[shuffle, blocks.sizes])
 
-    def _load_dataset_split(self, split: str, epoch: int, combine: bool) -> Blocks:
-        """The unmasked blocks of ``split``, ``<s>`` included."""
+    def _load_dataset_split(self, split: str, epoch: int, combine: bool, folder: str = "") -> Blocks:
+        """The unmasked blocks of ``split``, ``<s>`` included; ``folder``: where it is in the data directory."""
         cfg = self.cfg
         paths = split_paths(cfg.data)
-        split_path = os.path.join(paths[(epoch - 1) % len(paths)], split)
+        split_path = os.path.join(paths[(epoch - 1) % len(paths)], folder, split)
         lines = load_indexed_dataset(split_path, self.dictionary, combine=combine)
         if lines is None:
             raise DataNotFoundError(

@@ -52,8 +52,6 @@ def batch_iterator(cfg: FairseqConfig, task: FairseqTask, subset: str, **own: An
     Raises DataError when no batch is left.
     """
     data = cfg.dataset
-    if data.num_workers < 0:
-        raise ConfigError(f"num_workers must not be negative, but is {data.num_workers}")
     iterator = task.get_batch_iterator(
         dataset=task.dataset(subset),
         required_batch_size_multiple=data.required_batch_size_multiple,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fairseq.dataclass.base import literal_dict
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, NonFiniteError
 from fairseq.logging import metrics
 from fairseq.models.inference import run_batches
 from fairseq.models.loading import load_model_ensemble_and_task
@@ -50,6 +51,7 @@ def evaluate(cfg: FairseqConfig, overrides: dict[str, Any] | None = None) -> dic
     results = {}
     for subset in subset_names(cfg):
         task.load_dataset(subset, combine=False, epoch=1, task_cfg=saved.task)
+    for subset in task.validation_subsets(subset_names(cfg)):
         results[subset] = _evaluate_subset(cfg, task, model, criterion, subset, mode)
     return results
 
@@ -75,4 +77,6 @@ def _evaluate_subset(
         task.reduce_metrics(outputs, criterion)
         stats = meters.get_smoothed_values()
     progress.print(stats, tag=subset, step=step)
+    if stats.get("loss") is not None and not math.isfinite(float(stats["loss"])):
+        raise NonFiniteError(f"the loss on {subset!r} is {stats['loss']}: the model's outputs are not finite numbers")
     return stats

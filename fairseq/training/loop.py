@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trac
 
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.dataclass.state import config_to_state
-from fairseq.errors import ConfigError, FairseqError
+from fairseq.errors import ConfigError, FairseqError, TrainingError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.registry import nearest
@@ -45,11 +45,12 @@ def validate(cfg: FairseqConfig, trainer: Trainer, epoch: int, subsets: list[str
     if cfg.dataset.fixed_validation_seed is not None:
         torch.manual_seed(cfg.dataset.fixed_validation_seed)
     trainer.begin_valid_epoch(epoch)
-    values = []
+    values, metric = [], cfg.checkpoint.best_checkpoint_metric
     for position, subset in enumerate(subsets):
         logger.info('begin validation on "%s" subset', subset)
         stats = _validate_subset(cfg, trainer, epoch, subset, track_best=position == 0)
-        values.append(_metric(stats, cfg.checkpoint.best_checkpoint_metric))
+        # One that decides nothing may have nothing to predict.
+        values.append(_metric(stats, metric, subset) if position == 0 or metric in stats else math.nan)
     return values
 
 
@@ -75,7 +76,12 @@ def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: s
     return stats
 
 
-def _metric(stats: dict[str, Any], name: str) -> float:
+def _metric(stats: dict[str, Any], name: str, subset: str) -> float:
+    if name not in stats and name in ("loss", "nll_loss", "ppl"):
+        raise TrainingError(
+            f"no batch of {subset!r} has anything to predict, so that it has no {name}: raise --mask-prob, validate on more "
+            "data, or give --disable-validation"
+        )
     if name not in stats:
         known = [key for key in stats if not key.startswith("best_")]
         raise ConfigError(
@@ -221,6 +227,8 @@ def validate_and_save(
     """Validate and save when they are due after an update; returns validation values ([] if not due) and whether to stop."""
     num_updates = trainer.get_num_updates()
     should_stop = _reached_limit(cfg, trainer, num_updates)
+    if end_of_epoch or should_stop:
+        trainer.require_targets()
     every = cfg.checkpoint.save_interval_updates
     do_save = (
         (end_of_epoch and epoch_itr.epoch % cfg.checkpoint.save_interval == 0)
@@ -243,7 +251,7 @@ def validate_and_save(
 
 def _validate(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> list[float]:
     try:
-        return validate(cfg, trainer, epoch_itr.epoch, subset_names(cfg))
+        return validate(cfg, trainer, epoch_itr.epoch, trainer.task.validation_subsets(subset_names(cfg)))
     except FairseqError:
         # A mistake in the validation data or settings must not cost the updates that were made.
         trainer.save_checkpoint(epoch_itr, None)

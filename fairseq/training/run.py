@@ -73,7 +73,7 @@ def _train(cfg: FairseqConfig) -> float | None:
         logger.info("nothing to do: %d updates are done already", trainer.get_num_updates())
         return None
     if not (cfg.dataset.disable_validation or cfg.dataset.skip_invalid_size_inputs_valid_test):
-        for subset in subset_names(cfg):  # rather than at the first validation
+        for subset in task.validation_subsets(subset_names(cfg)):  # rather than at the first validation
             check_sample_sizes(task, model, subset)
     value = train_epochs(cfg, trainer, epoch_itr)
     trainer.store.wait()
@@ -88,25 +88,8 @@ def check(cfg: FairseqConfig) -> None:
         raise ConfigError(
             "the size of a batch is not given: pass --max-tokens (tokens per batch) or --batch-size (sentences per batch)"
         )
-    for name in ("max_tokens", "batch_size", "max_tokens_valid", "batch_size_valid"):
-        value = getattr(data, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, but is {value}")
-    for section, name in (
-        ("common", "log_interval"),
-        ("dataset", "validate_interval"),
-        ("checkpoint", "save_interval"),
-    ):
-        if getattr(getattr(cfg, section), name) == 0:
-            raise ConfigError(f"{name} must not be 0: it counts the updates or epochs from one time to the next")
-    if cfg.ema.store_ema and cfg.ema.ema_update_freq < 1:
-        raise ConfigError(f"ema_update_freq must be at least 1, but is {cfg.ema.ema_update_freq}")
-    if data.max_valid_steps is not None and data.max_valid_steps < 0:
-        raise ConfigError(f"max_valid_steps must not be negative, but is {data.max_valid_steps}")
-    if any(frequency < 1 for frequency in cfg.optimization.update_freq) or not cfg.optimization.update_freq:
-        raise ConfigError(f"update_freq must be at least 1, but is {list(cfg.optimization.update_freq)}")
-    if cfg.optimization.batch_ramp_updates < 0:
-        raise ConfigError(f"batch_ramp_updates must not be negative, but is {cfg.optimization.batch_ramp_updates}")
+    if not cfg.optimization.update_freq:
+        raise ConfigError("update_freq is an empty list; give at least one number of batches per update")
     if cfg.criterion is None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
     if cfg.optimizer is None:
@@ -174,6 +157,9 @@ def load_checkpoint(
     position = extra_state["train_iterator"]
     epoch_itr = trainer.get_train_iterator(epoch=position["epoch"], load_dataset=True, **iterator_args)
     epoch_itr.load_state_dict(position)
+    if position["iterations_in_epoch"] == 0 and position["epoch"] > 1 and not (resets.lr_scheduler or resets.optimizer):
+        # It was written before the schedule heard that the epoch was over, and of its validation loss.
+        trainer.lr_step(position["epoch"] - 1, extra_state.get("val_loss"))
     return extra_state, epoch_itr
 
 

@@ -10,6 +10,7 @@ number of updates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from typing import Any, NamedTuple
@@ -42,8 +43,8 @@ class EarlyStop:
     runs: int = 0
 
     def update(self, value: float, maximize: bool) -> int:
-        """The number of validations in a row, this one included, that did not improve."""
-        if self.best is None or (value > self.best if maximize else value < self.best):
+        """The number of validations in a row, this one included, that did not improve (NaN is no improvement)."""
+        if not math.isnan(value) and (self.best is None or (value > self.best if maximize else value < self.best)):
             self.best, self.runs = value, 0
         else:
             self.runs += 1
@@ -51,7 +52,7 @@ class EarlyStop:
 
     def state_dict(self) -> dict[str, Any] | None:
         """None before the first validation."""
-        return None if self.best is None else asdict(self)
+        return asdict(self) if self.runs or self.best is not None else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.best, self.runs = astuple(EarlyStop(**state))

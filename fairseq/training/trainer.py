@@ -30,7 +30,7 @@ from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.logging.meters import Statistics
 from fairseq.logging.setup import TRAIN_LOGGER
-from fairseq.models.loading import MisfitError, load_weights
+from fairseq.models.loading import MisfitError, first_not_finite, load_weights
 from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
@@ -97,6 +97,8 @@ class Trainer(OldTrainerNames):
         self.early_stop = EarlyStop()
         self._num_updates = 0
         self._dummy_source: EpochBatchIterator | None = None
+        self._own_updates = 0  # those that this process made
+        self._predicted: Tensor | float = 0.0  # the sum of their sample sizes, left where it is
         self._start_time = time.time()
         self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
@@ -280,6 +282,8 @@ class Trainer(OldTrainerNames):
 
     def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> Mapping[str, Any]:
         self.set_num_updates(self._num_updates + 1)
+        self._own_updates += 1
+        self._predicted = self._predicted + total.sample_size
         if self.ema is not None:
             self.ema.step(self.model, self._num_updates)
             metrics.log_scalar("ema_decay", self.ema.get_decay(), priority=10000, round=5, weight=0)
@@ -289,6 +293,14 @@ class Trainer(OldTrainerNames):
         self._log_loss_scale()
         metrics.log_stop_time("train_wall")
         return stats
+
+    def require_targets(self) -> None:
+        """Raise TrainingError if no update had anything to predict; of a resumed run that is not known."""
+        if 0 < self._own_updates == self._num_updates and float(self._predicted) == 0:
+            raise TrainingError(
+                f"none of the {self._num_updates} updates had anything to predict, so that nothing is learned: raise "
+                "--mask-prob, or look at the targets of the data"
+            )
 
     def _watch_memory(self) -> None:
         peak = torch.cuda.max_memory_allocated() / 1024**3
@@ -437,12 +449,24 @@ class Trainer(OldTrainerNames):
         if not self.is_data_parallel_master:
             return None
         return self.store.save(
-            lambda: self.state_dict(epoch_itr.state_dict(), val_loss),
+            lambda: self._checked(self.state_dict(epoch_itr.state_dict(), val_loss)),
             epoch_itr.epoch,
             self._num_updates,
             epoch_itr.end_of_epoch(),
             val_loss,
         )
+
+    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        """``state``, if its weights are finite: nothing else may replace a good checkpoint. Raises NonFiniteError."""
+        weights = state["model"]
+        named = ((name, weights[name]) for name, _ in self.model.named_parameters() if name in weights)
+        wrong = first_not_finite(named)
+        if wrong is not None:
+            raise NonFiniteError(
+                f"after update {self._num_updates} {wrong}: nothing is saved, the checkpoints in {self.cfg.checkpoint.save_dir} "
+                "are as they were; lower the learning rate, raise the optimizer's epsilon, or set --clip-norm"
+            )
+        return state
 
     def state_dict(self, position: Mapping[str, Any], val_loss: float | None) -> dict[str, Any]:
         """The checkpoint at ``position``, the state of the data iterator."""

@@ -12,12 +12,12 @@ from tests.architecture import source
 
 FLOORS = {
     **dict.fromkeys(("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "tree"), 0),
-    **dict.fromkeys(("dataclass", "config", "logging", "distributed", "ops"), 1),
+    **dict.fromkeys(("dataclass", "config", "logging", "distributed", "ops", "portable"), 1),
     **dict.fromkeys(("data", "modules", "optim", "checkpoint"), 2),
     "finetune": 3,
     **dict.fromkeys(("models", "criterions"), 4),
     **dict.fromkeys(("tasks", "interop"), 5),
-    **dict.fromkeys(("training", "glue"), 6),
+    **dict.fromkeys(("training", "glue", "hf"), 6),
     "cli": 7,
     "compat": 8,
 }

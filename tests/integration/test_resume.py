@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,3 +80,37 @@ def test_resume_across_an_epoch_border_and_with_workers(tmp_path: Path) -> None:
     expected, actual = losses(whole), losses(resumed)
     assert len(actual) >= 20
     assert actual == {update: expected[update] for update in actual}
+
+
+RECIPES = [
+    "--optimizer nag --momentum 0.9 --lr-scheduler reduce_lr_on_plateau --lr-threshold 0.9 --lr-patience 1 --lr 0.01",
+    "--optimizer adafactor --beta1 0.9 --lr-scheduler manual --epoch2lr {'1':0.01,'3':0.001} --lr 0.005 --bf16",
+    "--optimizer lamb --weight-decay 0.01 --lr-scheduler triangular --max-lr 0.01 --lr-period-updates 8 --lr 0.001",
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.split()[1])
+def test_recipes_go_on_from_the_end_of_an_epoch(recipe: str, tmp_path: Path) -> None:
+    """The checkpoint of an epoch is written before its validation loss reaches the schedule."""
+    usual = " ".join(TINY_FLAGS)
+    start, end = usual.index("--optimizer"), usual.index("--clip-norm")
+    flags = (usual[:start] + usual[end : usual.index("--lr-scheduler")]).split()
+    flags += [*recipe.split(), "--update-freq", "16", "--max-epoch", "4"]
+    train(DATA, *flags, "--save-dir", "whole", cwd=tmp_path)
+    stored = tmp_path / "whole" / "checkpoint2.pt"
+    train(DATA, *flags, "--save-dir", "again", "--restore-file", stored, cwd=tmp_path)
+    a, b = (torch.load(tmp_path / name / "checkpoint4.pt", weights_only=True) for name in ("whole", "again"))
+    assert all(torch.equal(value, b["model"][name]) for name, value in a["model"].items())
+    assert_same(a["last_optimizer_state"], b["last_optimizer_state"])
+    assert_same(a["optimizer_history"][-1], b["optimizer_history"][-1])
+
+
+def assert_same(a: Any, b: Any) -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        a, b = list(a.values()), list(b.values())
+    if isinstance(a, list | tuple):
+        for left, right in zip(a, b, strict=True):
+            assert_same(left, right)
+    else:
+        assert torch.equal(a, b) if torch.is_tensor(a) else a == b

@@ -142,7 +142,7 @@ def test_best_validation_loss_is_kept(name: str) -> None:
     }
     schedule = make(name, [1.0], **settings.get(name, {}))
     assert schedule.state_dict() == {"best": None}
-    for loss in (None, 3.0, 2.0, 5.0):
+    for loss in (math.nan, None, 3.0, 2.0, math.nan, 5.0):
         schedule.step(1, loss)
     assert schedule.state_dict() == {"best": 2.0}
     schedule.load_state_dict({"best": 1.0})

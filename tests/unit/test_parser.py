@@ -294,7 +294,9 @@ def test_help_is_complete_and_imports_no_torch() -> None:
 
 @pytest.mark.parametrize("scheduler", LR_SCHEDULERS.names())
 def test_every_combination_of_built_ins_parses(scheduler: str) -> None:
+    more = "--max-lr 0.5" if scheduler == "triangular" else ""
     for optimizer in OPTIMIZERS.names():
-        cfg = config(f"--optimizer {optimizer} --lr-scheduler {scheduler} --arch xlm --lr 0.1 --max-update 3")
-        assert cfg.lr_scheduler._name == scheduler and cfg.lr_scheduler.lr == cfg.optimizer.lr == [0.1]
+        cfg = config(f"--optimizer {optimizer} --lr-scheduler {scheduler} {more} --arch xlm --lr 0.1 --max-update 3")
+        assert cfg.lr_scheduler._name == scheduler and cfg.optimizer.lr == [0.1]
+        assert cfg.lr_scheduler.get("lr", [0.1]) == [0.1]
         assert cfg.model == {"_name": "xlm", "max_positions": 1024}

@@ -134,7 +134,7 @@ def test_models_without_types_have_no_trace_of_them():
     ):
         with pytest.raises(DataError, match=words):
             typed(tokens, token_type_ids=ids)
-    with pytest.raises(ConfigError, match="type_vocab_size must not be negative"):
+    with pytest.raises(ConfigError, match="type_vocab_size must be at least 0"):
         small_model(type_vocab_size=-1)
 
 

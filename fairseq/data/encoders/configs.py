@@ -31,7 +31,7 @@ class SentencepieceConfig(FairseqDataclass):
     )
     sentencepiece_enable_sampling: bool = option(False, "sample a segmentation anew each time (subword regularization)")
     sentencepiece_alpha: float | None = option(
-        None, "smoothing of the sampling (unigram) or merge drop-out probability (bpe)"
+        None, "smoothing of the sampling (unigram) or merge drop-out probability (bpe)", within="[0, inf)"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import sentencepiece
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from tokenizers.models import WordPiece
 
 from fairseq.data.encoders import albert_text
 from fairseq.data.encoders.base import LITERAL, Ids, Span, id_arrays, required_file
@@ -108,7 +109,7 @@ class HuggingFaceTokenizer(_TokenizersBPE):
             raise DataError(f"{path} is not a valid tokenizer.json: {error}") from None
         self.bpe.no_truncation()
         self.bpe.no_padding()
-        self.word_pieces = any(piece.startswith("##") for piece in self.bpe.get_vocab())
+        self.word_pieces = isinstance(self.bpe.model, WordPiece)
 
     def is_beginning_of_word(self, x: str) -> bool:
         piece = x if x in LITERAL else self.bpe.id_to_token(int(x))

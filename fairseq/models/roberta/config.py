@@ -32,15 +32,17 @@ class RobertaConfig(FairseqDataclass):
     """
 
     # Sizes
-    encoder_layers: int = option(12, "number of encoder layers")
-    encoder_embed_dim: int = option(768, "width of the encoder (channels)")
-    encoder_ffn_embed_dim: int = option(3072, "inner width of the feed-forward blocks")
-    encoder_attention_heads: int = option(12, "number of attention heads; divides the encoder width")
+    encoder_layers: int = option(12, "number of encoder layers", within="[0, inf)")
+    encoder_embed_dim: int = option(768, "width of the encoder (channels)", within="[1, inf)")
+    encoder_ffn_embed_dim: int = option(3072, "inner width of the feed-forward blocks", within="[1, inf)")
+    encoder_attention_heads: int = option(12, "number of attention heads; divides the encoder width", within="[1, inf)")
     max_positions: int | None = option(
-        None, "longest input in tokens, special symbols included; default: the task's limit, else 512"
+        None,
+        "longest input in tokens, special symbols included; default: the task's limit, else 512",
+        within="[1, inf)",
     )
     max_source_positions: int | None = option(
-        None, "always overwritten with max_positions; kept because old files carry it"
+        None, "always overwritten with max_positions; kept because old files carry it", within="[1, inf)"
     )
 
     extend_positions: str | None = option(
@@ -57,21 +59,24 @@ class RobertaConfig(FairseqDataclass):
     encoder_normalize_before: bool = option(False, "normalize the input of each block (pre-norm), not its output")
     layernorm_embedding: bool = option(True, "layer norm over the embeddings")
     final_norm: bool = option(True, "pre-norm: normalize the output of the last layer", new=True)
-    dropout: float = option(0.1, "dropout after embeddings, attention and feed-forward")
+    dropout: float = option(0.1, "dropout after embeddings, attention and feed-forward", within="[0, 1)")
     residual_dropout: float | None = option(
-        None, "dropout after attention and feed-forward, where it is not that of the embeddings", new=True
+        None,
+        "dropout after attention and feed-forward, where it is not that of the embeddings",
+        within="[0, 1)",
+        new=True,
     )
-    attention_dropout: float = option(0.1, "dropout of the attention weights")
-    activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward blocks")
-    relu_dropout: float = option(0.0, "old name of activation_dropout, used when that is 0")
-    pooler_dropout: float = option(0.0, "dropout in the classification heads")
+    attention_dropout: float = option(0.1, "dropout of the attention weights", within="[0, 1)")
+    activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward blocks", within="[0, 1)")
+    relu_dropout: float = option(0.0, "old name of activation_dropout, used when that is 0", within="[0, 1)")
+    pooler_dropout: float = option(0.0, "dropout in the classification heads", within="[0, 1)")
     pooler_input_dropout: bool = option(
         True, "dropout before the inner layer of the classification heads, too", new=True
     )
     pooler_inner_dim: int | None = option(
-        None, "inner width of the classification heads; default: that of the encoder", new=True
+        None, "inner width of the classification heads; default: that of the encoder", within="[1, inf)", new=True
     )
-    encoder_layerdrop: float = option(0.0, "probability of leaving out a layer in a training pass")
+    encoder_layerdrop: float = option(0.0, "probability of leaving out a layer in a training pass", within="[0, 1]")
     encoder_layers_to_keep: str | None = option(
         None, "comma-separated layers to keep when loading a deeper checkpoint, as in 0,2,4"
     )
@@ -89,22 +94,27 @@ class RobertaConfig(FairseqDataclass):
     positions: str | None = option(None, "position embedding [learned]", slot=POSITIONS)
     attention_bias: str | None = option(None, "what is added to attention scores [none]", slot=ATTENTION_BIASES)
     lm_head: str | None = option(None, "masked-LM head [roberta]", slot=LM_HEADS)
-    layer_norm_eps: float = option(1e-5, "epsilon of the layer norms", new=True)
+    layer_norm_eps: float = option(1e-5, "epsilon of the layer norms", within="(0, 1)", new=True)
     zero_padding: bool = option(
         True, "embeddings of padding become zero vectors; matters only to what reads features of padding", new=True
     )
     decay_biases_and_norms: bool = option(True, "weight decay on biases and layer norms, too", new=True)
     linear_bias: bool = option(True, "biases in the linear maps of the layers", new=True)
     embedding_size: int | None = option(
-        None, "width of the embeddings, which a linear map brings to that of the encoder; default: the same", new=True
+        None,
+        "width of the embeddings, which a linear map brings to that of the encoder; default: the same",
+        within="[1, inf)",
+        new=True,
     )
-    type_vocab_size: int = option(0, "number of token types (segments) with an embedding; 0: none", new=True)
+    type_vocab_size: int = option(
+        0, "number of token types (segments) with an embedding; 0: none", within="[0, inf)", new=True
+    )
 
     # Variants: ALiBi, contrastive (CLAP) head, zero masking
     encoder_alibi: bool = option(False, "attention with linear biases (ALiBi); needs no_token_positional_embeddings")
     encoder_alibi_asymmetrical: bool = option(False, "ALiBi that tells what is ahead from what is behind")
     contrastive_pretraining: bool = option(False, "CLAP head: scaled products with the token embeddings as logits")
-    initial_beta: float = option(1.0, "initial inverse temperature of the CLAP head")
+    initial_beta: float = option(1.0, "initial inverse temperature of the CLAP head", within="(0, inf)")
     l2norm_embedding: bool = option(
         True,
         "giving this flag, under either name, turns OFF the L2 normalization that the CLAP head applies to the embeddings",
@@ -113,7 +123,10 @@ class RobertaConfig(FairseqDataclass):
     )
     zero_masking: bool = option(False, "masked tokens enter as zero vectors; needs task.omit_mask")
     mask_prob: float = option(
-        0.0, "zero masking: the model itself masks each token with this probability", flag="--model-mask-prob"
+        0.0,
+        "zero masking: the model itself masks each token with this probability",
+        within="[0, 1]",
+        flag="--model-mask-prob",
     )
 
     # Speed; the numbers stay the same up to rounding
@@ -139,7 +152,9 @@ class RobertaConfig(FairseqDataclass):
     # Memory
     checkpoint_activations: bool = option(False, "recompute the layers in the backward pass instead of storing them")
     offload_activations: bool = option(False, "checkpoint_activations, with what is stored moved to the CPU")
-    min_params_to_wrap: int = option(100_000_000, "fully sharded training: wrap layers with at least this many weights")
+    min_params_to_wrap: int = option(
+        100_000_000, "fully sharded training: wrap layers with at least this many weights", within="[0, inf)"
+    )
 
     # Carried by old files
     quant_noise_pq: float | int = carried(*_OLD["quant_noise_pq"])

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fairseq.dataclass import legacy
-from fairseq.dataclass.base import MISSING, convert
+from fairseq.dataclass.base import MISSING, check_within, convert, field_specs
 from fairseq.dataclass.slots import Variant, settled, slots_of, variant_specs
 from fairseq.errors import ConfigError
 from fairseq.models.loading import parse_layers
@@ -32,17 +32,6 @@ from fairseq.modules.feed_forward import Linear
 from fairseq.modules.positions import TokenEmbedding
 from fairseq.modules.slots import EncoderShape
 from fairseq.registry import HEADS, nearest
-
-PROBABILITIES = (
-    "dropout",
-    "residual_dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "relu_dropout",
-    "pooler_dropout",
-    "encoder_layerdrop",
-    "mask_prob",
-)
 
 # Slot -> the methods that a variant of it must have.
 METHODS: dict[str, tuple[str, ...]] = {
@@ -78,7 +67,7 @@ def _variant(config: RobertaConfig, slot: str, name: str, args: Any) -> Variant:
         value = getattr(args, key, None)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value)
-        value = spec.default if value is None else convert(spec, value, f"model.{key}")
+        value = spec.default if value is None else convert(spec, value, f"model.{key}", stored=True)
         if isinstance(value, str) and value == MISSING:
             raise ConfigError(f"model.{key} is mandatory for {slot}={name}: give --{key.replace('_', '-')}")
         options[key.removeprefix(f"{name}_")] = value
@@ -87,21 +76,8 @@ def _variant(config: RobertaConfig, slot: str, name: str, args: Any) -> Variant:
 
 def check_sizes(config: RobertaConfig) -> None:
     """Raise ConfigError for a size, probability or name that no model can have."""
-    for name in ("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"model.{name} must be at least 1, but is {getattr(config, name)} instead")
-    for name in ("encoder_layers", "type_vocab_size"):
-        if getattr(config, name) < 0:
-            raise ConfigError(f"model.{name} must not be negative, but is {getattr(config, name)}")
-    for name in ("pooler_inner_dim", "embedding_size"):
-        if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise ConfigError(f"model.{name} must be at least 1, but is {getattr(config, name)} instead")
-    if not 0 < config.layer_norm_eps < 1:
-        raise ConfigError(f"model.layer_norm_eps must lie between 0 and 1, but is {config.layer_norm_eps} instead")
-    for name in PROBABILITIES:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value <= 1:
-            raise ConfigError(f"model.{name} must lie between 0 and 1, but is {value} instead")
+    for name, spec in field_specs(type(config)).items():
+        check_within(spec, getattr(config, name), f"model.{name}")
     choices: dict[str, tuple[str, ...]] = {
         "activation_fn": ACTIVATIONS,
         "pooler_activation_fn": ACTIVATIONS,
@@ -114,8 +90,6 @@ def check_sizes(config: RobertaConfig) -> None:
         if value is not None and value not in known:
             hint = nearest(value, list(known))
             raise ConfigError(f"model.{name} must be one of {', '.join(known)}, but is {value!r} instead{hint}")
-    if config.max_positions is not None and config.max_positions < 1:
-        raise ConfigError(f"model.max_positions must be at least 1, but is {config.max_positions} instead")
 
 
 def check_variants(config: RobertaConfig) -> None:

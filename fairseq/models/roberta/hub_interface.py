@@ -18,7 +18,7 @@ from fairseq.data.batching import collate_tokens
 from fairseq.data.encoders import build_bpe
 from fairseq.data.wrappers import ListDataset
 from fairseq.dataclass.flat import flat_namespace
-from fairseq.errors import ConfigError, DataError, OutOfScopeError
+from fairseq.errors import ConfigError, DataError, NonFiniteError, OutOfScopeError
 from fairseq.finetune.sentences import input_dataset
 from fairseq.finetune.spans import Answer
 from fairseq.models.inference import head_outputs, in_order, length_batches, run_batches
@@ -259,6 +259,8 @@ class RobertaHubInterface(nn.Module):
         batch = {"src_tokens": collate_tokens(rows, pad_idx=dictionary.pad())}
         [(_, logits)] = run_batches(self.model, [batch], self._mask_logits)
         probabilities = torch.softmax(logits.float(), dim=-1)
+        if not torch.isfinite(probabilities).all():
+            raise NonFiniteError("the probabilities at <mask> are NaN: the model's outputs are not finite numbers")
         hidden = [dictionary.bos(), dictionary.eos(), dictionary.pad()]
         allowed = probabilities.clone()
         allowed[:, hidden] = -1.0

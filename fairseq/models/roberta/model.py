@@ -20,7 +20,7 @@ from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
 from fairseq.layout import Layout
 from fairseq.models.fairseq_model import FairseqEncoder, FairseqEncoderModel
-from fairseq.models.hub import load_pretrained
+from fairseq.models.hub import FamilyBPE, load_pretrained
 from fairseq.models.loading import parse_layers
 from fairseq.models.roberta import factory
 from fairseq.models.roberta.addresses import ROBERTA
@@ -37,6 +37,7 @@ from fairseq.models.roberta.upgrade import (
 )
 from fairseq.modules.initialization import exempt_biases_and_norms, init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead
+from fairseq.modules.positions import mask_out
 from fairseq.modules.slots import supports
 from fairseq.modules.task_heads import RobertaClassificationHead
 from fairseq.registry import BPES, MODELS
@@ -96,6 +97,7 @@ class RobertaEncoder(FairseqEncoder):
         read: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         layout: Layout | None = None,
+        token_embeddings: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Logits (or features) and ``{"inner_states": L + 1 tensors (T, B, C) or None}``.
@@ -107,14 +109,23 @@ class RobertaEncoder(FairseqEncoder):
         inputs of a pass to logits are masked at random, in training and in evaluation; features never are.
         ``read`` (B, T) promises that features are read nowhere else: they may be zero there, see ``Encoder.forward``.
         ``token_type_ids`` (B, T) are for models that have types, where they are zero by default. ``layout`` is what the host
-        knows of ``src_tokens``; ``masked_tokens`` may then be its places of predicted tokens.
+        knows of ``src_tokens``; ``masked_tokens`` may then be its places of predicted tokens. ``token_embeddings`` (B, T, C)
+        take the place of those of ``src_tokens``.
         """
         layout = layout if padding_mask is None else None
         masked = None if features_only else self._draw_mask(src_tokens)
         if read is None and masked_tokens is not None and not features_only and self._projects_masked_only():
             read = masked_tokens
         x, extra = self._features(
-            src_tokens, return_all_hiddens, padding_mask, position_ids, token_type_ids, masked, read, layout
+            src_tokens,
+            return_all_hiddens,
+            padding_mask,
+            position_ids,
+            token_type_ids,
+            masked,
+            read,
+            layout,
+            token_embeddings,
         )
         if not features_only:
             wanted = {} if masked_targets is None else {"targets": masked_targets}
@@ -128,10 +139,12 @@ class RobertaEncoder(FairseqEncoder):
         padding_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        token_embeddings: Tensor | None = None,
         **unused: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Features (B, T, C), and the inner states as in ``forward``."""
-        return self._features(src_tokens, return_all_hiddens, padding_mask, position_ids, token_type_ids)
+        given = (padding_mask, position_ids, token_type_ids)
+        return self._features(src_tokens, return_all_hiddens, *given, token_embeddings=token_embeddings)
 
     def _features(
         self,
@@ -143,10 +156,14 @@ class RobertaEncoder(FairseqEncoder):
         masked: Tensor | None = None,
         read: Tensor | None = None,
         layout: Layout | None = None,
+        token_embeddings: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
         embed = self.sentence_encoder.embed_tokens
-        tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
+        if token_embeddings is not None:
+            tokens = token_embeddings if masked is None else mask_out(token_embeddings, masked)
+        else:
+            tokens = embed(src_tokens) if masked is None else embed(src_tokens, masked)
         # An encoder of a plugin may have neither of these arguments.
         extra: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         if read is not None and supports(self.sentence_encoder, "selects", "forward"):
@@ -342,16 +359,18 @@ class RobertaModel(FairseqEncoderModel):
         model_name_or_path: str,
         checkpoint_file: str = "model.pt",
         data_name_or_path: str = ".",
-        bpe: str | None = "gpt2",
+        bpe: str | None = FamilyBPE("gpt2"),
         **kwargs: Any,
     ) -> RobertaHubInterface:
         """Load a checkpoint with its dictionary and BPE, on the CPU, in training mode (call ``eval()``).
 
         ``model_name_or_path`` is a directory or a published name; ``data_name_or_path`` a directory with ``dict.txt``,
         relative to the model's when it begins with a dot; ``bpe=None`` works on ids only. Other keywords override the
-        stored configuration by key name.
+        stored configuration by key name. Without ``bpe`` that of the checkpoint is used, or GPT-2's if it stores none.
+        A folder of Transformers (RoBERTa, BERT, or written by ``fairseq-convert``) is taken, too.
         """
-        return cls.from_hub(model_name_or_path, checkpoint_file, data_name_or_path, bpe=bpe, **kwargs)
+        given = {} if isinstance(bpe, FamilyBPE) else {"bpe": bpe}
+        return cls.from_hub(model_name_or_path, checkpoint_file, data_name_or_path, **given, **kwargs)
 
     @classmethod
     def from_hub(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fairseq.models.hub import FamilyBPE
 from fairseq.models.roberta.addresses import CAMEMBERT, GOTTBERT, XLMR
 from fairseq.models.roberta.config import RobertaConfig
 from fairseq.models.roberta.hub_interface import RobertaHubInterface
@@ -25,7 +26,7 @@ class XLMRModel(RobertaModel):
         model_name_or_path: str,
         checkpoint_file: str = "model.pt",
         data_name_or_path: str = ".",
-        bpe: str | None = "sentencepiece",
+        bpe: str | None = FamilyBPE("sentencepiece"),
         **kwargs: Any,
     ) -> RobertaHubInterface:
         """As ``RobertaModel.from_pretrained``, with sentencepiece."""
@@ -55,7 +56,7 @@ class GottbertModel(RobertaModel):
         model_name_or_path: str,
         checkpoint_file: str = "model.pt",
         data_name_or_path: str = ".",
-        bpe: str | None = "hf_byte_bpe",
+        bpe: str | None = FamilyBPE("hf_byte_bpe"),
         bpe_vocab: str = "vocab.json",
         bpe_merges: str = "merges.txt",
         bpe_add_prefix_space: bool = False,
