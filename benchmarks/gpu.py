@@ -5,7 +5,7 @@
     python benchmarks/gpu.py --picture gpu.json   # draw what a run has found into gpu.png
 
 Works without a network, with whatever torch is there; `--wheels` names a directory of wheels that are missing there
-(`make gpu-wheels` fetches them). Steps: machine, operators, waits, attention, training, and which goals are met. JSON is
+(`make gpu-wheels` fetches them). Steps: machine, operators, waits, attention, other mixers, training, and which goals are met. JSON is
 written after every case; what fails is a line in it, and what would not be done in time is skipped.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 #: The steps, and what part of the time that is left when one begins it may take.
-STEPS = {"machine": 0.4, "operators": 0.35, "waits": 0.25, "attention": 0.45, "training": 1.0}
+STEPS = {"machine": 0.4, "operators": 0.35, "waits": 0.25, "attention": 0.45, "mixers": 0.3, "training": 1.0}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Files that commands write, and ``PathManager``, the one name for file access that plugins of the original expect.
+"""Data directories by name, files that commands write, and ``PathManager``, the one name for file access that plugins of the original expect.
 
 Only local paths are served: the optional iopath back end of the original is not part of this project, so a
 ``something://`` path fails like any missing file.
@@ -10,27 +10,45 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from fairseq.errors import ConfigError
 
 PathLike = str | os.PathLike[str]
 
+NOT_FETCHED = "not-fetched:"  # before an address that a file names, which whoever needs it refuses
+
+
+def split_paths(paths: str, separator: str = os.pathsep, base: str | os.PathLike[str] = "") -> list[str]:
+    """Data directories in ``paths``: separated by ``:``, or by ``|`` when a ``://`` address is among them.
+
+    A ``:`` in the name of a directory that is there (from ``base``) separates nothing, unless its parts are there, too.
+    """
+    if "://" in paths:
+        return paths.split("|")
+    parts = paths.split(separator)
+    if len(parts) > 1 and Path(base, paths).is_dir() and not all(Path(base, part).is_dir() for part in parts):
+        return [paths]
+    return parts
+
 
 @contextlib.contextmanager
-def complete_file(path: PathLike) -> Iterator[IO[str]]:
-    """A text file that takes the place of ``path`` when the block ends without an error; until then the old one stays.
+def complete_file(path: PathLike, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file that takes the place of ``path`` when the block ends without an error; until then the old one stays.
 
-    A link keeps pointing to its file, and a file its permissions. Devices and pipes are written directly.
+    ``mode``: ``w`` for text, ``wb`` for bytes. A link keeps pointing to its file, and a file its permissions. Devices and
+    pipes are written directly.
     """
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
-        with open(target, "w", encoding="utf-8", newline="\n") as handle:
+        with open(target, mode, **text) as handle:
             yield handle
         return
     beside = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{os.getpid()}")
     try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as handle:
+        with open(beside, mode, **text) as handle:
             yield handle
         if os.path.exists(target):
             shutil.copymode(target, beside)
@@ -39,6 +57,12 @@ def complete_file(path: PathLike) -> Iterator[IO[str]]:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
+
+
+def copy_file(source: PathLike, path: PathLike) -> None:
+    """Copy ``source`` to ``path``, where it appears at once."""
+    with open(source, "rb") as original, complete_file(path, "wb") as copy:
+        shutil.copyfileobj(original, copy)
 
 
 def check_outputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:

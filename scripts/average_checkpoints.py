@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Sequence
 
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.reader import average_checkpoints
 from fairseq.checkpoint.store import checkpoint_paths
+from fairseq.cli.common import run_command
 from fairseq.dataclass.flags import FairseqParser
-from fairseq.errors import CheckpointError, ConfigError, FairseqError
+from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import check_outputs
 
 __all__ = ["average_checkpoints", "last_n_checkpoints", "main"]
@@ -90,7 +90,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FairseqError as error:
-        sys.exit(f"average_checkpoints: error: {error}")
+    run_command("average_checkpoints", main)

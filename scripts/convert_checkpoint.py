@@ -6,13 +6,8 @@ python scripts/convert_checkpoint.py --from fairseq-alibi-clap --to fairseq-upst
 
 from __future__ import annotations
 
-import sys
-
+from fairseq.cli.common import run_command
 from fairseq.cli.convert import get_parser, main
-from fairseq.errors import FairseqError
 
 if __name__ == "__main__":
-    try:
-        main(get_parser("convert_checkpoint").parse_args())
-    except FairseqError as error:
-        sys.exit(f"convert_checkpoint: error: {error}")
+    run_command("convert_checkpoint", lambda: main(get_parser("convert_checkpoint").parse_args()))

@@ -9,16 +9,17 @@ pieces from ten million sampled sentences.
 from __future__ import annotations
 
 import argparse
+import io
 import os
-import sys
 from collections.abc import Sequence
 
 import sentencepiece
 
+from fairseq.cli.common import run_command
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.flags import FairseqParser
-from fairseq.errors import DataError, DataNotFoundError, FairseqError
-from fairseq.file_io import check_outputs
+from fairseq.errors import DataError, DataNotFoundError
+from fairseq.file_io import check_outputs, complete_file
 
 
 def train_sentencepiece(
@@ -34,10 +35,11 @@ def train_sentencepiece(
     if missing:
         raise DataNotFoundError(f"there is no text file {missing[0]}")
     check_outputs([f"{prefix}.model", f"{prefix}.dict.txt"], inputs)
+    trained = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             input=list(inputs),
-            model_prefix=prefix,
+            model_writer=trained,
             vocab_size=vocab_size,
             model_type=kind,
             input_sentence_size=sentences,
@@ -47,8 +49,9 @@ def train_sentencepiece(
         )
     except RuntimeError as error:
         raise DataError(f"sentencepiece cannot train on {', '.join(inputs)}: {str(error).strip()}") from None
-    os.remove(f"{prefix}.vocab")  # the same pieces, with scores
-    model = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    with complete_file(f"{prefix}.model", "wb") as file:
+        file.write(trained.getvalue())
+    model = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     dictionary = Dictionary()
     for row in range(len(model)):
         if not (model.IsControl(row) or model.IsUnknown(row)):
@@ -78,7 +81,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FairseqError as error:
-        sys.exit(f"train_sentencepiece: error: {error}")
+    run_command("train_sentencepiece", main)

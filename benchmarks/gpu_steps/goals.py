@@ -1,4 +1,4 @@
-"""Step 6: which goals the figures meet. A figure that is missing makes a goal "not measured"."""
+"""Step 7: which goals the figures meet. A figure that is missing makes a goal "not measured"."""
 
 from __future__ import annotations
 

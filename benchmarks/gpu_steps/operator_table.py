@@ -19,7 +19,7 @@ from fairseq.modules.attention_backends import BACKENDS, attend
 from fairseq.modules.attention_bias import ALiBi, alibi_slopes
 from fairseq.ops import adam, fast_feed_forward, residual
 from fairseq.ops.alibi_attention import alibi_attention
-from fairseq.ops.band_attention import band_attention
+from fairseq.ops.band_attention import band_attention, with_fixed
 from fairseq.ops.flash_attention import flash_attention
 from fairseq.ops.linear import linear
 from fairseq.ops.linear_cross_entropy import linear_cross_entropy
@@ -58,6 +58,8 @@ def table(setting: Setting) -> dict[str, Entry]:
             name = f"flash_attention, {'packed' if packed_rows else 'padding'}, dropout {dropout}"
             types = (torch.float32,) if setting.tiny else ALL  # the interpreter of Triton is slow, and wrong in bf16
             entries[name] = (one if packed_rows else qkv, call, types)
+            if not packed_rows:
+                entries[f"flash_attention, tables, padding, dropout {dropout}"] = (bands, call, types)
     for backend in BACKENDS:
         for bias in (True, False):
             call = functools.partial(_attend, backend=backend, bias=bias)
@@ -144,11 +146,15 @@ def _convolve(x: Inputs, method: str) -> list[Tensor]:
 def _flash(x: Inputs, packed_rows: bool, dropout: float) -> list[Tensor]:
     q, k, v = x["q"], x["k"], x["v"]
     lengths = (q.size(2) // 2, 1, q.size(2) - q.size(2) // 2 - 1)
+    tables = {"query_table": with_fixed(q, x["by_query"], x["fixed"]), "key_table": x["by_key"]} if "fixed" in x else {}
+    if "_plain" in x and tables:
+        return _band(x, dropout)
     if "_plain" in x:
         return [_by_rows(q, k, v, lengths, dropout)] if packed_rows else _alibi(x, True, True, dropout)
     counts = torch.tensor([0, *lengths], device=q.device).cumsum(0) if packed_rows else (~_padding(q)).sum(1)
     where: dict[str, Any] = {"starts" if packed_rows else "token_counts": counts.to(torch.int32)}
-    return [flash_attention(q, k, v, _slopes(q, True), True, dropout_p=dropout, seed=SEED, **where)]
+    slopes = None if tables else _slopes(q, True)
+    return [flash_attention(q, k, v, slopes, True, dropout_p=dropout, seed=SEED, **where, **tables)]
 
 
 def _by_rows(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], dropout: float) -> Tensor:

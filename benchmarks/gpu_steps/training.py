@@ -1,4 +1,4 @@
-"""Step 5: training of the base model, plain and with ALiBi, eager and compiled, beside Transformers with SDPA; bf16.
+"""Step 6: training of the base model, plain and with ALiBi, eager and compiled, beside Transformers with SDPA; bf16.
 
 16,384 tokens an update, without padding, dropout 0.1. Ours is what ``fairseq-train`` runs with ``--bf16``; Transformers a plain
 loop with autocast, clipping and fused AdamW, as its own Trainer does it. The share is of the product rate of step 1.

@@ -16,6 +16,7 @@ import torch
 
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.safe_load import load, resolve_references
+from fairseq.checkpoint.stored_paths import given_names, relocate
 from fairseq.dataclass.state import config_from_state
 from fairseq.errors import CheckpointError
 from fairseq.tree import HALF
@@ -112,7 +113,8 @@ def read(
 ) -> dict[str, Any]:
     """The upgraded state in ``path``, on the CPU; ``state["cfg"]`` is a DictConfig of our sections.
 
-    ``overrides`` replace settings of the stored configuration. ``mmap`` leaves the tensors in the file until they are
+    ``overrides`` replace settings of the stored configuration; files that it names are looked for
+    (`fairseq.checkpoint.stored_paths`). ``mmap`` leaves the tensors in the file until they are
     used: for queries, not for resuming a run. Without ``with_config`` the configuration is left as it was stored.
     A file that holds none has ``cfg`` None. Raises CheckpointError.
     """
@@ -129,6 +131,7 @@ def read(
         stored = state.get("args") if stored is None else stored
         if stored is not None:
             stored = config_from_state(resolve_references(stored, os.fspath(path)), dict(overrides or {}))
+            relocate(stored, path, given_names(overrides or {}))
         state["cfg"] = stored
     return state
 

@@ -255,7 +255,12 @@ class CheckpointStore:
             writing.result()
 
     def verify_directory(self) -> None:
-        """Before the first update: make sure that the directory can be written, and clear what killed runs left."""
+        """Before the first update: make sure that the directory can be written, and clear what killed runs left.
+
+        With ``no_save`` it may be read-only, or missing.
+        """
+        if self.cfg.no_save:
+            return
         verify_checkpoint_directory(self.cfg.save_dir)
         remove_leftovers(self.cfg.save_dir)
 

@@ -17,7 +17,7 @@ from typing import IO
 from fairseq.cli.common import batches, run_command
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
 from fairseq.data.preprocessing import json_text
-from fairseq.data.text import map_in_order
+from fairseq.data.text import describe_lone_returns, map_in_order
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from fairseq.file_io import check_outputs, complete_file
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
     for value, flag in ((args.encoder_json, "--encoder-json"), (args.vocab_bpe, "--vocab-bpe")):
         if not value:
             raise ConfigError(f"{flag} must be given: the path of the GPT-2 BPE's file")
-    check_outputs(args.outputs, args.inputs)
+    check_outputs(args.outputs, [*args.inputs, args.encoder_json, args.vocab_bpe])
     encoder = MultiprocessingEncoder(args)
     encoder.initializer()
     filtered = 0
@@ -114,6 +114,9 @@ def main(args: argparse.Namespace) -> None:
                 print(f"processed {count} lines", file=sys.stderr)
         for output in outputs:
             output.flush()
+    for path in args.inputs:
+        if path != "-" and (returns := describe_lone_returns(path)):
+            print(f"warning: {returns}", file=sys.stderr)
     if filtered:
         print(f"[num_filtered_EMPTY] filtered {filtered} lines", file=sys.stderr)
 
@@ -121,10 +124,10 @@ def main(args: argparse.Namespace) -> None:
 def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
     if path == "-":
         stream = sys.stdin if mode == "r" else sys.stdout
-        stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        stream.reconfigure(encoding="utf-8-sig" if mode == "r" else "utf-8")  # type: ignore[union-attr]
         return stream
     try:
-        return stack.enter_context(complete_file(path) if mode == "w" else open(path, encoding="utf-8"))
+        return stack.enter_context(complete_file(path) if mode == "w" else open(path, encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataNotFoundError(f"file not found: {path}") from None
     except OSError as error:

@@ -1,6 +1,8 @@
 """What the commands share: how they end, the options of encoders, and loading the model that ``--path`` names.
 
-A user's mistake is one line and exit status 2, Ctrl-C is status 130.
+A user's mistake, or a file that cannot be read or written, is one line and exit status 2, Ctrl-C is status 130. A reader
+of the output that goes away (``| head``) ends the command without a word, with the status 141 of a signal SIGPIPE. What
+the encoding of the output lacks is printed as an escape.
 """
 
 from __future__ import annotations
@@ -26,28 +28,68 @@ T = TypeVar("T")
 
 MISTAKE = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 def run_command(program: str, main: Callable[[], T]) -> T:
-    """Run ``main``; a FairseqError, KeyboardInterrupt or too little memory ends ``program`` with one line and its status.
+    """Run ``main``; what the user can repair ends ``program`` with one line and its status.
 
-    Every other exception is a bug and propagates with its traceback.
+    That is a FairseqError, a KeyboardInterrupt, an error of the system, or too little memory. Every other exception is a bug
+    and propagates with its traceback.
     """
+    _prepare_streams()
     try:
-        return main()
+        try:
+            result = main()
+        except SystemExit:  # --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+        return result
     except FairseqError as error:
         fail(program, error)
     except KeyboardInterrupt:
         fail(program, "interrupted", INTERRUPTED)
+    except OSError as error:
+        _fail_with_system(program, error)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # torch's words, on the CPU
             raise
         fail(program, f"too little memory ({error}): make the model (model.*) or the batches smaller")
 
 
+def _prepare_streams() -> None:
+    """Standard streams that are there (a caller may have closed some), and an output that can show every character."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (until the end of the process)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")  # as standard error does
+
+
+def _fail_with_system(program: str, error: OSError) -> NoReturn:
+    """End ``program`` for an error of the system: what cannot be read or written, and why."""
+    if isinstance(error, BrokenPipeError) and error.filename is None:
+        _finish_output()
+        sys.exit(BROKEN_PIPE)
+    # Errors of a file that is open already have no name: it is the output, as a rule.
+    place = "cannot write the output" if error.filename is None else os.fsdecode(error.filename)
+    fail(program, f"{place}: {error.strerror or error}")
+
+
+def _finish_output() -> None:
+    """Write what is left to standard output; what cannot be written is forgotten."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter would try again at its end, and complain.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end of the process)
+
+
 def fail(program: str, message: object, status: int = MISTAKE) -> NoReturn:
     """Print ``program: error: message`` as one line to standard error and exit with ``status``."""
-    sys.stdout.flush()
+    _finish_output()
     print(f"{program}: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(status)
 

@@ -6,12 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from fairseq.cli.common import add_bpe_options, add_model_options, batches, load_hub, run_command
 from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError
+from fairseq.finetune.reading import decode_lines
 
 PROGRAM = "fairseq-fill-mask"
 BATCH_LINES = 32
@@ -61,9 +63,10 @@ def main(args: argparse.Namespace) -> None:
 def _lines() -> Iterator[str]:
     if sys.stdin.isatty():
         print("Type a text with <mask> and press return; end with Ctrl-D.", file=sys.stderr)
-    for line in sys.stdin:
+    source = getattr(sys.stdin, "buffer", None) or (line.encode() for line in sys.stdin)
+    for _, line in decode_lines(source, Path("standard input")):
         if line.strip():
-            yield line.rstrip("\n")
+            yield line
 
 
 def as_json(text: str, masks: Sequence[Sequence[Any]]) -> str:

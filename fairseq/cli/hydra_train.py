@@ -103,10 +103,13 @@ def complete(cfg: Any, launch_dir: str, job_logging: Any = None) -> Any:
 
 def resolve_paths(tree: dict[str, Any], launch_dir: Path) -> None:
     """Make relative input paths absolute, in place: hydra has changed the working directory since they were typed."""
+    from fairseq.file_io import split_paths
+
     task: Any = tree.get("task")
     data = task.get("data") if isinstance(task, dict) else None
     if isinstance(data, str) and data != "???" and "://" not in data and "${" not in data:
-        task["data"] = os.pathsep.join(_absolute(part, launch_dir) for part in data.split(os.pathsep))
+        parts = split_paths(data, base=launch_dir)
+        task["data"] = os.pathsep.join(_absolute(part, launch_dir) for part in parts)
     checkpoint = tree.get("checkpoint") or {}
     for section, keys in (
         (checkpoint, ("finetune_from_model", "continue_once", "restore_file")),

@@ -12,7 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fairseq.cli.common import add_bpe_options, add_model_options, batches, load_hub, run_command
+from fairseq.cli.common import (
+    CHECKPOINTS,
+    add_bpe_options,
+    add_model_options,
+    batches,
+    given_bpe_options,
+    load_hub,
+    run_command,
+)
 from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
@@ -70,10 +78,21 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError("give either a preprocessed directory DATA or texts with --input (- for standard input)")
     if args.input not in (None, "-") and not Path(args.input).is_file():
         raise DataNotFoundError(f"input file not found: {args.input}")
-    check_outputs([args.output], [args.path, *([args.input] if args.input else [])])
+    check_outputs([args.output], _inputs(args))
     prepare_to_compute()
     hub = _hub(args)
     (_by_task if hasattr(hub.task, "file_examples") else _by_head)(hub, args)
+
+
+def _inputs(args: argparse.Namespace) -> Iterator[str | Path]:
+    """The files that are read."""
+    yield from (str(path) for path in given_bpe_options(args).values() if path)
+    if args.input:
+        yield args.input
+    path = Path(args.path)
+    yield from (path / name for name in CHECKPOINTS) if path.is_dir() else [path]
+    for folder in filter(None, (args.data_bin, args.data)):
+        yield from Path(folder).glob("*/*")  # input0/dict.txt and so on; answers may stand beside these folders
 
 
 class Predictor:
@@ -156,7 +175,11 @@ def _by_head(hub: Any, args: argparse.Namespace) -> None:
             for rows in batches(_texts(args.input, reader.columns), WINDOW * args.batch_size):
                 if not writer.count:
                     _check_encoding(args.input, rows, hub)
-                writer.write(predictor.predict_texts(rows, bar.update))
+                texts = [row for row in rows if row]
+                answers = iter(predictor.predict_texts(texts, bar.update) if texts else ())
+                writer.write(next(answers) if row else None for row in rows)
+    if writer.empty:
+        print(f"note: {writer.empty} lines without text have an empty answer", file=sys.stderr)
     if reader.shortened:
         print(f"note: {reader.shortened} examples were cut to the length that the model takes", file=sys.stderr)
     _done(args, writer.count)
@@ -225,12 +248,15 @@ def _bar(args: argparse.Namespace) -> Any:
 
 
 def _texts(path: str, allowed: Sequence[int]) -> Iterator[tuple[str, ...]]:
-    """The texts of every line, as many as the first line has."""
-    from fairseq.finetune.reading import decode_lines, read_lines
+    """The texts of every line, as many as the first one with text has; none for a line without text."""
+    from fairseq.finetune.reading import check_text, decode_lines, read_lines
 
     columns = 0
     shown = Path("standard input" if path == "-" else path)
     for number, line in decode_lines(sys.stdin.buffer, shown) if path == "-" else read_lines(shown):
+        if not line.strip():
+            yield ()
+            continue
         texts = tuple(line.split("\t"))
         if not columns and len(texts) not in allowed:
             wanted = " or ".join(map(str, allowed))
@@ -238,10 +264,10 @@ def _texts(path: str, allowed: Sequence[int]) -> Iterator[tuple[str, ...]]:
         columns = columns or len(texts)
         if len(texts) != columns:
             raise DataError(
-                f"{shown}, line {number} has {len(texts)} texts separated by tabs, but line 1 has {columns}"
+                f"{shown}, line {number} has {len(texts)} texts separated by tabs, but those before have {columns}"
             )
-        if not any(text.strip() for text in texts):
-            raise DataError(f"{shown}, line {number}: the text is empty")
+        for text in texts:
+            check_text(text, f"{shown}, line {number}")
         yield texts
 
 
@@ -263,22 +289,29 @@ class Writer:
     def __init__(self, output: IO[str], form: str, kind: str) -> None:
         self._output, self._json = output, form == "jsonl"
         self.count = 0
+        self.empty = 0
         self._has_probability = kind in ("classes", "choices")
         if not self._json:
             output.write("prediction\tprobability\n" if self._has_probability else "prediction\n")
 
-    def write(self, answers: Iterable[Prediction]) -> None:
+    def write(self, answers: Iterable[Prediction | None]) -> None:
+        """Write them; None is the empty answer to an empty text, so that answer n stays that of line n."""
         for answer in answers:
             self._output.write((self._as_json(answer) if self._json else self._as_row(answer)) + "\n")
             self.count += 1
+            self.empty += answer is None
         self._output.flush()
 
-    def _as_row(self, answer: Prediction) -> str:
+    def _as_row(self, answer: Prediction | None) -> str:
+        if answer is None:
+            return "\t" if self._has_probability else ""
         values = answer.value if isinstance(answer.value, list) else [answer.value]
         text = " ".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in values)
         return f"{text}\t{answer.probability:.6f}" if self._has_probability else text
 
-    def _as_json(self, answer: Prediction) -> str:
+    def _as_json(self, answer: Prediction | None) -> str:
+        if answer is None:
+            return json.dumps({"index": self.count, "prediction": None})
         row: dict[str, Any] = {"index": self.count, "prediction": answer.value}
         if self._has_probability:
             row["probability"] = answer.probability

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq.cli.common import bpe_settings, byte_progress, run_command
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 from fairseq.file_io import check_outputs
-from fairseq.logging.setup import log_to_files
+from fairseq.logging.setup import ends_quietly, log_to_files
 
 if TYPE_CHECKING:
     from fairseq.data.dictionary import Dictionary
@@ -93,7 +93,7 @@ def _logged(args: argparse.Namespace) -> None:
     """The work, with ``preprocess.log`` beside its results."""
     os.makedirs(args.destdir, exist_ok=True)
     handler = logging.FileHandler(os.path.join(args.destdir, "preprocess.log"), encoding="utf-8")
-    logger.addHandler(handler)
+    logger.addHandler(ends_quietly(handler))
     try:
         log_to_files(logger, args)
         _check(args)
@@ -168,7 +168,8 @@ def _dictionaries(plan: FilePlan) -> tuple[dict[tuple[str | None, bool], Diction
     args, sides = plan.args, plan.sides()
     text = TextFormat(bpe_settings(args), args.jsonlines)
     if text.bpe is not None:
-        for path, _ in plan.inputs(sides[0][0])[:1]:
+        inputs = [path for lang, _ in sides for path, _ in plan.inputs(lang)]
+        for path in filter(os.path.isfile, inputs):
             what = looks_encoded(path, text)
             if what:
                 raise DataError(
@@ -195,6 +196,7 @@ def _dictionary_functions(
 ) -> tuple[Callable[[str], Dictionary], Callable[[list[str], int, int], Dictionary]]:
     """(read a dictionary, build one from training files); a plugin's task may have its own."""
     from fairseq.data.dictionary import Dictionary
+    from fairseq.data.encoders.fit import encoder_misfit
     from fairseq.data.text import tokenize_line
 
     args, task = plan.args, _plugin_task(plan.args.task)
@@ -213,7 +215,14 @@ def _dictionary_functions(
         dictionary.finalize(threshold=threshold, nwords=nwords, padding_factor=args.padding_factor)
         return dictionary
 
-    return (task.load_dictionary if task is not None else Dictionary.load), build
+    def load(path: str) -> Dictionary:
+        dictionary = task.load_dictionary(path) if task is not None else Dictionary.load(path)
+        warning = encoder_misfit(writer.source, dictionary) if args.bpe else None
+        if warning:
+            logger.warning(f"{path}: {warning}")
+        return dictionary
+
+    return load, build
 
 
 def _plugin_task(name: str | None) -> Any:
@@ -231,6 +240,8 @@ def _plugin_task(name: str | None) -> Any:
 def _binarize(
     plan: FilePlan, writer: CorpusWriter, dictionary: Dictionary, path: str, split: str, lang: str | None
 ) -> None:
+    from fairseq.data.text import describe_lone_returns
+
     logger.info(f"[{lang}] Dictionary: {len(dictionary)} types")
     name = split + plan.lang_part(lang)
     if plan.args.dataset_impl == "raw":
@@ -241,6 +252,9 @@ def _binarize(
     summary = writer.write(path, prefix, dictionary)
     if split == "train" and summary.num_seq == 0:
         raise DataError(f"the training file {path} is empty: there is nothing to train on")
+    returns = describe_lone_returns(path)
+    if returns:
+        logger.warning(returns)
     replaced = f", {summary.replaced_percent:.3}% replaced (by {dictionary.unk_word})" if summary.num_tok else ""
     logger.info(f"[{lang}] {path}: {summary.num_seq} sents, {summary.num_tok} tokens{replaced}")
     plan.rows.append((name, path, summary))

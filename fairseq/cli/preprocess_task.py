@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PROGRAM = "fairseq-preprocess-task"
 _SHOWN_LABELS = 6
 _MADE = re.compile(r"input\d+|label")
+_CONTENT = re.compile(r"^dict\.txt$|\.(bin|idx|jsonl|label)$")  # of those folders
 _EXAMPLES = """\
 tasks:
   glue/RTE        one task of GLUE, from its own TSV files (also CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, WNLI, AX)
@@ -39,7 +40,10 @@ examples:
   fairseq-preprocess-task --task glue/RTE --data-dir GLUE --dest RTE-bin --bpe gpt2 --srcdict dict.txt
   fairseq-preprocess-task --task plain --data-dir reviews --dest reviews-bin --bpe sentencepiece \\
       --sentencepiece-model xlmr/sentencepiece.bpe.model
-Then: fairseq-train RTE-bin --task sentence_prediction --restore-file model.pt ...
+Then the flags that are printed at the end, and those of the model and its optimizer:
+  fairseq-train RTE-bin --task sentence_prediction --num-classes 2 --init-token 0 --separator-token 2 \\
+      --finetune-from-model model.pt --arch roberta_base --max-positions 512 --batch-size 16 --optimizer adam --lr 2e-5 \\
+      --max-epoch 10
 """
 
 
@@ -147,11 +151,17 @@ def _glue_targets(args: argparse.Namespace, data_dir: Path, variant: str) -> lis
 def _check_dest(dest: Path, overwrite: bool) -> None:
     if dest.exists() and not dest.is_dir():
         raise ConfigError(f"--dest {dest} is a file; give a directory")
-    if dest.is_dir() and not overwrite:
-        found = sorted(entry.name for entry in dest.iterdir() if _MADE.fullmatch(entry.name))
-        if found:
+    there = [entry for entry in dest.iterdir() if _MADE.fullmatch(entry.name)] if dest.is_dir() else []
+    if there and not overwrite:
+        found = ", ".join(sorted(entry.name for entry in there))
+        raise ConfigError(f"{dest} has {found} already; replace it with --overwrite, or give another --dest")
+    for entry in there:
+        foreign = (
+            [entry] if not entry.is_dir() else [file for file in entry.iterdir() if not _CONTENT.search(file.name)]
+        )
+        if foreign:
             raise ConfigError(
-                f"{dest} has {', '.join(found)} already; replace it with --overwrite, or give another --dest"
+                f"--overwrite would delete {foreign[0]}, which {PROGRAM} did not make; give another --dest"
             )
 
 

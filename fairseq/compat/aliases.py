@@ -105,7 +105,7 @@ ALIASES: dict[str, str | Mapping[str, str]] = {
         "raise_if_valid_subsets_unintentionally_ignored": (
             "fairseq.data.indexed_dataset:raise_if_valid_subsets_unintentionally_ignored"
         ),
-        "split_paths": "fairseq.data.indexed_dataset:split_paths",
+        "split_paths": "fairseq.file_io:split_paths",
     },
     "fairseq.data.data_utils_fast": "fairseq.compat.data",
     "fairseq.data.fairseq_dataset": "fairseq.data.datasets",

@@ -26,10 +26,9 @@ from fairseq.checkpoint.reader import (
 )
 from fairseq.checkpoint.store import checkpoint_paths, verify_checkpoint_directory
 from fairseq.criterions.masked_lm import perplexity
-from fairseq.data.indexed_dataset import split_paths
 from fairseq.dataclass.base import eval_str_list, literal
 from fairseq.dataclass.user_module import import_user_module
-from fairseq.file_io import PathManager
+from fairseq.file_io import PathManager, split_paths
 from fairseq.models.loading import load_model_ensemble, load_model_ensemble_and_task
 from fairseq.models.loading import prune_layers as prune_state_dict
 from fairseq.modules.feed_forward import ACTIVATIONS, get_activation_fn

@@ -14,10 +14,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fairseq.data.text import ByteRange, byte_ranges, map_in_order, post_process, read_blocks, tokenize_line
 from fairseq.errors import DataError, DataNotFoundError
+from fairseq.file_io import complete_file
 
 if TYPE_CHECKING:
     import torch
 
+BYTE_ORDER_MARK = "\ufeff"
 OVERWRITE = "#fairseq:overwrite"
 
 
@@ -152,7 +154,7 @@ class Dictionary:
     def add_from_file(self, f: str | os.PathLike[str] | IO[str]) -> None:
         """Add the rows ``<symbol> <count>[ #fairseq:overwrite]`` of a file.
 
-        The row is split at its last spaces, so a symbol may hold spaces. Raises DataNotFoundError, DataError for
+        The row is split at its last spaces, so a symbol may hold spaces. A byte-order mark is taken away. Raises DataNotFoundError, DataError for
         a malformed row or wrong encoding, DuplicateSymbolError (also a RuntimeError) for a repeated symbol.
         """
         if isinstance(f, (str, os.PathLike)):
@@ -166,6 +168,8 @@ class Dictionary:
             name = os.fspath(f)
         else:
             lines, name = f.readlines(), str(getattr(f, "name", "<dictionary>"))
+        if lines and len(lines[0].split(" ")[0]) > 1:  # alone the mark is a symbol of a text
+            lines[0] = lines[0].removeprefix(BYTE_ORDER_MARK)
         first = self._load_meta(lines)
         for number, line in enumerate(lines[first:], first + 1):
             self._add_row(line, name, number)
@@ -204,7 +208,7 @@ class Dictionary:
         """
         if isinstance(f, (str, os.PathLike)):
             os.makedirs(os.path.dirname(f) or ".", exist_ok=True)
-            with open(f, "w", encoding="utf-8", newline="\n") as handle:
+            with complete_file(f) as handle:
                 self.save(handle)
             return
         keys, values = self._get_meta()

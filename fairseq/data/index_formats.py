@@ -118,13 +118,12 @@ def check_length(path: str, items: int, expected: int) -> None:
 class MMapIndex(NamedTuple):
     """A checked ``.idx``: ``sizes`` (N, int32) and ``pointers`` (N, int64, bytes) are views of the mapped file.
 
-    ``is_contiguous`` means that the items lie one after the other from 0, as every builder writes them.
+    The items lie one after the other from 0, as every builder writes them.
     """
 
     dtype: np.dtype[Any]
     sizes: npt.NDArray[np.int32]
     pointers: npt.NDArray[np.int64]
-    is_contiguous: bool
 
 
 def read_index(path: str, bin_size: int) -> MMapIndex:
@@ -142,44 +141,36 @@ def read_index(path: str, bin_size: int) -> MMapIndex:
     raw = np.memmap(path, mode="r")
     sizes = np.frombuffer(raw, dtype="<i4", count=count, offset=MMAP_HEADER.size)
     pointers = np.frombuffer(raw, dtype="<i8", count=count, offset=MMAP_HEADER.size + 4 * count)
-    contiguous = _check_layout(path, sizes, pointers, dtype.itemsize, bin_size)
-    return MMapIndex(dtype, sizes, pointers, contiguous)
-
-
-def _check_layout(
-    path: str, sizes: npt.NDArray[np.int32], pointers: npt.NDArray[np.int64], itemsize: int, bin_size: int
-) -> bool:
-    """Whether the items are contiguous; raises DataError when sizes, pointers and the length of ``.bin`` disagree."""
-    bin_path = path.removesuffix(".idx") + ".bin"
-    contiguous, position, last, end = True, 0, 0, 0
-    for first in range(0, len(sizes), _CHECK_ITEMS):
-        size = sizes[first : first + _CHECK_ITEMS]
-        pointer = pointers[first : first + _CHECK_ITEMS]
-        if int(size.min()) < 0:
-            raise DataError(
-                f"{path} is damaged: item {first + int(size.argmin())} has a negative size; preprocess again"
-            )
-        if int(pointer[0]) < last or bool((pointer[1:] < pointer[:-1]).any()):
-            raise DataError(
-                f"{path} is damaged: its item positions do not increase (older versions wrote such files beyond 2 GiB"
-                " with several workers); preprocess the data again"
-            )
-        if itemsize > 1 and bool((pointer % itemsize).any()):
-            raise DataError(f"{path} is damaged: an item begins inside a token; preprocess the data again")
-        length = size.astype(np.int64) * itemsize
-        if contiguous:
-            starts = np.cumsum(length) - length + position
-            contiguous = bool(np.array_equal(starts, pointer))
-            position += int(length.sum())
-        end = max(end, int((pointer + length).max()))
-        last = int(pointer[-1])
-    if end > bin_size or (contiguous and end != bin_size):
+    end = _check_layout(path, sizes, pointers, dtype.itemsize)
+    if end != bin_size:
         state = "truncated" if end > bin_size else "too long"
         raise DataError(
-            f"{bin_path} is {state} or does not belong to its index: it has {bin_size} bytes, but {path} describes {end};"
-            " copy or preprocess the data again"
+            f"{path.removesuffix('.idx')}.bin is {state} or does not belong to its index: it has {bin_size} bytes, but"
+            f" {path} describes {end}; {_REMEDY}"
         )
-    return contiguous
+    return MMapIndex(dtype, sizes, pointers)
+
+
+def _check_layout(path: str, sizes: npt.NDArray[np.int32], pointers: npt.NDArray[np.int64], itemsize: int) -> int:
+    """The end (bytes) of the last item. Every position is compared with the sizes before it, so one wrong number is noticed.
+
+    Raises DataError unless the items lie one after the other.
+    """
+    end = 0
+    for first in range(0, len(sizes), _CHECK_ITEMS):
+        size = sizes[first : first + _CHECK_ITEMS]
+        if int(size.min()) < 0:
+            raise DataError(f"{path} is damaged: item {first + int(size.argmin())} has a negative size; {_REMEDY}")
+        length = size.astype(np.int64) * itemsize
+        ends = end + np.cumsum(length)
+        wrong = np.flatnonzero(ends - length != pointers[first : first + _CHECK_ITEMS])
+        if len(wrong):
+            raise DataError(
+                f"{path} is damaged: item {first + int(wrong[0])} does not begin where the one before it ends (older"
+                f" versions wrote such files beyond 2 GiB with several workers); {_REMEDY}"
+            )
+        end = int(ends[-1])
+    return end
 
 
 def map_tokens(path: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -37,6 +37,7 @@ from fairseq.data.legacy_index import (
     IndexedRawTextDataset,
 )
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
+from fairseq.file_io import split_paths
 
 # The name under which the original logs, so that its lines keep their looks.
 logger = logging.getLogger("fairseq.data.data_utils")
@@ -53,15 +54,16 @@ class MMapIndexedDataset(Corpus):
     DataNotFoundError, or DataError when the two files are damaged, foreign or do not belong together.
     """
 
+    is_contiguous = True
+    """Its items lie one after the other, so `read_tokens` works."""
+
     def __init__(self, path: str) -> None:
         super().__init__()
         self._path = path
         bin_path = data_file_path(path)
         if not os.path.isfile(bin_path):
             raise DataNotFoundError(f"data file not found: {bin_path}")
-        self.dtype, self.sizes, self._pointers, self.is_contiguous = read_index(
-            index_file_path(path), os.path.getsize(bin_path)
-        )
+        self.dtype, self.sizes, self._pointers = read_index(index_file_path(path), os.path.getsize(bin_path))
         self._tokens = map_tokens(bin_path, self.dtype)
 
     def __getstate__(self) -> str:
@@ -82,7 +84,7 @@ class MMapIndexedDataset(Corpus):
     def read_tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Tokens ``[start, stop)`` of the concatenated items, in the stored type: a read-only view, no copy.
 
-        Only when the items lie one after the other (``is_contiguous``); positions are clipped like those of a slice.
+        Positions are clipped like those of a slice.
         """
         return self._tokens[start:stop]
 
@@ -204,11 +206,6 @@ def load_indexed_dataset(
     if len(parts) <= 1:
         return parts[0] if parts else None
     return ConcatDataset(parts)
-
-
-def split_paths(paths: str, separator: str = os.pathsep) -> list[str]:
-    """Data directories in ``paths``: separated by ``:``, or by ``|`` when a ``://`` address is among them."""
-    return paths.split("|") if "://" in paths else paths.split(separator)
 
 
 def _extra_valid_roots(directories: Iterable[str]) -> set[str]:

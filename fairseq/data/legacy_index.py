@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,17 +56,33 @@ class IndexedDataset(Corpus):
         self.dim_offsets, self.data_offsets = longs[: count + 1], longs[count + 1 : 2 * count + 2]
         self.sizes = longs[2 * count + 2 :]
         self._len, self.is_contiguous = count, total == count
+        self._check_layout(index_path)
         bin_size = os.path.getsize(bin_path)
         if bin_size != int(self.data_offsets[-1]) * self.dtype.itemsize:
             raise DataError(
                 f"{bin_path} is truncated or does not belong to its index: it has {bin_size} bytes, but {index_path}"
                 f" describes {int(self.data_offsets[-1]) * self.dtype.itemsize}; preprocess the data again"
             )
-        if bool((np.diff(self.data_offsets) < 0).any()) or int(self.data_offsets[0]) != 0:
-            raise DataError(f"{index_path} is damaged: its item positions do not increase; preprocess the data again")
-        if self.is_contiguous and not np.array_equal(np.diff(self.data_offsets), self.sizes):
-            raise DataError(f"{index_path} is damaged: its sizes and positions disagree; preprocess the data again")
         self._tokens = map_tokens(bin_path, self.dtype)
+
+    def _check_layout(self, index_path: str) -> None:
+        """Raise DataError unless positions begin at 0 and rise, and every item is as long as its sizes say."""
+        what = None
+        places = ((self.dim_offsets, 1), (self.data_offsets, 0))  # every item has a dimension, perhaps no token
+        if any(int(offsets[0]) or bool((np.diff(offsets) < least).any()) for offsets, least in places):
+            what = "its item positions do not increase"
+        elif int(self.dim_offsets[-1]) != len(self.sizes) or not np.array_equal(
+            self._lengths(), np.diff(self.data_offsets)
+        ):
+            what = "its sizes and positions disagree"
+        if what:
+            raise DataError(f"{index_path} is damaged: {what}; preprocess the data again")
+
+    def _lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens (N) of each item: the product of its sizes."""
+        if self.is_contiguous:
+            return self.sizes
+        return np.array([np.prod(self.sizes[a:b]) for a, b in pairwise(self.dim_offsets.tolist())], dtype=np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "fix_lua_indexing": self.fix_lua_indexing}

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.base import Ids, SymbolSource, build_bpe, look_up, symbol_source
 from fairseq.data.index_formats import best_fitting_int_dtype, map_tokens, write_index, write_tnt_index
-from fairseq.data.text import ByteRange, chunk_ranges, map_in_order, read_blocks
+from fairseq.data.text import ByteRange, chunk_ranges, json_value, map_in_order, read_blocks
 from fairseq.errors import DataError
 
 EOS = 0  # the shifted local id that stands for the end of a line; symbol i is i + 1
@@ -50,13 +50,18 @@ class TextFormat:
 
 def json_text(line: str, path: str) -> str:
     """The field ``text`` of a line of JSON. Raises DataError when there is none."""
+    reason = ""
     try:
-        text = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError):
+        text = json_value(line)["text"]
+    except json.JSONDecodeError:
+        text = None
+    except ValueError as error:
+        text, reason = None, f" ({error})"
+    except (KeyError, TypeError):
         text = None
     if not isinstance(text, str):
         raise DataError(
-            f"{path}: expected a JSON object with a string field 'text' on each line, but found {line[:80]!r}"
+            f"{path}: expected a JSON object with a string field 'text' on each line, but found {line[:80]!r}{reason}"
         )
     return text
 
@@ -185,7 +190,10 @@ class _Work:
         lines = [line for block in read_blocks(self._path, *chunk) for line in block]
         if self._format.bpe is not None:
             lines = [self._format.prepare(line, self._path) for line in lines]
-        shifted, sizes = encode(lines, self._source)
+        try:
+            shifted, sizes = encode(lines, self._source)
+        except DataError as error:
+            raise DataError(f"{self._path}: {error}") from None
         if self._target is None:
             ids, counts = _only_used(shifted, self._source.symbols)
             return ids, sizes, counts
@@ -251,7 +259,7 @@ class CorpusWriter:
         self._progress = progress
         self._spools: dict[str, _Spool] = {}
         # Built once: forked workers share it. Words need a new one for each dictionary and file.
-        self._source = source if source or text_format.bpe is None else text_format.source(Dictionary())
+        self.source = source if source or text_format.bpe is None else text_format.source(Dictionary())
 
     def spool(self, path: str, dictionary: Dictionary) -> None:
         """Encode ``path`` and add its symbols to ``dictionary``; `write` will then not encode it again."""
@@ -279,7 +287,7 @@ class CorpusWriter:
         """The result of each chunk of ``path``, in order."""
         chunks = chunk_ranges(path, self.workers)
         bar = self._progress(path, os.path.getsize(path)) if self._progress else None
-        work = _Work(path, self.text_format, self._source, target)
+        work = _Work(path, self.text_format, self.source, target)
         try:
             for (start, stop), result in zip(chunks, map_in_order(work, chunks, self.workers), strict=True):
                 yield result

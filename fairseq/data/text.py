@@ -6,19 +6,45 @@ one byte in UTF-8 and never part of another character, so no position can fall i
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from multiprocessing import get_all_start_methods, get_context
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from fairseq.errors import DataError, DataNotFoundError
 
 SPACE_NORMALIZER = re.compile(r"\s+")
+LONGEST_LINE = 1 << 26  # bytes
+
+
+def refuse_long_line(filename: str | os.PathLike[str]) -> NoReturn:
+    raise DataError(
+        f"{filename} has a line of more than {LONGEST_LINE:,} bytes, the most that is read; divide it into lines"
+    )
+
+
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def json_value(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError: not JSON, nested too deep, or half of a surrogate pair in a string."""
+    try:
+        value = json.loads(text)
+        if _HALF_PAIR.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"it has half of a surrogate pair, {half}, which is no character") from None
+    return value
 
 
 def tokenize_line(line: str) -> list[str]:
@@ -62,8 +88,11 @@ def find_offsets(filename: str | os.PathLike[str], num_chunks: int) -> list[int]
     except FileNotFoundError:
         raise DataNotFoundError(f"text file not found: {filename}") from None
     step = size // num_chunks
+    inner: list[int] = []
     with open(filename, "rb") as handle:
-        inner = [_end_of_line(handle, step * i, size) for i in range(1, num_chunks)]
+        for i in range(1, num_chunks):
+            in_same_line = inner and step * i < inner[-1]
+            inner.append(inner[-1] if in_same_line else _end_of_line(handle, step * i, size))
     return [0, *inner, size]
 
 
@@ -122,7 +151,10 @@ class _Worker:
 
 def _end_of_line(handle: BinaryIO, position: int, size: int) -> int:
     handle.seek(position)
+    first = position
     while position < size:
+        if position - first > LONGEST_LINE:
+            refuse_long_line(handle.name)
         block = handle.read(BLOCK_BYTES)
         if block.endswith(b"\r"):
             block += handle.read(1)
@@ -137,7 +169,7 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
     """Lists of lines (without their ends) of the bytes ``[start, stop)``, about a megabyte at a time.
 
     ``start`` and ``stop`` must be offsets from `find_offsets`. A last line without line end counts; an empty rest
-    after the last line end does not. Raises DataError for bytes that are not UTF-8.
+    after the last line end does not. A byte-order mark is left out. Raises DataError for bytes that are not UTF-8.
     """
     stop = os.path.getsize(filename) if stop is None else stop
     carry = b""
@@ -154,9 +186,36 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
                 # Keep the unfinished last line, and a final "\r" whose "\n" may come with the next block.
                 cut = max(block.rfind(b"\n"), block.rfind(b"\r", 0, len(block) - 1)) + 1
                 block, carry = block[:cut], block[cut:]
-            lines = _decode(block, filename, position - len(block) - len(carry) * (position < stop))
+                if len(carry) > LONGEST_LINE:
+                    refuse_long_line(filename)
+            at = position - len(block) - len(carry) * (position < stop)
+            mark = len(BOM_UTF8) if at == 0 and block.startswith(BOM_UTF8) else 0
+            lines = _decode(block[mark:], filename, at + mark)
             if lines:
                 yield lines
+
+
+def lone_returns(filename: str | os.PathLike[str]) -> int:
+    """How many ends of lines are a ``\\r`` without ``\\n``, which few other programs take for one."""
+    found, last = 0, b""
+    with open(filename, "rb") as handle:
+        while block := handle.read(BLOCK_BYTES):
+            if b"\r" in block or last:
+                block = last + block
+                last = block[-1:] if block.endswith(b"\r") else b""
+                found += block.count(b"\r") - block.count(b"\r\n") - len(last)
+    return found + len(last)
+
+
+def describe_lone_returns(filename: str | os.PathLike[str]) -> str | None:
+    """A sentence about them; None when there are none."""
+    count = lone_returns(filename)
+    if not count:
+        return None
+    return (
+        f"{filename} has {count:,} carriage returns (\\r) without a line feed: each was taken for the end of a line, as by"
+        " the original; replace them with spaces if they stand inside lines"
+    )
 
 
 def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list[str]:

@@ -260,7 +260,7 @@ DDP_BACKENDS = ("c10d", "fully_sharded", "legacy_ddp", "no_c10d", "pytorch_ddp",
 
 def _local_rank() -> int:
     value = os.environ.get("LOCAL_RANK", "0")
-    return int(value) if value.isdigit() else 0
+    return int(value) if value.isdecimal() else 0
 
 
 @dataclass(kw_only=True)

@@ -20,8 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fairseq.data.text import LONGEST_LINE
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.finetune.layout import CHOICES, Example, Job, Split, Written
+from fairseq.finetune.layout import CHOICES, JOINED, Example, Job, Split, Written
 from fairseq.finetune.layout import write as write_layout
 from fairseq.finetune.reading import (
     FORMATS,
@@ -38,7 +39,7 @@ from fairseq.finetune.reading import (
 def write_choices(job: Job, splits: Iterable[Split], candidates: int, task: str) -> Written:
     """Write ``splits``, whose labels are the number of the right candidate from 0; ``task`` are flags for training."""
     written = write_layout(job, splits, CHOICES)
-    written.train_with = f"{task} --criterion sentence_ranking --num-classes {candidates}"
+    written.train_with = f"{task} --criterion sentence_ranking --num-classes {candidates} {JOINED}"
     return written
 
 
@@ -139,13 +140,13 @@ def write_swag(job: Job) -> Written:
 
 def read_examples(path: Path) -> Iterator[Example]:
     """The rows of a file; without a column ``label`` they have no label."""
-    rows = csv.reader(text + "\n" for _, text in read_lines(path))
-    header = next(rows, [])
+    rows = _csv_rows(path)
+    _, header = next(rows, (0, []))
     missing = [name for name in _COLUMNS if name not in header]
     if missing:
         raise DataError(f"{path}: the first line must name the columns, but {', '.join(missing)} is not among them")
-    for row in rows:
-        where = place(path, rows.line_num)
+    for number, row in rows:
+        where = place(path, number)
         if len(row) != len(header):
             raise DataError(f"{where} has {len(row)} columns, but the first line has {len(header)}")
         fields = dict(zip(header, row, strict=True))
@@ -153,7 +154,18 @@ def read_examples(path: Path) -> Iterator[Example]:
         label = None
         if "label" in fields:
             label = one_of(fields["label"].strip(), [str(k) for k in range(ENDINGS)], where)
-        yield Example(rows.line_num, (fields["sent1"], *texts), label)
+        yield Example(number, (fields["sent1"], *texts), label)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of the last line, fields) of every row. Raises DataError naming the line."""
+    csv.field_size_limit(LONGEST_LINE)  # of the process; 128 kB otherwise
+    rows = csv.reader(text + "\n" for _, text in read_lines(path))
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{place(path, rows.line_num)} is not CSV: {error}") from None
 
 
 COMMONSENSE_CHOICES = 5

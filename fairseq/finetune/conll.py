@@ -22,8 +22,17 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.data.wrappers import OffsetTokensDataset
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.finetune.layout import Job, SplitSummary, Written, count_classes
-from fairseq.finetune.reading import FORMATS, ConllConfig, find_splits, place, read_lines, read_rows, write_row
+from fairseq.finetune.layout import Job, SplitSummary, Written, check_class, count_classes
+from fairseq.finetune.reading import (
+    FORMATS,
+    ConllConfig,
+    check_text,
+    find_splits,
+    place,
+    read_lines,
+    read_rows,
+    write_row,
+)
 from fairseq.finetune.words import LabelledSentences, word_pieces
 from fairseq.finetune.writing import SplitWriter
 
@@ -111,7 +120,7 @@ _LACKS = "no files of columns: train.txt, dev.txt, test.txt (or .conll), or eng.
 @FORMATS.register("conll")
 def write_conll(job: Job) -> Written:
     """``train.txt``, ``dev.txt`` (or ``valid.txt``), ``test.txt``; CoNLL-2003's ``eng.train``, ``eng.testa``, ``eng.testb``."""
-    written = Written()
+    written = Written(train_with="--task token_classification --criterion token_classification")
     labels = job.label_dictionary
     files = {
         split: [*(f"{stem}.{ending}" for stem in stems for ending in _ENDINGS), *own]
@@ -135,12 +144,8 @@ def _write_split(job: Job, split: str, path: Path, found: list[Sentence], labels
         sizes, rows = writer.column("input0", ".words"), writer.rows("input0")
         for sentence in found:
             for number, label in enumerate(sentence.labels):
-                if label not in labels:
-                    known = ", ".join(labels.symbols[labels.nspecial :])
-                    raise DataError(
-                        f"{place(path, sentence.line + number)}: the label {label!r} is not among those of the training "
-                        f"data ({known}); give a label/dict.txt that lists them all with --label-dict"
-                    )
+                check_class(label, labels, place(path, sentence.line + number), "training data")
+            check_text(" ".join(sentence.words), place(path, sentence.line))
             writer.sample.add(" ".join(sentence.words))
             pieces = word_pieces(job.bpe, sentence.words, job.dictionary.unk_word)
             sentences.add_item(writer.ids([symbol for symbols in pieces for symbol in symbols]))

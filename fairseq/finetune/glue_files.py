@@ -18,7 +18,7 @@ from itertools import count, takewhile, zip_longest
 from pathlib import Path
 
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
-from fairseq.finetune.layout import CLASSES, SETS, VALUES, Example, Job, Split, Written
+from fairseq.finetune.layout import CLASSES, JOINED, SETS, VALUES, Example, Job, Split, Written
 from fairseq.finetune.layout import write as write_layout
 from fairseq.finetune.reading import (
     FORMATS,
@@ -70,7 +70,7 @@ def write_plain(job: Job) -> Written:
 def prediction_flags(num_classes: int, kind: str) -> str:
     """The flags of ``fairseq-train`` for ``num_classes`` classes, or regression on that many values."""
     flags = f"--task sentence_prediction --criterion sentence_prediction --num-classes {num_classes}"
-    return flags + {VALUES: " --regression-target", SETS: " --multi-label"}.get(kind, "")
+    return flags + {VALUES: " --regression-target", SETS: " --multi-label"}.get(kind, "") + f" {JOINED}"
 
 
 def scaled_label(text: str, where: str, divisor: float) -> str:
@@ -295,6 +295,7 @@ class _Reader:
             if not columns:
                 columns = self._columns(path, line, len(fields), split)
                 if split.header:
+                    self._check_heading(path, line, fields, split)
                     continue
             if len(fields) != columns:
                 if self.task.name == "QQP" and split.label:  # as the original's script does
@@ -305,6 +306,17 @@ class _Reader:
                 continue
             texts = tuple(fields[column - 1] for column in split.texts)
             yield Example(line, texts, self.label(fields[split.label - 1], place(path, line)) if split.label else None)
+
+    def _check_heading(self, path: Path, line: int, fields: list[str], split: GlueSplit) -> None:
+        """Raise DataError when the first line is an example: it would be lost. A heading has neither label nor number."""
+        try:
+            self.label(fields[split.label - 1], "") if split.label else numbers(fields[0], "")
+        except DataError:
+            return
+        raise DataError(
+            f"{place(path, line)} is an example, but the files of {self.task.name} begin with a line that names the columns,"
+            " which is passed over; put that line back (any words, separated by tabs)"
+        )
 
     def _columns(self, path: Path, line: int, found: int, split: GlueSplit) -> int:
         if found < max(*split.texts, split.label):

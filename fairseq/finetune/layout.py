@@ -28,7 +28,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.base import build_bpe, symbol_source
 from fairseq.data.preprocessing import CorpusWriter, TextFormat
 from fairseq.errors import DataError
-from fairseq.finetune.reading import place
+from fairseq.finetune.reading import check_text, place
 
 LINES = 200
 _LEAST = 8  # words that allow a judgement
@@ -84,6 +84,9 @@ class Sample:
         return None
 
 
+JOINED = (
+    "--init-token 0 --separator-token 2"  # flags for examples that are joined as in pretraining: <s> a </s> </s> b </s>
+)
 CLASSES = "classes"  # labels are names of classes
 SETS = "sets"  # labels are any number of names, separated by spaces
 VALUES = "values"  # labels are numbers, kept as text
@@ -248,6 +251,8 @@ class _Texts:
         if found != self.inputs:
             where = place(example.path or split.path, example.line)
             raise DataError(f"{where}: this example has {found} texts, but the first has {self.inputs}")
+        for number, text in enumerate(example.texts):
+            check_text(text, split.text_place(example, number))
         bare = [number for number, text in enumerate(example.texts) if not text or text.isspace()]
         if not bare:
             return
@@ -307,15 +312,26 @@ def _write_classes(job: Job, texts: _Texts, written: Written, scratch: str) -> N
     for split in labelled:
         for label in split.labels:
             for name in label.split():
-                if name not in dictionary:
-                    known = dictionary.symbols[dictionary.nspecial :]
-                    known = [word for word in known if not word.startswith("madeupword")]
-                    raise DataError(
-                        f"{texts.first_seen[split.name, label]}: the label {name!r} is not among"
-                        f" those of the {'label dictionary' if job.label_dictionary else 'training data'}"
-                        f" ({', '.join(known)})"
-                    )
+                source = "label dictionary" if job.label_dictionary else "training data"
+                check_class(name, dictionary, texts.first_seen[split.name, label], source)
         writer.write(str(texts.file(split.name, "label")), str(folder / split.name), dictionary)
+
+
+def check_class(name: str, dictionary: Dictionary, where: str, source: str) -> None:
+    """Raise DataError, saying ``where``, for a label that is none of the classes in ``dictionary``, made of ``source``."""
+    found = dictionary.indices.get(name, -1)
+    if found >= dictionary.nspecial:
+        return
+    if found >= 0:
+        raise DataError(
+            f"{where}: the label {name!r} is one of the special symbols that every dictionary has"
+            f" ({', '.join(dictionary.symbols[: dictionary.nspecial])}); give the class another name"
+        )
+    known = [word for word in dictionary.symbols[dictionary.nspecial :] if not word.startswith("madeupword")]
+    raise DataError(
+        f"{where}: the label {name!r} is not among those of the {source} ({', '.join(known)}); classes that training does"
+        " not have may stand in a label/dict.txt for --label-dict"
+    )
 
 
 def count_classes(labels: Counter[str], padding_factor: int = 8) -> Dictionary:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from fairseq.data.encoders.guard import check_text_length
+from fairseq.data.text import LONGEST_LINE, json_value, refuse_long_line
 from fairseq.dataclass.base import FairseqDataclass, option
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.registry import Builtin, Registry
@@ -52,6 +54,8 @@ def decode_lines(handle: Iterable[bytes], path: Path) -> Iterator[tuple[int, str
     for number, raw in enumerate(handle, 1):
         if number == 1:
             raw = raw.removeprefix(_BOM)
+        if len(raw) > LONGEST_LINE:
+            refuse_long_line(path)
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -68,7 +72,7 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str, path: Path, line: int) -> Any:
     """The JSON value ``text``, which stands in ``line`` of ``path`` (0: the whole file)."""
     try:
-        return json.loads(text)
+        return json_value(text)
     except ValueError as error:
         where = place(path, line or getattr(error, "lineno", 0))
         raise DataError(f"{where} is not JSON: {getattr(error, 'msg', error)}") from None
@@ -96,6 +100,14 @@ def one_of(label: str, labels: Sequence[str], where: str) -> str:
         return label
     problem = f"unknown label {label!r}" if label.strip() else "the label is missing"
     raise DataError(f"{where}: {problem}; expected one of {', '.join(labels)}")
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise DataError, saying ``where``, for a text that is too long to encode."""
+    try:
+        check_text_length(text)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def squeeze(text: str) -> str:
@@ -130,8 +142,7 @@ def read_rows(path: Path, expected: int) -> list[Any]:
     Raises DataNotFoundError when it is missing, DataError naming the line that is not JSON.
     """
     try:
-        with open(path, encoding="utf-8", newline="\n") as handle:
-            rows = [parse_json(line, path, number) for number, line in enumerate(handle, 1)]
+        rows = [parse_json(line, path, number) for number, line in read_lines(path)]
     except FileNotFoundError:
         raise DataNotFoundError(f"{path} is missing; preprocess the data again") from None
     if len(rows) != expected:

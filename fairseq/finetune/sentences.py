@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from fairseq.data.concat_dataset import ConcatDataset, ConcatSentencesDataset
 from fairseq.data.datasets import BaseWrapperDataset, NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import load_indexed_dataset
+from fairseq.data.shards import check_dictionary
 from fairseq.data.wrappers import (
     IdDataset,
     NumelDataset,
@@ -31,7 +33,7 @@ from fairseq.data.wrappers import (
     StripTokenDataset,
 )
 from fairseq.errors import DataError, DataNotFoundError
-from fairseq.finetune.reading import numbers
+from fairseq.finetune.reading import numbers, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def load_dictionary(path: str, mask: str | None) -> Dictionary:
 
 
 def load_sentences(data: str, name: str, split: str, dictionary: Dictionary, combine: bool = False) -> Any:
-    """The lines of ``DATA/name/split``, ids checked against ``dictionary``; None when there are no such files.
+    """The lines of ``DATA/name/split``, which must be made with ``dictionary``; None when there are no such files.
 
     With ``combine``, ``split1``, ``split2``, ... follow. Raises DataError naming file and line.
     """
@@ -60,6 +62,7 @@ def load_sentences(data: str, name: str, split: str, dictionary: Dictionary, com
         return None
     if len(lines) == 0:
         raise DataError(f"{path} holds no lines; preprocess a text that is not empty")
+    check_dictionary(os.path.join(data, name), dictionary, "the model or of the first input")
     check_ids(path, lines, dictionary)
     return lines
 
@@ -248,7 +251,7 @@ def choice_labels(data: str, split: str, num_classes: int, inputs: int, combine:
     """The number of the right choice, from 0, on every line of ``DATA/label/split.label``: batches int64 (B)."""
 
     def read(line: str, where: str) -> int:
-        if not line.isdigit() or int(line) >= num_classes:
+        if not line.isdecimal() or len(line) > 9 or int(line) >= num_classes:
             raise DataError(f"{where} must be the number of a choice, 0 to {num_classes - 1}, but is {line!r}")
         return int(line)
 
@@ -263,8 +266,7 @@ def _label_file(data: str, split: str, inputs: int, combine: bool, read: Callabl
     labels: list[Any] = []
     part, path = 0, first
     while os.path.isfile(path) and (combine or not part):
-        with open(path, encoding="utf-8") as handle:
-            labels += [read(line.strip(), f"{path}: line {number}") for number, line in enumerate(handle, start=1)]
+        labels += [read(line.strip(), f"{path}: line {number}") for number, line in read_lines(Path(path))]
         part += 1
         path = os.path.join(data, "label", f"{split}{part}.label")
     _check_count(first, len(labels), inputs)

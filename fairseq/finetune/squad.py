@@ -25,7 +25,7 @@ from fairseq.data.encoders.base import encode_with_offsets
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.finetune.layout import Job, SplitSummary, Written
-from fairseq.finetune.reading import FORMATS, find_splits, place, read_json, read_rows, write_row
+from fairseq.finetune.reading import FORMATS, check_text, find_splits, place, read_json, read_rows, write_row
 from fairseq.finetune.spans import QuestionRecord, Questions
 from fairseq.finetune.writing import SplitWriter
 
@@ -62,6 +62,7 @@ def read_squad(path: Path, answers: str = "required", moved: list[str] | None = 
         context = paragraph.get("context")
         if not isinstance(context, str):
             raise DataError(f"{path}, paragraph {number}: its context must be a text, but is {context!r}")
+        check_text(context, f"{path}, paragraph {number}")
         found = Paragraph(context)
         for qa in _list(paragraph, "qas", f"{path}, paragraph {number}"):
             question = _question(qa, context, path, answers, moved)
@@ -96,6 +97,7 @@ def _question(qa: dict[str, Any], context: str, path: Path, wanted: str, moved: 
     where = f"{path}, question {identity!r}"
     if not text.strip():
         raise DataError(f"{where}: the question is empty")
+    check_text(text, where)
     if wanted == "unknown" or qa.get("is_impossible"):
         if wanted == "required":
             raise DataError(f"{where} is impossible, which SQuAD 1.1 does not know; use --task squad2")
@@ -191,7 +193,8 @@ def _write(job: Job, version: str, answers: str) -> Written:
     files = {split: [name.format(version) for name in names] for split, names in _NAMES.items()}
     wanted = ", ".join(names[0] for names in files.values())
     lacks = f"none of the files of SQuAD {version}: {wanted} (or train.json, dev.json, test.json)"
-    written = Written(kind=KIND)
+    flags = "--task question_answering --criterion question_answering"
+    written = Written(kind=KIND, train_with=flags + (" --allow-no-answer" if answers == "optional" else ""))
     for split, path in find_splits(job.data_dir, files, lacks).items():
         # The answers of a test set are not for the one who trains; its file may lack them.
         written.splits.append(_write_split(job, split, path, "unknown" if split == "test" else answers, written.notes))

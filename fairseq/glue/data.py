@@ -20,7 +20,7 @@ from fairseq.finetune import glue_files
 from fairseq.finetune.glue_files import GlueTask
 from fairseq.finetune.layout import Job
 from fairseq.finetune.reading import first_existing
-from fairseq.glue.files import fingerprint, stored_json, write_json
+from fairseq.glue.files import fingerprint, remove_made, stored_json, write_json
 from fairseq.glue.pretrained import PretrainedModel, digest
 
 NOT_IN_ALL = ("WNLI",)  # as in the original: its development set misleads, but it can be asked for by name
@@ -128,7 +128,10 @@ class Preparation:
         """The data that is there already, if it was made from the same."""
         path = self.out / task.name
         stored = stored_json(path / "data.json")
-        return _task_data(path, stored) if stored and stored["identity"] == self.identity(task) else None
+        try:
+            return _task_data(path, stored) if stored["identity"] == self.identity(task) else None
+        except (KeyError, TypeError):  # there is none, or it is damaged
+            return None
 
     def make(self, task: GlueTask) -> TaskData:
         """Preprocess ``task``; the directory appears at once and in full."""
@@ -162,7 +165,7 @@ class Preparation:
                 "notes": [note.replace(str(scratch), str(self.data_dir)) for note in written.notes],
             }
             write_json(made / "data.json", stored)
-            shutil.rmtree(path, ignore_errors=True)
+            remove_made(path, "data.json")
             made.rename(path)
         return _task_data(path, stored)
 

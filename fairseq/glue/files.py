@@ -6,12 +6,14 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fairseq.data.text import json_value
 from fairseq.errors import ConfigError
 from fairseq.file_io import complete_file
 
@@ -33,8 +35,17 @@ def write_json(path: Path, value: Any) -> None:
 def stored_json(path: Path) -> Any:
     """The JSON value of ``path``; None when it cannot be read."""
     with suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_value(path.read_text(encoding="utf-8"))
     return None
+
+
+def remove_made(directory: Path, mark: str) -> None:
+    """Delete ``directory`` if it is there. Raises ConfigError when it has files but no ``mark``, that of this command."""
+    if not directory.is_dir():
+        return
+    if not (directory / mark).is_file() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
+        raise ConfigError(f"{directory} was not made by fairseq-glue and would be replaced; choose another --out")
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def fingerprint(value: Any) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairseq.dataclass.base import GROUPS, FieldSpec, field_specs, model_config_class
+from fairseq.dataclass.base import GROUPS, FieldSpec, field_specs
 from fairseq.dataclass.build import build_config, nest, require_complete
 from fairseq.dataclass.configs import SECTIONS
+from fairseq.dataclass.slots import chosen_variants, model_specs
 from fairseq.errors import ConfigError
 from fairseq.finetune.glue_files import TASKS
 from fairseq.glue.data import TaskData
@@ -110,7 +112,10 @@ class Run:
         """
         given = {**self.options, **(more or {})}
         given = {key: value for key, value in given.items() if value is not None and value is not False}
-        tree = nest(argparse.Namespace(**_attributes(given, self.model["_name"])))
+        # Options of variants are known where these are chosen.
+        chosen = chosen_variants(self.model["_name"], self.model)
+        variants = {slot: name for slot, name in self.model.items() if slot in chosen}
+        tree = nest(argparse.Namespace(**_attributes({**variants, **given}, self.model["_name"])))
         nodes = {name: vars(node) if isinstance(node, argparse.Namespace) else node for name, node in tree.items()}
         return {**{name: node for name, node in nodes.items() if node}, "model": {**self.model, **nodes["model"]}}
 
@@ -230,16 +235,14 @@ def _schedule(name: str, updates: int, warmup: int) -> dict[str, Any]:
 
 def _attributes(options: Mapping[str, Any], arch: str) -> dict[str, Any]:
     """``options``, by their names on the command line, as the attributes that `nest` reads."""
-    classes = [*SECTIONS.values(), model_config_class(arch)]
-    classes += [registry.config_class(options[group]) for group, registry in GROUPS.items() if group in options]
+    classes = [registry.config_class(options[group]) for group, registry in GROUPS.items() if group in options]
+    specs = [None if cls is None else field_specs(cls) for cls in (*SECTIONS.values(), *classes)]
+    specs.append(model_specs(arch, options))
     names = {group: group for group in GROUPS}
-    for cls in filter(None, classes):
-        for spec in field_specs(cls).values():
-            names |= dict.fromkeys(_spellings(spec), spec.dest)
+    for spec in itertools.chain.from_iterable(found.values() for found in specs if found is not None):
+        names |= dict.fromkeys(_spellings(spec), spec.dest)
     unknown = next((key for key in options if key not in names), None)
-    if (
-        unknown is not None and None not in classes
-    ):  # a component without a dataclass takes options that it does not list
+    if unknown is not None and None not in specs:  # a component without a dataclass takes options that it does not list
         flags = [f"--{name.replace('_', '-')}" for name in (unknown, *names)]
         raise ConfigError(f"unknown option {flags[0]}{nearest(flags[0], flags[1:])}")
     return {"arch": arch, **{names.get(key, key): value for key, value in options.items()}}

@@ -10,12 +10,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fairseq.checkpoint.reader import read
+from fairseq.checkpoint.stored_paths import located
 from fairseq.dataclass.base import field_specs
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
+from fairseq.file_io import split_paths
 from fairseq.registry import BPES
 
 _RECOMPUTED = ("max_positions", "max_source_positions")
-_ANCESTORS = 4  # how far above the checkpoint the relative paths of its training are looked for
 
 
 @dataclass(frozen=True)
@@ -103,23 +104,16 @@ def digest(path: Path) -> str:
 
 def _dictionary(checkpoint: Path, task: Any) -> Path:
     """``dict.txt`` beside the checkpoint, else in the data directory of its training."""
-    data = str(getattr(task, "data", None) or "").split(":")[0]
-    places = [checkpoint.parent / "dict.txt", *_places(checkpoint, data, "dict.txt")]
-    places += _places(checkpoint, data, "input0/dict.txt")
+    data = split_paths(str(getattr(task, "data", None) or ""))[0]
+    places = [checkpoint.parent / "dict.txt"]
+    if data:
+        places += [Path(data, "dict.txt"), Path(data, "input0", "dict.txt")]
     for place in places:
         if place.is_file():
             return place
     raise DataNotFoundError(
         f"there is no dict.txt beside {checkpoint}" + (f" nor in {data}" if data else "") + "; give it with --dict"
     )
-
-
-def _places(checkpoint: Path, stored: str, name: str = "") -> list[Path]:
-    """Where a path of the training may be now: as it is, or relative to a directory above the checkpoint."""
-    if not stored:
-        return []
-    path = Path(stored) / name if name else Path(stored)
-    return [path, *(above / path for above in list(checkpoint.parents)[:_ANCESTORS])]
 
 
 def _bpe(checkpoint: Path, stored: Any, name: str | None, given: dict[str, Any]) -> dict[str, Any] | None:
@@ -137,18 +131,5 @@ def _bpe(checkpoint: Path, stored: Any, name: str | None, given: dict[str, Any])
     config = BPES.config_class(settings["_name"])
     known = field_specs(config) if config is not None else {}
     defaults = {key: spec.default for key, spec in known.items() if key not in settings and spec.default is not None}
-    settings = {key: _moved(checkpoint, key, value) for key, value in (settings | defaults).items()}
+    settings = located(settings | defaults, "bpe", checkpoint)
     return settings | {key: value for key, value in given.items() if key in known}
-
-
-def _moved(checkpoint: Path, key: str, value: Any) -> Any:
-    """A stored relative file name of the training, where the file is now; anything else as it is."""
-    if key.startswith("_") or not isinstance(value, str) or "://" in value:
-        return value
-    name = Path(value)
-    if not name.suffix or name.is_absolute():
-        return value
-    for place in [*_places(checkpoint, value), checkpoint.parent / name.name]:
-        if place.is_file():
-            return str(place.resolve())
-    return value

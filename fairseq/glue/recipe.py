@@ -42,6 +42,9 @@ AVERAGE = ("tasks", "columns")
 _KEYS = ("about", "extends", "select", "average", "seeds", "all", "tasks")
 _OWN = ("epochs", "updates", "warmup", "score", "start_from", "grid")
 
+# Of a text that is no YAML; a value that looks like a date and is none is a ValueError, a thousand brackets a RecursionError.
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
 GridPoint = tuple[tuple[str, str], ...]
 """One combination of a grid: (option, value) pairs; empty without a grid."""
 
@@ -140,7 +143,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set takes KEY=VALUE, as in --set batch_size=32, but got {word!r}")
         try:
             found[_name(key)] = yaml.safe_load(value) if value else None
-        except yaml.YAMLError:
+        except NOT_YAML:
             found[_name(key)] = value
     return found
 
@@ -196,10 +199,10 @@ def _load(path: Path, tasks: tuple[str, ...], seen: tuple[Path, ...]) -> Recipe:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path} cannot be read: {error}") from None
+    except NOT_YAML as error:
+        raise ConfigError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"recipe {path} must be a mapping with the keys {', '.join(_KEYS)}")
@@ -233,21 +236,25 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """``layer`` wins. A length of the other kind replaces the inherited one, and a warm-up keeps its fraction of it."""
     for kind, other in (("epochs", "updates"), ("updates", "epochs")):
         if layer.get(kind) is not None and layer.get(other) is None and into.get(other) is not None:
-            if other == "updates" and float(into.get("warmup") or 0) >= 1:
-                into["warmup"] = float(into["warmup"]) / float(into["updates"])
+            if other == "updates" and into.get("warmup"):
+                warmup, updates = (_number(into[name], name, "recipe", float) for name in ("warmup", "updates"))
+                into["warmup"] = warmup / updates if warmup >= 1 else warmup
             del into[other]
     into.update(layer)
     if "grid" not in layer and isinstance(into.get("grid"), dict):
         into["grid"] = {key: values for key, values in into["grid"].items() if _name(key) not in layer}
 
 
+_LARGEST = 1e9  # no training has more epochs or updates
+
+
 def _number(value: Any, key: str, where: str, kind: type) -> Any:
     try:
         number = kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1
-    if number < 0 or (key != "warmup" and number == 0):
-        raise ConfigError(f"{where}: {key} must be a positive number, but is {value!r}")
+    if not 0 <= number <= _LARGEST or (key != "warmup" and number == 0):  # NaN is neither
+        raise ConfigError(f"{where}: {key} must be a positive number, but is {value!r} (the most is {_LARGEST:g})")
     return number
 
 
@@ -258,7 +265,7 @@ def _integer(options: Mapping[str, Any], key: str, task: str) -> int | None:
     if first is None:
         return None
     text = str(first).split(",")[0].strip()
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{task}: {key} must be an integer of at least 1, but is {value!r}")
     return int(text)
 

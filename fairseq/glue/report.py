@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fairseq.file_io import complete_file
 from fairseq.glue.data import TaskData
 from fairseq.glue.files import replace_text
 from fairseq.glue.plan import Run
@@ -199,7 +200,8 @@ def draw(table: Sequence[Line], title: str, path: Path) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with complete_file(path, "wb") as file:
+        figure.savefig(file, dpi=120)
     pyplot.close(figure)
 
 

@@ -23,7 +23,7 @@ import yaml
 from fairseq.errors import TrainingError
 from fairseq.glue import scores
 from fairseq.glue.data import TaskData
-from fairseq.glue.files import replace_text, stored_json, write_json
+from fairseq.glue.files import remove_made, replace_text, stored_json, write_json
 from fairseq.glue.plan import Plan, Request, Run
 from fairseq.glue.pretrained import PretrainedModel
 from fairseq.glue.scores import Result
@@ -65,7 +65,7 @@ def find_slots(jobs: int | None, cores: int, parameters: int, cpu: bool = False)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         jobs = gpus or max(1, min(cores, memory // (_BYTES_PER_RUN + _BYTES_PER_PARAMETER * parameters)))
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return Slots(jobs, int(threads) if threads.isdigit() else max(1, cores // jobs), devices)
+    return Slots(jobs, int(threads) if threads.isdecimal() else max(1, cores // jobs), devices)
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Execution:
         settings = where / "settings.json"
         goes_on = self.request.resumable and stored_json(settings) == json.loads(json.dumps(run.settings()))
         if not goes_on:
-            shutil.rmtree(where, ignore_errors=True)
+            remove_made(where, settings.name)
         where.mkdir(parents=True, exist_ok=True)
         write_json(settings, run.settings())
         config = where / "config.yaml"

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fairseq.data.text import json_value
 from fairseq.errors import ConfigError, TrainingError
 from fairseq.finetune.glue_files import TASKS
 from fairseq.glue.data import TaskData
@@ -146,18 +147,19 @@ def result_record(result: Result, select: str | None = None) -> dict[str, Any]:
 def find_result(directory: Path, run: Run) -> Result | None:
     """The result that is there already. Raises ConfigError when it was made with other settings."""
     try:
-        stored = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        stored = json_value((directory / RESULT).read_text(encoding="utf-8"))
+        result = Result(run, [Validation(**item) for item in stored["curve"]], float(stored["seconds"]))
+        difference = _difference(stored["settings"], run.settings())
     except OSError:
         return None
-    except ValueError:
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ConfigError(f"{directory / RESULT} is damaged; delete it, and the run is repeated") from None
-    difference = _difference(stored["settings"], run.settings())
     if difference:
         raise ConfigError(
             f"{directory} was made with other settings ({difference}); choose another --out, or delete that directory "
             "to repeat its run"
         )
-    return Result(run, [Validation(**item) for item in stored["curve"]], stored["seconds"])
+    return result
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError, FairseqError
-from fairseq.file_io import check_outputs
+from fairseq.file_io import check_outputs, copy_file
 from fairseq.interop.portable import PortableModel
 from fairseq.models.hub import format_of
 from fairseq.registry import FORMATS, nearest
@@ -43,8 +42,9 @@ def convert_checkpoint(
     if not origin.exists():
         raise DataNotFoundError(f"there is no {origin} to convert")
     check_outputs([destination], [origin])
-    if origin.is_dir() and destination.exists() and destination.samefile(origin):
-        raise ConfigError(f"the output {destination} is the input; choose another folder")
+    home = origin if origin.is_dir() else origin.parent
+    if destination.is_dir() and destination.samefile(home):
+        raise ConfigError(f"the output {destination} is the folder of the input; choose another one")
     try:
         model = FORMATS.get(source).read(origin, special or {})
         model.sentence |= sentence or {}
@@ -52,7 +52,7 @@ def convert_checkpoint(
         writer.write(model, destination)
         if destination.is_dir() and not getattr(writer, "writes_tokenizer", False):
             for name, file in model.files.items():
-                shutil.copyfile(file, destination / name)
+                copy_file(file, destination / name)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from None
     except FairseqError:  # some of which are OSErrors too

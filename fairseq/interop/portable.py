@@ -24,9 +24,11 @@ from fairseq.checkpoint.atomic import write_atomically
 from fairseq.checkpoint.safe_load import load, resolve_references
 from fairseq.checkpoint.schema import portable
 from fairseq.data.dictionary import Dictionary
+from fairseq.data.text import json_value
 from fairseq.dataclass.build import build_config
 from fairseq.dataclass.state import config_from_state, config_to_state
 from fairseq.errors import CheckpointError, DataNotFoundError
+from fairseq.file_io import complete_file
 from fairseq.models import build_model
 from fairseq.models.loading import load_weights
 from fairseq.models.roberta import factory
@@ -176,7 +178,7 @@ def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_json(path: Path) -> dict[str, Any]:
     """The object in the JSON file ``path``. Raises DataNotFoundError and CheckpointError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataNotFoundError(f"there is no {path.name} in {path.parent}; give the folder of a model") from None
     except (ValueError, OSError) as error:
@@ -187,7 +189,8 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def save_json(value: Any, path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with complete_file(path) as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def files_beside(folder: Path) -> dict[str, Path]:

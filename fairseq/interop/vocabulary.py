@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import CheckpointError, ConfigError
+from fairseq.errors import CheckpointError, ConfigError, FairseqError
 from fairseq.interop.portable import TOKENIZER, VOCABULARY, load_json
 
 SPECIAL = ("cls", "pad", "sep", "unk", "mask")
@@ -48,7 +48,12 @@ def special_ids(
 
     Raises ConfigError when one is not known, CheckpointError when they are no such ids.
     """
-    ids = {**(otherwise or {}), **_of_tokenizer(folder), **given}
+    try:
+        ids = {**(otherwise or {}), **_of_tokenizer(folder), **given}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, FairseqError):
+            raise
+        raise CheckpointError(f"the files of the tokenizer in {folder} are damaged ({error!r})") from None
     missing = [name for name in SPECIAL if name not in ids]
     if missing:
         wanted = ",".join(f"{name}=I" for name in missing)
@@ -85,8 +90,11 @@ def _ids_of_pieces(folder: Path) -> dict[str, int]:
 
 
 def vocabulary_lines(path: Path) -> list[str]:
-    """The lines of BERT's ``vocab.txt``: the piece of each id."""
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    """The lines of BERT's ``vocab.txt``: the piece of each id. Raises CheckpointError when it is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def _named(folder: Path) -> dict[str, Any]:

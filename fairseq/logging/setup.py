@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
+from typing import Any
 
 from fairseq.errors import ConfigError
 
@@ -17,7 +19,7 @@ TRAIN_LOGGER = "fairseq_cli.train"
 def log_level() -> int:
     """The level named by $LOGLEVEL (a name in any case, or a number), INFO when it is unset."""
     text = os.environ.get("LOGLEVEL", "INFO").strip().upper() or "INFO"
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     level = logging.getLevelName(text)
     if not isinstance(level, int):
@@ -37,6 +39,34 @@ class _AboveBars(logging.StreamHandler):  # type: ignore[type-arg]
             super().emit(record)
 
 
+def ends_quietly(handler: logging.Handler) -> logging.Handler:
+    """``handler``, which now says once that it cannot write any more (a full disk, a reader that is gone): the work goes on."""
+    if "handleError" in vars(handler):
+        return handler
+    report = handler.handleError
+
+    def fail(record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            report(record)
+            return
+        _lead_nowhere(getattr(handler, "stream", None))
+        place = getattr(handler, "baseFilename", "standard output")
+        with suppress(OSError):
+            print(f"the log to {place} ends here ({error.strerror}); the run goes on", file=sys.stderr)
+
+    handler.handleError = fail  # type: ignore[method-assign]
+    return handler
+
+
+def _lead_nowhere(stream: Any) -> None:
+    """Forget what ``stream`` could not write, and all that it will be given: its buffer would fail at every flush."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 def log_to_files(logger: logging.Logger, message: object) -> None:
     """Log ``message`` at INFO to the log files alone: what is too long for the eyes of whoever waits."""
     record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, (), None)
@@ -52,6 +82,8 @@ def configure_logging(log_file: str | None = None, reset: bool = False) -> None:
     """
     handlers = [_AboveBars(sys.stdout)]
     logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), handlers=handlers, force=reset)
+    for handler in logging.root.handlers:
+        ends_quietly(handler)
     if log_file:
         add_log_file(log_file)
 
@@ -67,7 +99,9 @@ def add_log_file(path: str) -> None:
         if any(isinstance(h, logging.FileHandler) and h.baseFilename == target for h in logger.handlers):
             continue
         try:
-            logger.addHandler(logging.FileHandler(target, encoding="utf-8"))
+            handler = logging.FileHandler(target, encoding="utf-8")
+            ends_quietly(handler)
+            logger.addHandler(handler)
         except OSError as error:
             raise ConfigError(f"cannot write the log file {path}: {error.strerror}; choose another log_file") from error
 

@@ -65,7 +65,8 @@ def _fetched(address: str, shown_as: str, files: str) -> Path:
             return found
         if found.is_file() and tarfile.is_tarfile(found):
             unpacked = found.with_name(f"{found.name}.unpacked")
-            unpack(found, unpacked)
+            if not unpacked.is_dir():
+                unpack(found, unpacked)
             return unpacked
     target = cache / key
     try:
@@ -94,7 +95,11 @@ def unpack(archive: Path, target: Path) -> None:
             raise CheckpointError(f"cannot unpack the archive {archive}: {error}") from None
         inside = list(content.iterdir())
         top = inside[0] if len(inside) == 1 and inside[0].is_dir() else content
-        os.replace(top, target)  # at once: a killed process leaves no half-filled directory behind
+        try:
+            os.replace(top, target)  # at once: a killed process leaves no half-filled directory behind
+        except OSError:
+            if not target.is_dir():  # another process has just unpacked the same
+                raise
 
 
 # Files of a model directory that set an option of the BPE.

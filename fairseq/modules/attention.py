@@ -5,11 +5,10 @@ Legend: B batch, T tokens, C channels, H heads, D head width (C = H D).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
-from fairseq.modules.attention_backends import attend, check_backend, finds_starts
+from fairseq.modules.attention_backends import attend, check_backend, finds_starts, queries_like
 from fairseq.modules.feed_forward import Linear
 from fairseq.modules.initialization import normal_
 from fairseq.modules.slots import AttentionBias, ContentBias, EncoderContext, EncoderShape
@@ -70,11 +69,8 @@ class MultiheadSelfAttention(nn.Module):
 
     def finds_starts(self, x: Tensor) -> bool:
         """Whether the backend for tokens like ``x`` (B, T, C) takes `EncoderContext.starts`."""
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        q = x.new_empty((1, self.num_heads, 0, self.head_dim), dtype=dtype)
         dropout = self.dropout if self.training else 0.0
-        return finds_starts(q, self.attention_bias, dropout, self.backend)
+        return finds_starts(queries_like(x, self.num_heads, self.head_dim), self.attention_bias, dropout, self.backend)
 
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
         batch, tokens, channels = x.shape

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from fairseq.ops import flash_attention as flash
 from fairseq.ops import library
 from fairseq.ops.alibi_attention import alibi_attention, forward_reference
 from fairseq.ops.packed_attention import packed_attention
+from fairseq.ops.tensorfloat import precision
 from fairseq.registry import nearest
 
 Bias = AttentionBias | ContentBias
@@ -166,15 +168,36 @@ def attend_fused_packed(q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, leng
     return packed_attention(q, k, v, lengths, slopes, asymmetrical, dropout, _seed(q, dropout))
 
 
-def attend_triton(q: Tensor, k: Tensor, v: Tensor, terms: Terms, dropout: float) -> Tensor:
-    """Our flash-style kernels, for padded and packed sequences; they look at lengths, not at masks."""
+def attend_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    terms: Terms,
+    dropout: float,
+    query_table: Tensor | None = None,
+    key_table: Tensor | None = None,
+) -> Tensor:
+    """Our flash-style kernels, for padded and packed sequences; they look at lengths, not at masks.
+
+    Tables over offsets: see ``fairseq.modules.score_tables``.
+    """
     slopes, asymmetrical = (None, False) if terms.bias is None else _slopes("triton", terms.bias, q)
     counts = terms.token_counts
     if counts is None and terms.padding is not None:
         counts = _token_counts(terms.padding)
     seed = _seed(q, dropout) if terms.seed is None else terms.seed
     return flash.flash_attention(
-        q, k, v, slopes, asymmetrical, token_counts=counts, starts=terms.starts, dropout_p=dropout, seed=seed
+        q,
+        k,
+        v,
+        slopes,
+        asymmetrical,
+        token_counts=counts,
+        starts=terms.starts,
+        dropout_p=dropout,
+        seed=seed,
+        query_table=query_table,
+        key_table=key_table,
     )
 
 
@@ -212,6 +235,9 @@ BACKENDS: dict[str, Backend] = {
     "triton": attend_triton,
 }
 REPRODUCIBLE = ("fused", "triton")  # their dropout masks follow from a seed
+#: By how much a way of computing that is no backend by itself, but has a name, differs from its reference implementation,
+#: for a device and a type; see `difference`.
+CHECKS: dict[str, Callable[[str, torch.dtype], float]] = {}
 
 
 def check_backend(name: str) -> str:
@@ -244,6 +270,13 @@ def choose_backend(
     return "fused" if fused and works_like_eager("fused", where, q.dtype) else "sdpa"
 
 
+def queries_like(x: Tensor, heads: int, width: int) -> Tensor:
+    """Queries of no token, of the device and the type that those made of ``x`` (B, T, C) have."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return x.new_empty((1, heads, 0, width), dtype=dtype)
+
+
 def finds_starts(q: Tensor, bias: Bias | None, dropout: float, backend: str) -> bool:
     """Whether packed sequences like ``q`` are found by ``starts`` on their device; other backends want ``lengths``."""
     if backend == "auto":
@@ -266,7 +299,8 @@ def _tried(name: str, device: str, dtype: torch.dtype) -> bool:
     """
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
-            worst = _difference_from_reference(name, device, dtype)
+            check = CHECKS.get(name, functools.partial(_difference_from_reference, name))
+            worst = check(device, dtype)
     except Exception as error:  # whatever a compiler raises, there is another way
         warnings.warn(f"attention backend {name!r} is not used: it fails here ({str(error).splitlines()[:1]})")
         return False
@@ -285,7 +319,7 @@ def _tolerance(device: str, dtype: torch.dtype) -> float:
     Where sums and exponents are of the type itself, right ones need about 8; an exponent of 30 alone is off by 30 times
     half a unit.
     """
-    if dtype == torch.float32 and not device.startswith("cpu") and flash.precision() == "tf32":
+    if dtype == torch.float32 and not device.startswith("cpu") and precision() == "tf32":
         return 4 * 2.0**-10
     return torch.finfo(dtype).eps * (4 if dtype.itemsize < 4 else 64)
 
@@ -309,8 +343,13 @@ def _difference_from_reference(name: str, device: str, dtype: torch.dtype) -> fl
             given = dataclasses.replace(terms, bias=bias, cache={})
             found = _with_gradients(BACKENDS[name], numbers, given, dropout)
             wanted = _with_gradients(_reference, [x.double() for x in numbers], given, dropout)
-            differences += [(a - b).abs().max() / b.abs().max() for a, b in zip(found, wanted, strict=True)]
-    return float(torch.stack(differences).max())  # NaN if there is one
+            differences.append(difference(found, wanted))
+    return max(differences, key=lambda x: (math.isnan(x), x))
+
+
+def difference(found: list[Tensor], wanted: list[Tensor]) -> float:
+    """The largest one, relative to the largest number of each tensor; NaN if there is one."""
+    return float(torch.stack([(a - b).abs().max() / b.abs().max() for a, b in zip(found, wanted, strict=True)]).max())
 
 
 def _with_gradients(backend: Backend, numbers: list[Tensor], terms: Terms, dropout: float) -> list[Tensor]:

@@ -83,7 +83,8 @@ def initial_frequencies(modes: int, spectrum: str) -> Tensor:
 class BiGS(nn.Module):
     """x (B, T, C) -> (B, T, C); packed, (1, R, C).
 
-    With ``leak`` padding is read as if it were text, as in the original, whose outputs depend on how much of it a batch has.
+    With ``leak`` padding is read as if it were text, as in the original, whose outputs depend on how much of it a batch has;
+    with ``padded_length`` that is always as much as leads to so many tokens.
     """
 
     packs = True
@@ -98,12 +99,14 @@ class BiGS(nn.Module):
         spectrum: str = "hippo",
         activation: str = "gelu_accurate",
         leak: bool = False,
+        padded_length: int = 0,
         method: str = "auto",
     ) -> None:
         super().__init__()
         self.activation = get_activation_fn(activation)
         self.reads_padding = leak
-        self.depends_on_padding = "padding is read like text, as in the original" if leak else ""
+        self.padded_length = padded_length
+        self.depends_on_padding = "padding is read like text, as in the original" if leak and not padded_length else ""
         self.method = method
         self.value_proj = Linear(dim, inner_dim)
         self.forward_proj = Linear(dim, dim)
@@ -161,7 +164,8 @@ def bigs(
         modes=num_ssm,
         spectrum=spectrum,
         activation=activation,
-        leak=padding == "leak",
+        leak=padding != "masked",
+        padded_length=shape.max_positions if padding == "full" else 0,
         method=method,
     )
     for parameter in (*mixer.forward_ssm.parameters(), *mixer.backward_ssm.parameters()):

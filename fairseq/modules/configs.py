@@ -69,8 +69,9 @@ class BiGSConfig(FairseqDataclass):
     )
     bigs_padding: str = option(
         "masked",
-        "masked: results do not depend on padding; leak: padding is read like text, as in the original, for its models",
-        choices=("masked", "leak"),
+        "masked: results do not depend on padding; leak: padding is read like text, as in the original, for its models; "
+        "full: the same, and inputs are always padded to max-positions, as its models were trained",
+        choices=("masked", "leak", "full"),
     )
     bigs_method: str = option(
         "auto",

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
-from fairseq.modules.attention_backends import Bias, attend, check_backend
+from fairseq.modules.attention_backends import Bias, attend, check_backend, finds_starts, queries_like
 from fairseq.modules.conv_grammar import Kernel, Projection, check_kernel, read_options
 from fairseq.modules.conv_projections import SequenceConv, build_projection, project
 from fairseq.modules.feed_forward import Linear, get_activation_fn
-from fairseq.modules.score_tables import Tables, attend_with_tables
+from fairseq.modules.score_tables import Tables, attend_with_tables, tables_find_starts
 from fairseq.modules.slots import EncoderContext, EncoderShape
 from fairseq.registry import TOKEN_MIXERS
 
@@ -87,6 +87,13 @@ class ConvAttention(nn.Module):
         if kernel.depthwise != "none":
             self.depthwise = SequenceConv(inner, inner, kernel.reach or 0, inner, bias)
         self.depthwise_scale = nn.Parameter(torch.ones(num_heads)) if kernel.depthwise == "scaled" else None
+
+    def finds_starts(self, x: Tensor) -> bool:
+        """Whether the backend for tokens like ``x`` (B, T, C) takes `EncoderContext.starts`."""
+        q = queries_like(x, self.num_heads, self.head_dim)
+        if self.kernel.has_tables:
+            return tables_find_starts(q, self.attention_bias, self.backend)
+        return finds_starts(q, self.attention_bias, self.dropout if self.training else 0.0, self.backend)
 
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
         values = project(self.v_proj, x, context)
@@ -182,6 +189,12 @@ class ConvBertAttention(nn.Module):
         self.key_depthwise = SequenceConv(dim, dim, reach, dim, bias)
         self.key_pointwise = Linear(dim, half, bias=bias)
         self.weight_proj = Linear(half, num_heads // 2 * (2 * reach + 1), bias=bias)
+
+    def finds_starts(self, x: Tensor) -> bool:
+        """Whether the backends for tokens like ``x`` (B, T, C) take `EncoderContext.starts`."""
+        q = queries_like(x, self.num_heads // 2, self.head_dim)
+        dropout = self.dropout if self.training else 0.0
+        return tables_find_starts(q, None, self.backend) and finds_starts(q, None, dropout, self.backend)
 
     def forward(self, x: Tensor, context: EncoderContext) -> Tensor:
         half, dropout = self.num_heads // 2, self.dropout if self.training else 0.0

@@ -35,7 +35,7 @@ class SequenceConv(nn.Conv1d):
             padding = context.padding
             return self._along(x if padding is None else x.masked_fill(padding.unsqueeze(-1), 0.0))
         # Zeros between the sequences, as many as the reach, do what the ends of a padded batch do.
-        places = _places_apart(context, self.reach)
+        places = _places_apart(context, self.reach, x.size(1))
         width = x.size(1) + self.reach * (len(context.lengths) - 1)
         apart = x.new_zeros(1, width, x.size(2)).index_copy(1, places, x)
         return self._along(apart).index_select(1, places)
@@ -44,14 +44,18 @@ class SequenceConv(nn.Conv1d):
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-def _places_apart(context: EncoderContext, gap: int) -> Tensor:
-    """(N,): where tokens of packed sequences go when ``gap`` places are left between any two sequences."""
+def _places_apart(context: EncoderContext, gap: int, tokens: int) -> Tensor:
+    """(N,): where ``tokens`` of packed sequences go when ``gap`` places are left between any two sequences."""
     key = (_places_apart, gap)
     if key not in context.cache:
         assert context.lengths is not None
-        lengths = torch.tensor(context.lengths)
-        number = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        context.cache[key] = torch.arange(len(number)) + gap * number
+        if context.starts is not None:  # on a device, which knows the sequences itself
+            at = torch.arange(tokens, dtype=torch.int32, device=context.starts.device)
+            number = torch.searchsorted(context.starts[1:].contiguous(), at, right=True)
+        else:
+            lengths = torch.tensor(context.lengths)
+            number = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        context.cache[key] = torch.arange(tokens, device=number.device) + gap * number
     return context.cache[key]
 
 

@@ -286,6 +286,12 @@ def reads_padding(layer: nn.Module) -> bool:
     return getattr(getattr(layer, "self_attn", layer), "reads_padding", False)
 
 
+def padded_length(encoder: nn.Module) -> int:
+    """Tokens up to which ``encoder`` wants its inputs padded, where they are shorter; 0: not at all."""
+    layers: Any = getattr(encoder, "layers", ())
+    return max((getattr(getattr(layer, "self_attn", layer), "padded_length", 0) for layer in layers), default=0)
+
+
 def _finds_starts(mixer: nn.Module, x: Tensor) -> bool:
     """Whether ``mixer`` finds packed sequences of tokens like ``x`` by `EncoderContext.starts`."""
     return supports(mixer, "finds_starts", "forward") and mixer.finds_starts(x)  # type: ignore[operator]

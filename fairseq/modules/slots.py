@@ -80,6 +80,9 @@ class TokenMixer(Protocol):
     reads_padding: bool
     """It takes padding for text (False by default): embeddings there are not made zero, and nothing is packed."""
 
+    padded_length: int
+    """Tokens up to which shorter inputs are padded before anything else (0, the default: not at all)."""
+
     finds_starts: Any
     """A method (x) -> bool, said of `forward`: whether it finds packed sequences by `context.starts`, so that tokens like x
     (B, T, C) may be packed on a device."""

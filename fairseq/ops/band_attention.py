@@ -52,7 +52,8 @@ def band_attention(
         ValueError: shapes or types that do not fit, or no table.
     """
     check_tensors(q, k, v, key_padding_mask, dropout_p)
-    parameters = _parameters(q, query_table, key_table, fixed_table)
+    _check_tables(q, query_table, key_table, fixed_table)
+    parameters = band_parameters(q, with_fixed(q, query_table, fixed_table), key_table)
     if lengths is None:
         return attention(q, k, v, "band", parameters, key_padding_mask, dropout_p, seed)[0]
     if key_padding_mask is not None or q.size(0) != 1:
@@ -64,14 +65,21 @@ def band_scores(
     q: Tensor, query_table: Tensor | None = None, key_table: Tensor | None = None, fixed_table: Tensor | None = None
 ) -> Tensor:
     """What the tables add to the scores of ``q`` (B, H, T, D), as one tensor (B, H, T, T)."""
-    return TERMS["band"].scores(_parameters(q, query_table, key_table, fixed_table), q.size(2))
+    _check_tables(q, query_table, key_table, fixed_table)
+    parameters = band_parameters(q, with_fixed(q, query_table, fixed_table), key_table)
+    return TERMS["band"].scores(parameters, q.size(2))
 
 
-def _parameters(q: Tensor, query: Tensor | None, key: Tensor | None, fixed: Tensor | None) -> list[Tensor]:
-    _check_tables(q, query, key, fixed)
-    if fixed is not None:
-        fixed = fixed[None, :, None].expand(q.size(0), -1, q.size(2), -1)
-        query = fixed if query is None else query + fixed
+def with_fixed(q: Tensor, query: Tensor | None, fixed: Tensor | None) -> Tensor | None:
+    """The query's table and the fixed one as one table (B, H, T, 2w + 1)."""
+    if fixed is None:
+        return query
+    fixed = fixed[None, :, None].expand(q.size(0), -1, q.size(2), -1)
+    return fixed if query is None else query + fixed
+
+
+def band_parameters(q: Tensor, query: Tensor | None, key: Tensor | None) -> list[Tensor]:
+    """Those of the score term ``band``."""
     return [_absent(q) if query is None else query, *_key_parts(q, key)]
 
 

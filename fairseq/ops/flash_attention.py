@@ -1,11 +1,12 @@
 """Flash-style attention: ``torch.ops.fairseq.flash_attention_forward``, its reference implementation and its derivative.
 
-What ``fairseq.ops.alibi_attention`` computes, with ALiBi or without a bias, for sequences whose padding comes at the end
-and for packed ones; their lengths stay on the device, so that nothing waits for it. The kernels
+What ``fairseq.ops.alibi_attention`` and ``fairseq.ops.band_attention`` compute, with ALiBi, tables over offsets, both or
+neither, for sequences whose padding comes at the end and for packed ones; their lengths stay on the device, so that nothing
+waits for it. The kernels
 (``fairseq.ops.triton.attention_kernels``) take float32, bfloat16 and float16 and heads of 1 to 128 channels; whatever
 else, and every tensor where Triton does not run, goes to the reference implementation, which keeps scores in memory.
 
-Legend: B sequences, H heads, T tokens, N tokens of all packed sequences, D head width.
+Legend: B sequences, H heads, T tokens, N tokens of all packed sequences, D head width, w reach of tables.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 from fairseq.ops import library
-from fairseq.ops.alibi_attention import backward_reference, forward_reference
+from fairseq.ops.flash_reference import FlashExtras, flash_backward_reference, flash_forward_reference
+from fairseq.ops.tensorfloat import precision
 from fairseq.ops.triton import available
 
 WIDEST = 128
@@ -39,8 +41,10 @@ def flash_attention(
     starts: Tensor | None = None,
     dropout_p: float = 0.0,
     seed: int | Tensor = 0,
+    query_table: Tensor | None = None,
+    key_table: Tensor | None = None,
 ) -> Tensor:
-    """Attention with linear biases or without; gives (B, H, T, D), in memory (B, T, H, D).
+    """Attention with linear biases or without, and with numbers by offset; gives (B, H, T, D), in memory (B, T, H, D).
 
     Args:
         q, k, v: (B, H, T, D) of one floating-point type, or (1, H, N, D) with ``starts``; in memory anyhow.
@@ -50,6 +54,8 @@ def flash_attention(
         starts: (B + 1,) int32, where every packed sequence starts, and N at last; rows see their own sequence only.
         dropout_p: probability, rounded to a multiple of 2^-16, with which a key is left out (after the softmax).
         seed: of the dropout mask; a packed sequence has that which it would have as a row of a batch.
+        query_table: (B, H, T, 2w + 1), or (1, H, N, 2w + 1): numbers for the offsets of keys from each query; see
+            ``band_attention``. key_table: of queries from each key, with the same w. Gradients reach both.
 
     A row without any key gives zeros.
 
@@ -57,10 +63,11 @@ def flash_attention(
         ValueError: shapes or types that do not fit.
     """
     _check(q, k, v, slopes, token_counts, starts, dropout_p)
+    _check_tables(q, query_table, key_table)
     if not isinstance(seed, Tensor):
         seed = torch.full((), seed, dtype=torch.int64, device=q.device)
     operator = torch.ops.fairseq.flash_attention_forward.default
-    return operator(q, k, v, slopes, asymmetrical, token_counts, starts, dropout_p, seed)[0]
+    return operator(q, k, v, slopes, asymmetrical, token_counts, starts, dropout_p, seed, query_table, key_table)[0]
 
 
 def runs(q: Tensor) -> bool:
@@ -98,78 +105,20 @@ def _check(
         raise ValueError(f"`dropout_p` must be between 0 and 1, but is {p} instead")
 
 
-# Reference implementation --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Packed or padded sequences as a padded batch and back."""
-
-    padding: Tensor | None  # (B, T)
-    index: Tensor | None = None  # (B, T): row of the packed token, N for none
-
-    @staticmethod
-    def of(tokens: int, counts: Tensor | None, starts: Tensor | None) -> _Batch:
-        if starts is None:
-            at = torch.arange(tokens, device=None if counts is None else counts.device)
-            return _Batch(None if counts is None else at >= counts[:, None])
-        lengths = starts.diff()
-        at = torch.arange(int(lengths.max()) if len(lengths) else 0, device=starts.device)
-        padding = at >= lengths[:, None]
-        return _Batch(padding, torch.where(padding, tokens, starts[:-1, None] + at))
-
-    def pad(self, x: Tensor, filler: float = 0.0) -> Tensor:
-        """(1, H, N, ...) -> (B, H, T, ...)"""
-        if self.index is None:
-            return x
-        rows = torch.cat([x[0].transpose(0, 1), x.new_full((1, x.size(1), *x.shape[3:]), filler)])  # (N + 1, H, ...)
-        return rows[self.index].transpose(1, 2)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """(B, H, T, ...) -> (1, H, N, ...)"""
-        if self.padding is None or self.index is None:
-            return x
-        return x.transpose(1, 2)[~self.padding].transpose(0, 1).unsqueeze(0)
-
-
-def _reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    slopes: Tensor | None,
-    asymmetrical: bool,
-    token_counts: Tensor | None,
-    starts: Tensor | None,
-    dropout_p: float,
-    seed: Tensor,
-) -> tuple[Tensor, Tensor]:
-    slopes = q.new_zeros(q.size(1)) if slopes is None else slopes
-    batch = _Batch.of(q.size(2), token_counts, starts)
-    q, k, v = batch.pad(q), batch.pad(k), batch.pad(v)
-    out, lse = forward_reference(q, k, v, slopes, asymmetrical, batch.padding, dropout_p, seed)
-    return batch.pack(out), batch.pack(lse).contiguous()
-
-
-def _backward_reference(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    slopes: Tensor | None,
-    asymmetrical: bool,
-    token_counts: Tensor | None,
-    starts: Tensor | None,
-    dropout_p: float,
-    seed: Tensor,
-) -> tuple[Tensor, ...]:
-    slopes = q.new_zeros(q.size(1)) if slopes is None else slopes
-    batch = _Batch.of(q.size(2), token_counts, starts)
-    grad, q, k, v, out = (batch.pad(x) for x in (grad, q, k, v, out))
-    lse = batch.pad(lse, torch.inf)
-    found = backward_reference(grad, q, k, v, out, lse, slopes, asymmetrical, batch.padding, dropout_p, seed)
-    return tuple(batch.pack(x) for x in found)
+def _check_tables(q: Tensor, query: Tensor | None, key: Tensor | None) -> None:
+    given = [x for x in (query, key) if x is not None]
+    columns = {x.size(-1) for x in given if x.dim() == 4 and x.shape[:3] == q.shape[:3] and x.is_floating_point()}
+    if given and (
+        len(columns) != 1
+        or min(columns) < 3
+        or min(columns) % 2 == 0
+        or len(given) > 1
+        and given[0].shape != given[1].shape
+    ):
+        found = ", ".join(f"{x.dtype} {tuple(x.shape)}" for x in given)
+        raise ValueError(
+            f"tables must be floating-point {tuple(q.shape[:3])} x (2w + 1), one w for both, but are {found} instead"
+        )
 
 
 # Kernels -------------------------------------------------------------------------------------------------------------
@@ -197,6 +146,17 @@ _HOPPER = {
     "backward_queries": {32: Blocks(64, 64, 4, 2), 64: Blocks(128, 64, 8, 2), 128: Blocks(128, 64, 8, 2)},
     "backward_keys": {32: Blocks(64, 128, 8, 2), 64: Blocks(64, 128, 8, 2), 128: Blocks(32, 64, 8, 2)},
 }
+# The same with tables, which take registers.
+_AMPERE_TABLES = {
+    "forward": {32: Blocks(64, 64, 4, 3), 64: Blocks(128, 64, 8, 3), 128: Blocks(128, 32, 8, 2)},
+    "backward_queries": {32: Blocks(64, 32, 4, 2), 64: Blocks(64, 32, 4, 2), 128: Blocks(64, 32, 8, 2)},
+    "backward_keys": {32: Blocks(32, 64, 4, 2), 64: Blocks(32, 32, 4, 2), 128: Blocks(32, 32, 4, 2)},
+}
+_HOPPER_TABLES = {
+    "forward": {32: Blocks(128, 64, 8, 3), 64: Blocks(128, 64, 8, 2), 128: Blocks(128, 64, 8, 3)},
+    "backward_queries": {32: Blocks(64, 64, 4, 2), 64: Blocks(128, 64, 8, 2), 128: Blocks(64, 64, 8, 2)},
+    "backward_keys": {32: Blocks(64, 64, 8, 2), 64: Blocks(64, 64, 8, 2), 128: Blocks(32, 64, 8, 2)},
+}
 _FLOAT32 = {
     "forward": {64: Blocks(64, 32, 8, 1), 128: Blocks(32, 32, 8, 1)},
     "backward_queries": {64: Blocks(32, 32, 8, 1), 128: Blocks(16, 32, 8, 1)},
@@ -204,14 +164,15 @@ _FLOAT32 = {
 }
 
 
-def blocks(kernel: str, width: int, itemsize: int, capability: int) -> Blocks:
+def blocks(kernel: str, width: int, itemsize: int, capability: int, tables: bool = False) -> Blocks:
     """For heads of ``width`` channels, on a device of ``capability`` 8, 9, ..., or 0: in the interpreter.
 
     The tiles for 9 and 10 need more shared memory than other devices have.
     """
     if capability == 0:
         return Blocks(64, 64, 4, 1)
-    table = _FLOAT32 if itemsize == 4 else _HOPPER if capability in (9, 10) else _AMPERE
+    half = (_HOPPER, _HOPPER_TABLES) if capability in (9, 10) else (_AMPERE, _AMPERE_TABLES)
+    table = _FLOAT32 if itemsize == 4 else half[tables]
     return table[kernel][min(size for size in table[kernel] if size >= width)]
 
 
@@ -226,26 +187,22 @@ def _launch(
     outputs: list[Tensor],
     qkv: tuple[Tensor, Tensor, Tensor],
     norms: Tensor,
-    slopes: Tensor | None,
-    asymmetrical: bool,
-    token_counts: Tensor | None,
-    starts: Tensor | None,
-    dropout_p: float,
-    seed: Tensor,
+    extras: FlashExtras,
 ) -> None:
     """Run the kernel ``name`` for all tiles of all heads."""
     z, heads, tokens, width = qkv[0].shape
-    wide = _padded(width)
-    block = blocks(name, width, qkv[0].element_size(), _capability(qkv[0].device))
+    token_counts, starts = extras.token_counts, extras.starts
+    block = blocks(name, width, qkv[0].element_size(), _capability(qkv[0].device), extras.reach > 0)
     rows = block.keys if name == "backward_keys" else block.rows
     batch = z if starts is None else starts.numel() - 1
     tiles = -(-tokens // rows) if starts is None else tokens // rows + batch
-    threshold = int(dropout_p * 65536 + 0.5)
+    threshold = int(extras.dropout_p * 65536 + 0.5)
     spare = qkv[0]  # for what is not there: a kernel never reads it then
     strides = [stride for x in qkv for stride in x.stride()[:3]]
+    optional = (extras.slopes, norms, token_counts, starts, extras.seed, extras.query_table, extras.key_table)
     getattr(_kernels(), name)[(tiles * z * heads,)](
         *tensors,
-        *(spare if x is None else x for x in (slopes, norms, token_counts, starts, seed)),
+        *(spare if x is None else x for x in optional),
         *outputs,
         *strides,
         batch,
@@ -256,16 +213,19 @@ def _launch(
         threshold,
         width**-0.5 * _LOG2E,
         65536 / (65536 - threshold) if threshold < 65536 else 0.0,
-        0.25 * asymmetrical,
+        0.25 * extras.asymmetrical,
         D=width,
-        WIDE=wide,
+        WIDE=_padded(width),
         ROWS=block.rows,
         KEYS=block.keys,
-        ALIBI=slopes is not None,
+        ALIBI=extras.slopes is not None,
         PACKED=starts is not None,
         COUNTED=token_counts is not None,
         DROPOUT=threshold > 0,
         PRECISION=precision(),
+        REACH=extras.reach,
+        BY_QUERY=extras.query_table is not None,
+        BY_KEY=extras.key_table is not None,
         num_warps=block.warps,
         num_stages=block.stages,
         enable_fp_fusion=True,
@@ -280,15 +240,13 @@ def _capability(device: torch.device) -> int:
 _LOG2E = 1.4426950408889634
 
 
-def precision() -> str:
-    """How products of float32 are made: exactly, unless torch's own may be made in TensorFloat-32 too."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+def _norms(q: Tensor, k: Tensor, extras: FlashExtras) -> Tensor:
+    """(B H, 2): the largest squared norms of q and k of every head; empty where leaving tiles out would not pay.
 
-
-def _norms(q: Tensor, k: Tensor, slopes: Tensor | None) -> Tensor:
-    """(B H, 2): the largest squared norms of q and k of every head; empty where leaving tiles out would not pay."""
+    Numbers of tables would have to be looked at, too.
+    """
     z, heads, tokens, width = q.shape
-    if slopes is None or tokens < FAR:
+    if extras.slopes is None or extras.reach or tokens < FAR:
         return q.new_empty(0, dtype=torch.float32)
     chunks = -(-tokens // _CHUNK)
     out = q.new_empty(z * heads, chunks, 2, dtype=torch.float32)
@@ -316,8 +274,19 @@ def _fake(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return _empty(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
 
 
-def _backward_fake(grad: Tensor, q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(q), _empty(q), _empty(q)
+def _backward_fake(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _empty(q), _empty(q), _empty(q), *_zeros(q, FlashExtras(*rest))
+
+
+def _zeros(q: Tensor, extras: FlashExtras) -> tuple[Tensor, Tensor]:
+    """For the gradients of the tables; empty for one that is not there."""
+    by_query, by_key = extras.query_table, extras.key_table
+    return (
+        q.new_empty(0) if by_query is None else torch.zeros_like(by_query, memory_format=torch.contiguous_format),
+        q.new_empty(0) if by_key is None else torch.zeros_like(by_key, memory_format=torch.contiguous_format),
+    )
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -325,57 +294,67 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+def _forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The output (B, H, T, D) and the logarithm of the sum of exponentials of each row (B, H, T); +inf without keys."""
+    extras = FlashExtras(*rest)
     if not runs(q):
-        return _reference(q, k, v, slopes, *rest)
-    q, k, v = _dense(q), _dense(k), _dense(v)
+        return flash_forward_reference(q, k, v, extras)
+    q, k, v, extras = _dense(q), _dense(k), _dense(v), extras.contiguous()
     out, lse = _fake(q)
     if q.numel():
         with torch.cuda.device_of(q):
-            _launch("forward", [q, k, v], [out, lse], (q, k, v), _norms(q, k, slopes), slopes, *rest)
+            _launch("forward", [q, k, v], [out, lse], (q, k, v), _norms(q, k, extras), extras)
     return out, lse
 
 
 def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, slopes: Tensor | None, *rest: Any
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    """Gradients of q, k and v for the gradient of the output."""
+    """Gradients of q, k, v and both tables for the gradient of the output."""
+    extras = FlashExtras(*rest)
     if not runs(q):
-        return _backward_reference(grad, q, k, v, out, lse, slopes, *rest)
-    q, k, v = _dense(q), _dense(k), _dense(v)
+        return flash_backward_reference(grad, q, k, v, out, lse, extras)
+    q, k, v, extras = _dense(q), _dense(k), _dense(v), extras.contiguous()
     grad, out = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (grad, out))  # as they are, as a rule
-    dq, dk, dv = _backward_fake(grad, q)
+    dq, dk, dv, dquery, dkey = _backward_fake(grad, q, k, v, out, lse, *extras)
     if q.numel():
         delta = torch.empty_like(lse)
         with torch.cuda.device_of(q):
-            norms = _norms(q, k, slopes)
+            norms = _norms(q, k, extras)
             for name, given, wanted in (
-                ("backward_queries", [grad, q, k, v, out, lse], [dq, delta]),
-                ("backward_keys", [grad, q, k, v, delta, lse], [dk, dv]),
+                ("backward_queries", [grad, q, k, v, out, lse], [dq, delta, dquery]),
+                ("backward_keys", [grad, q, k, v, delta, lse], [dk, dv, dkey]),
             ):
-                _launch(name, given, wanted, (q, k, v), norms, slopes, *rest)
-    return dq, dk, dv
+                _launch(name, given, wanted, (q, k, v), norms, extras)
+    return dq, dk, dv, dquery, dkey
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, slopes, ctx.asymmetrical, counts, starts, ctx.dropout_p, seed = inputs
+    q, k, v, *rest = inputs
+    extras = FlashExtras(*rest)
+    ctx.asymmetrical, ctx.dropout_p = extras.asymmetrical, extras.dropout_p
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(q, k, v, *output, slopes, counts, starts, seed)
+    ctx.save_for_backward(q, k, v, *output, *(x for x in extras if not isinstance(x, (bool, float))))
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    *tensors, slopes, counts, starts, seed = ctx.saved_tensors
+    *tensors, slopes, counts, starts, seed, by_query, by_key = ctx.saved_tensors
     operator = torch.ops.fairseq.flash_attention_backward.default
-    dq, dk, dv = operator(grad, *tensors, slopes, ctx.asymmetrical, counts, starts, ctx.dropout_p, seed)
-    return dq, dk, dv, None, None, None, None, None, None
+    extras = FlashExtras(slopes, ctx.asymmetrical, counts, starts, ctx.dropout_p, seed, by_query, by_key)
+    dq, dk, dv, dquery, dkey = operator(grad, *tensors, *extras)
+    tables = (None if by_query is None else dquery, None if by_key is None else dkey)
+    return dq, dk, dv, None, None, None, None, None, None, *tables
 
 
 _QKV = "Tensor q, Tensor k, Tensor v"
-_EXTRAS = "Tensor? slopes, bool asymmetrical, Tensor? token_counts, Tensor? starts, float dropout_p, Tensor seed"
+_EXTRAS = (
+    "Tensor? slopes, bool asymmetrical, Tensor? token_counts, Tensor? starts, float dropout_p, Tensor seed, "
+    "Tensor? query_table=None, Tensor? key_table=None"
+)
 library.define(f"flash_attention_forward({_QKV}, {_EXTRAS}) -> (Tensor, Tensor)", _forward, _fake)
 library.define(
-    f"flash_attention_backward(Tensor grad, {_QKV}, Tensor out, Tensor lse, {_EXTRAS}) -> (Tensor, Tensor, Tensor)",
+    f"flash_attention_backward(Tensor grad, {_QKV}, Tensor out, Tensor lse, {_EXTRAS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )

@@ -1,6 +1,6 @@
 """What attention adds to the scaled products of queries and keys before the softmax: terms by name, in plain torch.
 
-A term is made of a list of tensors. Compiled kernels have the same terms in ``fairseq/csrc/common/score_terms.h``.
+A term is made of a list of tensors. Compiled kernels have the first three terms in ``fairseq/csrc/common/score_terms.h``.
 
 Legend: B sequences, H heads, T tokens, i query row, j key column, w reach.
 """
@@ -97,8 +97,31 @@ class Band:
         return to.scatter_add(-1, self._columns(to, dscores.size(-1)).expand_as(dscores), dscores)
 
 
+@dataclass(frozen=True)
+class BandAlibi:
+    """Both together; the slopes come last. Kernels in Triton alone have it (``fairseq.ops.flash_attention``)."""
+
+    alibi: Alibi
+    band: Band = Band()
+    trained: bool = True
+
+    def scores(self, parameters: list[Tensor], tokens: int) -> Tensor:
+        *tables, slopes = parameters
+        return self.band.scores(tables, tokens) + self.alibi.scores([slopes], tokens)
+
+    def gradients(self, parameters: list[Tensor], dscores: Tensor) -> list[Tensor]:
+        *tables, slopes = parameters
+        return [*self.band.gradients(tables, dscores), slopes.new_zeros(0)]
+
+    def part(self, parameters: list[Tensor], start: int, length: int) -> list[Tensor]:
+        *tables, slopes = parameters
+        return [*self.band.part(tables, start, length), slopes]
+
+
 TERMS: dict[str, ScoreTerm] = {
     "alibi": Alibi(asymmetrical=False),
     "alibi_asymmetrical": Alibi(asymmetrical=True),
     "band": Band(),
+    "band_alibi": BandAlibi(Alibi(asymmetrical=False)),
+    "band_alibi_asymmetrical": BandAlibi(Alibi(asymmetrical=True)),
 }

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fairseq.ops import triton
+from fairseq.ops.tensorfloat import precision
 
 #: Types that the kernels know. Others take the reference implementations.
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,10 +32,21 @@ Pairs = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Where the kernels of some operators come from: ``load`` imports their module. ``references`` by operator."""
+    """Where the kernels of some operators come from: ``load`` imports their module. ``references`` by operator.
+
+    With ``products`` the kernels multiply, on tensor cores, numbers of the type that they are used for, also where results
+    are wider.
+    """
 
     load: Callable[[], Any]
     references: Mapping[str, Callable[..., Any]]
+    products: bool = False
+
+    def rounding(self, dtype: torch.dtype) -> float:
+        """How far apart neighboring operands of products lie, relative to them; 0 where results say it all."""
+        if not self.products:
+            return 0.0
+        return 2.0**-10 if dtype == torch.float32 and precision() == "tf32" else torch.finfo(dtype).eps
 
 
 def kernels(source: Source, device: torch.device, dtype: torch.dtype) -> Mapping[str, Callable[..., Any]]:
@@ -48,9 +60,12 @@ def kernels(source: Source, device: torch.device, dtype: torch.dtype) -> Mapping
         return _tried(source, torch.device("cuda", index), dtype)
 
 
-def worst(pairs: Pairs) -> float:
-    """The largest difference as a share of what rounding explains; NaN for NaN. A right kernel stays below 1."""
-    return float(torch.stack([_difference(found, expected) for found, expected in pairs]).max())
+def worst(pairs: Pairs, rounding: float = 0.0) -> float:
+    """The largest difference as a share of what rounding explains; NaN for NaN. A right kernel stays below 1.
+
+    ``rounding``: of operands, see `Source.rounding`.
+    """
+    return float(torch.stack([_difference(found, expected, rounding) for found, expected in pairs]).max())
 
 
 def differences(module: Any, references: Mapping[str, Callable[..., Any]], device: Any, dtype: torch.dtype) -> Pairs:
@@ -78,9 +93,9 @@ def _tensors(value: Any) -> list[Tensor]:
     return found
 
 
-def _difference(found: Tensor, expected: Tensor) -> Tensor:
+def _difference(found: Tensor, expected: Tensor, rounding: float) -> Tensor:
     """The largest one, relative to the largest number; results are rounded once, but sums in float32 have another order."""
-    limit = (64 if found.dtype == torch.float32 else 4) * torch.finfo(found.dtype).eps
+    limit = max((64 if found.dtype == torch.float32 else 4) * torch.finfo(found.dtype).eps, 4 * rounding)
     a, b = found.double().cpu(), expected.double().cpu()
     return (a - b).abs().max() / b.abs().max().clamp(min=1e-30) / limit
 
@@ -102,7 +117,7 @@ def _try(
     try:
         module = source.load()
         with torch.no_grad():
-            found = worst(differences(module, source.references, device, dtype))
+            found = worst(differences(module, source.references, device, dtype), source.rounding(dtype))
     except Exception as error:  # whatever a compiler raises, there is another way
         return {}, f"they fail here ({type(error).__name__}: {str(error).splitlines()[:1]})"
     if found <= 1:

@@ -11,16 +11,17 @@ and for the backward direction the same with the sequence read from its end. The
 - ``fft``: products of Fourier transforms of length 2 L.
 - ``chunks``: within Q positions a product with the Toeplitz matrix of K, between them the N-mode state, which a chunk
   takes over, reads (``out``), and adds its inputs to (``into``). The same cost per token at any length, no transforms,
-  no copies of the sequence. Kernels: ``fairseq/csrc/torch/ssm_cpu.cpp``.
+  no copies of the sequence. Kernels: ``fairseq/csrc/torch/ssm_cpu.cpp``, ``fairseq/ops/triton/ssm_kernels.py``.
 
 Chunk matrices and kernels are computed in float64 and rounded once. Sequences are (B, L, C); where ``u`` is in half precision,
-everything inside is float32.
+everything inside is float32, but for the operands of products on a GPU.
 
 Legend: B sequences, L positions, C channels, N modes, Q positions of a chunk, M chunks.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from fairseq.ops import library
+from fairseq.ops.self_check import Source
 
 METHODS = ("auto", "fft", "chunks")
 CLIP = -1e-4  # the largest real part of a pole
@@ -281,5 +283,11 @@ library.define(
     chunks_backward_reference,
     _backward_fake,
 )
+SOURCE = Source(
+    lambda: importlib.import_module("fairseq.ops.triton.ssm_kernels"),
+    {"ssm_chunks": chunks_reference, "ssm_chunks_backward": chunks_backward_reference},
+    products=True,
+)
+library.define_on_cuda(SOURCE)
 torch.library.register_autograd("fairseq::ssm_chunks", _backward, setup_context=_keep_for_backward)
 library.load()

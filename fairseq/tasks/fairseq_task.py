@@ -16,11 +16,11 @@ from fairseq.data import encoders
 from fairseq.data.batching import filter_by_size
 from fairseq.data.datasets import FairseqDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.indexed_dataset import split_paths
 from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.text import tokenize_line
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError, DataError, OutOfScopeError
+from fairseq.file_io import split_paths
 from fairseq.layout import LayoutCollater
 from fairseq.logging import metrics
 from fairseq.modules.slots import supports
@@ -132,6 +132,9 @@ class FairseqTask:
     def validation_subsets(self, names: list[str]) -> list[str]:
         """The subsets that are validated where ``names`` are asked for, which have been loaded; the first one counts."""
         return names
+
+    def check_shards(self, split: str) -> None:
+        """Look at ``split`` in the data directories of all epochs, before the first; by default at nothing."""
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any

@@ -15,10 +15,11 @@ import numpy as np
 
 from fairseq.data.datasets import FairseqDataset, NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
-from fairseq.data.indexed_dataset import load_indexed_dataset, split_paths
+from fairseq.data.indexed_dataset import load_indexed_dataset
 from fairseq.data.masking import MaskTokensDataset, get_whole_word_mask
 from fairseq.data.pairs import PairTypesDataset, SentencePairDataset
 from fairseq.data.sampling import SortDataset
+from fairseq.data.shards import check_dictionary, directory_not_found
 from fairseq.data.token_block_dataset import TokenBlockDataset
 from fairseq.data.wrappers import (
     IdDataset,
@@ -29,6 +30,8 @@ from fairseq.data.wrappers import (
     maybe_shorten_dataset,
 )
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
+from fairseq.file_io import split_paths
+from fairseq.modules.slots import supports
 from fairseq.rng import legacy_permutation
 from fairseq.tasks.configs import MaskedLMConfig
 from fairseq.tasks.fairseq_task import FairseqTask, register_task
@@ -78,9 +81,7 @@ class MaskedLMTask(FairseqTask):
         directory = split_paths(cfg.data)[0]
         path = os.path.join(directory, "dict.txt")
         if not os.path.isdir(directory):
-            raise DataNotFoundError(
-                f"data directory not found: {directory}; give the directory that fairseq-preprocess wrote"
-            )
+            raise directory_not_found(directory, cfg.data)
         if not os.path.exists(path):
             raise DataNotFoundError(
                 f"dictionary not found: {path}; the data directory must hold the dict.txt that fairseq-preprocess wrote"
@@ -90,6 +91,23 @@ class MaskedLMTask(FairseqTask):
         return dictionary
 
     # ---- data ---------------------------------------------------------------------------------------------------
+
+    reads_shards = True
+    """Directory k of ``cfg.data`` has the splits of epoch k, as `load_dataset` reads them."""
+
+    def check_shards(self, split: str) -> None:
+        """Raise what an epoch would: for a directory without ``split``, damaged data, and another dictionary."""
+        if not supports(self, "reads_shards", "load_dataset", "_load_dataset_split"):
+            return
+        first, *others = split_paths(self.cfg.data)
+        for directory in others:
+            if not os.path.isdir(directory):
+                raise directory_not_found(directory, self.cfg.data)
+            check_dictionary(directory, self.dictionary, first)
+            self._check_shard(directory, split)
+
+    def _check_shard(self, directory: str, split: str) -> None:
+        self._load_lines(directory, split)
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
@@ -132,7 +150,21 @@ class MaskedLMTask(FairseqTask):
         """The unmasked blocks of ``split``, ``<s>`` included; ``folder``: where it is in the data directory."""
         cfg = self.cfg
         paths = split_paths(cfg.data)
-        split_path = os.path.join(paths[(epoch - 1) % len(paths)], folder, split)
+        directory = os.path.join(paths[(epoch - 1) % len(paths)], folder)
+        lines = self._load_lines(directory, split, combine)
+        prepends = getattr(cfg, "prepend_bos", True)
+        longest = cfg.tokens_per_sample - (1 if getattr(cfg, "shorten_to_fit", False) and prepends else 0)
+        lines = maybe_shorten_dataset(
+            lines, split, cfg.shorten_data_split_list, cfg.shorten_method, longest, self._seed
+        )
+        size = cfg.tokens_per_sample - 1 if prepends else cfg.tokens_per_sample  # <s> comes on top
+        blocks = self._blocks(lines, size)
+        logger.info("loaded %d blocks from: %s", len(blocks), os.path.join(directory, split))
+        return PrependTokenDataset(blocks, self.dictionary.bos()) if prepends else blocks
+
+    def _load_lines(self, directory: str, split: str, combine: bool = False) -> Any:
+        """The checked lines of ``split`` in one data directory."""
+        split_path = os.path.join(directory, split)
         lines = load_indexed_dataset(split_path, self.dictionary, combine=combine)
         if lines is None:
             raise DataNotFoundError(
@@ -142,15 +174,7 @@ class MaskedLMTask(FairseqTask):
         if len(lines) == 0:
             raise DataError(f"{split_path} holds no lines; preprocess a text that is not empty")
         self._check_fit(lines, split_path)
-        prepends = getattr(cfg, "prepend_bos", True)
-        longest = cfg.tokens_per_sample - (1 if getattr(cfg, "shorten_to_fit", False) and prepends else 0)
-        lines = maybe_shorten_dataset(
-            lines, split, cfg.shorten_data_split_list, cfg.shorten_method, longest, self._seed
-        )
-        size = cfg.tokens_per_sample - 1 if prepends else cfg.tokens_per_sample  # <s> comes on top
-        blocks = self._blocks(lines, size)
-        logger.info("loaded %d blocks from: %s", len(blocks), split_path)
-        return PrependTokenDataset(blocks, self.dictionary.bos()) if prepends else blocks
+        return lines
 
     def _blocks(self, lines: Any, size: int) -> TokenBlockDataset | SentencePairDataset:
         """Samples of up to ``size`` tokens."""

@@ -58,6 +58,12 @@ class MultiLingualMaskedLMTask(MaskedLMTask):
             )
         return wanted
 
+    reads_shards = True
+
+    def _check_shard(self, directory: str, split: str) -> None:
+        for language in self.languages(directory):
+            self._load_lines(os.path.join(directory, language), split)
+
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> None:

@@ -1,34 +1,59 @@
-"""What the configuration in the checkpoint that a run starts from tells the run: its BPE, and why its weights do not fit."""
+"""What the configuration in the checkpoint that a run starts from tells the run: its architecture, where none is given, its
+BPE, and why its weights do not fit."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.safe_load import resolve_references
+from fairseq.checkpoint.stored_paths import relocate
+from fairseq.data.encoders import build_bpe, fit
 from fairseq.dataclass.state import config_from_state
-from fairseq.errors import FairseqError
+from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging.setup import TRAIN_LOGGER
 
 logger = logging.getLogger(TRAIN_LOGGER)
 
-_ANCESTORS = 4  # how far above the checkpoint the relative paths of its training are looked for
-
 
 def stored_config(checkpoint: Mapping[str, Any], source: str) -> Any:
-    """The configuration in ``checkpoint``, read from the file ``source`` as it is; None when it has none to read."""
+    """The configuration in ``checkpoint``, read from the file ``source``, with its files; None when it has none to read."""
     stored = checkpoint.get("cfg")
     stored = checkpoint.get("args") if stored is None else stored
     if stored is None:
         return None
     try:
-        return config_from_state(resolve_references(stored, source))
+        cfg = config_from_state(resolve_references(stored, source))
     except FairseqError:  # of a plugin that is not there; the weights may be good all the same
         return None
+    relocate(cfg, source)
+    return cfg
+
+
+def keep_architecture(cfg: Any) -> None:
+    """Give a run that names no architecture that of the checkpoint it is fine-tuned from.
+
+    Raises ConfigError when there is none. A task that decides the longest input takes the model's, too.
+    """
+    if cfg.model is not None:
+        return
+    source = cfg.checkpoint.finetune_from_model
+    if source and not Path(source).is_file():
+        raise ConfigError(f"--finetune-from-model {source} does not exist")
+    model = getattr(stored_config(read(source, with_config=False), source), "model", None) if source else None
+    if model is None:
+        raise ConfigError("no architecture is given: pass --arch, for example --arch roberta_base")
+    with open_dict(cfg) if isinstance(cfg, DictConfig) else nullcontext():
+        cfg.model = model
+        if getattr(cfg.task, "max_positions", None) is not None and getattr(model, "max_positions", None) is not None:
+            cfg.task.max_positions = model.max_positions
+    logger.info("the architecture is that of %s: %s", source, model._name)
 
 
 def keep_bpe(cfg: Any, checkpoint: Mapping[str, Any], source: str) -> None:
@@ -38,21 +63,21 @@ def keep_bpe(cfg: Any, checkpoint: Mapping[str, Any], source: str) -> None:
     bpe = getattr(stored_config(checkpoint, source), "bpe", None)
     if not isinstance(bpe, DictConfig):
         return
-    settings = {key: _found(value, Path(source)) for key, value in OmegaConf.to_container(bpe).items()}  # type: ignore[union-attr]
     with open_dict(cfg):
-        cfg.bpe = settings
-    logger.info("the BPE is that of %s: %s", source, settings.get("_name"))
+        cfg.bpe = OmegaConf.to_container(bpe)
+    logger.info("the BPE is that of %s: %s", source, bpe.get("_name"))
 
 
-def _found(value: Any, checkpoint: Path) -> Any:
-    """A stored relative file name where the file is now: as it is, or from a directory above, or beside the checkpoint."""
-    if not isinstance(value, str) or "://" in value or not Path(value).suffix:
-        return value
-    above = [parent / value for parent in list(checkpoint.resolve().parents)[:_ANCESTORS]]
-    for place in (Path(value), *above, checkpoint.parent / Path(value).name):
-        if place.is_file():
-            return str(place.resolve())
-    return value
+def check_bpe(cfg: Any, dictionary: Any) -> None:
+    """Warn of a BPE that would be stored with the model (the section ``cfg``) and that its texts could not be read with."""
+    if not isinstance(cfg, DictConfig) or any("://" in str(value) for value in cfg.values()):
+        return  # nothing is downloaded for this
+    try:
+        warning = None if dictionary is None else fit.encoder_misfit(build_bpe(cfg), dictionary)
+    except FairseqError as error:
+        warning = str(error)
+    if warning:
+        logger.warning("the BPE that is stored with the model: %s", warning)
 
 
 def misfit(model: Any, checkpoint: Mapping[str, Any], source: str) -> str | None:

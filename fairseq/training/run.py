@@ -21,6 +21,7 @@ from fairseq.ops import library
 from fairseq.optim import precision
 from fairseq.tasks import setup_task
 from fairseq.training.batches import check_sample_sizes, own_random_numbers, seed_run, subset_names
+from fairseq.training.inherited import check_bpe, keep_architecture
 from fairseq.training.loop import train_epochs
 from fairseq.training.run_state import Resets
 from fairseq.training.trainer import Trainer
@@ -39,6 +40,7 @@ def train(cfg: FairseqConfig) -> float | None:
     The process is left as it was found: other runs may follow in it.
     """
     check(cfg)
+    keep_architecture(cfg)
     with own_logs(cfg.common.log_file), own_random_numbers(), precision.tf32(cfg.common.tf32):
         return _train(cfg)
 
@@ -50,6 +52,7 @@ def _train(cfg: FairseqConfig) -> float | None:
     logger.info("settings: %s", " ".join(f"{key}={value}" for key, value in changed_settings(cfg).items()))
 
     task = setup_task(cfg.task, bpe=cfg.bpe)
+    task.check_shards(cfg.dataset.train_subset)
     model = task.build_model(cfg.model)
     criterion = task.build_criterion(cfg.criterion)
     describe(task, model, criterion)
@@ -69,6 +72,7 @@ def _train(cfg: FairseqConfig) -> float | None:
     _, epoch_itr = load_checkpoint(
         cfg.checkpoint, trainer, disable_iterator_cache=task.has_sharded_data(cfg.dataset.train_subset)
     )
+    check_bpe(cfg.bpe, task.source_dictionary)
     if cfg.optimization.max_update and trainer.get_num_updates() >= cfg.optimization.max_update:
         logger.info("nothing to do: %d updates are done already", trainer.get_num_updates())
         return None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.schema import build_state
 from fairseq.checkpoint.store import CheckpointStore
+from fairseq.checkpoint.stored_paths import make_absolute
 from fairseq.dataclass.slots import other_variants
 from fairseq.dataclass.state import config_to_state
 from fairseq.distributed import utils as distributed
@@ -471,7 +472,7 @@ class Trainer(OldTrainerNames):
     def state_dict(self, position: Mapping[str, Any], val_loss: float | None) -> dict[str, Any]:
         """The checkpoint at ``position``, the state of the data iterator."""
         states = {part.name: part.state() for part in self.parts()}
-        return build_state(config_to_state(self.cfg), states, position, val_loss)
+        return build_state(make_absolute(config_to_state(self.cfg)), states, position, val_loss)
 
     def _save_crash(self) -> None:
         """Keep the state of an update that failed, for inspection."""

@@ -31,7 +31,8 @@ def test_dry_run_walks_every_step_and_its_file_can_be_drawn(tmp_path: Path) -> N
     target = tmp_path / "gpu.json"
     said = run("--dry-run", "--seconds", 380, "--json", target)
     results = json.loads(target.read_text())
-    assert results["dry_run"] and list(results["steps"]) == ["machine", "operators", "waits", "attention", "training"]
+    steps = ["machine", "operators", "waits", "attention", "mixers", "training"]
+    assert results["dry_run"] and list(results["steps"]) == steps
     rows = [(step, case, row) for step, cases in results["steps"].items() for case, row in cases.items()]
     assert {row["status"] for *_, row in rows} <= STATUSES
     assert sum(results["counts"].values()) == len(rows)

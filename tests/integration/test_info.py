@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import pytest
+
 import fairseq
 from tests.common import error_sentence, run_command
 
@@ -38,3 +44,18 @@ def test_info_lists_plugins(tmp_path):
     assert "roberta_mine" in run_command("info", "--user-dir", plugin).stdout
     missing = run_command("info", "--user-dir", tmp_path / "nowhere", expect=2)
     assert "does not exist" in error_sentence(missing, "info")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_output_that_nobody_takes(buffered):
+    program = [sys.executable, "-m", "fairseq.cli.info"]
+    env = {**os.environ, "PYTHONUNBUFFERED": buffered}
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone:
+        done = subprocess.run(program, env=env, stdout=gone, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")  # of a signal SIGPIPE
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(program, env=env, stdout=full, stderr=subprocess.PIPE, text=True)
+    sentence = "fairseq-info: error: cannot write the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, sentence)

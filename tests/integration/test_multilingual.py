@@ -149,3 +149,13 @@ def test_a_language_without_targets_decides_nothing(
     monkeypatch.setattr(loop, "validate", lambda *args: judged.append(whole(*args)) or judged[-1])
     cli_main(argv=[str(data), *FLAGS, "--max-update", "1", "--languages", "de,sw"])
     assert np.isfinite(judged[0][:2]).all() and np.isnan(judged[0][2])
+
+
+def test_a_shard_that_lacks_a_language_is_found_before_training(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "second")
+    task = task_of(data)
+    task.cfg.data = f"{data}:{tmp_path / 'second'}"
+    task.check_shards("train")
+    (tmp_path / "second/sw/train.idx").unlink()
+    with pytest.raises(DataNotFoundError, match="sw"):
+        task.check_shards("train")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq.interop.bigs import INSIDE, OUTSIDE
+from fairseq.layout import layout_of_tokens
 from fairseq.models.roberta import RobertaModel
 from fairseq.modules.task_heads import pool
 from tests.bigs import STEP, converted, flax_folder, golden, our_rows, torch_folder, torch_name
@@ -120,6 +121,27 @@ def test_padding_leaks_as_in_the_reference(models: dict[str, RobertaModel], leng
         # The last layer computes only what is read, and nothing is packed.
         where = (torch.arange(length) < 12)[None]
         close(model(ids, masked_tokens=where)[0][:, ROWS][None, :, ::STEP], GOLDEN[f"leak{length}"], 1e-10)
+
+
+def test_inputs_that_are_padded_in_full(tmp_path: Path) -> None:
+    """Whatever the padding of a batch, outputs are those of the reference at the length of the model, 48."""
+    model = converted("bigs-flax", flax_folder(tmp_path / "in"), tmp_path / "out", bigs_padding="full").model.double()
+    ids, _, given, real = batch("pad")
+    wanted = GOLDEN["flax1.padmax.logits"][:, :36]
+    with torch.no_grad():
+        for more in (0, 5, 12):
+            inputs = {key: F.pad(value, (0, more)) for key, value in given.items()}
+            logits, extra = model(F.pad(ids, (0, more), value=1), return_all_hiddens=True, **inputs)
+            close(logits[:, :36, ROWS][..., ::STEP], wanted, 1e-10, real)
+            assert {len(state) for state in extra["inner_states"]} == {36 + more} == {logits.size(1)}
+        positions = torch.arange(36).expand_as(ids)
+        logits = model(ids, position_ids=positions, padding_mask=~real, **given)[0]
+        close(logits[..., ROWS][..., ::STEP], wanted, 1e-10, real)
+        # What is predicted is found by a mask, and by places in the batch that a layout knows.
+        places = real.flatten().nonzero().squeeze(1)
+        layout = layout_of_tokens(ids, 1, torch.where(real, ids, 1))
+        for where in ({"masked_tokens": real}, {"masked_tokens": places, "layout": layout}):
+            assert torch.allclose(model(ids, **where, **given)[0], model(ids, **given)[0][real], atol=1e-12)
 
 
 KINDS = {

@@ -79,3 +79,14 @@ def test_map_in_order(workers):
     assert [next(endless), next(endless)] == [0, 1]
     with pytest.raises(ValueError, match="domain"):
         list(map_in_order(math.sqrt, [1, 2, -1, 3], workers))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(b"", 0), (b"a\r\nb\n", 0), (b"a\rb\r\nc\r", 2), (b"\r\r\n\r", 2), (b"ab\r", 1), (b"abc\r\nde\rf", 1)],
+)
+@pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
+def test_carriage_returns_alone_are_counted(tmp_path, monkeypatch, data, expected, block):
+    monkeypatch.setattr(chunks, "BLOCK_BYTES", block)
+    (tmp_path / "file").write_bytes(data)
+    assert chunks.lone_returns(tmp_path / "file") == expected

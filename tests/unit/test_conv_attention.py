@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from fairseq.errors import ConfigError
 from fairseq.models import build_model
+from fairseq.modules import attention_backends, score_tables
+from fairseq.modules.attention_backends import works_like_eager
+from fairseq.modules.attention_bias import ALiBi
 from fairseq.modules.conv_attention import ConvAttention, ConvBertAttention, conv_attention
 from fairseq.modules.conv_grammar import (
     Kernel,
@@ -212,14 +215,51 @@ def test_padded_packed_and_every_backend(options: dict[str, Any]) -> None:
     x, padding = batch(lengths)
     rows = x[~padding][None]
     found = []
-    for backend in ("eager", "fused", "auto", "sdpa"):
+    for backend in ("eager", "fused", "auto", "sdpa", "triton"):
         mixer = mixer_of(options, attention_backend=backend)
         padded = mixer(x, EncoderContext(padding))
         found += [padded[~padding], mixer(rows, EncoderContext(lengths=lengths))[0]]
         alone = torch.cat([mixer(row[None, :n], EncoderContext())[0] for row, n in zip(x, lengths, strict=True)])
         found.append(alone)
+    starts, counts = torch.tensor([0, 7, 8, 12, 14], dtype=torch.int32), torch.tensor(lengths, dtype=torch.int32)
+    found.append(mixer(rows, EncoderContext(lengths=lengths, starts=starts))[0])  # by the last backend
+    found.append(mixer(x, EncoderContext(padding, token_counts=counts))[~padding])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=0, atol=1e-10)
+
+
+def test_the_check_of_kernels_with_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the reference implementation is checked, which is right, and one that forgets the ends, which is not."""
+    for dtype in (torch.float32, torch.bfloat16):
+        assert works_like_eager(score_tables.TRITON, "cpu", dtype)
+    given = score_tables._reference
+
+    def without_the_end(*inputs: Any) -> tuple[Tensor, Tensor]:
+        return given(*inputs[:-1], torch.nn.functional.pad(inputs[-1][..., :-1], (0, 1)))
+
+    monkeypatch.setattr(score_tables, "_reference", without_the_end)
+    attention_backends._tried.cache_clear()
+    with pytest.warns(UserWarning, match="'triton, with tables' is not used: it differs from eager by"):
+        assert not works_like_eager(score_tables.TRITON, "cpu", torch.float32)
+    attention_backends._tried.cache_clear()
+
+
+@pytest.mark.parametrize("options", [{"kernel": "qk_convq_convk 2"}, {"kernel": "convbert"}])
+def test_what_auto_chooses_on_a_device(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnCuda:
+        device, dtype = torch.device("cuda", 0), torch.bfloat16
+
+    def chosen(base: Any = None, known: bool = True) -> str:
+        return score_tables._auto_backend(OnCuda(), base, known)  # type: ignore[arg-type]
+
+    works = {True}
+    monkeypatch.setattr(score_tables.flash, "runs", lambda q: True)
+    monkeypatch.setattr(score_tables, "works_like_eager", lambda *unused: bool(works))
+    mixer = mixer_of(options, attention_backend="triton")
+    assert chosen() == chosen(ALiBi(2)) == "triton" and chosen(known=False) == chosen(object()) == "sdpa"
+    assert mixer.finds_starts(torch.empty(1, 5, 8))  # type: ignore[operator]
+    works.clear()
+    assert chosen() == "sdpa" and not score_tables.tables_find_starts(OnCuda(), None, "auto")  # type: ignore[arg-type]
 
 
 @every
@@ -237,13 +277,16 @@ def test_gradients(options: dict[str, Any]) -> None:
 
 
 def test_alibi_on_top() -> None:
-    """Near by the tables, far away by the line: in plain torch, for the kernel knows one of the two only."""
+    """Near by the tables, far away by the line: in plain torch and in Triton; other kernels know one of the two only."""
     model = small_model("roberta_conv", encoder_alibi=True, dropout=0.0, attention_dropout=0.0).eval()
     other = small_model("roberta_conv", attention_bias="none").eval()
     other.load_state_dict(model.state_dict())
     ids = some_tokens()
-    assert not torch.allclose(model(ids)[0], other(ids)[0])
+    expected = model(ids)[0]
+    assert not torch.allclose(expected, other(ids)[0])
     attention = model.encoder.sentence_encoder.layers[0].self_attn
+    attention.backend = "triton"
+    torch.testing.assert_close(model(ids)[0], expected, rtol=0, atol=1e-5)
     attention.backend = "fused"
     with pytest.raises(ConfigError, match="together with an attention bias"):
         model(ids)

@@ -98,5 +98,5 @@ def test_files(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "zero_clap" in done.stderr
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "zero_clap" in done.stderr
     assert not (tmp_path / "y.pt").exists()

@@ -85,6 +85,23 @@ def test_quotes_carriage_returns_and_byte_order_marks_are_not_data(tmp_path):
     assert symbols(data, "label", "train") == ["entailment", "not_entailment", "entailment"]
 
 
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("RTE/train.tsv", row(0, *SENTENCES[:2], "entailment")),
+        ("RTE/test.tsv", row(0, *SENTENCES[:2])),
+        ("SST-2/train.tsv", row(SENTENCES[0], 1)),
+        ("STS-B/dev.tsv", row(*range(7), *SENTENCES[:2], "3.2")),
+        ("MRPC/msr_paraphrase_train.txt", row(1, 10, 20, *SENTENCES[:2])),
+    ],
+)
+def test_a_heading_that_is_missing(tmp_path, file, line):
+    """Its first example would be taken for it, and lost."""
+    path = write(tmp_path / "glue" / file, line, line)
+    with pytest.raises(DataError, match=f"{path}, line 1 is an example, .* names the columns"):
+        preprocess(tmp_path / "glue", f"glue/{file.split('/')[0]}")
+
+
 def test_mrpc_as_microsoft_ships_it(tmp_path):
     header = row("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")
     lines = [row(k // 2, 10 + k, 20 + k, f"first number {k}", f"second number {k}") for k in range(4)]

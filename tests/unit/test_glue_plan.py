@@ -68,6 +68,15 @@ def test_options_of_a_run():
     assert run.metric == "pearson_and_spearman"
 
 
+def test_options_of_the_variants_of_the_checkpoint():
+    start = begin(token_mixer="bigs", channel_mixer="none", bigs_padding="leak", bigs_num_ssm=8)
+    (run,) = make(Recipe("x", all=ALL), "CoLA", start=start, bigs_padding="full").runs
+    model = build_config(run.configuration()).model
+    assert (model.token_mixer, model.bigs_padding, model.bigs_num_ssm) == ("bigs", "full", 8)
+    with pytest.raises(ConfigError, match="unknown option --bigs-padding"):
+        make(Recipe("x", all=ALL), "CoLA", bigs_padding="full")
+
+
 def test_schedules():
     (run,) = make(Recipe("x", all={**ALL, "lr_scheduler": "cosine", "warmup": 0.25}), "RTE").runs
     assert run.options["lr_period_updates"] == 15 and run.options["warmup_updates"] == 5

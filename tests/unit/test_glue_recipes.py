@@ -120,6 +120,13 @@ def test_malformed_files(tmp_path: Path, text: str, message: str):
     [
         ("all: {lr: 1e-5}", "neither epochs nor updates"),
         ("all: {epochs: many}", "epochs must be a positive number, but is 'many'"),
+        ("all: {epochs: 1e400}", "epochs must be a positive number, but is '1e400'"),
+        ("all: {epochs: .inf}", "epochs must be a positive number, but is inf"),
+        ("all: {epochs: .nan}", "epochs must be a positive number, but is nan"),
+        ("all: {epochs: 1.0e+308}", "epochs must be a positive number"),
+        ("all: {updates: .inf}", "updates must be a positive number"),
+        ("all: {updates: .nan}", "updates must be a positive number"),
+        ("all: {epochs: 1, warmup: .nan}", "warmup must be a positive number"),
         ("all: {updates: 0}", "updates must be a positive number"),
         ("all: {epochs: 1, warmup: -1}", "warmup must be a positive number"),
         ("all: {epochs: 1, grid: {lr: 1e-5}}", "list of values"),
@@ -146,3 +153,17 @@ def test_what_a_file_says_of_all_tasks_wins_over_what_it_extends(tmp_path: Path)
     rte, cola = loaded.for_task("RTE"), loaded.for_task("CoLA")
     assert (rte.updates, rte.epochs, cola.epochs) == (None, 3, 10) and "max_epoch" not in rte.options
     assert [float(dict(point)["lr"]) for point in rte.points()] == [1e-5, 3e-5]
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "all: 2001-99-99", "- [}"])
+def test_what_yaml_cannot_be(tmp_path: Path, text: str):
+    with pytest.raises(ConfigError, match=r"recipe .*own\.yaml is not YAML: "):
+        recipe.load(write(tmp_path / "own.yaml", text), EVERY)
+    assert recipe.parse_settings([f"x={text}"]) == {"x": text}
+
+
+def test_a_warm_up_of_another_recipe_must_be_a_number(tmp_path: Path):
+    write(tmp_path / "base.yaml", "all: {updates: 100, warmup: many}")
+    own = write(tmp_path / "own.yaml", "extends: base.yaml\nall: {epochs: 3}")
+    with pytest.raises(ConfigError, match="warmup must be a positive number, but is 'many'"):
+        recipe.load(own, EVERY)

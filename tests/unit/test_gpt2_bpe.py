@@ -201,3 +201,10 @@ def test_script_on_standard_streams_and_json(monkeypatch, capsys, bpe):
         run_script(monkeypatch, capsys, "--jsonlines", "--workers", 1, stdin="{}\n")
     with pytest.raises(ConfigError, match="equally many"):
         run_script(monkeypatch, capsys, "--inputs", "a", "b")
+
+
+def test_carriage_returns_alone_are_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "in").write_bytes(b"the cat\rsat\r\n")
+    out = run_script(monkeypatch, capsys, "--workers", 1, "--inputs", tmp_path / "in", "--outputs", tmp_path / "out")
+    assert "in has 1 carriage returns" in out.err
+    assert len((tmp_path / "out").read_text().splitlines()) == 2

@@ -187,6 +187,18 @@ def test_a_downloaded_archive_is_unpacked_once(directory, cache, monkeypatch):
     assert not list(cache.glob("*.part"))
 
 
+def test_an_archive_in_the_cache_is_unpacked_once(directory, cache):
+    address = "https://nowhere.invalid/model.tar.gz"
+    cache.mkdir()
+    with tarfile.open(
+        cache / f"{archives.url_to_filename(address)}.etag", "w:gz"
+    ) as archive:  # as the original left it
+        archive.add(directory, "model")
+    places = {archives.model_directory(address, "model", "files") for _ in range(3)}
+    (place,) = places
+    assert {path.name for path in place.iterdir()} == {path.name for path in directory.iterdir()}
+
+
 def test_a_local_archive(directory, tmp_path):
     with tarfile.open(tmp_path / "model.tar", "w") as tar:
         tar.add(directory / "model.pt", arcname="model.pt")

@@ -174,12 +174,36 @@ def test_damaged_tntidx_is_named(tmp_path, suffix, length):
         IndexedDataset(prefix)
 
 
-def test_items_out_of_line_are_read_one_by_one(tmp_path):
-    """A valid index may leave gaps; only the stream access is lost."""
+@pytest.mark.parametrize("impl", ["mmap", "lazy"])
+def test_no_flipped_bit_of_an_index_passes(tmp_path, impl):
+    """Every number of an index is there twice (sizes and positions), so each single change is noticed on opening."""
+    prefix = build(tmp_path / "d", [[4, 5, 2], [7, 2], [2], [70, 71, 2]], impl)
+    whole = Path(f"{prefix}.idx").read_bytes()
+    silent = []
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        Path(f"{prefix}.idx").write_bytes(damaged)
+        try:
+            data = load_indexed_dataset(prefix)
+        except DataError:
+            continue
+        if data is not None and [item.tolist() for item in data] != [[4, 5, 2], [7, 2], [2], [70, 71, 2]]:
+            silent.append(bit)
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    ("offset", "layout", "values"),
+    [(26, "<i", (0,)), (26 + 8, "<qq", (2, 4)), (26 + 8, "<qq", (4, 0))],
+    ids=["a size of 0", "a gap", "falling positions"],
+)
+def test_items_out_of_line_are_refused(tmp_path, offset, layout, values):
+    """No builder leaves gaps or overlaps: such an index has lost something."""
     prefix = build(tmp_path / "d", [[1, 2], [3, 4]])
-    corrupt(f"{prefix}.idx", 26 + 8, struct.pack("<qq", 2, 4))
-    data = MMapIndexedDataset(prefix)
-    assert not data.is_contiguous and [item.tolist() for item in data] == [[2, 3], [3, 4]]
+    corrupt(f"{prefix}.idx", offset, struct.pack(layout, *values))
+    with pytest.raises(DataError, match=r"d\.idx is damaged: item [01] does not begin"):
+        MMapIndexedDataset(prefix)
 
 
 def test_missing_files(tmp_path):

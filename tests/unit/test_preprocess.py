@@ -275,3 +275,18 @@ def test_plugin_tasks_may_have_their_own_dictionary(tmp_path, ids):
     run(tmp_path / "o", "--validpref", ids, "--srcdict", tmp_path / "d", "--task", "test_own_dictionary")
     assert int(load_indexed_dataset(str(tmp_path / "o/valid")).read_tokens(0, 10**6).max()) == 5
     assert json.dumps(sorted(files(tmp_path / "o"))) == '["dict.txt", "valid.bin", "valid.idx"]'
+
+
+def test_carriage_returns_alone_are_told(tmp_path, caplog):
+    (tmp_path / "train.txt").write_bytes(b"a b\rb a\r\na b\n")
+    (tmp_path / "dict.txt").write_text("a 2\nb 2\n")
+    run(tmp_path / "out", "--trainpref", tmp_path / "train.txt", "--srcdict", tmp_path / "dict.txt")
+    assert "train.txt has 1 carriage returns" in caplog.text
+
+
+@pytest.mark.parametrize("which", ["trainpref", "validpref", "testpref"])
+def test_any_input_that_is_encoded_already_is_refused(tmp_path, text, ids, which):
+    files = dict.fromkeys(("trainpref", "validpref", "testpref"), text) | {which: ids}
+    flags = [word for name, path in files.items() for word in (f"--{name}", path)]
+    with pytest.raises(DataError, match=f"{ids} consists of numbers"):
+        run(tmp_path / "out", *GPT2, *flags)

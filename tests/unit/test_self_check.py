@@ -78,6 +78,19 @@ def test_limits_let_roundings_pass_and_no_mistake(dtype):
     x = torch.tensor([1.0, -2.0], dtype=dtype)
     eps = torch.finfo(dtype).eps
     assert self_check.worst([(x, x), (x * (1 + eps), x)]) < 1 < self_check.worst([(x, x), (x * 1.05, x)])
+    products = self_check.Source(lambda: None, {}, products=True)
+    wide = x.float()
+    for factor, passes in ((1 + eps, True), (1.05, False)):  # a wide result of narrow operands
+        found = [(wide * factor, wide)]
+        assert (self_check.worst(found, products.rounding(dtype)) < 1) is passes
+    assert self_check.Source(lambda: None, {}).rounding(dtype) == 0
+
+
+def test_limits_know_tensorfloat(monkeypatch):
+    source = self_check.Source(lambda: None, {}, products=True)
+    assert source.rounding(torch.float32) == torch.finfo(torch.float32).eps
+    monkeypatch.setattr(self_check, "precision", lambda: "tf32")
+    assert source.rounding(torch.float32) == 2.0**-10 == source.rounding(torch.float16)
 
 
 def test_where_nothing_is_tried(machine, monkeypatch):

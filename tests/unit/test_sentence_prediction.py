@@ -211,6 +211,15 @@ def test_wrong_inputs(pairs, tmp_path, caplog):
 # Model and criterion
 
 
+def test_inputs_of_two_dictionaries(pairs):
+    """The ids of one of them would mean other words."""
+    path = pairs / "input1" / "dict.txt"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([*others, first]) + "\n")
+    with pytest.raises(DataError, match="input1/dict.txt is not the dictionary of .* the first input"):
+        make(pairs).load_dataset("train")
+
+
 def test_model_gets_the_tasks_positions_and_head(pairs):
     task = make(pairs, max_positions=32, classification_head_name="mine", num_classes=2)
     model, _ = build(task, max_positions=64)

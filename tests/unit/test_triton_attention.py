@@ -9,6 +9,7 @@ from fairseq.ops import flash_attention as flash
 from fairseq.ops.alibi_attention import forward_reference
 from fairseq.ops.dropout_mask import dropout_factors
 from fairseq.ops.flash_attention import flash_attention
+from fairseq.ops.flash_reference import FlashExtras, PackedBatch, flash_backward_reference, flash_forward_reference
 from tests.triton_tools import in_interpreter, interpret, needs_triton, outside
 
 SEED = torch.tensor(-(77 << 40) + 5)
@@ -33,16 +34,21 @@ def int32(*numbers):
 
 
 def forward_and_backward(tensors, *extra, reference=False):
-    """The output, the logarithms of the rows' sums, and the gradients."""
+    """The output, the logarithms of the rows' sums, and the gradients of whatever is there."""
     *qkv, grad = (x.float() for x in tensors) if reference else tensors
-    forward, backward = (
-        (flash._reference, flash._backward_reference) if reference else (flash._forward, flash._backward)
-    )
-    out, lse = forward(*qkv, *extra)
-    return [out, lse, *backward(grad, *qkv, out, lse, *extra)]
+    if reference:
+        extras = FlashExtras(*extra)
+        out, lse = flash_forward_reference(*qkv, extras)
+        gradients = flash_backward_reference(grad, *qkv, out, lse, extras)
+    else:
+        out, lse = flash._forward(*qkv, *extra)
+        gradients = flash._backward(grad, *qkv, out, lse, *extra)
+    tables = [x is not None for x in FlashExtras(*extra)[-2:]]
+    return [out, lse, *(x for x, there in zip(gradients, (True, True, True, *tables), strict=True) if there)]
 
 
 def assert_equals_reference(tensors, *extra):
+    """Of the kernels' results; tables come in the type of `tensors`."""
     found, wanted = forward_and_backward(tensors, *extra), forward_and_backward(tensors, *extra, reference=True)
     dtype = tensors[0].dtype
     assert torch.equal(found[1].isinf(), wanted[1].isinf())
@@ -87,7 +93,7 @@ def test_packed_sequences_are_the_padded_ones(form):
     lengths = int32(0, 5, 1, 70, 0)
     starts = torch.cat([int32(0), lengths.cumsum(0, dtype=torch.int32)])
     packed = problem(1, int(starts[-1]), 16)
-    batch = flash._Batch.of(packed[0].size(2), None, starts)
+    batch = PackedBatch.of(packed[0].size(2), None, starts)
     found = assert_equals_reference(packed, *FORMS[form], None, starts, 0.2, SEED)
     padded = forward_and_backward([batch.pad(x) for x in packed], *FORMS[form], lengths, None, 0.2, SEED)
     assert all(torch.equal(a, batch.pack(b)) for a, b in zip(found, padded, strict=True))

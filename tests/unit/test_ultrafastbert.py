@@ -320,7 +320,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.stdout == f"wrote {tmp_path / 'out'} (fairseq)\n" and (tmp_path / "out" / "model.pt").is_file()
     done = run_command("convert", *words, expect=2)
     assert done.stderr.startswith("fairseq-convert: error: ") and len(done.stderr.splitlines()) == 1
-    with pytest.raises(ConfigError, match="is the input; choose another folder"):
+    with pytest.raises(ConfigError, match="is the folder of the input; choose another one"):
         convert_checkpoint("fairseq", "ultrafastbert", tmp_path / "out", tmp_path / "out")
     with pytest.raises(ConfigError, match="unknown format 'ultrafastbart'; did you mean 'ultrafastbert'"):
         convert_checkpoint("ultrafastbart", "fairseq", DATA / "ff", tmp_path / "x")

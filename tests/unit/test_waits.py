@@ -20,7 +20,7 @@ from fairseq.criterions.tokens import QuestionAnsweringCriterion, TokenClassific
 from fairseq.layout import IGNORED, Layout, with_layouts
 from fairseq.logging import metrics
 from fairseq.logging.progress import format_stat
-from fairseq.modules import attention_backends
+from fairseq.modules import attention_backends, score_tables
 from fairseq.modules.encoder import EncoderLayer
 from fairseq.registry import LM_HEADS
 from fairseq.tree import map_tensors
@@ -107,6 +107,19 @@ def test_packed_where_triton_works(device: None, monkeypatch: pytest.MonkeyPatch
             waits = waits_of_updates(trainer, [masked_sample(True)])
         assert len(waits.lines) == 1, waits.report()
         assert shapes[0] == (1, B * T - 5 - 9, 12)
+
+
+@pytest.mark.parametrize("arch", ["roberta_conv", "roberta_conv_depthwise", "roberta_convbert"])
+def test_convolutional_attention_is_packed_too(arch: str, device: None, monkeypatch: pytest.MonkeyPatch):
+    for module in (attention_backends, score_tables):
+        monkeypatch.setattr(module, "works_like_eager", lambda name, *unused: name.startswith("triton"))
+    monkeypatch.setattr(attention_backends.flash, "runs", lambda q: True)
+    trainer = masked_lm_trainer("bf16", arch)
+    waits_of_updates(trainer, [masked_sample(False)], 1)
+    with seen(trainer.model) as shapes:
+        waits = waits_of_updates(trainer, [masked_sample(True)])
+    assert len(waits.lines) == 1, waits.report()
+    assert shapes[0] == (1, B * T - 5 - 9, 12)
 
 
 @pytest.mark.parametrize(

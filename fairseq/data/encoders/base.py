@@ -13,6 +13,7 @@ other encoder the decoded pieces are looked for one after the other.
 
 from __future__ import annotations
 
+import os
 import re
 from argparse import Namespace
 from collections import defaultdict
@@ -25,7 +26,8 @@ import numpy.typing as npt
 
 from fairseq.data.cached_path import cached_path
 from fairseq.data.text import SPACE_NORMALIZER
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, DataNotFoundError
+from fairseq.file_io import NOT_FETCHED
 from fairseq.registry import BPES, TOKENIZERS, Registry
 
 LITERAL = frozenset(("<unk>", "<mask>"))  # symbols that decoding to ids keeps as text
@@ -93,6 +95,13 @@ def required_file(cfg: Any, key: str, bpe: str) -> str:
     flag = "--" + key.replace("_", "-")
     if not value or value == "???":
         raise ConfigError(f"--bpe {bpe} needs {flag} (setting bpe.{key}): the path of its file")
+    if value.startswith(NOT_FETCHED):
+        raise ConfigError(
+            f"the checkpoint names the address {value.removeprefix(NOT_FETCHED)} for its setting bpe.{key}; an address in a"
+            f" file is not downloaded: if you trust it, download it and give the path with {flag} (in Python {key}=...)"
+        )
+    if "://" not in value and not os.path.exists(value):
+        raise DataNotFoundError(f"file not found: {value} (setting bpe.{key}); give its path with {flag}")
     return cached_path(value, option=flag)
 
 

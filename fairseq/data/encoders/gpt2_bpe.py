@@ -12,7 +12,6 @@ which does neither, is in the tests.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -24,8 +23,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fairseq.data.encoders.base import LITERAL, Ids, Span, byte_spans, required_file
 from fairseq.data.encoders.configs import GPT2BPEConfig
+from fairseq.data.encoders.guard import check_piece_ids, check_text_length, load
 from fairseq.data.index_formats import best_fitting_int_dtype
-from fairseq.errors import DataError, DataNotFoundError
+from fairseq.data.text import json_value
+from fairseq.errors import DataError, DataNotFoundError, FairseqError
 from fairseq.registry import BPES
 
 CACHE_ENTRIES = 1 << 18  # of each table; a full table is emptied, so that memory stays flat
@@ -57,6 +58,7 @@ class _PieceTable(dict[str, bytes]):
         self._tokenizer, self._dtype = tokenizer, dtype
 
     def __missing__(self, text: str) -> bytes:
+        check_text_length(text)
         try:
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         except (UnicodeEncodeError, TypeError):
@@ -158,8 +160,11 @@ class Encoder:
 
 
 def read_merges(path: str) -> list[tuple[str, str]]:
-    """The pairs of ``vocab.bpe``: a version line, then ``left right`` a line. Raises DataError for any other line."""
-    lines = _read(path).split("\n")
+    """The pairs of ``vocab.bpe``: a version line, then ``left right`` a line. Raises DataError for any other line.
+
+    Ends of lines may be those of Windows: pieces have no ``\\r``, which stands among the 256 characters as another.
+    """
+    lines = _read(path).replace("\r\n", "\n").split("\n")
     merges = []
     for number, line in enumerate(lines[1:], 2):
         parts = line.split(" ")
@@ -175,20 +180,32 @@ def read_merges(path: str) -> list[tuple[str, str]]:
 def get_encoder(encoder_json_path: str, vocab_bpe_path: str) -> Encoder:
     """Read ``encoder.json`` and ``vocab.bpe``. Raises DataError naming the file that is malformed."""
     try:
-        encoder = json.loads(_read(encoder_json_path))
-    except json.JSONDecodeError as error:
+        encoder = json_value(_read(encoder_json_path))
+    except ValueError as error:
+        if isinstance(error, FairseqError):
+            raise
         raise DataError(f"{encoder_json_path} is not JSON: {error}") from None
     if not isinstance(encoder, dict) or not all(type(idx) is int for idx in encoder.values()):
         raise DataError(f"{encoder_json_path} does not map pieces to integer ids")
-    return Encoder(encoder, read_merges(vocab_bpe_path))
+    check_piece_ids(encoder.values(), encoder_json_path)
+    merges, files = read_merges(vocab_bpe_path), f"{encoder_json_path} and {vocab_bpe_path}"
+    long = {piece for piece in encoder if len(piece) > 1 and not piece.startswith("<")}  # <|endoftext|> is made by none
+    made = long.intersection(left + right for left, right in merges)
+    if 2 * len(made) < len(long):
+        raise DataError(
+            f"{files} do not belong together: the merges make only {len(made):,} of {len(long):,} pieces of several characters"
+        )
+    return load(lambda: Encoder(encoder, merges), files, "are not a byte-level BPE")
 
 
 def _read(path: str | os.PathLike[str]) -> str:
     try:
-        with open(path, encoding="utf-8", newline="\n") as handle:
+        with open(path, encoding="utf-8-sig", newline="\n") as handle:
             return handle.read()
     except FileNotFoundError:
         raise DataNotFoundError(f"BPE file not found: {path}") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sentencepiece
@@ -22,14 +22,18 @@ from fairseq.data.encoders.configs import (
     SentencepieceConfig,
 )
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
+from fairseq.data.encoders.guard import PROBE, check_charsmaps, check_piece_ids, guarded, load
+from fairseq.data.encoders.stored_settings import without_loss, without_mark
 from fairseq.errors import ConfigError, DataError
 from fairseq.registry import BPES
 
 
 class _TokenizersBPE:
-    """Symbols are ids written in decimal; sub-classes set ``bpe``, a tokenizer of the library."""
+    """Symbols are ids written in decimal; sub-classes set ``bpe``, a tokenizer of the library, made from ``files``."""
 
     bpe: Any
+    _lost: int | None = None  # see `without_loss`
+    files: str = ""
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -40,17 +44,31 @@ class _TokenizersBPE:
         ids = self.bpe.get_vocab(with_added_tokens=True).values()
         return [str(idx) for idx in range(max(ids, default=-1) + 1)]
 
+    @guarded
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         encodings = self._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
-        return id_arrays([encoding.ids for encoding in encodings])
+        rows = [encoding.ids for encoding in encodings]
+        if self._lost is not None:
+            for row, line in zip(rows, lines, strict=True):
+                self._check_complete(row, line)
+        return id_arrays(rows)
 
     def encode(self, x: str) -> str:
         return " ".join(self.encode_with_offsets(x)[0])
 
+    @guarded
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         """Symbols and the characters of each."""
         encoding = self._tokenizer.encode(x, add_special_tokens=False)
+        self._check_complete(encoding.ids, x)
         return [self.symbols[idx] for idx in encoding.ids], encoding.offsets
+
+    def _check_complete(self, ids: Sequence[int], text: str) -> None:
+        if self._lost is not None and self._lost in ids:
+            raise DataError(
+                f"{self.files} has no piece for a character (or one of its bytes) of the text {text[:40]!r}, and no unknown"
+                " token: it would be lost"
+            )
 
     def decode(self, x: str) -> str:
         """Text of decimal ids; ``<unk>`` and ``<mask>`` are kept as they are."""
@@ -73,21 +91,35 @@ class HuggingFaceByteLevelBPE(_TokenizersBPE):
     def __init__(self, cfg: Any) -> None:
         vocab = required_file(cfg, "bpe_vocab", "hf_byte_bpe")
         merges = required_file(cfg, "bpe_merges", "hf_byte_bpe")
-        try:
-            self.bpe = ByteLevelBPETokenizer(
-                vocab, merges, add_prefix_space=bool(getattr(cfg, "bpe_add_prefix_space", False))
-            )
-        except Exception as error:  # the library raises plain Exception for malformed files
-            raise DataError(f"{vocab} and {merges} are not byte-level BPE: {error}") from None
-        self._tables = None if getattr(cfg, "bpe_add_prefix_space", False) else _gpt2_encoder(vocab, merges)
+        prefix = bool(getattr(cfg, "bpe_add_prefix_space", False))
+        self.files = f"{vocab} and {merges}"
+
+        def read() -> ByteLevelBPETokenizer:
+            with without_mark(vocab) as vocab_file, without_mark(merges) as merges_file:
+                return ByteLevelBPETokenizer(vocab_file, merges_file, add_prefix_space=prefix)
+
+        self.bpe = _tokenizer(read, self.files, "are not byte-level BPE")
+        self.bpe._tokenizer, self._lost = without_loss(self._tokenizer)
+        self._tables = None if prefix else _gpt2_encoder(vocab, merges)
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         return super().encode_lines(lines) if self._tables is None else self._tables.encode_lines(lines)
 
 
+def _tokenizer(read: Callable[[], Any], files: str, what: str) -> Any:
+    """A tokenizer of the library that works and whose ids can be the rows of a table."""
+
+    def probe(found: Any) -> None:
+        getattr(found, "_tokenizer", found).encode(PROBE, add_special_tokens=False)
+
+    found = load(read, files, what, probe)
+    check_piece_ids(found.get_vocab(with_added_tokens=True).values(), files)
+    return found
+
+
 def _gpt2_encoder(vocab: str, merges: str) -> Encoder | None:
     """The same BPE with GPT-2's look-up tables, several times quicker; None where the two might differ."""
-    with open(merges, encoding="utf-8") as handle:
+    with open(merges, encoding="utf-8-sig") as handle:
         if not handle.readline().startswith("#version"):
             return None
     encoder = get_encoder(vocab, merges)
@@ -96,19 +128,17 @@ def _gpt2_encoder(vocab: str, merges: str) -> Encoder | None:
 
 @BPES.register("hf_tokenizer", dataclass=HuggingFaceTokenizerConfig)
 class HuggingFaceTokenizer(_TokenizersBPE):
-    """One ``tokenizer.json``; special tokens that it would add around a text are left to the dictionary.
-
-    Its truncation and padding are switched off: lengths are up to who makes the batches.
-    """
+    """One ``tokenizer.json``; special tokens that it would add around a text are left to the dictionary."""
 
     def __init__(self, cfg: Any) -> None:
-        path = required_file(cfg, "hf_tokenizer_file", "hf_tokenizer")
-        try:
-            self.bpe = Tokenizer.from_file(path)
-        except Exception as error:  # as above
-            raise DataError(f"{path} is not a valid tokenizer.json: {error}") from None
-        self.bpe.no_truncation()
-        self.bpe.no_padding()
+        self.files = path = required_file(cfg, "hf_tokenizer_file", "hf_tokenizer")
+        check_charsmaps(path)
+
+        def read() -> Tokenizer:
+            with without_mark(path) as file:
+                return Tokenizer.from_file(file)
+
+        self.bpe, self._lost = without_loss(_tokenizer(read, path, "is not a valid tokenizer.json"))
         self.word_pieces = isinstance(self.bpe.model, WordPiece)
 
     def is_beginning_of_word(self, x: str) -> bool:
@@ -128,12 +158,16 @@ class BertBPE(_TokenizersBPE):
     def __init__(self, cfg: Any) -> None:
         if not getattr(cfg, "bpe_vocab_file", None):
             raise ConfigError("--bpe bert needs --bpe-vocab-file (setting bpe.bpe_vocab_file): BERT's vocab.txt")
-        path = required_file(cfg, "bpe_vocab_file", "bert")
+        self.files = path = required_file(cfg, "bpe_vocab_file", "bert")
         cased = bool(getattr(cfg, "bpe_cased", False))
-        try:
-            self.bpe = BertWordPieceTokenizer(path, lowercase=not cased)
-        except Exception as error:  # as above
-            raise DataError(f"{path} is not a word-piece vocabulary: {error}") from None
+
+        def read() -> BertWordPieceTokenizer:
+            with without_mark(path) as file:
+                return BertWordPieceTokenizer(file, lowercase=not cased)
+
+        self.bpe = _tokenizer(read, path, "is not a word-piece vocabulary")
+        if "[UNK]" not in self.bpe.get_vocab():
+            raise DataError(f"{path} has no line [UNK], which stands for words that the vocabulary lacks")
         by_id = {idx: piece for piece, idx in self.bpe.get_vocab().items()}
         self.symbols = [by_id.get(idx, "") for idx in range(max(by_id, default=-1) + 1)]
 
@@ -156,20 +190,18 @@ class SentencepieceBPE:
     """Text to space-joined pieces and back."""
 
     def __init__(self, cfg: Any) -> None:
-        path = required_file(cfg, "sentencepiece_model", "sentencepiece")
+        self.files = path = required_file(cfg, "sentencepiece_model", "sentencepiece")
         self.albert = bool(getattr(cfg, "sentencepiece_albert", False))
         self.enable_sampling = bool(getattr(cfg, "sentencepiece_enable_sampling", False))
         alpha = getattr(cfg, "sentencepiece_alpha", None)
         sampling = {"enable_sampling": True} | ({} if alpha is None else {"alpha": alpha})
         self._options: dict[str, Any] = sampling if self.enable_sampling else {}
         self.sp = sentencepiece.SentencePieceProcessor()
-        try:
-            self.sp.Load(path)
-        except (RuntimeError, OSError) as error:
-            raise DataError(f"{path} is not a sentencepiece model: {str(error).strip()}") from None
+        load(lambda: self.sp.Load(path), path, "is not a sentencepiece model")
         self.symbols = [self.sp.IdToPiece(idx) for idx in range(len(self.sp))]
         self._index = {piece: idx for idx, piece in enumerate(self.symbols)}
 
+    @guarded
     def encode(self, x: str) -> str:
         if self.albert:
             return " ".join(self.encode_with_offsets(x)[0])
@@ -181,6 +213,7 @@ class SentencepieceBPE:
     def is_beginning_of_word(self, x: str) -> bool:
         return x in _SPECIALS or x.startswith(_SPACE)
 
+    @guarded
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
         """Local ids; a character outside the model is a symbol of its own, as in `encode`, not the unk piece."""
         if self.albert:
@@ -192,6 +225,7 @@ class SentencepieceBPE:
                 rows[i] = [self._local(piece) for piece in self.encode(lines[i]).split(" ") if piece]
         return id_arrays(rows)
 
+    @guarded
     def encode_with_offsets(self, x: str) -> tuple[list[str], list[Span]]:
         """Pieces and the characters of each, before the model's normalization."""
         if not self.albert:

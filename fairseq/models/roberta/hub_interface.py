@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from fairseq.data.batching import collate_tokens
 from fairseq.data.encoders import build_bpe
+from fairseq.data.encoders.fit import Unknowns, encoder_misfit
 from fairseq.data.wrappers import ListDataset
 from fairseq.dataclass.flat import flat_namespace
 from fairseq.errors import ConfigError, DataError, NonFiniteError, OutOfScopeError
@@ -24,6 +26,8 @@ from fairseq.finetune.spans import Answer
 from fairseq.models.inference import head_outputs, in_order, length_batches, run_batches
 from fairseq.models.roberta import alignment_utils, inference
 from fairseq.refusals import HERE
+
+logger = logging.getLogger(__name__)
 
 MASK = "<mask>"
 FROM_CONFIGURATION = object()
@@ -51,6 +55,12 @@ class RobertaHubInterface(nn.Module):
         self.task = task
         self.model = model
         self.bpe = build_bpe(getattr(cfg, "bpe", None) if bpe is FROM_CONFIGURATION else bpe)
+        self._unknowns = Unknowns()
+        dictionary = getattr(task, "source_dictionary", None)
+        warning = None if dictionary is None else encoder_misfit(self.bpe, dictionary)
+        if warning:
+            logger.warning(warning)
+            self._unknowns.told = True
         self.register_buffer("_float_tensor", torch.zeros(1), persistent=False)
 
     @property
@@ -100,7 +110,14 @@ class RobertaHubInterface(nn.Module):
         return pieces if self.bpe is None else self.bpe.decode(pieces)
 
     def _lookup(self, pieces: str) -> Tensor:
-        return self.task.source_dictionary.encode_line(pieces, append_eos=False, add_if_not_exist=False).long()
+        dictionary = self.task.source_dictionary
+        ids = dictionary.encode_line(pieces, append_eos=False, add_if_not_exist=False).long()
+        special = int((ids < dictionary.nspecial).sum())
+        unknown = int((ids == dictionary.unk()).sum())
+        warning = self._unknowns.add(len(ids) - special + unknown, unknown)
+        if warning:
+            logger.warning(warning)
+        return ids
 
     # Features and heads
 

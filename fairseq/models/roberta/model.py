@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
@@ -35,6 +36,7 @@ from fairseq.models.roberta.upgrade import (
     upgrade_heads,
     upgrade_version,
 )
+from fairseq.modules.encoder import padded_length
 from fairseq.modules.initialization import exempt_biases_and_norms, init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead
 from fairseq.modules.positions import mask_out
@@ -159,6 +161,18 @@ class RobertaEncoder(FairseqEncoder):
         token_embeddings: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         padding = src_tokens.eq(self.padding_idx) if padding_mask is None else padding_mask.bool()
+        length = src_tokens.size(1)
+        missing = padded_length(self.sentence_encoder) - length
+        if missing > 0:
+            read = layout = None  # they know of the columns that are given
+            src_tokens, padding = (
+                F.pad(src_tokens, (0, missing), value=self.padding_idx),
+                F.pad(padding, (0, missing), value=True),
+            )
+            masked, token_type_ids = (None if x is None else F.pad(x, (0, missing)) for x in (masked, token_type_ids))
+            if position_ids is not None:
+                beyond = self.sentence_encoder.embed_positions.ids(padding)[:, length:]
+                position_ids = torch.cat([position_ids, beyond], dim=1)
         embed = self.sentence_encoder.embed_tokens
         if token_embeddings is not None:
             tokens = token_embeddings if masked is None else mask_out(token_embeddings, masked)
@@ -171,7 +185,11 @@ class RobertaEncoder(FairseqEncoder):
         if layout is not None:
             extra["layout"] = layout
         output = self.sentence_encoder(tokens, padding, position_ids, return_all_hiddens, **extra)
-        return output.features, {"inner_states": output.inner_states}
+        states = output.inner_states
+        if missing > 0:
+            states = None if states is None else [state[:length] for state in states]
+            return output.features[:, :length], {"inner_states": states}
+        return output.features, {"inner_states": states}
 
     def _draw_mask(self, src_tokens: Tensor) -> Tensor | None:
         """Self-masking: (B, T), each True with the same probability, special symbols and padding too.

@@ -8,6 +8,11 @@ The bias is -slope |j - i - c|, c = 0 or, for the asymmetrical form, 1/4: what l
 what lies behind, and the 1/4 left over is the same in a whole row, where the softmax does not see it; the logarithm of
 the row's sum does, and is put right by slope c. Scores are in units of log 2 (``exp2`` is what devices have).
 
+A table has a row of 2 REACH + 1 numbers for every query or for every key, its owner: numbers of offsets up to REACH either
+way, the outermost ones for all that is further away. Tiles that the band of nearer offsets does not touch need these
+ends alone. Within the band an offset of an owner is one score, so one program stores its gradient; those of the ends
+are sums of a program that meets all partners of its owners.
+
 Legend: i query row, j key, both from the start of their own sequence; z place in the batch dimension of tensors, which
 is 0 for packed sequences; D head width, WIDE the power of two that it is padded to; ROWS, KEYS sizes of a tile.
 """
@@ -101,6 +106,79 @@ def _scores(a, b, distance, slope, scale, ALIBI: tl.constexpr, PRECISION: tl.con
 
 
 @triton.jit
+def _number(TABLE, own, limit, offset, REACH: tl.constexpr):
+    """Of the owners ``own``: the numbers of one offset, which is at most REACH either way."""
+    number = tl.load(TABLE + own * (2 * REACH + 1) + offset + REACH, mask=own < limit, other=0.0)
+    return number.to(tl.float32) * LOG2E
+
+
+@triton.jit
+def _ends(TABLE, own, limit, REACH: tl.constexpr, THERE: tl.constexpr):
+    """Of the owners ``own``: the numbers of all that is at least REACH behind, and ahead; zeros without a table."""
+    behind = tl.zeros(own.shape, tl.float32)
+    ahead = tl.zeros(own.shape, tl.float32)
+    if THERE:
+        behind = _number(TABLE, own, limit, -REACH, REACH)
+        ahead = _number(TABLE, own, limit, REACH, REACH)
+    return behind, ahead
+
+
+@triton.jit
+def _band(i0, j0, ROWS: tl.constexpr, KEYS: tl.constexpr, REACH: tl.constexpr):
+    """The offsets j - i nearer than REACH that a tile has: from the first, up to the second."""
+    return tl.maximum(1 - REACH, j0 - i0 - ROWS + 1), tl.minimum(REACH, j0 + KEYS - i0)
+
+
+@triton.jit
+def _with_tables(
+    s, BY_I, BY_J, i_behind, i_ahead, j_behind, j_ahead, i, j, rows, keys, i0, j0, REACH: tl.constexpr,
+    HAS_I: tl.constexpr, HAS_J: tl.constexpr,
+):  # fmt: skip
+    """Scores with the numbers of tables, that of the first dimension's tokens ``i`` and that of the second's."""
+    offset = j[None, :] - i[:, None]
+    far = tl.zeros_like(s)
+    if HAS_I:
+        far += tl.where(offset > 0, i_ahead[:, None], i_behind[:, None])
+    if HAS_J:
+        far += tl.where(offset > 0, j_behind[None, :], j_ahead[None, :])
+    s += tl.where(tl.abs(offset) < REACH, 0.0, far)
+    low, high = _band(i0, j0, i.shape[0], j.shape[0], REACH)
+    if low < high:
+        for o in range(low, high):
+            # What both tables have is added to one number first, as the reference implementation does.
+            number = tl.zeros_like(s)
+            if HAS_I:
+                number += _number(BY_I, i, rows, o, REACH)[:, None]
+            if HAS_J:
+                number += _number(BY_J, j, keys, -o, REACH)[None, :]
+            s = tl.where(offset == o, s + number, s)
+    return s
+
+
+@triton.jit
+def _give_back(DTABLE, ds, own, other, limit, own0, other0, REACH: tl.constexpr):
+    """Store gradients of the band for the owners, the first dimension; returns what the tile adds to those of the ends."""
+    offset = other[None, :] - own[:, None]
+    low, high = _band(own0, other0, own.shape[0], other.shape[0], REACH)
+    if low < high:
+        for o in range(low, high):
+            partner = own + o - other0
+            here = (own < limit) & (partner >= 0) & (partner < other.shape[0])
+            found = tl.sum(tl.where(offset == o, ds, 0.0), 1)  # one number and zeros
+            tl.store(DTABLE + own * (2 * REACH + 1) + o + REACH, found.to(DTABLE.dtype.element_ty), mask=here)
+    behind = tl.sum(tl.where(offset <= -REACH, ds, 0.0), 1)
+    ahead = tl.sum(tl.where(offset >= REACH, ds, 0.0), 1)
+    return behind, ahead
+
+
+@triton.jit
+def _put_ends(DTABLE, behind, ahead, own, limit, REACH: tl.constexpr):
+    row = DTABLE + own * (2 * REACH + 1)
+    tl.store(row, behind.to(DTABLE.dtype.element_ty), mask=own < limit)
+    tl.store(row + 2 * REACH, ahead.to(DTABLE.dtype.element_ty), mask=own < limit)
+
+
+@triton.jit
 def _kept(SEED, i, j0, head, threshold, KEYS: tl.constexpr, KEYS_FIRST: tl.constexpr):
     """Which probabilities dropout keeps: (len(i), KEYS), or (KEYS, len(i)); bits as in `dropout_factors`."""
     group = j0 // GROUP + tl.arange(0, KEYS // GROUP)
@@ -153,11 +231,12 @@ def largest_norms(
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=ANYWHERE)
 def forward(
-    Q, K, V, SLOPES, NORMS, COUNTS, STARTS, SEED, OUT, LSE,
+    Q, K, V, SLOPES, NORMS, COUNTS, STARTS, SEED, QUERY_TABLE, KEY_TABLE, OUT, LSE,
     q_z, q_h, q_t, k_z, k_h, k_t, v_z, v_h, v_t,
     batch, heads, tokens, tiles, far_tiles, threshold, scale, kept_scale, center,
     D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     ALIBI: tl.constexpr, PACKED: tl.constexpr, COUNTED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    REACH: tl.constexpr, BY_QUERY: tl.constexpr, BY_KEY: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0) // tiles
     z = head // heads
@@ -175,7 +254,11 @@ def forward(
     if ALIBI:
         slope = tl.load(SLOPES + h) * LOG2E
     reach = _reach(NORMS, head, slope, scale, far_tiles, ALIBI)
+    table = (head.to(tl.int64) * tokens + first) * (2 * REACH + 1)
+    QUERY_TABLE += table
+    KEY_TABLE += table
     i = i0 + tl.arange(0, ROWS)
+    query_behind, query_ahead = _ends(QUERY_TABLE, i, rows, REACH, BY_QUERY)
     q = _tile(Q + z * q_z + h * q_h + first * q_t, i, q_t, rows, D, WIDE)
     at = i.to(tl.float32) + center
     highest = tl.full([ROWS], -float("inf"), tl.float32)
@@ -186,6 +269,12 @@ def forward(
         j = j0 + tl.arange(0, KEYS)
         k = _tile(K, j, k_t, keys, D, WIDE)
         s = _scores(q, k, j.to(tl.float32)[None, :] - at[:, None], slope, scale, ALIBI, PRECISION)
+        if REACH:
+            key_behind, key_ahead = _ends(KEY_TABLE, j, keys, REACH, BY_KEY)
+            s = _with_tables(
+                s, QUERY_TABLE, KEY_TABLE, query_behind, query_ahead, key_behind, key_ahead, i, j, rows, keys, i0, j0,
+                REACH, BY_QUERY, BY_KEY,
+            )  # fmt: skip
         s = tl.where((j < keys)[None, :], s, -float("inf"))
         higher = tl.maximum(highest, tl.max(s, 1))
         p = tl.exp2(s - higher[:, None])
@@ -206,11 +295,13 @@ def forward(
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=ANYWHERE)
 def backward_queries(
-    DOUT, Q, K, V, OUT, LSE, SLOPES, NORMS, COUNTS, STARTS, SEED, DQ, DELTA,
+    DOUT, Q, K, V, OUT, LSE, SLOPES, NORMS, COUNTS, STARTS, SEED, QUERY_TABLE, KEY_TABLE,
+    DQ, DELTA, DTABLE,
     q_z, q_h, q_t, k_z, k_h, k_t, v_z, v_h, v_t,
     batch, heads, tokens, tiles, far_tiles, threshold, scale, kept_scale, center,
     D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     ALIBI: tl.constexpr, PACKED: tl.constexpr, COUNTED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    REACH: tl.constexpr, BY_QUERY: tl.constexpr, BY_KEY: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0) // tiles
     z = head // heads
@@ -230,7 +321,13 @@ def backward_queries(
     if ALIBI:
         slope = tl.load(SLOPES + h) * LOG2E
     reach = _reach(NORMS, head, slope, scale, far_tiles, ALIBI)
+    table = (head.to(tl.int64) * tokens + first) * (2 * REACH + 1)
+    QUERY_TABLE += table
+    KEY_TABLE += table
     i = i0 + tl.arange(0, ROWS)
+    query_behind, query_ahead = _ends(QUERY_TABLE, i, rows, REACH, BY_QUERY)
+    behind = tl.zeros([ROWS], tl.float32)
+    ahead = tl.zeros([ROWS], tl.float32)
     q = _tile(Q + z * q_z + h * q_h + first * q_t, i, q_t, rows, D, WIDE)
     up = _tile(DOUT + out, i, heads * D, rows, D, WIDE)
     delta = tl.sum(up.to(tl.float32) * _tile(OUT + out, i, heads * D, rows, D, WIDE).to(tl.float32), 1)
@@ -244,22 +341,36 @@ def backward_queries(
         k = _tile(K, j, k_t, keys, D, WIDE)
         v = _tile(V, j, v_t, keys, D, WIDE)
         s = _scores(q, k, j.to(tl.float32)[None, :] - at[:, None], slope, scale, ALIBI, PRECISION)
+        if REACH:
+            key_behind, key_ahead = _ends(KEY_TABLE, j, keys, REACH, BY_KEY)
+            s = _with_tables(
+                s, QUERY_TABLE, KEY_TABLE, query_behind, query_ahead, key_behind, key_ahead, i, j, rows, keys, i0, j0,
+                REACH, BY_QUERY, BY_KEY,
+            )  # fmt: skip
         p = tl.exp2(tl.where((j < keys)[None, :], s, -float("inf")) - lse[:, None])
         dp = tl.dot(up, tl.trans(v), input_precision=PRECISION)
         if DROPOUT:
             dp = tl.where(_kept(SEED, i, j0, sequence * heads + h, threshold, KEYS, False), dp * kept_scale, 0.0)
         ds = p * (dp - delta[:, None])
+        if BY_QUERY:
+            more_behind, more_ahead = _give_back(DTABLE + table, ds, i, j, rows, i0, j0, REACH)
+            behind += more_behind
+            ahead += more_ahead
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
     _put(DQ + out, i, heads * D, rows, dq * (scale / LOG2E), D, WIDE)
+    if BY_QUERY:
+        _put_ends(DTABLE + table, behind, ahead, i, rows, REACH)
 
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=ANYWHERE)
 def backward_keys(
-    DOUT, Q, K, V, DELTA, LSE, SLOPES, NORMS, COUNTS, STARTS, SEED, DK, DV,
+    DOUT, Q, K, V, DELTA, LSE, SLOPES, NORMS, COUNTS, STARTS, SEED, QUERY_TABLE, KEY_TABLE,
+    DK, DV, DTABLE,
     q_z, q_h, q_t, k_z, k_h, k_t, v_z, v_h, v_t,
     batch, heads, tokens, tiles, far_tiles, threshold, scale, kept_scale, center,
     D: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     ALIBI: tl.constexpr, PACKED: tl.constexpr, COUNTED: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    REACH: tl.constexpr, BY_QUERY: tl.constexpr, BY_KEY: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0) // tiles
     z = head // heads
@@ -278,7 +389,13 @@ def backward_keys(
     if ALIBI:
         slope = tl.load(SLOPES + h) * LOG2E
     reach = _reach(NORMS, head, slope, scale, far_tiles, ALIBI)
+    table = (head.to(tl.int64) * tokens + first) * (2 * REACH + 1)
+    QUERY_TABLE += table
+    KEY_TABLE += table
     j = j0 + tl.arange(0, KEYS)
+    key_behind, key_ahead = _ends(KEY_TABLE, j, keys, REACH, BY_KEY)
+    behind = tl.zeros([KEYS], tl.float32)
+    ahead = tl.zeros([KEYS], tl.float32)
     k = _tile(K + z * k_z + h * k_h + first * k_t, j, k_t, keys, D, WIDE)
     v = _tile(V + z * v_z + h * v_h + first * v_t, j, v_t, keys, D, WIDE)
     dk = tl.zeros([KEYS, WIDE], tl.float32)
@@ -294,6 +411,12 @@ def backward_keys(
         delta = tl.load(DELTA + sums + i, mask=i < rows, other=0.0)
         distance = j.to(tl.float32)[:, None] - (i.to(tl.float32) + center)[None, :]
         s = _scores(k, q, distance, slope, scale, ALIBI, PRECISION)
+        if REACH:
+            query_behind, query_ahead = _ends(QUERY_TABLE, i, rows, REACH, BY_QUERY)
+            s = _with_tables(
+                s, KEY_TABLE, QUERY_TABLE, key_behind, key_ahead, query_behind, query_ahead, j, i, keys, rows, j0, i0,
+                REACH, BY_KEY, BY_QUERY,
+            )  # fmt: skip
         p = tl.exp2(tl.where((j < keys)[:, None], s, -float("inf")) - lse[None, :])  # (KEYS, ROWS)
         dp = tl.dot(v, tl.trans(up), input_precision=PRECISION)
         dropped = p
@@ -303,6 +426,12 @@ def backward_keys(
             dp = tl.where(kept, dp * kept_scale, 0.0)
         dv = tl.dot(dropped.to(up.dtype), up, dv, input_precision=PRECISION)
         ds = p * (dp - delta[None, :])
+        if BY_KEY:
+            more_behind, more_ahead = _give_back(DTABLE + table, ds, j, i, keys, j0, i0, REACH)
+            behind += more_behind
+            ahead += more_ahead
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
     _put(DK + out, j, heads * D, rows, dk * (scale / LOG2E), D, WIDE)
     _put(DV + out, j, heads * D, rows, dv * kept_scale, D, WIDE)
+    if BY_KEY:
+        _put_ends(DTABLE + table, behind, ahead, j, keys, REACH)
