@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fairseq import refusals
-
 
 def exporter(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Make ``__getattr__``, ``__dir__`` and ``__all__`` for the ``__init__`` of ``package``.
@@ -19,7 +17,7 @@ def exporter(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], An
 
     def load(name: str) -> Any:
         if name not in homes:
-            return refusals.name_of_package(package, name)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if not homes[name]:
             return importlib.import_module(f"{package}.{name}")
         home = homes[name] if homes[name].startswith("fairseq.") else f"{package}.{homes[name]}"

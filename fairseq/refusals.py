@@ -1,15 +1,10 @@
 """What this project deliberately does not do, and the sentences that say so.
 
-Known names of tasks, models and criterions, import paths and exported names of the original that are not here: asking
-for one raises OutOfScopeError, so that an old plugin hears at once what it cannot have. A few names stand in as stubs
-instead, because helper modules of masked-LM tests and plugins import them beside what they use: a stub can be imported
-and subclassed, and gives its sentence when it is created or called.
+Known names of tasks, models and criterions of the original that are not here: asking for one raises OutOfScopeError, so
+that an old plugin hears at once what it cannot have. Import paths are answered by `fairseq.compat.absent`.
 """
 
 from __future__ import annotations
-
-from types import ModuleType
-from typing import Any, NoReturn
 
 from fairseq.errors import OutOfScopeError
 
@@ -123,65 +118,6 @@ BPES = by_name(
 )
 TOKENIZERS = by_name({"tokenizers of other programs (apply them before preprocessing)": "moses nltk"})
 SCORERS = by_name({SEQ2SEQ: "bleu sacrebleu chrf meteor wer bert_score"})
-# Import paths of the original.
-MODULES = by_name(
-    {
-        SEQ2SEQ: """
-            fairseq.sequence_generator fairseq.sequence_scorer fairseq.search fairseq.iterative_refinement_generator
-            fairseq.incremental_decoding_utils fairseq.token_generation_constraints fairseq.ngram_repeat_block
-            fairseq.data.noising fairseq.data.backtranslation_dataset fairseq.data.denoising_dataset
-            fairseq.data.round_robin_zip_datasets fairseq.data.multilingual fairseq.models.transformer
-            fairseq.models.transformer_align fairseq.models.transformer_from_pretrained_xlm fairseq.models.bart
-            fairseq.models.fconv fairseq.models.lightconv fairseq.models.lstm fairseq.models.nat
-            fairseq.models.multilingual_transformer fairseq.models.roberta.enc_dec fairseq.models.fairseq_decoder
-            fairseq.models.fairseq_incremental_decoder fairseq.models.composite_encoder
-            fairseq.models.distributed_fairseq_model fairseq.criterions.label_smoothed_cross_entropy
-            fairseq.criterions.nat_loss fairseq.tasks.translation fairseq.tasks.multilingual_translation
-            fairseq.tasks.denoising fairseq.tasks.semisupervised_translation fairseq.tasks.online_backtranslation
-            fairseq.scoring.bleu fairseq.scoring.tokenizer fairseq_cli.score
-        """,
-        CAUSAL: """
-            fairseq.models.transformer_lm fairseq.models.fconv_lm fairseq.models.lstm_lm fairseq.models.lightconv_lm
-            fairseq.data.monolingual_dataset fairseq.data.lm_context_window_dataset fairseq.tasks.language_modeling
-            fairseq.criterions.adaptive_loss fairseq.modules.adaptive_softmax fairseq.modules.adaptive_input
-        """,
-        SPEECH: """
-            fairseq.data.audio fairseq.models.wav2vec fairseq.models.hubert fairseq.models.speech_to_text
-            fairseq.models.speech_to_speech fairseq.models.text_to_speech fairseq.tasks.audio_pretraining
-            fairseq.tasks.speech_to_text fairseq.criterions.ctc fairseq.criterions.wav2vec_criterion
-            fairseq.speech_generator
-        """,
-        "model-parallel and wrapped models": "fairseq.models.huggingface fairseq.model_parallel",
-        "product quantization": "fairseq.modules.quantization",
-        "the legacy XLM/BERT model (use roberta)": "fairseq.models.masked_lm fairseq.data.legacy",
-        "block-momentum training (BMUF)": "fairseq.optim.bmuf",
-        "the old dummy tasks (see benchmarks/)": "fairseq.benchmark",
-    }
-)
-# Names that packages of the original exported.
-NAMES = by_name(
-    {
-        SEQ2SEQ: """
-            fairseq.data.BacktranslationDataset fairseq.data.DenoisingDataset fairseq.data.LanguagePairDataset
-            fairseq.data.NoisingDataset fairseq.data.RoundRobinZipDatasets fairseq.data.TransformEosDataset
-            fairseq.data.TransformEosLangPairDataset fairseq.models.CompositeEncoder fairseq.modules.AdaptiveSoftmax
-            fairseq.modules.BeamableMM fairseq.modules.TransformerDecoderLayer fairseq.dataclass.configs.GenerationConfig
-            fairseq.dataclass.configs.InteractiveConfig
-        """,
-        CAUSAL: """
-            fairseq.data.MonolingualDataset fairseq.data.LMContextWindowDataset fairseq.dataclass.configs.EvalLMConfig
-        """,
-        "block-momentum training (BMUF)": "fairseq.dataclass.configs.FairseqBMUFConfig",
-        SPEECH: "fairseq.data.FileAudioDataset fairseq.data.AddTargetDataset fairseq.data.HubertDataset",
-    }
-)
-# What the original's tests/utils.py imports beside the masked-LM parts.
-STUBS = {
-    "fairseq.data.language_pair_dataset": ("collate", "LanguagePairDataset"),
-    "fairseq_cli.eval_lm": ("main", "cli_main"),
-    "fairseq_cli.generate": ("main", "cli_main"),
-    "fairseq_cli.interactive": ("main", "cli_main"),
-}
 
 
 def refuse(kind: str, name: str, field: str, known: list[str]) -> OutOfScopeError:
@@ -189,36 +125,3 @@ def refuse(kind: str, name: str, field: str, known: list[str]) -> OutOfScopeErro
     return OutOfScopeError(
         f"{kind} {name!r} belongs to {field}, which is out of scope: {HERE}; available: {', '.join(known)}"
     )
-
-
-def name_of_package(package: str, name: str) -> Any:
-    """What ``package.name`` gives when it is not there: a stub, an OutOfScopeError, or an AttributeError."""
-    full = f"{package}.{name}"
-    if full in NAMES:
-        raise _error(full, NAMES[full])
-    if name in STUBS.get(package, ()):
-        return _stub(package, name)
-    raise AttributeError(f"module {package!r} has no attribute {name!r}")
-
-
-def check_module(name: str) -> None:
-    """Raise OutOfScopeError for an import path of the original that is not here."""
-    if name in MODULES:
-        raise _error(name, MODULES[name])
-
-
-def fill_stub(module: ModuleType) -> None:
-    """Give the empty ``module``, one of `STUBS`, its names."""
-    for name in STUBS[module.__name__]:
-        setattr(module, name, _stub(module.__name__, name))
-
-
-def _stub(module: str, name: str) -> type:
-    def refuse(self: object, *args: object, **kwargs: object) -> NoReturn:
-        raise _error(f"{module}.{name}", SEQ2SEQ)
-
-    return type(name, (), {"__init__": refuse, "__module__": module, "__doc__": f"Stands in for {name}; unusable."})
-
-
-def _error(name: str, field: str) -> OutOfScopeError:
-    return OutOfScopeError(f"{name} belongs to {field}, which is out of scope: {HERE}")

@@ -19,6 +19,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs --device cuda"))
+    if "network" not in (config.option.markexpr or ""):
+        online = [item for item in items if item.get_closest_marker("network")]
+        config.hook.pytest_deselected(items=online)
+        items[:] = [item for item in items if item not in online]
 
 
 @pytest.fixture

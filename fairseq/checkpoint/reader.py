@@ -146,14 +146,6 @@ def load_checkpoint_to_cpu(
     return read(path, arg_overrides)
 
 
-def torch_persistent_save(obj: Any, filename: Any, async_write: bool = False) -> None:
-    """Save atomically to the path ``filename`` (``async_write`` is done at once), or plainly to an open file."""
-    if isinstance(filename, (str, os.PathLike)):
-        atomic_save(obj, filename)
-    else:
-        torch.save(obj, filename)
-
-
 def load_ema_from_checkpoint(fpath: str) -> dict[str, Any]:
     """The stored state with the averaged weights as its ``model`` (half precision widened to float32)."""
     state = load(fpath)

@@ -1,7 +1,4 @@
-"""Old names of the model side: sequence-to-sequence base classes, torch-hub modules, `LayerNorm`.
-
-The sequence-to-sequence classes can be imported and derived from, and are refused when one is made.
-"""
+"""Old names of the model side: the base class `FairseqModel`, torch-hub modules, `LayerNorm`."""
 
 from __future__ import annotations
 
@@ -12,38 +9,31 @@ from torch import nn
 
 from fairseq.data import encoders
 from fairseq.errors import OutOfScopeError
-from fairseq.models.fairseq_model import BaseFairseqModel
+from fairseq.models.fairseq_model import FairseqEncoderModel
 from fairseq.models.hub import load_pretrained
+from fairseq.optim.ema import EMA
 from fairseq.refusals import HERE
 
 
-class _OutOfScope(BaseFairseqModel):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kind = next(base.__name__ for base in type(self).__mro__ if base.__module__ == __name__)
-        raise OutOfScopeError(
-            f"{type(self).__name__} is a {kind}, which belongs to sequence-to-sequence modelling or generation and is "
-            f"out of scope: {HERE}; encoders derive from FairseqEncoderModel"
-        )
+class FairseqModel(FairseqEncoderModel):
+    """Base of models before `FairseqEncoderModel`; those with a decoder are out of scope."""
+
+    def __init__(self, encoder: Any, decoder: Any = None) -> None:
+        if decoder is not None:
+            raise OutOfScopeError(
+                f"{type(self).__name__} has a decoder, and sequence-to-sequence modelling and generation is out of scope: "
+                f"{HERE}; encoders derive from FairseqEncoderModel"
+            )
+        super().__init__(encoder)
 
 
-class FairseqEncoderDecoderModel(_OutOfScope):
-    pass
+def check_type(module: Any, expected_type: type) -> None:
+    if not isinstance(module, expected_type):
+        raise TypeError(f"{type(module)} != {expected_type}")
 
 
-class FairseqLanguageModel(_OutOfScope):
-    pass
-
-
-class FairseqMultiModel(_OutOfScope):
-    pass
-
-
-class FairseqDecoder(_OutOfScope):
-    pass
-
-
-class FairseqIncrementalDecoder(FairseqDecoder):
-    pass
+def build_ema(model: nn.Module, cfg: Any, device: Any) -> EMA:
+    return EMA(model, cfg, device)
 
 
 def from_pretrained(

@@ -7,27 +7,28 @@ batch, T tokens.
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.reader import (
     load_checkpoint_to_cpu,
     load_ema_from_checkpoint,
     load_pretrained_component_from_model,
     save_ema_as_checkpoint,
-    torch_persistent_save,
 )
 from fairseq.checkpoint.store import checkpoint_paths, verify_checkpoint_directory
 from fairseq.criterions.masked_lm import perplexity
 from fairseq.dataclass.base import eval_str_list, literal
 from fairseq.dataclass.user_module import import_user_module
-from fairseq.file_io import split_paths
+from fairseq.file_io import PathManager, split_paths
 from fairseq.models.loading import load_model_ensemble, load_model_ensemble_and_task
 from fairseq.models.loading import prune_layers as prune_state_dict
 from fairseq.modules.feed_forward import ACTIVATIONS, get_activation_fn
@@ -82,6 +83,21 @@ __all__ = [
     "torch_persistent_save",
     "verify_checkpoint_directory",
 ]
+
+
+def torch_persistent_save(obj: Any, filename: Any, async_write: bool = False) -> None:
+    """Save atomically to the path ``filename``, or plainly to an open file; ``async_write`` by `PathManager.opena`."""
+    if async_write:
+        with PathManager.opena(filename, "wb") as handle:
+            _torch_persistent_save(obj, handle)
+    elif isinstance(filename, (str, os.PathLike)):
+        atomic_save(obj, filename)
+    else:
+        _torch_persistent_save(obj, filename)
+
+
+def _torch_persistent_save(obj: Any, f: IO[bytes]) -> None:
+    torch.save(obj, f)
 
 
 def apply_to_sample(f: Callable[[Tensor], Any], sample: Any) -> Any:

@@ -10,7 +10,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from fairseq import refusals
 from fairseq.dataclass.base import HIDDEN, II, MISSING, FairseqDataclass, carried, option
 
 LOG_FORMATS = ("json", "none", "simple", "tqdm")
@@ -313,11 +312,6 @@ class DistributedTrainingConfig(FairseqDataclass):
     cpu_offload: bool = option(False, "keep parameters and optimizer state on the CPU (FSDP)")
     use_sharded_state: bool = option(False, "write one checkpoint file per worker (FSDP)")
     not_fsdp_flatten_parameters: bool = option(False, "do not flatten parameters (FSDP)")
-
-
-def __getattr__(name: str) -> Any:
-    """Old section classes that are not here: one sentence for whoever imports them."""
-    return refusals.name_of_package(__name__, name)
 
 
 SECTIONS: dict[str, type[FairseqDataclass]] = {

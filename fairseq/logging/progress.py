@@ -11,6 +11,7 @@ the end of a training run.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ import torch
 
 from fairseq.errors import ConfigError
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
-from fairseq.logging.setup import STATS_LOGGER, add_log_file
+from fairseq.logging.setup import STATS_LOGGER, add_log_file, close_log_file
 
 _logger = logging.getLogger(__name__)
 
@@ -117,6 +118,28 @@ def close_writers() -> None:
     for writer in _writers.values():
         writer.close()
     _writers.clear()
+
+
+@contextlib.contextmanager
+def own_logs(log_file: str | None) -> Iterator[None]:
+    """What a run writes to is closed at its end, so that the next run of the process writes to its own.
+
+    Its log file (that of the directory where the run begins), the files of tensorboard, the wandb run, if it began one.
+    Warnings that are given once are given once per run.
+    """
+    log_file = None if log_file is None else os.path.abspath(log_file)
+    wandb = sys.modules.get("wandb")
+    had_run = getattr(wandb, "run", None) is not None
+    _warned.clear()
+    try:
+        yield
+    finally:
+        if log_file is not None:
+            close_log_file(log_file)
+        close_writers()
+        wandb = sys.modules.get("wandb")
+        if not had_run and getattr(wandb, "run", None) is not None:
+            wandb.finish()  # type: ignore[union-attr]
 
 
 logger = logging.getLogger(STATS_LOGGER)

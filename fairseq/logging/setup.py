@@ -104,3 +104,14 @@ def add_log_file(path: str) -> None:
             logger.addHandler(handler)
         except OSError as error:
             raise ConfigError(f"cannot write the log file {path}: {error.strerror}; choose another log_file") from error
+
+
+def close_log_file(path: str) -> None:
+    """No more messages go to ``path``."""
+    target = os.path.abspath(path)
+    for name in (STATS_LOGGER, TRAIN_LOGGER):
+        logger = logging.getLogger(name)
+        for handler in logger.handlers[:]:
+            if isinstance(handler, logging.FileHandler) and handler.baseFilename == target:
+                logger.removeHandler(handler)
+                handler.close()

@@ -153,6 +153,22 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.layer_norm = layer_norm
 
+    @property
+    def emb_layer_norm(self) -> nn.Module | None:
+        """Old name of ``layernorm_embedding``, which converters read."""
+        return self.layernorm_embedding
+
+    @property
+    def segment_embeddings(self) -> nn.Embedding | None:
+        """Old name of ``embed_token_types``."""
+        return self.embed_token_types
+
+    @property
+    def embedding_dim(self) -> int:
+        """C, the width of the layers."""
+        embeddings: Any = self.embed_tokens if self.embed_projection is None else self.embed_projection
+        return int(getattr(embeddings, "out_features", None) or embeddings.embedding_dim)
+
     def embed(
         self,
         tokens: Tensor,

@@ -35,12 +35,18 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
+def relu_squared(x: Tensor) -> Tensor:
+    return F.relu(x).pow(2)
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": gelu,
     "gelu_fast": gelu_accurate,
     "gelu_accurate": gelu_accurate,
+    "relu_squared": relu_squared,
     "silu": F.silu,
+    "swish": F.silu,
     "tanh": torch.tanh,
     "linear": identity,
 }

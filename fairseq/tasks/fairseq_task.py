@@ -63,6 +63,13 @@ class StatefulContainer:
         raise AttributeError(f"the task state has no {name!r}")
 
 
+class _Args:
+    """``task.args``, the task section of the configuration under its old name; a plugin may set its own."""
+
+    def __get__(self, task: Any, owner: type) -> Any:
+        return self if task is None else task.cfg
+
+
 class FairseqTask:
     """What is learned from which data. ``cfg`` is the task section of the configuration.
 
@@ -78,6 +85,7 @@ class FairseqTask:
     """Its steps take ``ema_model``, the averaged model, where a run keeps one (``--store-ema``)."""
     cfg: Any = None
     state: StatefulContainer | None = None
+    args: Any = _Args()
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:

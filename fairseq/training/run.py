@@ -15,11 +15,12 @@ from fairseq.dataclass.state import changed_settings, config_to_state
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
+from fairseq.logging.progress import own_logs
 from fairseq.logging.setup import TRAIN_LOGGER, log_to_files
 from fairseq.ops import library
 from fairseq.optim import precision
 from fairseq.tasks import setup_task
-from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
+from fairseq.training.batches import check_sample_sizes, own_random_numbers, seed_run, subset_names
 from fairseq.training.inherited import check_bpe, keep_architecture
 from fairseq.training.loop import train_epochs
 from fairseq.training.run_state import Resets
@@ -34,10 +35,13 @@ logger = logging.getLogger(TRAIN_LOGGER)
 
 
 def train(cfg: FairseqConfig) -> float | None:
-    """Run the training that ``cfg`` describes; returns the last validation value (None without validation)."""
+    """Run the training that ``cfg`` describes; returns the last validation value (None without validation).
+
+    The process is left as it was found: other runs may follow in it.
+    """
     check(cfg)
     keep_architecture(cfg)
-    with precision.tf32(cfg.common.tf32):
+    with own_logs(cfg.common.log_file), own_random_numbers(), precision.tf32(cfg.common.tf32):
         return _train(cfg)
 
 

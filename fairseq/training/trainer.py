@@ -40,6 +40,7 @@ from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.compilation import compile_layers
 from fairseq.training.inherited import keep_bpe, misfit
 from fairseq.training.nan_detector import first_bad_tensor
+from fairseq.training.old_names import OldTrainerNames
 from fairseq.training.run_state import (
     EarlyStop,
     Resets,
@@ -75,7 +76,7 @@ class Accumulated:
         return self.sample_size or 1.0
 
 
-class Trainer:
+class Trainer(OldTrainerNames):
     """Trains ``model`` with ``criterion`` on the data of ``task``, as ``cfg`` says."""
 
     def __init__(self, cfg: FairseqConfig, task: FairseqTask, model: BaseFairseqModel, criterion: nn.Module) -> None:

@@ -19,9 +19,9 @@ from fairseq.checkpoint.reader import (
     load_pretrained_component_from_model,
     read,
     save_ema_as_checkpoint,
-    torch_persistent_save,
     upgrade_state,
 )
+from fairseq.compat.utils import torch_persistent_save
 from fairseq.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ _OLD = OUT_OF_SCOPE["model"]
 ATTENTION_BACKENDS = ("auto", "eager", "sdpa", "flex", "fused", "triton")
 EXTENSIONS = ("tile", "interpolate")
 POOLINGS = ("first", "mean", "masked_mean")
-ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "silu", "tanh", "linear")
+ACTIVATIONS = ("relu", "gelu", "gelu_fast", "gelu_accurate", "relu_squared", "silu", "swish", "tanh", "linear")
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,8 @@ Legend: B batch, T tokens, C channels, L layers, V vocabulary.
 
 from __future__ import annotations
 
+import argparse
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from fairseq.data.batching import collate_tokens
 from fairseq.data.encoders import build_bpe
 from fairseq.data.encoders.fit import Unknowns, encoder_misfit
 from fairseq.data.wrappers import ListDataset
+from fairseq.dataclass.flat import flat_namespace
 from fairseq.errors import ConfigError, DataError, NonFiniteError, OutOfScopeError
 from fairseq.finetune.sentences import input_dataset
 from fairseq.finetune.spans import Answer
@@ -74,6 +77,11 @@ class RobertaHubInterface(nn.Module):
     @property
     def device(self) -> torch.device:
         return self._float_tensor.device
+
+    @functools.cached_property
+    def args(self) -> argparse.Namespace:
+        """The configuration, flat, as converters of the original's checkpoints and old plugins read it."""
+        return flat_namespace(self.cfg)
 
     # Text and ids
 
