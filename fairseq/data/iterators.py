@@ -76,6 +76,23 @@ class CountingIterator:
             next(self)
         return self
 
+    @property
+    def position(self) -> int:
+        """The next element's place among those of all shards; `end` is the place after the last one."""
+        return self.n
+
+    @property
+    def end(self) -> int:
+        return self.total
+
+    def take_group(self, size: int) -> list[Any]:
+        """Those of the next ``size`` elements of all shards that belong to this one."""
+        return list(itertools.islice(self, size))
+
+    def finish(self) -> None:
+        """Leave out what is left."""
+        self.take(self.n)
+
     def take(self, n: int) -> CountingIterator:
         """End at position ``n`` at the latest; the source is told, so that it does not read ahead beyond that."""
         self.total = min(self.total, n)
@@ -114,8 +131,9 @@ def _groups(iterable: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 class GrowingGroups(CountingIterator):
-    """Lists of ``size(updates())`` elements of ``iterable``: the micro-batches of an update, more of them as training goes on.
+    """This shard's part of groups of ``size(updates())`` batches of all shards: more of them as training goes on.
 
+    What an update reads does not depend on the number of shards; a shard may have one batch less than another, or none.
     ``n`` and ``total`` follow from the sizes of the updates before and after; should an update be skipped, so that a size
     is used twice, they are estimates, and only `has_next` is exact. The last group may be shorter; with
     ``skip_remainder_batch`` it is left out.
@@ -130,23 +148,81 @@ class GrowingGroups(CountingIterator):
     ) -> None:
         self._batches, self._whole = iterable, skip_remainder_batch
         self._next_size = lambda: size(updates())
-        before = _count_groups(iterable.n, (size(max(update, 0)) for update in itertools.count(updates() - 1, -1)))
-        left = iterable.total - iterable.n
+        before = _count_groups(
+            iterable.position, (size(max(update, 0)) for update in itertools.count(updates() - 1, -1))
+        )
+        left = iterable.end - iterable.position
         super().__init__(
             self._groups(), start=before, total=before + _count_groups(left, map(size, itertools.count(updates())))
         )
 
     def _groups(self) -> Iterator[list[Any]]:
         while self.has_next():
-            yield list(itertools.islice(self._batches, self._next_size()))
+            yield self._batches.take_group(self._next_size())
 
     def has_next(self) -> bool:
-        return self._batches.total - self._batches.n >= (self._next_size() if self._whole else 1)
+        if self._batches.end - self._batches.position >= (self._next_size() if self._whole else 1):
+            return True
+        self._batches.finish()  # so that the epoch is over for the iterator below too
+        return False
 
 
 def _count_groups(elements: int, sizes: Iterable[int]) -> int:
     """How many groups of ``sizes`` it takes for ``elements``."""
     return next(count for count, covered in enumerate(itertools.accumulate(sizes, initial=0)) if covered >= elements)
+
+
+class ShardBatches(CountingIterator):
+    """Every ``num_shards``-th batch of an epoch from position ``first`` on, counted from ``shard_id``.
+
+    Args:
+        iterable: the batches of this shard, an empty one where the last row is not full.
+        first, end: positions among the batches of all shards: of the first one, and after the last one.
+        whole_rows: do without the last row (a batch for each shard) unless it is full.
+
+    It is read row by row, or in groups that share out any number of batches (`take_group`), not both.
+    """
+
+    def __init__(
+        self, iterable: Any, first: int, end: int, num_shards: int, shard_id: int, whole_rows: bool = False
+    ) -> None:
+        start = ceil_div(first, num_shards)
+        rows = (end - first) // num_shards if whole_rows else ceil_div(end - first, num_shards)
+        super().__init__(iterable, start=start, total=start + rows)
+        self._start, self._first, self._end = start, first, end
+        self._shards, self._shard = num_shards, shard_id
+        self._grouped: int | None = None  # the position after the last group
+
+    @property
+    def position(self) -> int:
+        if self._grouped is not None:
+            return self._grouped
+        return min(self._first + (self.n - self._start) * self._shards, max(self._end, self._first))
+
+    @property
+    def end(self) -> int:
+        return self._end
+
+    def has_next(self) -> bool:
+        return super().has_next() if self._grouped is None else self._grouped < self._end
+
+    def take_group(self, size: int) -> list[Any]:
+        begin = self.position
+        stop = min(begin + size, self._end)
+        self._grouped = begin
+        group = list(itertools.islice(self, self._before(stop) - self._before(begin)))
+        self._grouped = stop
+        if not self.has_next():
+            self._itr = iter(())
+        return group
+
+    def _before(self, position: int) -> int:
+        """The number of batches of this shard before ``position``."""
+        return max(0, ceil_div(position - self._first - self._shard, self._shards))
+
+    def finish(self) -> None:
+        self._grouped = self._end
+        self._itr = iter(())
 
 
 class ShardedIterator(CountingIterator):
@@ -212,8 +288,9 @@ class EpochBatchIterator(EpochBatchIterating):
             the first epoch that starts here (so that a curriculum never begins to shuffle).
         persistent_workers: keep the workers; they are told the epoch with every batch.
 
-    State: ``{"version": 2, "epoch", "iterations_in_epoch", "shuffle"}``, where iterations are batches of this shard,
-    before grouping by update_freq (and ``fix_batches_to_gpus`` when it is on).
+    State: ``{"version": 2, "epoch", "iterations_in_epoch", "shuffle"}``, where iterations are batches of a shard, before
+    grouping by update_freq (and ``fix_batches_to_gpus`` when it is on); with several shards also ``batches_in_epoch``,
+    those of all shards, which is where any other number of shards continues.
     """
 
     def __init__(
@@ -334,15 +411,24 @@ class EpochBatchIterator(EpochBatchIterating):
         iterator = self._current if self._pending is None else self._pending
         return 0 if iterator is None else iterator.n
 
+    @property
+    def batches_in_epoch(self) -> int:
+        """Batches of all shards before the next one."""
+        iterator = self._current if self._pending is None else self._pending
+        return 0 if iterator is None else iterator.position
+
     def state_dict(self) -> dict[str, Any]:
         """Position to continue from; at the end of an epoch, the beginning of the next one."""
         finished = self._pending is None and self.end_of_epoch()
+        position = 0 if finished else self.batches_in_epoch
         state: dict[str, Any] = {
             "version": 2,
             "epoch": self.epoch + 1 if finished else self.epoch,
-            "iterations_in_epoch": 0 if finished else self.iterations_in_epoch,
+            "iterations_in_epoch": ceil_div(position, self.num_shards),
             "shuffle": self.shuffle,
         }
+        if self.num_shards > 1 and position > 0:
+            state["batches_in_epoch"] = position
         if self.fix_batches_to_gpus:
             state["fix_batches_to_gpus"] = True
         return state
@@ -350,13 +436,14 @@ class EpochBatchIterator(EpochBatchIterating):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from there; nothing is read before the first batch is asked for.
 
-        Raises CheckpointError when the epoch has no such batch (other data, batch size or number of workers).
+        A state without ``batches_in_epoch`` is that of as many shards as there are here. Raises CheckpointError when the
+        epoch has no such batch (other data or batch size).
         """
         self.epoch = state_dict["epoch"]
         self._current = self._pending = None
         if callable(self.batch_sampler):
             self._frozen_batches = None
-        offset = state_dict.get("iterations_in_epoch", 0)
+        offset = state_dict.get("batches_in_epoch", state_dict.get("iterations_in_epoch", 0) * self.num_shards)
         if offset <= 0:
             return
         self.shuffle = state_dict.get("shuffle", True) and not self.disable_shuffling
@@ -370,16 +457,17 @@ class EpochBatchIterator(EpochBatchIterating):
             return
         raise CheckpointError(
             f"Cannot resume training due to dataloader mismatch: the checkpoint has consumed {offset} batches of epoch "
-            f"{self.epoch}, but that epoch now has {len(self)}; restore data, batch size and number of processes, or "
+            f"{self.epoch}, but that epoch now has {len(self.frozen_batches)}; restore data and batch size, or "
             "start the epoch anew with `--reset-dataloader`"
         )
 
-    def _epoch_iterator(self, offset: int) -> CountingIterator | None:
-        """The epoch's batches of this shard from ``offset`` on; None when there are no more than that."""
+    def _epoch_iterator(self, first: int) -> CountingIterator | None:
+        """This shard's batches of the epoch from position ``first`` of all on; None when there are no more than that."""
         order = self._order()
-        if 0 < offset >= len(order):
+        if 0 < first >= len(order):
             return None
-        batches = OrderedBatches(self.frozen_batches, order[offset:])
+        end = max(len(order) - self.skip_remainder_batch, first)
+        batches = OrderedBatches(self.frozen_batches, self._own(order, first, end))
         if self._loader is None or not self.persistent_workers:
             self._loader = BatchLoader(
                 self.dataset,
@@ -392,26 +480,29 @@ class EpochBatchIterator(EpochBatchIterating):
         reading: Any = Reading(self._loader, batches)
         if self.buffer_size > 0:
             reading = BufferedIterator(self.buffer_size, reading)
-        iterator = CountingIterator(reading, start=offset)
-        if self.skip_remainder_batch:
-            iterator.take(max(len(iterator) - 1, offset))
-        return iterator
+        return ShardBatches(reading, first, end, self.num_shards, self.shard_id, self.skip_remainder_batch)
+
+    @property
+    def _fixed(self) -> bool:
+        return self._supports_prefetch and self.fix_batches_to_gpus
 
     def _order(self) -> np.ndarray:
-        """Positions of this shard's batches in this epoch, from the first one on."""
-        fixed = self._supports_prefetch and self.fix_batches_to_gpus
-        order = epoch_order(
-            len(self.frozen_batches),
-            self.seed,
-            self.epoch,
-            self.shuffle and not fixed,
-            self.num_shards,
-            self.grouped_shuffling,
+        """The batches of all shards in this epoch, by position."""
+        shuffle = self.shuffle and not self._fixed
+        return epoch_order(
+            len(self.frozen_batches), self.seed, self.epoch, shuffle, self.num_shards, self.grouped_shuffling
         )
-        own = shard_order(order, self.num_shards, self.shard_id)
+
+    def _own(self, order: np.ndarray, first: int, end: int) -> np.ndarray:
+        """Which batches this shard reads, in order."""
+        if self._fixed:
+            own = shard_order(order, self.num_shards, self.shard_id)
+            if self.shuffle:
+                own = own[epoch_order(len(own), self.seed + self.shard_id, self.epoch, True)]
+            own = own[ceil_div(first, self.num_shards) :]
+        else:
+            own = shard_order(order[first:end], self.num_shards, self.shard_id)
         if self._supports_prefetch:
             batches = OrderedBatches(self.frozen_batches, own)
             self.dataset.prefetch(np.concatenate([np.empty(0, np.int64), *map(np.asarray, batches)]).astype(np.int64))
-        if self.shuffle and fixed:
-            own = own[epoch_order(len(own), self.seed + self.shard_id, self.epoch, True)]
         return own

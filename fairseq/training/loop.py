@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trac
 
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.dataclass.state import config_to_state
+from fairseq.distributed import utils as distributed
 from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
@@ -61,10 +62,12 @@ def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: s
         most += 1  # as the original evaluates, so that validation values stay comparable
     # A new root, so that nothing of the pass leaks into the training meters.
     with metrics.aggregate(new_root=True, collect=True) as meters:
-        for i, sample in enumerate(progress):
-            if most is not None and i >= most:
+        for row, sample in enumerate(progress):
+            first = row * distributed.get_data_parallel_world_size()
+            if most is not None and first >= most:
                 break
-            trainer.valid_step(sample)
+            # The limit is one on the batches of all processes: the last row may have some for a few of them only.
+            trainer.valid_step(sample if most is None or first + distributed.get_data_parallel_rank() < most else None)
     stats = meters.get_smoothed_values()
     stats["num_updates"] = trainer.get_num_updates()
     metric, best = cfg.checkpoint.best_checkpoint_metric, trainer.store.best
@@ -195,13 +198,17 @@ def train_epoch(
 
 
 def update_groups(cfg: FairseqConfig, trainer: Trainer, epoch: int, batches: CountingIterator) -> CountingIterator:
-    """``batches`` in lists, one for each update: update_freq of them, or fewer in the beginning (batch_ramp_updates)."""
+    """``batches`` in lists, one for each update: update_freq of them, or fewer in the beginning (batch_ramp_updates).
+
+    An update reads update_freq batches per process. While it grows it reads a fraction of those of all processes, so that
+    its batches depend on the product alone.
+    """
     schedule, ramp = cfg.optimization.update_freq, cfg.optimization.batch_ramp_updates
     whole = cfg.optimization.skip_remainder_batch
     update_freq = schedule[min(epoch, len(schedule)) - 1]
 
     def ramped(updates: int) -> int:
-        return max(1, math.ceil(update_freq * min(updates / ramp, 1.0)))
+        return max(1, math.ceil(update_freq * distributed.get_data_parallel_world_size() * min(updates / ramp, 1.0)))
 
     if not ramp:
         groups: CountingIterator = GroupedIterator(batches, update_freq, skip_remainder_batch=whole)

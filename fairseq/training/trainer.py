@@ -44,6 +44,7 @@ from fairseq.training.run_state import (
     Resets,
     StatefulPart,
     check_same,
+    count_batches,
     from_checkpoint,
 )
 from fairseq.tree import map_tensors
@@ -299,7 +300,7 @@ class Trainer:
             torch.cuda.empty_cache()
 
     @metrics.aggregate("valid")
-    def valid_step(self, sample: dict[str, Any]) -> Mapping[str, Any]:
+    def valid_step(self, sample: dict[str, Any] | None) -> Mapping[str, Any]:
         """Evaluate one batch and log its statistics."""
         self.model.eval()
         self.criterion.eval()
@@ -421,7 +422,9 @@ class Trainer:
             for part in self.parts(filename, optimizer_overrides):
                 if part.name in states:
                     part.load(states[part.name])
-            epoch = checkpoint["extra_state"]["train_iterator"]["epoch"]
+            position = checkpoint["extra_state"]["train_iterator"]
+            epoch = position["epoch"]
+            count_batches(position, checkpoint)
         except MisfitError as error:
             hint = other_variants(checkpoint.get("cfg"), self.cfg.model)
             raise CheckpointError(misfit(self.cfg.model, checkpoint, filename) or f"{error}{hint}") from error
