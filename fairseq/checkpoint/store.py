@@ -138,6 +138,10 @@ class CheckpointStore:
         """Ties count."""
         return value >= than if self.cfg.maximize_best_checkpoint_metric else value <= than
 
+    def note(self, val_loss: float | None) -> None:
+        """As `save`, for a process that does not write: it has the same best value."""
+        self.best = self._best_with(val_loss)
+
     def _best_with(self, val_loss: float | None) -> float | None:
         if val_loss is None or math.isnan(val_loss):
             return self.best

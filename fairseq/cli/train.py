@@ -14,14 +14,24 @@ if TYPE_CHECKING:
 
 def main(cfg: FairseqConfig | argparse.Namespace) -> float | None:
     """Train as ``cfg`` says (a configuration, or the flags that ``fairseq-train`` parsed)."""
-    cfg = set_up(cfg)
-    # Imported here so that --help and mistakes on the command line do not wait for torch.
     from fairseq.distributed.utils import call_main
-    from fairseq.logging.setup import configure_logging
+
+    return call_main(set_up(cfg), train_here)
+
+
+def train_here(cfg: FairseqConfig) -> float | None:
+    """In one of the processes of the run: train."""
+    set_up(cfg)
+    # Imported here so that --help and mistakes on the command line do not wait for torch.
+    from fairseq.distributed.group import is_master
+    from fairseq.logging.setup import configure_logging, log_warnings_only
     from fairseq.training.run import train
 
-    configure_logging(cfg.common.log_file)
-    return call_main(cfg, train)
+    if is_master(cfg.distributed_training):
+        configure_logging(cfg.common.log_file)
+    else:
+        log_warnings_only()
+    return train(cfg)
 
 
 def cli_main(

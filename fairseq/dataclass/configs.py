@@ -237,11 +237,27 @@ def _local_rank() -> int:
     return int(value) if value.isdigit() else 0
 
 
+def visible_gpus() -> int:
+    """GPUs that this process may use, as far as that can be told without their driver; 1 where there are none."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        names = [name.strip() for name in chosen.split(",")]
+        return max(1, len(names if "-1" not in names else names[: names.index("-1")]))
+    return max(1, sum(name.startswith("nvidia") and name[6:].isdigit() for name in _devices()))
+
+
+def _devices() -> list[str]:
+    try:
+        return os.listdir("/dev")
+    except OSError:
+        return []
+
+
 @dataclass(kw_only=True)
 class DistributedTrainingConfig(FairseqDataclass):
     """Processes, their rendezvous and how gradients and parameters are spread over them."""
 
-    distributed_world_size: int = option(1, "processes that train together")
+    distributed_world_size: int = option(visible_gpus, "processes that train together (default: one per GPU)")
     distributed_num_procs: int | None = option(0, "processes to start on this machine (set by the launcher)")
     distributed_rank: int | None = option(0, "rank of this process")
     distributed_backend: str = option("nccl", "communication library")
@@ -250,14 +266,14 @@ class DistributedTrainingConfig(FairseqDataclass):
     device_id: int = option(_local_rank, "GPU of this process (default: LOCAL_RANK)", alias="--local_rank")
     distributed_no_spawn: bool = option(False, "start no processes even if there are several GPUs")
     ddp_backend: str = option("pytorch_ddp", "how gradients are averaged", choices=DDP_BACKENDS)
-    ddp_comm_hook: str = option("none", "compression of gradients on the wire", choices=("none", "fp16"))
+    ddp_comm_hook: str = option("none", "compression of gradients on the wire", choices=("none", "fp16", "bf16"))
     bucket_cap_mb: int = option(25, "megabytes of one gradient bucket")
     fix_batches_to_gpus: bool = option(False, "shuffle batches within a worker only, so that each keeps its data")
     find_unused_parameters: bool = option(False, "look for parameters without gradient in every update")
     gradient_as_bucket_view: bool = option(False, "let gradients be views of the buckets, to save memory")
     fast_stat_sync: bool = option(False, "accepted without effect (deprecated)")
     heartbeat_timeout: int = option(-1, "kill the job after this many seconds without progress (-1: never)")
-    broadcast_buffers: bool = option(False, "copy buffers from rank 0 at every update")
+    broadcast_buffers: bool = option(False, "accepted without effect (no buffers change in training)")
     slowmo_momentum: float | None = carried(None, SLOWMO)
     slowmo_base_algorithm: str = carried("localsgd", SLOWMO)
     localsgd_frequency: int = carried(3, SLOWMO)

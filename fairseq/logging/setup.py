@@ -56,6 +56,12 @@ def configure_logging(log_file: str | None = None, reset: bool = False) -> None:
         add_log_file(log_file)
 
 
+def log_warnings_only() -> None:
+    """On the processes of a run that leave it to the first one to tell how it goes."""
+    configure_logging()
+    logging.getLogger().setLevel(max(logging.WARNING, log_level()))
+
+
 def add_log_file(path: str) -> None:
     """Append the messages of the statistics and training loggers to ``path``; once, however often it is called.
 

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trac
 
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.dataclass.state import config_to_state
-from fairseq.distributed import utils as distributed
+from fairseq.distributed import group as distributed
 from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
@@ -50,8 +50,9 @@ def validate(cfg: FairseqConfig, trainer: Trainer, epoch: int, subsets: list[str
     for position, subset in enumerate(subsets):
         logger.info('begin validation on "%s" subset', subset)
         stats = _validate_subset(cfg, trainer, epoch, subset, track_best=position == 0)
-        values.append(_metric(stats, cfg.checkpoint.best_checkpoint_metric))
-    return values
+        first = distributed.get_data_parallel_rank() == 0  # the one that sees everything decides
+        values.append(_metric(stats, cfg.checkpoint.best_checkpoint_metric) if first else math.nan)
+    return list(distributed.of_first(values))
 
 
 def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: str, track_best: bool) -> dict[str, Any]:
@@ -268,8 +269,8 @@ def _reached_limit(cfg: FairseqConfig, trainer: Trainer, num_updates: int) -> bo
             "Stopping training due to num_updates: %d >= max_update: %d", num_updates, cfg.optimization.max_update
         )
         return True
-    hours = trainer.cumulative_training_time() / 3600
-    if cfg.optimization.stop_time_hours > 0 and hours > cfg.optimization.stop_time_hours:
+    if trainer.peers.agreed("time_up"):
+        hours = trainer.cumulative_training_time() / 3600
         logger.info(
             "Stopping training due to cumulative_training_time: %s > stop_time_hours: %s hour(s)",
             hours,

@@ -21,6 +21,7 @@ from fairseq.optim import precision
 from fairseq.tasks import setup_task
 from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
 from fairseq.training.loop import train_epochs
+from fairseq.training.peers import check_section
 from fairseq.training.run_state import Resets
 from fairseq.training.trainer import Trainer
 
@@ -65,6 +66,7 @@ def _train(cfg: FairseqConfig) -> float | None:
     _, epoch_itr = load_checkpoint(
         cfg.checkpoint, trainer, disable_iterator_cache=task.has_sharded_data(cfg.dataset.train_subset)
     )
+    trainer.peers.check_start(model, (trainer.get_num_updates(), epoch_itr.next_epoch_idx, epoch_itr.batches_in_epoch))
     if cfg.optimization.max_update and trainer.get_num_updates() >= cfg.optimization.max_update:
         logger.info("nothing to do: %d updates are done already", trainer.get_num_updates())
         return None
@@ -103,6 +105,7 @@ def check(cfg: FairseqConfig) -> None:
         raise ConfigError(f"update_freq must be at least 1, but is {list(cfg.optimization.update_freq)}")
     if cfg.optimization.batch_ramp_updates < 0:
         raise ConfigError(f"batch_ramp_updates must not be negative, but is {cfg.optimization.batch_ramp_updates}")
+    check_section(cfg.distributed_training)
     if cfg.criterion is None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
     if cfg.optimizer is None:

@@ -11,20 +11,20 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.schema import build_state
 from fairseq.checkpoint.store import CheckpointStore
 from fairseq.dataclass.slots import other_variants
 from fairseq.dataclass.state import config_to_state
-from fairseq.distributed import utils as distributed
+from fairseq.distributed import group as distributed
 from fairseq.errors import CheckpointError, NonFiniteError, TrainingError
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
@@ -39,6 +39,7 @@ from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.compilation import compile_layers
 from fairseq.training.inherited import keep_bpe, misfit
 from fairseq.training.nan_detector import first_bad_tensor
+from fairseq.training.peers import Accumulated, Alone, OutOfMemoryError, Together
 from fairseq.training.run_state import (
     EarlyStop,
     Resets,
@@ -56,23 +57,6 @@ if TYPE_CHECKING:
     from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(TRAIN_LOGGER)
-
-
-@dataclass
-class Accumulated:
-    """What the micro-batches of one update left behind."""
-
-    loss: Tensor | float = 0.0
-    """Sum of the losses (nats), detached."""
-    sample_size: Tensor | float = 0.0
-    """What the loss is divided by (masked tokens)."""
-    logging_outputs: list[dict[str, Any]] = field(default_factory=list)
-
-    def divisor(self) -> Tensor | float:
-        """``sample_size``, but 1 for an update without targets, which has no loss and no gradient to divide."""
-        if isinstance(self.sample_size, Tensor):
-            return torch.where(self.sample_size == 0, 1, self.sample_size)
-        return self.sample_size or 1.0
 
 
 class Trainer:
@@ -101,6 +85,7 @@ class Trainer:
         self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
         self.ema = self._build_ema() if cfg.ema.store_ema else None
+        self.peers = self._meet_peers()
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -115,6 +100,18 @@ class Trainer:
     def _build_ema(self) -> EMA:
         seed = self.cfg.ema.ema_seed_model
         return EMA(self.model, self.cfg.ema, seed_state=read(seed, with_config=False)["model"] if seed else None)
+
+    def _meet_peers(self) -> Alone:
+        section = self.cfg.distributed_training
+        if distributed.get_data_parallel_world_size() == 1:
+            return Alone(self._wishes)
+        summable = self.task.logging_outputs_can_be_summed(self.criterion)
+        return Together(self.model, self.criterion, section, summable, self._wishes)
+
+    def _wishes(self) -> dict[str, bool]:
+        """What this process would do now; all processes do it when one wishes it."""
+        hours = self.cfg.optimization.stop_time_hours
+        return {"time_up": 0 < hours < self.cumulative_training_time() / 3600}
 
     # ---- where we are -------------------------------------------------------------------------------------------
 
@@ -194,8 +191,12 @@ class Trainer:
             total = self._accumulate(samples)
             if total is None:
                 return None
+            total = self.peers.add_up(total)
             try:
                 grad_norm = self._apply_gradient(total)
+            except OutOfMemoryError:
+                self.optimizer.zero_grad()
+                return None
             except OverflowError as overflow:
                 logger.info("NOTE: gradient overflow detected, ignoring gradient, %s", overflow)
                 self.optimizer.zero_grad()
@@ -209,8 +210,11 @@ class Trainer:
         return None
 
     def set_seed(self) -> None:
-        """Seed torch from the run's seed and the update, so that a resumed run repeats dropout exactly."""
-        torch.manual_seed(self.cfg.common.seed + self._num_updates)
+        """Seed torch from the run's seed and the update, so that a resumed run repeats dropout exactly.
+
+        Deviation from the original: processes draw other dropout masks than the first one, not the same again.
+        """
+        torch.manual_seed(self.cfg.common.seed + self._num_updates + (distributed.get_data_parallel_rank() << 40))
 
     def _begin_update(self) -> None:
         self.set_seed()
@@ -222,7 +226,7 @@ class Trainer:
     def _accumulate(self, samples: Iterable[dict[str, Any]]) -> Accumulated | None:
         """Forward and backward of every micro-batch; None when the device ran out of memory: the update is dropped."""
         total = Accumulated()
-        for sample in samples:
+        for sample in self.peers.each(samples):
             batch, is_dummy = self.prepare_sample(sample)
             try:
                 loss, sample_size, logging_output = self.task.train_step(
@@ -234,16 +238,29 @@ class Trainer:
                     ignore_grad=is_dummy,
                 )
             except torch.cuda.OutOfMemoryError as error:
-                logger.warning("out of memory (%s); this update is skipped", error)
-                self.optimizer.zero_grad()
-                torch.cuda.empty_cache()
-                return None
+                if not self._survives(error, batch):
+                    return None
+                total.out_of_memory = True
+                break
             if is_dummy:  # an empty shard takes part in the update with no weight
+                total.dummy = logging_output
                 continue
             total.loss = total.loss + loss.detach()
             total.sample_size = total.sample_size + sample_size
             total.logging_outputs.append(logging_output)
         return total
+
+    def _survives(self, error: BaseException, batch: Mapping[str, Any]) -> bool:
+        """Drop the gradients of an update that needs too much memory; whether there are others to be told."""
+        shapes = {tuple(tensor.shape) for tensor in tree_leaves(batch) if torch.is_tensor(tensor) and tensor.dim() > 1}
+        what = f"out of memory in a batch of {' and '.join(map(str, sorted(shapes)))} ({error})"
+        advice = "lower --max-tokens or --batch-size and raise --update-freq"
+        if not self.peers.tolerates_gaps:
+            raise TrainingError(f"{what}; {advice}, or skip such updates with --ddp-backend legacy_ddp")
+        logger.warning("%s; this update is skipped; %s", what, advice)
+        self.optimizer.zero_grad()
+        torch.cuda.empty_cache()
+        return distributed.get_data_parallel_world_size() > 1
 
     def _apply_gradient(self, total: Accumulated) -> Tensor:
         """Divide the gradient by the sample size, clip it, step the optimizer; returns the norm before clipping.
@@ -251,11 +268,11 @@ class Trainer:
         Raises OverflowError when a scaled (fp16) gradient overflowed, NonFiniteError when loss or gradient are not
         finite, FloatingPointError when the loss scale has reached its minimum.
         """
-        self.optimizer.multiply_grads(1.0 / total.divisor())
+        self.optimizer.multiply_grads(self.peers.averaged / total.divisor())
         grad_norm = self.optimizer.clip_unread(self.cfg.optimization.clip_norm)
         # The only number that every update waits for (a GPU's step is on its way by then): a bad update must not touch
         # the weights. One number for both: inf - inf and nan propagate through the sum.
-        if not torch.isfinite(grad_norm + total.loss):
+        if not torch.isfinite(self.peers.read(grad_norm + total.loss, total)):
             self.optimizer.check_norm(grad_norm)
             raise NonFiniteError("the loss or the gradient is NaN or infinite")
         self.task.optimizer_step(self.optimizer, model=self.model, update_num=self._num_updates)
@@ -304,11 +321,13 @@ class Trainer:
         """Evaluate one batch and log its statistics."""
         self.model.eval()
         self.criterion.eval()
-        batch, is_dummy = self.prepare_sample(sample)
-        with torch.no_grad():
-            _, sample_size, logging_output = self.task.valid_step(batch, self.model, self.criterion)
-        total = Accumulated(0.0, 0.0 if is_dummy else sample_size, [] if is_dummy else [logging_output])
-        return self._log_stats(total, None)
+        total = Accumulated()
+        if sample:  # another process may have one more
+            batch, _ = self.prepare_sample(sample)
+            with torch.no_grad():
+                _, sample_size, logging_output = self.task.valid_step(batch, self.model, self.criterion)
+            total = Accumulated(0.0, sample_size, [logging_output])
+        return self._log_stats(self.peers.collect(total), None)
 
     def _log_stats(self, total: Accumulated, grad_norm: Tensor | None) -> Mapping[str, Any]:
         if grad_norm is not None:
@@ -437,6 +456,7 @@ class Trainer:
     def save_checkpoint(self, epoch_itr: EpochBatchIterator, val_loss: float | None) -> Path | None:
         """Write the files that are due now (``store`` decides which); returns the first one written."""
         if not self.is_data_parallel_master:
+            self.store.note(val_loss)
             return None
         return self.store.save(
             lambda: self.state_dict(epoch_itr.state_dict(), val_loss),

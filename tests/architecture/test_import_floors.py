@@ -12,8 +12,8 @@ from tests.architecture import source
 
 FLOORS = {
     **dict.fromkeys(("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "tree"), 0),
-    **dict.fromkeys(("dataclass", "config", "logging", "distributed", "ops"), 1),
-    **dict.fromkeys(("data", "modules", "optim", "checkpoint"), 2),
+    **dict.fromkeys(("dataclass", "config", "logging", "ops"), 1),
+    **dict.fromkeys(("data", "modules", "optim", "checkpoint", "distributed"), 2),
     "finetune": 3,
     **dict.fromkeys(("models", "criterions"), 4),
     **dict.fromkeys(("tasks", "interop"), 5),
