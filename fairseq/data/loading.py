@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import queue
+import signal
 import threading
 import time
 import weakref
@@ -51,6 +53,23 @@ class _Order:
         return ((epoch, batch) for batch in batches) if self.sends_epoch else iter(batches)
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """In a data worker: signals that a whole process group gets are for its parent, which tells it when to end."""
+    for name in ("SIGUSR1", "SIGHUP", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_for_parent, daemon=True).start()
+
+
+def _end_for_parent() -> None:
+    """On SIGTERM from the parent, which sends it where a worker does not end by itself."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 class BatchLoader:
     """A torch DataLoader that can be read again in another order.
 
@@ -82,6 +101,7 @@ class BatchLoader:
             # torch warns about pinned memory where there is no device to pin it for.
             pin_memory=torch.cuda.is_available(),
             timeout=timeout if num_workers > 0 else 0,
+            worker_init_fn=leave_signals_to_parent,
             persistent_workers=persistent_workers and num_workers > 0,
         )
 

@@ -186,6 +186,12 @@ class CheckpointConfig(FairseqDataclass):
         "checkpoint_last.pt",
         "checkpoint to continue from; the default looks in save_dir, a missing other file is an error",
     )
+    resume: str = option(
+        "auto",
+        "with the default of restore_file: continue from the newest good checkpoint, or from checkpoint_last only",
+        choices=("auto", "last"),
+        new=True,
+    )
     continue_once: str | None = option(None, "continue from this file unless save_dir already has a last checkpoint")
     finetune_from_model: str | None = option(None, "start from the weights of this checkpoint, nothing else of it")
     reset_dataloader: bool = option(False, "do not restore the position in the data")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
@@ -23,6 +23,7 @@ from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.registry import nearest
+from fairseq.training import signals
 from fairseq.training.batches import progress_of, subset_names
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: s
             first = row * distributed.get_data_parallel_world_size()
             if most is not None and first >= most:
                 break
+            signals.raise_dropped_interrupt()
+            if trainer.peers.agreed("interrupted"):
+                raise signals.InterruptedPass
             # The limit is one on the batches of all processes: the last row may have some for a few of them only.
             trainer.valid_step(sample if most is None or first + distributed.get_data_parallel_rank() < most else None)
     stats = meters.get_smoothed_values()
@@ -180,6 +184,7 @@ def train_epoch(
         with metrics.aggregate("train_inner"):
             updated = trainer.train_step(samples) is not None
         update_done()
+        signals.raise_dropped_interrupt()
         num_updates = trainer.get_num_updates()
         if updated and num_updates % cfg.common.log_interval == 0:
             progress.log(
@@ -187,6 +192,8 @@ def train_epoch(
             )
             metrics.reset_meters("train_inner")
         end_of_epoch = not groups.has_next()
+        if trainer.peers.agreed("interrupted"):
+            save_and_leave(trainer, epoch_itr)
         if updated or end_of_epoch:  # a skipped update changes nothing worth saving again
             values, should_stop = validate_and_save(cfg, trainer, epoch_itr, end_of_epoch)
         if should_stop:
@@ -252,11 +259,27 @@ def validate_and_save(
 def _validate(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> list[float]:
     try:
         return validate(cfg, trainer, epoch_itr.epoch, subset_names(cfg))
+    except signals.InterruptedPass:
+        save_and_leave(trainer, epoch_itr)
     except FairseqError:
         # A mistake in the validation data or settings must not cost the updates that were made.
         trainer.save_checkpoint(epoch_itr, None)
         trainer.store.wait()
         raise
+
+
+def save_and_leave(trainer: Trainer, epoch_itr: EpochBatchIterator) -> NoReturn:
+    """Save because of a signal, and end this process once the first one has written. A validation is not made up for."""
+    logger.info(
+        "%s: saving after %d updates, then ending with status %d; the same command goes on from there",
+        signals.received() or "a signal to another process",
+        trainer.get_num_updates(),
+        signals.INTERRUPTED,
+    )
+    trainer.save_checkpoint(epoch_itr, None, forced=True)
+    trainer.store.wait()
+    distributed.gather(None)
+    raise SystemExit(signals.INTERRUPTED)
 
 
 def _hits(num_updates: int, interval: int) -> bool:

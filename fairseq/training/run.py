@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fairseq.checkpoint.store import last_name
+from fairseq.checkpoint.reader import read
+from fairseq.checkpoint.store import last_name, resumable
 from fairseq.data import indexed_dataset
 from fairseq.dataclass.base import literal_dict
 from fairseq.dataclass.state import changed_settings, config_to_state
@@ -19,6 +20,7 @@ from fairseq.logging.setup import TRAIN_LOGGER, log_to_files
 from fairseq.ops import library
 from fairseq.optim import precision
 from fairseq.tasks import setup_task
+from fairseq.training import signals
 from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
 from fairseq.training.loop import train_epochs
 from fairseq.training.peers import check_section
@@ -36,7 +38,7 @@ logger = logging.getLogger(TRAIN_LOGGER)
 def train(cfg: FairseqConfig) -> float | None:
     """Run the training that ``cfg`` describes; returns the last validation value (None without validation)."""
     check(cfg)
-    with precision.tf32(cfg.common.tf32):
+    with signals.remembered(), precision.tf32(cfg.common.tf32):
         return _train(cfg)
 
 
@@ -167,7 +169,9 @@ def load_checkpoint(
     """
     path, resets = starting_point(cfg)
     overrides = literal_dict(cfg.optimizer_overrides, "--optimizer-overrides")
-    extra_state = trainer.load_checkpoint(path, resets, overrides)
+    own = resumable(cfg)
+    fallbacks = [other for other in own if other != path] if path in own else []
+    extra_state = trainer.load_checkpoint(path, resets, overrides, fallbacks)
     if extra_state is None or resets.dataloader:
         return extra_state, trainer.get_train_iterator(epoch=1, load_dataset=True, **iterator_args)
     position = extra_state["train_iterator"]
@@ -197,9 +201,9 @@ def starting_point(cfg: CheckpointConfig) -> tuple[str, Resets]:
                 f"from {cfg.save_dir}/{last_name()} when there is one and from scratch otherwise"
             )
         return path, resets
-    last = str(Path(cfg.save_dir) / last_name(suffix))
-    if PathManager.exists(last):
-        return last, resets
+    own = resumable(cfg)
+    if own:
+        return newest(own), resets
     if cfg.continue_once is not None:
         if not PathManager.exists(cfg.continue_once):
             raise CheckpointError(f"--continue-once {cfg.continue_once} does not exist")
@@ -211,4 +215,19 @@ def starting_point(cfg: CheckpointConfig) -> tuple[str, Resets]:
             "loading pretrained model from %s: optimizer, schedule, meters and data start anew", cfg.finetune_from_model
         )
         return cfg.finetune_from_model, Resets(True, True, True, True)
-    return last, resets
+    return str(Path(cfg.save_dir) / last_name(suffix)), resets
+
+
+def newest(paths: list[str]) -> str:
+    """Of checkpoints, the latest written one first, the one with the most updates; their times alone may mislead."""
+    last = next((path for path in paths if Path(path).name.startswith("checkpoint_last")), paths[0])
+    if last == paths[0]:
+        return last
+    return last if _updates(last) >= _updates(paths[0]) else paths[0]
+
+
+def _updates(path: str) -> int:
+    try:
+        return int(read(path, mmap=True, with_config=False)["optimizer_history"][-1]["num_updates"])
+    except (CheckpointError, LookupError, TypeError, ValueError):
+        return -1

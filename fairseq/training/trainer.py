@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from fairseq.optim.parameter_groups import freeze, scale_rates
+from fairseq.training import signals
 from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.compilation import compile_layers
 from fairseq.training.inherited import keep_bpe, misfit
@@ -111,7 +112,8 @@ class Trainer:
     def _wishes(self) -> dict[str, bool]:
         """What this process would do now; all processes do it when one wishes it."""
         hours = self.cfg.optimization.stop_time_hours
-        return {"time_up": 0 < hours < self.cumulative_training_time() / 3600}
+        time_up = 0 < hours < self.cumulative_training_time() / 3600
+        return {"time_up": time_up, "interrupted": signals.received() is not None}
 
     # ---- where we are -------------------------------------------------------------------------------------------
 
@@ -428,14 +430,27 @@ class Trainer:
         metrics.log_start_time("wall", priority=790, round=0)
 
     def load_checkpoint(
-        self, filename: str, resets: Resets | None = None, optimizer_overrides: Mapping[str, Any] | None = None
+        self,
+        filename: str,
+        resets: Resets | None = None,
+        optimizer_overrides: Mapping[str, Any] | None = None,
+        fallbacks: Sequence[str] = (),
     ) -> dict[str, Any] | None:
-        """Take over the parts in ``filename`` that ``resets`` leaves; returns its ``extra_state`` (None: no file)."""
+        """Take over the parts in ``filename`` that ``resets`` leaves; returns its ``extra_state`` (None: no file).
+
+        ``fallbacks`` are taken instead, in their order, when it is damaged.
+        """
         if not PathManager.exists(filename):
             logger.info("No existing checkpoint found %s", filename)
             return None
         logger.info("Preparing to load checkpoint %s", filename)
-        checkpoint = read(filename, with_config=False)
+        try:
+            checkpoint = read(filename, with_config=False)
+        except CheckpointError as error:
+            if not fallbacks:
+                raise
+            logger.warning("%s; going on from the one before, %s", error, fallbacks[0])
+            return self.load_checkpoint(fallbacks[0], resets, optimizer_overrides, fallbacks[1:])
         try:
             states = from_checkpoint(checkpoint, resets or Resets())
             for part in self.parts(filename, optimizer_overrides):
@@ -453,8 +468,10 @@ class Trainer:
         logger.info("Loaded checkpoint %s (epoch %d @ %d updates)", filename, epoch, self._num_updates)
         return checkpoint["extra_state"]
 
-    def save_checkpoint(self, epoch_itr: EpochBatchIterator, val_loss: float | None) -> Path | None:
-        """Write the files that are due now (``store`` decides which); returns the first one written."""
+    def save_checkpoint(
+        self, epoch_itr: EpochBatchIterator, val_loss: float | None, forced: bool = False
+    ) -> Path | None:
+        """Write the files that are due now, one at least if ``forced`` (``store`` decides); returns the first one."""
         if not self.is_data_parallel_master:
             self.store.note(val_loss)
             return None
@@ -464,6 +481,7 @@ class Trainer:
             self._num_updates,
             epoch_itr.end_of_epoch(),
             val_loss,
+            forced,
         )
 
     def state_dict(self, position: Mapping[str, Any], val_loss: float | None) -> dict[str, Any]:
