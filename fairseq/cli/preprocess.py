@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq.cli.common import bpe_settings, byte_progress, run_command
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 from fairseq.file_io import check_outputs
+from fairseq.locks import claimed
 from fairseq.logging.setup import log_to_files
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def main(args: argparse.Namespace) -> None:
 
     import_user_module(args)
     try:
-        _logged(args)
+        with claimed(args.destdir, "fairseq-preprocess", "wait for it, or choose another --destdir"):
+            _logged(args)
     except OSError as error:
         if isinstance(error, FairseqError):
             raise
@@ -91,7 +93,6 @@ def main(args: argparse.Namespace) -> None:
 
 def _logged(args: argparse.Namespace) -> None:
     """The work, with ``preprocess.log`` beside its results."""
-    os.makedirs(args.destdir, exist_ok=True)
     handler = logging.FileHandler(os.path.join(args.destdir, "preprocess.log"), encoding="utf-8")
     logger.addHandler(handler)
     try:

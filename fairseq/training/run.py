@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from fairseq.checkpoint.store import last_name, resumable
 from fairseq.data import indexed_dataset
 from fairseq.dataclass.base import literal_dict
 from fairseq.dataclass.state import changed_settings, config_to_state
+from fairseq.distributed import group as distributed
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import PathManager
+from fairseq.locks import claimed
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER, log_to_files
 from fairseq.ops import library
@@ -56,6 +59,20 @@ def _train(cfg: FairseqConfig) -> float | None:
 
     trainer = Trainer(cfg, task, model, criterion)
     trainer.store.verify_directory()
+    with own_directory(cfg.checkpoint):
+        return _train_from_here(cfg, trainer)
+
+
+def own_directory(cfg: CheckpointConfig) -> contextlib.AbstractContextManager[Any]:
+    """Hold ``save_dir``: two runs in one directory would mix their files."""
+    if cfg.no_save or distributed.get_global_rank() > 0:
+        return contextlib.nullcontext()
+    return claimed(cfg.save_dir, "fairseq-train", "wait for it, or choose another --save-dir")
+
+
+def _train_from_here(cfg: FairseqConfig, trainer: Trainer) -> float | None:
+    """Train from the checkpoint that there is."""
+    task, model = trainer.task, trainer.model
     logger.info("training on %s in %s precision", trainer.device, trainer.precision)
     if library.missing():  # pip shows no output of a build that succeeded, so the reader may not know
         logger.warning(

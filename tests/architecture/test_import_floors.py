@@ -11,7 +11,7 @@ from fairseq.compat.aliases import ALIASES
 from tests.architecture import source
 
 FLOORS = {
-    **dict.fromkeys(("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "tree"), 0),
+    **dict.fromkeys(("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "locks", "tree"), 0),
     **dict.fromkeys(("dataclass", "config", "logging", "ops"), 1),
     **dict.fromkeys(("data", "modules", "optim", "checkpoint", "distributed"), 2),
     "finetune": 3,

@@ -291,7 +291,14 @@ def test_background_errors_are_raised_once_and_logged(tmp_path, monkeypatch, cap
 def test_what_a_run_may_go_on_from(tmp_path):
     cfg = CheckpointConfig(save_dir=str(tmp_path))
     assert resumable(cfg) == []
-    written = ("checkpoint1.pt", "checkpoint_2_9.pt", "checkpoint_best.pt", "checkpoint_last.pt", "crash.pt", "x.pt.tmp")
+    written = (
+        "checkpoint1.pt",
+        "checkpoint_2_9.pt",
+        "checkpoint_best.pt",
+        "checkpoint_last.pt",
+        "crash.pt",
+        "x.pt.tmp",
+    )
     for age, name in enumerate(written):
         (tmp_path / name).write_bytes(b"")
         os.utime(tmp_path / name, (age, age))
