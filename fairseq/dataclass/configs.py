@@ -153,6 +153,9 @@ class OptimizationConfig(FairseqDataclass):
     max_update: int = option(0, "stop after this many updates (0: no limit)")
     stop_time_hours: float = option(0.0, "stop after this many hours of training, earlier runs included (0: no limit)")
     clip_norm: float = option(0.0, "clip the gradient to this norm (0: do not)")
+    skip_bad_updates: int = option(
+        0, "skip updates whose loss or gradient is not finite, but not more than this many in a row", new=True
+    )
     sentence_avg: bool = option(False, "accepted without effect on masked_lm, whose loss is per predicted token")
     update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
     batch_ramp_updates: int = option(

@@ -124,6 +124,8 @@ def check(cfg: FairseqConfig) -> None:
         raise ConfigError(f"update_freq must be at least 1, but is {list(cfg.optimization.update_freq)}")
     if cfg.optimization.batch_ramp_updates < 0:
         raise ConfigError(f"batch_ramp_updates must not be negative, but is {cfg.optimization.batch_ramp_updates}")
+    if cfg.optimization.skip_bad_updates < 0:
+        raise ConfigError(f"skip_bad_updates must not be negative, but is {cfg.optimization.skip_bad_updates}")
     check_section(cfg.distributed_training)
     if cfg.criterion is None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")

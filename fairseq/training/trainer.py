@@ -39,7 +39,7 @@ from fairseq.training import signals
 from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.compilation import compile_layers
 from fairseq.training.inherited import keep_bpe, misfit
-from fairseq.training.nan_detector import first_bad_tensor
+from fairseq.training.nan_detector import BadUpdates, first_bad_tensor
 from fairseq.training.peers import Accumulated, Alone, OutOfMemoryError, Together
 from fairseq.training.run_state import (
     EarlyStop,
@@ -81,6 +81,7 @@ class Trainer:
         self.optimizer_history: list[dict[str, Any]] = []
         self.early_stop = EarlyStop()
         self._num_updates = 0
+        self.bad_updates = BadUpdates(cfg.optimization.skip_bad_updates, cfg.checkpoint.save_dir)
         self._dummy_source: EpochBatchIterator | None = None
         self._start_time = time.time()
         self._previous_training_time = 0.0
@@ -205,6 +206,9 @@ class Trainer:
                 self._log_loss_scale()
                 continue
             except FloatingPointError as failure:
+                if self.bad_updates.skips(failure, self._num_updates + 1):
+                    self.optimizer.zero_grad()
+                    return None
                 error = self._explain(failure, samples, total)
                 self._save_crash()
                 raise error from None
@@ -284,20 +288,15 @@ class Trainer:
         self, failure: FloatingPointError, samples: Iterable[dict[str, Any]], total: Accumulated
     ) -> NonFiniteError:
         """The error for a diverged update: repeats the forward pass and names the first tensor that is not finite."""
-        update = f"update {self._num_updates + 1}"
-        if not isinstance(failure, NonFiniteError):  # the loss scale has reached its minimum
-            return NonFiniteError(f"{update}: {failure}")
         self.set_seed()  # the same dropout as in the update that failed
         batches = (self.prepare_sample(sample)[0] for sample in samples)
-        where = first_bad_tensor(self.model, self.criterion, batches) or "the gradient norm"
         loss = float(total.loss) / max(float(total.sample_size), 1.0)
-        return NonFiniteError(
-            f"{update}: the loss ({loss:g} nats) or the gradient is NaN or infinite; first bad tensor: {where}; "
-            f"the checkpoints in {self.cfg.checkpoint.save_dir} are as they were: "
-            "lower the learning rate, set --clip-norm, or look at this batch"
+        return self.bad_updates.error(
+            failure, self._num_updates + 1, loss, lambda: first_bad_tensor(self.model, self.criterion, batches)
         )
 
     def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> Mapping[str, Any]:
+        self.bad_updates.in_a_row = 0
         self.set_num_updates(self._num_updates + 1)
         if self.ema is not None:
             self.ema.step(self.model, self._num_updates)
