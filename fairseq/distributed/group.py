@@ -64,6 +64,11 @@ def is_master(cfg: Any) -> bool:
     return int(getattr(cfg, "distributed_rank", 0) or 0) == 0
 
 
+def longest_wait(section: Any) -> float:
+    """Seconds after which a process that makes no update ends the run; ``section`` is ``distributed_training``."""
+    return float(section.heartbeat_timeout if section.heartbeat_timeout > 0 else STALLED)
+
+
 def distributed_init(cfg: Any) -> int:
     """Meet the other processes as the section ``cfg.distributed_training`` says; returns this one's rank."""
     section = cfg.distributed_training
@@ -80,7 +85,7 @@ def distributed_init(cfg: Any) -> int:
         init_method=section.distributed_init_method,
         world_size=section.distributed_world_size,
         rank=section.distributed_rank,
-        timeout=timedelta(seconds=section.heartbeat_timeout if section.heartbeat_timeout > 0 else STALLED),
+        timeout=timedelta(seconds=2 * longest_wait(section) + 60),  # `watch` is first, and says more
     )
     _Place.rank, _Place.size = section.distributed_rank, section.distributed_world_size
     _Place.device = torch.device("cuda", section.device_id) if cuda else torch.device("cpu")

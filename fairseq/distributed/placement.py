@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairseq.dataclass.configs import visible_gpus
-from fairseq.distributed.group import distributed_init, leave
+from fairseq.distributed.group import distributed_init, leave, longest_wait
+from fairseq.distributed.watch import watched
 from fairseq.errors import ConfigError
 
 PORTS = range(20000, 60000)
@@ -51,7 +52,8 @@ def run_rank(cfg: Any, placement: Placement, main: Callable[..., Any], kwargs: M
     section.distributed_init_method = placement.address
     distributed_init(cfg)
     try:
-        return main(cfg, **kwargs)
+        with watched(longest_wait(section)):
+            return main(cfg, **kwargs)
     finally:
         leave()
 

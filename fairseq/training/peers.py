@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.distributed import group as distributed
+from fairseq.distributed import watch
 from fairseq.errors import CheckpointError, ConfigError
 
 Wishes = Callable[[], Mapping[str, bool]]
@@ -60,8 +61,8 @@ class Alone:
     def __init__(self, wishes: Wishes) -> None:
         self._wishes = wishes
 
-    def each(self, samples: Iterable[Any]) -> Iterable[Any]:
-        """``samples``, the micro-batches of an update, to be gone through."""
+    def each(self, samples: Iterable[Any], update: int) -> Iterable[Any]:
+        """``samples``, the micro-batches of ``update``, to be gone through."""
         return samples
 
     def add_up(self, total: Accumulated) -> Accumulated:
@@ -99,6 +100,7 @@ class Together(Alone):
         self._summable, self._bucket = summable, section.bucket_cap_mb << 20
         self._device = next(model.parameters()).device
         self._replica: Any = None
+        self._update = 0
         self._own = [p for p in criterion.parameters() if p.requires_grad]
         self._agreed: dict[str, bool] = dict.fromkeys(wishes(), False)
         if section.ddp_backend in ("c10d", "pytorch_ddp"):
@@ -112,8 +114,10 @@ class Together(Alone):
             for parameter in criterion.parameters():
                 torch.distributed.broadcast(parameter, 0)
 
-    def each(self, samples: Iterable[Any]) -> Iterator[Any]:
+    def each(self, samples: Iterable[Any], update: int) -> Iterator[Any]:
         """As ever; gradients are communicated with the last one only. A process without any has an empty one."""
+        watch.mark(update)
+        self._update = update
         batches = list(samples) or [None]
         for position, sample in enumerate(batches, start=1):
             if self._replica is not None:
@@ -144,6 +148,7 @@ class Together(Alone):
         return torch.tensor(value)
 
     def collect(self, total: Accumulated) -> Accumulated:
+        watch.mark(self._update)
         wishes = dict(self._wishes())
         found = distributed.gather((total.sample_size, [_told(output) for output in total.logging_outputs], wishes))
         self._agreed = {name: any(wish[name] for _, _, wish in found) for name in self._agreed}

@@ -232,7 +232,7 @@ class Trainer:
     def _accumulate(self, samples: Iterable[dict[str, Any]]) -> Accumulated | None:
         """Forward and backward of every micro-batch; None when the device ran out of memory: the update is dropped."""
         total = Accumulated()
-        for sample in self.peers.each(samples):
+        for sample in self.peers.each(samples, self._num_updates + 1):
             batch, is_dummy = self.prepare_sample(sample)
             try:
                 loss, sample_size, logging_output = self.task.train_step(

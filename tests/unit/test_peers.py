@@ -1,5 +1,8 @@
 """Two processes, started once, tell each other values, average gradients and agree; this one checks the results."""
 
+import os
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +10,7 @@ import torch
 from torch import nn
 
 from fairseq.dataclass.configs import DistributedTrainingConfig
-from fairseq.distributed import group
+from fairseq.distributed import group, watch
 from fairseq.distributed.placement import Placement, free_port
 from fairseq.distributed.processes import run_processes
 from fairseq.distributed.utils import all_gather_list, all_reduce_dict, broadcast_object
@@ -60,7 +63,7 @@ def trained(cfg, backend):
     optimizer = adam(model)
     before = peers.agreed("time_up")
     total = Accumulated()
-    for rows in peers.each([[row] for row in ROWS[rank]]):
+    for rows in peers.each([[row] for row in ROWS[rank]], 1):
         loss = model(torch.tensor(rows))
         optimizer.backward(loss)
         total.loss, total.sample_size = total.loss + loss.detach(), total.sample_size + 1
@@ -173,9 +176,7 @@ def failing(cfg):
 
 def killed(cfg):
     if group.get_global_rank() == 1:
-        import os
-
-        os.kill(os.getpid(), 9)
+        os.kill(os.getpid(), signal.SIGKILL)
     group.gather(None)
 
 
@@ -189,6 +190,46 @@ def killed(cfg):
 def test_the_one_that_failed_is_named(main, error, message):
     with pytest.raises(error, match=message):
         run(main, configuration())
+
+
+def stalling(cfg):
+    watch.mark(3)
+    if group.get_global_rank() == 1:
+        time.sleep(100)
+    group.gather(None)
+
+
+def stopped(cfg):
+    watch.mark(3)
+    if group.get_global_rank() == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    group.gather(None)
+
+
+@pytest.mark.parametrize(
+    "main, message",
+    [
+        (stalling, "no progress for 4 seconds: process 1 of 2 is at update 3 in stalling, "),
+        (stopped, "no progress for 4 seconds: process 1 of 2 does not answer"),
+    ],
+)
+def test_the_one_that_does_not_go_on_is_named(main, message, capfd):
+    with pytest.raises(TrainingError, match="process 0 of 2 failed|process 1 of 2 failed"):
+        run(main, configuration(heartbeat_timeout=4))
+    assert message in capfd.readouterr().err
+
+
+def test_who_is_to_blame():
+    def signs(*updates, count=1, waits=(True, True, True)):
+        places = enumerate(zip(updates, waits, strict=True))
+        return {rank: watch.Sign(count, update, f"line {rank}", wait) for rank, (update, wait) in places}
+
+    later = signs(4, 3, 4, count=2)
+    assert watch.blame(3, signs(4, 3, 4), later) == ("process 1 of 3 is at update 3 in line 1", [0, 1, 2])
+    busy = signs(4, 4, 4, count=2, waits=(True, True, False))
+    assert watch.blame(3, signs(4, 4, 4), busy)[0] == "process 2 of 3 is at update 4 in line 2"
+    silent = {**signs(4, 4, 4, count=2), 0: signs(4, 4, 4)[0]}
+    assert watch.blame(3, signs(4, 4, 4), silent) == ("process 0 of 3 does not answer", [1, 2])
 
 
 @pytest.mark.parametrize("options", [{"ddp_backend": "fully_sharded"}, {"zero_sharding": "os"}])
