@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import logging.config
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from fairseq.errors import ConfigError
 
@@ -45,11 +48,15 @@ def log_to_files(logger: logging.Logger, message: object) -> None:
             handler.handle(record)
 
 
-def configure_logging(log_file: str | None = None, reset: bool = False) -> None:
+def configure_logging(
+    log_file: str | None = None, reset: bool = False, job_logging: Mapping[str, Any] | None = None
+) -> None:
     """Log to stdout in the commands' format, unless the root logger has handlers already (hydra, a test).
 
-    ``reset`` removes those handlers first (``common.reset_logging``). ``log_file``: see `add_log_file`.
+    ``job_logging``: hydra's own settings, for a process that hydra did not start. ``reset`` removes those handlers first (``common.reset_logging``). ``log_file``: see `add_log_file`.
     """
+    if job_logging is not None and not logging.root.handlers:
+        logging.config.dictConfig(dict(job_logging))
     handlers = [_AboveBars(sys.stdout)]
     logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), handlers=handlers, force=reset)
     if log_file:

@@ -182,6 +182,8 @@ def replicate(model: nn.Module, section: Any) -> Any:
         find_unused_parameters=section.find_unused_parameters,
         gradient_as_bucket_view=section.gradient_as_bucket_view,
     )
+    if section.ddp_comm_hook == "bf16" and next(model.parameters()).device.type != "cuda":
+        raise ConfigError("--ddp-comm-hook bf16 needs NCCL and CUDA; on the CPU there is fp16")
     if section.ddp_comm_hook != "none":
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
