@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.test_finetuning import FLAGS as FINE_TUNING
+from tests.integration.test_finetuning import GLUE, TASKS
 from tests.runs import DATA, TINY_FLAGS, environment, run, train, train_inner, valid
 
 PLUGIN = '''
@@ -133,3 +136,20 @@ def test_a_mistake_is_told_once(folder: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("error:") == 1 and "nowhere" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_fine_tuning_is_scored_on_the_whole_set(tmp_path: Path) -> None:
+    """Unused parameters (the LM head), outputs that cannot be summed, and scores that are no means over batches."""
+    task = tmp_path / "CoLA"
+    shutil.copytree(GLUE / "CoLA", task)
+    shutil.copy(DATA / "dict.txt", task / "input0")
+    flags = [task, *FINE_TUNING, *TASKS["CoLA"], "--max-update", 3, "--save-dir"]
+    alone = train(*flags, "alone", "--update-freq", 2, cwd=tmp_path).stdout
+    two = ("--update-freq", 1, "--distributed-world-size", 2, "--find-unused-parameters")
+    together = train(*flags, "together", *two, cwd=tmp_path).stdout
+    for update, row in train_inner(alone).items():
+        for key in ("loss", "gnorm", "accuracy"):
+            assert float(train_inner(together)[update][key]) == pytest.approx(float(row[key]), rel=1e-4)
+    expected, actual = valid(alone)["3"], valid(together)["3"]
+    for key in ("valid_loss", "valid_accuracy", "valid_mcc", "valid_f1"):
+        assert float(actual[key]) == pytest.approx(float(expected[key]), rel=1e-4, abs=1e-4), key
