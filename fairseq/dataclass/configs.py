@@ -158,6 +158,9 @@ class OptimizationConfig(FairseqDataclass):
     )
     sentence_avg: bool = option(False, "accepted without effect on masked_lm, whose loss is per predicted token")
     update_freq: list[int] = option([1], "batches per update; a list gives one value per epoch, the last one stays")
+    batches_per_update: int = option(
+        0, "batches per update of all processes together, whatever their number (0: update_freq for each)", new=True
+    )
     batch_ramp_updates: int = option(
         0, "grow the batches per update from 1 to update-freq, linearly, over this many updates (0: do not)", new=True
     )

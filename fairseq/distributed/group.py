@@ -106,16 +106,21 @@ def add_up(values: Tensor) -> Tensor:
     """Add up ``values`` of all processes, in place."""
     import torch.distributed as dist
 
-    try:
-        dist.all_reduce(values)
-    except RuntimeError as error:
-        raise lost_contact(error) from None
+    dist.all_reduce(values)
     return values
 
 
-def lost_contact(error: BaseException) -> LostContactError:
-    """The error for one of the communication library's."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+LOST = ("gloo", "nccl", "connection reset", "connection closed", "broken pipe", "store")
+
+
+def lost_contact(error: RuntimeError) -> LostContactError | None:
+    """The error for one of the communication library's; None for any other."""
+    import torch.distributed as dist
+
+    text = str(error)
+    if not isinstance(error, dist.DistError) and not any(word in text.lower() for word in LOST):
+        return None
+    first = (text.strip() or type(error).__name__).splitlines()[0]
     return LostContactError(f"process {_Place.rank} of {_Place.size} has lost contact to another one ({first})")
 
 
@@ -129,14 +134,11 @@ def gather(value: Any) -> list[Any]:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     own = torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8).to(_Place.device)
-    try:
-        sizes = [torch.zeros(1, dtype=torch.int64, device=_Place.device) for _ in range(_Place.size)]
-        dist.all_gather(sizes, torch.tensor([own.numel()], device=_Place.device))
-        longest = max(int(size) for size in sizes)
-        parts = [torch.empty(longest, dtype=torch.uint8, device=_Place.device) for _ in range(_Place.size)]
-        dist.all_gather(parts, torch.cat([own, own.new_zeros(longest - own.numel())]))
-    except RuntimeError as error:
-        raise lost_contact(error) from None
+    sizes = [torch.zeros(1, dtype=torch.int64, device=_Place.device) for _ in range(_Place.size)]
+    dist.all_gather(sizes, torch.tensor([own.numel()], device=_Place.device))
+    longest = max(int(size) for size in sizes)
+    parts = [torch.empty(longest, dtype=torch.uint8, device=_Place.device) for _ in range(_Place.size)]
+    dist.all_gather(parts, torch.cat([own, own.new_zeros(longest - own.numel())]))
     return [_loaded(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairseq.dataclass.configs import visible_gpus
-from fairseq.distributed.group import distributed_init, leave, longest_wait
+from fairseq.distributed.group import distributed_init, leave, longest_wait, lost_contact
 from fairseq.distributed.watch import watched
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, FairseqError
 
 PORTS = range(20000, 60000)
 
@@ -53,9 +53,17 @@ def run_rank(cfg: Any, placement: Placement, main: Callable[..., Any], kwargs: M
     distributed_init(cfg)
     try:
         with watched(longest_wait(section)):
-            return main(cfg, **kwargs)
-    finally:
+            result = main(cfg, **kwargs)
+    except SystemExit:  # all of them have agreed on it
         leave()
+        raise
+    except RuntimeError as error:
+        lost = None if isinstance(error, FairseqError) else lost_contact(error)
+        if lost is None:
+            raise
+        raise lost from None
+    leave()
+    return result
 
 
 def find_placement(cfg: Any, environment: Mapping[str, str] = os.environ) -> Placement:

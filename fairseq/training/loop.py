@@ -208,23 +208,25 @@ def train_epoch(
 def update_groups(cfg: FairseqConfig, trainer: Trainer, epoch: int, batches: CountingIterator) -> CountingIterator:
     """``batches`` in lists, one for each update: update_freq of them, or fewer in the beginning (batch_ramp_updates).
 
-    An update reads update_freq batches per process. While it grows it reads a fraction of those of all processes, so that
-    its batches depend on the product alone.
+    An update reads update_freq batches per process, or ``batches_per_update`` of all processes. While it grows it reads a
+    fraction of those of all processes, so that its batches depend on their number alone.
     """
     schedule, ramp = cfg.optimization.update_freq, cfg.optimization.batch_ramp_updates
-    whole = cfg.optimization.skip_remainder_batch
+    whole, together = cfg.optimization.skip_remainder_batch, cfg.optimization.batches_per_update
     update_freq = schedule[min(epoch, len(schedule)) - 1]
+    most = together or update_freq * distributed.get_data_parallel_world_size()
 
-    def ramped(updates: int) -> int:
-        return max(1, math.ceil(update_freq * distributed.get_data_parallel_world_size() * min(updates / ramp, 1.0)))
+    def size(updates: int) -> int:
+        return max(1, math.ceil(most * min(updates / ramp, 1.0))) if ramp else most
 
-    if not ramp:
+    if not (ramp or together):
         groups: CountingIterator = GroupedIterator(batches, update_freq, skip_remainder_batch=whole)
     else:
-        groups = GrowingGroups(batches, ramped, trainer.get_num_updates, skip_remainder_batch=whole)
+        groups = GrowingGroups(batches, size, trainer.get_num_updates, skip_remainder_batch=whole)
     if not groups.has_next():
+        wanted = f"batches_per_update={together}" if together else f"update_freq={update_freq}"
         raise ConfigError(
-            f"an epoch has {len(batches)} batches, too few for an update of update_freq={update_freq}, and "
+            f"an epoch has {batches.end} batches, too few for an update of {wanted}, and "
             "--skip-remainder-batch drops them: lower --update-freq or the batch size"
         )
     return groups

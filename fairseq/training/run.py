@@ -122,10 +122,9 @@ def check(cfg: FairseqConfig) -> None:
         raise ConfigError(f"max_valid_steps must not be negative, but is {data.max_valid_steps}")
     if any(frequency < 1 for frequency in cfg.optimization.update_freq) or not cfg.optimization.update_freq:
         raise ConfigError(f"update_freq must be at least 1, but is {list(cfg.optimization.update_freq)}")
-    if cfg.optimization.batch_ramp_updates < 0:
-        raise ConfigError(f"batch_ramp_updates must not be negative, but is {cfg.optimization.batch_ramp_updates}")
-    if cfg.optimization.skip_bad_updates < 0:
-        raise ConfigError(f"skip_bad_updates must not be negative, but is {cfg.optimization.skip_bad_updates}")
+    for name in ("batch_ramp_updates", "batches_per_update", "skip_bad_updates"):
+        if (value := getattr(cfg.optimization, name)) < 0:
+            raise ConfigError(f"{name} must not be negative, but is {value}")
     check_section(cfg.distributed_training)
     if cfg.criterion is None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
