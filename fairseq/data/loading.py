@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.utils.data
 
-from fairseq.errors import FairseqError
+from fairseq.errors import FairseqError, TrainingError
 
 logger = logging.getLogger("fairseq.data.iterators")
 
@@ -136,6 +136,10 @@ def _all(batches: Iterator[Any], count: int) -> Iterator[Any]:
             failure = _without_traceback(error)
             if failure is None:
                 raise
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            failure = TrainingError(f"a data worker has ended ({error}): too little memory? Lower --num-workers")
         if failure is not None:
             # Outside the handler: the traceback there would keep the loader and its processes alive.
             del batches

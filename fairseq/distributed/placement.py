@@ -49,8 +49,9 @@ def run_rank(cfg: Any, placement: Placement, main: Callable[..., Any], kwargs: M
         section.distributed_rank = 0
         return main(cfg, **kwargs)
     section.distributed_rank, section.device_id = placement.rank, placement.device
-    section.distributed_init_method = placement.address
+    given, section.distributed_init_method = section.distributed_init_method, placement.address
     distributed_init(cfg)
+    section.distributed_init_method = given  # checkpoints hold what was asked for
     try:
         with watched(longest_wait(section)):
             result = main(cfg, **kwargs)

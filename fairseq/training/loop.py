@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -180,7 +180,7 @@ def train_epoch(
     values: list[float] = []
     should_stop = False
     logger.info("Start iterating over samples")
-    for samples in progress:
+    for samples in rescuing(progress, trainer, epoch_itr):
         with metrics.aggregate("train_inner"):
             updated = trainer.train_step(samples) is not None
         update_done()
@@ -203,6 +203,23 @@ def train_epoch(
     progress.print(stats, tag="train", step=trainer.get_num_updates())
     metrics.reset_meters("train")
     return values, should_stop
+
+
+def rescuing(batches: Iterable[Any], trainer: Trainer, epoch_itr: EpochBatchIterator) -> Iterator[Any]:
+    """``batches``; where they cannot be read any more, the updates that were made are saved before the error goes on."""
+    iterator, first = iter(batches), trainer.get_num_updates()
+    while True:
+        position = epoch_itr.state_dict()
+        try:
+            samples = next(iterator)
+        except StopIteration:
+            return
+        except FairseqError:
+            if trainer.get_num_updates() > first and distributed.get_global_world_size() == 1:
+                trainer.save_checkpoint(epoch_itr, None, forced=True, position=position)
+                trainer.store.wait()
+            raise
+        yield samples
 
 
 def update_groups(cfg: FairseqConfig, trainer: Trainer, epoch: int, batches: CountingIterator) -> CountingIterator:

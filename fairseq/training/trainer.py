@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.schema import build_state
@@ -39,6 +38,7 @@ from fairseq.training import signals
 from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.compilation import compile_layers
 from fairseq.training.inherited import keep_bpe, misfit
+from fairseq.training.memory import log_free, shortage
 from fairseq.training.nan_detector import BadUpdates, first_bad_tensor
 from fairseq.training.peers import Accumulated, Alone, OutOfMemoryError, Together
 from fairseq.training.run_state import (
@@ -258,12 +258,10 @@ class Trainer:
 
     def _survives(self, error: BaseException, batch: Mapping[str, Any]) -> bool:
         """Drop the gradients of an update that needs too much memory; whether there are others to be told."""
-        shapes = {tuple(tensor.shape) for tensor in tree_leaves(batch) if torch.is_tensor(tensor) and tensor.dim() > 1}
-        what = f"out of memory in a batch of {' and '.join(map(str, sorted(shapes)))} ({error})"
-        advice = "lower --max-tokens or --batch-size and raise --update-freq"
+        what = shortage(error, batch)
         if not self.peers.tolerates_gaps:
-            raise TrainingError(f"{what}; {advice}, or skip such updates with --ddp-backend legacy_ddp")
-        logger.warning("%s; this update is skipped; %s", what, advice)
+            raise TrainingError(f"{what}, or skip such updates with --ddp-backend legacy_ddp")
+        logger.warning("this update is skipped: %s", what)
         self.optimizer.zero_grad()
         torch.cuda.empty_cache()
         return distributed.get_data_parallel_world_size() > 1
@@ -302,20 +300,14 @@ class Trainer:
             self.ema.step(self.model, self._num_updates)
             metrics.log_scalar("ema_decay", self.ema.get_decay(), priority=10000, round=5, weight=0)
         if self.cuda:
-            self._watch_memory()
+            log_free(self.device)
+            every = self.cfg.common.empty_cache_freq
+            if every > 0 and self._num_updates % every == 0:
+                torch.cuda.empty_cache()
         stats = self._log_stats(total, grad_norm)
         self._log_loss_scale()
         metrics.log_stop_time("train_wall")
         return stats
-
-    def _watch_memory(self) -> None:
-        peak = torch.cuda.max_memory_allocated() / 1024**3
-        torch.cuda.reset_peak_memory_stats()
-        free = torch.cuda.get_device_properties(self.device).total_memory / 1024**3 - peak
-        metrics.log_scalar("gb_free", free, priority=1500, round=1, weight=0)
-        every = self.cfg.common.empty_cache_freq
-        if every > 0 and self._num_updates % every == 0:
-            torch.cuda.empty_cache()
 
     @metrics.aggregate("valid")
     def valid_step(self, sample: dict[str, Any] | None) -> Mapping[str, Any]:
@@ -468,14 +460,21 @@ class Trainer:
         return checkpoint["extra_state"]
 
     def save_checkpoint(
-        self, epoch_itr: EpochBatchIterator, val_loss: float | None, forced: bool = False
+        self,
+        epoch_itr: EpochBatchIterator,
+        val_loss: float | None,
+        forced: bool = False,
+        position: Mapping[str, Any] | None = None,
     ) -> Path | None:
-        """Write the files that are due now, one at least if ``forced`` (``store`` decides); returns the first one."""
+        """Write the files that are due now, one at least if ``forced`` (``store`` decides); returns the first one.
+
+        ``position``: where to go on, if not where ``epoch_itr`` is.
+        """
         if not self.is_data_parallel_master:
             self.store.note(val_loss)
             return None
         return self.store.save(
-            lambda: self.state_dict(epoch_itr.state_dict(), val_loss),
+            lambda: self.state_dict(position or epoch_itr.state_dict(), val_loss),
             epoch_itr.epoch,
             self._num_updates,
             epoch_itr.end_of_epoch(),

@@ -69,6 +69,7 @@ class Run:
 
     def __init__(self, folder: Path, name: str, processes: int, update_freq: int, *flags: object) -> None:
         words = ["--update-freq", update_freq, "--max-update", 6, "--save-dir", name, "--user-dir", "watching"]
+        words += ["--max-valid-steps", 5]
         words += ["--criterion", "watched", "--distributed-world-size", processes, *flags]
         self.text = train(DATA, *TINY_FLAGS, *words, cwd=folder, IDS=str(folder / f"{name}.ids")).stdout
         self.losses = {int(update): self._numbers(row) for update, row in train_inner(self.text).items()}

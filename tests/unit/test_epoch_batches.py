@@ -1,5 +1,8 @@
 """`EpochBatchIterator`: orders of the original, resuming, epochs as workers see them."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from fairseq.data.datasets import BaseWrapperDataset
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.data.masking import MaskTokensDataset
 from fairseq.data.wrappers import ListDataset
-from fairseq.errors import CheckpointError, DataError
+from fairseq.errors import CheckpointError, DataError, TrainingError
 from fairseq.rng import numpy_seed
 from tests.common import tiny_dictionary
 
@@ -254,6 +257,32 @@ def test_errors_of_workers_are_one_sentence():
     with pytest.raises(DataError) as caught:
         list(itr.next_epoch_itr())
     assert str(caught.value) == "item 3: it is not right"
+
+
+class Signalled(ListDataset):
+    """Reading it sends a signal to the reader."""
+
+    number = signal.SIGTERM
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), self.number)
+        return super().__getitem__(index)
+
+
+def test_workers_leave_signals_to_their_parent():
+    for number in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"):
+        dataset = Signalled([1, 2, 3])
+        dataset.number = getattr(signal, number)
+        itr = EpochBatchIterator(dataset, list, [[0], [1], [2]], num_workers=1)
+        assert sorted(sum(itr.next_epoch_itr(), [])) == [1, 2, 3]
+
+
+def test_a_killed_worker_is_one_sentence():
+    dataset = Signalled([1, 2])
+    dataset.number = signal.SIGKILL
+    itr = EpochBatchIterator(dataset, list, [[0], [1]], num_workers=1)
+    with pytest.raises(TrainingError, match="a data worker has ended.*Lower --num-workers"):
+        list(itr.next_epoch_itr())
 
 
 def test_an_epoch_of_groups_counts_as_finished():
