@@ -102,9 +102,11 @@ class Together(Alone):
         self._replica: Any = None
         self._update = 0
         self._own = [p for p in criterion.parameters() if p.requires_grad]
+        self._keys: list[str] = []
+        self.tolerates_gaps = False
         self._agreed: dict[str, bool] = dict.fromkeys(wishes(), False)
         if section.ddp_backend in ("c10d", "pytorch_ddp"):
-            self._replica, self.tolerates_gaps = replicate(model, section), False
+            self._replica = replicate(model, section)
         else:
             self._own += [p for p in model.parameters() if p.requires_grad]
             with torch.no_grad():
@@ -127,13 +129,15 @@ class Together(Alone):
     def add_up(self, total: Accumulated) -> Accumulated:
         average_gradients(self._own, self._size, self._bucket)
         outputs = [*total.logging_outputs, *([_zeros(total.dummy)] if total.dummy is not None else [])]
-        self._keys = sorted({key for output in outputs for key in output}) if self._summable else []
+        if self._summable and not total.out_of_memory:
+            self._keys = sorted({key for output in outputs for key in output})
         wishes = self._wishes()
         numbers = [total.loss, total.sample_size, float(total.out_of_memory), *map(float, wishes.values())]
         numbers += [sum(output.get(key, 0) for output in outputs) for key in self._keys]
         self._sums = distributed.add_up(stacked(numbers, self._device))
         if not self._summable:
             total.logging_outputs = self._gathered(total.logging_outputs)
+        self.tolerates_gaps = self._replica is None  # from now on the keys are known
         return Accumulated(self._sums[0], self._sums[1], total.logging_outputs)
 
     def read(self, number: Tensor, total: Accumulated) -> Tensor:
@@ -145,7 +149,7 @@ class Together(Alone):
         total.sample_size = sums[1]
         if out_of_memory:
             raise OutOfMemoryError
-        return torch.tensor(value)
+        return torch.tensor(value, dtype=torch.float64)
 
     def collect(self, total: Accumulated) -> Accumulated:
         watch.mark(self._update)
@@ -163,7 +167,7 @@ class Together(Alone):
 
     def check_start(self, model: nn.Module, position: tuple[int, ...]) -> None:
         weights = float(torch.stack([p.detach().double().sum() for p in model.parameters()]).sum())
-        found = distributed.gather((*position, weights))
+        found = distributed.gather((*position, f"{weights:.9g}"))  # machines may round otherwise
         for rank, place in enumerate(found):
             if place != found[0]:
                 raise CheckpointError(
