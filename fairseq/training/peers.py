@@ -11,6 +11,7 @@ statistics of an update, and is read with the one number that every update waits
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,10 @@ from torch import Tensor, nn
 
 from fairseq.distributed import group as distributed
 from fairseq.distributed import watch
-from fairseq.errors import CheckpointError, ConfigError
+from fairseq.errors import CheckpointError, ConfigError, TrainingError
+from fairseq.logging.setup import TRAIN_LOGGER
+
+logger = logging.getLogger(TRAIN_LOGGER)
 
 Wishes = Callable[[], Mapping[str, bool]]
 """What this process would do now, by name: ``time_up`` (stop), for example."""
@@ -55,11 +59,18 @@ class Alone:
 
     averaged = 1.0
     """By how much gradients are too small: they may be means over processes."""
-    tolerates_gaps = True
-    """Whether an update can be given up in the middle of its micro-batches."""
 
     def __init__(self, wishes: Wishes) -> None:
         self._wishes = wishes
+
+    def goes_on_without(self, shortage: str) -> bool:
+        """The update is given up, because of too little memory; whether there are others to be told.
+
+        Raises TrainingError where they cannot be told any more.
+        """
+        logger.warning("this update is skipped: %s", shortage)
+        torch.cuda.empty_cache()
+        return False
 
     def each(self, samples: Iterable[Any], update: int) -> Iterable[Any]:
         """``samples``, the micro-batches of ``update``, to be gone through."""
@@ -103,7 +114,7 @@ class Together(Alone):
         self._update = 0
         self._own = [p for p in criterion.parameters() if p.requires_grad]
         self._keys: list[str] = []
-        self.tolerates_gaps = False
+        self.tolerates_gaps = False  # whether an update can be given up in the middle of its micro-batches
         self._agreed: dict[str, bool] = dict.fromkeys(wishes(), False)
         if section.ddp_backend in ("c10d", "pytorch_ddp"):
             self._replica = replicate(model, section)
@@ -115,6 +126,12 @@ class Together(Alone):
         with torch.no_grad():
             for parameter in criterion.parameters():
                 torch.distributed.broadcast(parameter, 0)
+
+    def goes_on_without(self, shortage: str) -> bool:
+        if not self.tolerates_gaps:
+            raise TrainingError(f"{shortage}, or skip such updates with --ddp-backend legacy_ddp")
+        super().goes_on_without(shortage)
+        return True
 
     def each(self, samples: Iterable[Any], update: int) -> Iterator[Any]:
         """As ever; gradients are communicated with the last one only. A process without any has an empty one."""
@@ -174,6 +191,14 @@ class Together(Alone):
                     f"process {rank} starts from {place[0]} updates, the first one from {found[0][0]}, or from other "
                     "weights: all processes must see the same files in save_dir and --restore-file"
                 )
+
+
+def meet(cfg: Any, task: Any, model: nn.Module, criterion: nn.Module, wishes: Wishes) -> Alone:
+    """What stands for the other processes of the run, or for there being none."""
+    if distributed.get_data_parallel_world_size() == 1:
+        return Alone(wishes)
+    summable = task.logging_outputs_can_be_summed(criterion)
+    return Together(model, criterion, cfg.distributed_training, summable, wishes)
 
 
 def replicate(model: nn.Module, section: Any) -> Any:

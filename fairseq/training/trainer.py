@@ -40,7 +40,7 @@ from fairseq.training.compilation import compile_layers
 from fairseq.training.inherited import keep_bpe, misfit
 from fairseq.training.memory import log_free, shortage
 from fairseq.training.nan_detector import BadUpdates, first_bad_tensor
-from fairseq.training.peers import Accumulated, Alone, OutOfMemoryError, Together
+from fairseq.training.peers import Accumulated, OutOfMemoryError, meet
 from fairseq.training.run_state import (
     EarlyStop,
     Resets,
@@ -87,7 +87,7 @@ class Trainer:
         self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
         self.ema = self._build_ema() if cfg.ema.store_ema else None
-        self.peers = self._meet_peers()
+        self.peers = meet(cfg, task, self.model, self.criterion, self._wishes)
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -102,13 +102,6 @@ class Trainer:
     def _build_ema(self) -> EMA:
         seed = self.cfg.ema.ema_seed_model
         return EMA(self.model, self.cfg.ema, seed_state=read(seed, with_config=False)["model"] if seed else None)
-
-    def _meet_peers(self) -> Alone:
-        section = self.cfg.distributed_training
-        if distributed.get_data_parallel_world_size() == 1:
-            return Alone(self._wishes)
-        summable = self.task.logging_outputs_can_be_summed(self.criterion)
-        return Together(self.model, self.criterion, section, summable, self._wishes)
 
     def _wishes(self) -> dict[str, bool]:
         """What this process would do now; all processes do it when one wishes it."""
@@ -244,7 +237,8 @@ class Trainer:
                     ignore_grad=is_dummy,
                 )
             except torch.cuda.OutOfMemoryError as error:
-                if not self._survives(error, batch):
+                self.optimizer.zero_grad()
+                if not self.peers.goes_on_without(shortage(error, batch)):
                     return None
                 total.out_of_memory = True
                 break
@@ -255,16 +249,6 @@ class Trainer:
             total.sample_size = total.sample_size + sample_size
             total.logging_outputs.append(logging_output)
         return total
-
-    def _survives(self, error: BaseException, batch: Mapping[str, Any]) -> bool:
-        """Drop the gradients of an update that needs too much memory; whether there are others to be told."""
-        what = shortage(error, batch)
-        if not self.peers.tolerates_gaps:
-            raise TrainingError(f"{what}, or skip such updates with --ddp-backend legacy_ddp")
-        logger.warning("this update is skipped: %s", what)
-        self.optimizer.zero_grad()
-        torch.cuda.empty_cache()
-        return distributed.get_data_parallel_world_size() > 1
 
     def _apply_gradient(self, total: Accumulated) -> Tensor:
         """Divide the gradient by the sample size, clip it, step the optimizer; returns the norm before clipping.
