@@ -222,7 +222,7 @@ class CheckpointConfig(FairseqDataclass):
     patience: int = option(-1, "stop after this many validations without improvement (-1: never)")
     checkpoint_suffix: str = option("", "text added to the checkpoint file names")
     checkpoint_shard_count: int = option(1, "files that hold one sharded checkpoint")
-    load_checkpoint_on_all_dp_ranks: bool = option(False, "read the checkpoint on every worker instead of broadcasting")
+    load_checkpoint_on_all_dp_ranks: bool = option(False, "accepted without effect (every process reads it)")
     write_checkpoints_asynchronously: bool = option(
         False, "write checkpoints in a background thread", alias="--save-async"
     )
@@ -284,7 +284,7 @@ class DistributedTrainingConfig(FairseqDataclass):
     find_unused_parameters: bool = option(False, "look for parameters without gradient in every update")
     gradient_as_bucket_view: bool = option(False, "let gradients be views of the buckets, to save memory")
     fast_stat_sync: bool = option(False, "accepted without effect (deprecated)")
-    heartbeat_timeout: int = option(-1, "kill the job after this many seconds without progress (-1: never)")
+    heartbeat_timeout: int = option(-1, "end the run after this many seconds without an update (-1: 1800)")
     broadcast_buffers: bool = option(False, "accepted without effect (no buffers change in training)")
     slowmo_momentum: float | None = carried(None, SLOWMO)
     slowmo_base_algorithm: str = carried("localsgd", SLOWMO)
