@@ -214,7 +214,9 @@ def stopped(cfg):
     "main, message",
     [
         (stalling, "no progress for 4 seconds: process 1 of 2 is at update 3 in stalling, "),
-        (stopped, "no progress for 4 seconds: process 1 of 2 does not answer"),
+        pytest.param(
+            stopped, "no progress for 4 seconds: process 1 of 2 does not answer", marks=pytest.mark.slow, id="stopped"
+        ),
     ],
 )
 def test_the_one_that_does_not_go_on_is_named(main, message, capfd):
