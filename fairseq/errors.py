@@ -39,3 +39,7 @@ class TrainingError(FairseqError, RuntimeError):
 
 class NonFiniteError(TrainingError, FloatingPointError):
     """A loss or gradient that is NaN or infinite."""
+
+
+class LostContactError(TrainingError):
+    """Another process has ended or does not answer; what happened is for that one to say."""

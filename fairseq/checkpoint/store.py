@@ -81,6 +81,26 @@ def checkpoint_paths(path: str, pattern: str = r"checkpoint(\d+)\.pt", keep_matc
     return [(os.path.join(path, name), number) if keep_match else os.path.join(path, name) for number, name in entries]
 
 
+def resumable(cfg: Any) -> list[str]:
+    """The checkpoints that a run with the checkpoint section ``cfg`` may go on from, the newest one first.
+
+    With ``resume`` auto these are all that are there, so that there is one when the newest is damaged, and when a run was
+    killed between writing a checkpoint and copying it to ``checkpoint_last``. None where that is not to be written.
+    """
+    last = os.path.join(cfg.save_dir, last_name(cfg.checkpoint_suffix))
+    if cfg.resume == "last" or (cfg.no_last_checkpoints and not os.path.exists(last)):
+        return [last] if os.path.exists(last) else []
+    suffix = cfg.checkpoint_suffix
+    patterns = (
+        re.escape(last_name(suffix)),
+        re.escape(best_name(suffix)),
+        update_pattern(suffix),
+        epoch_pattern(suffix),
+    )
+    found = [path for pattern in patterns for path in checkpoint_paths(cfg.save_dir, pattern)]
+    return sorted(found, key=os.path.getmtime, reverse=True)  # equal times: the last one before the others
+
+
 def prune(cfg: Any, end_of_epoch: bool, written: Iterable[str]) -> None:
     """Delete what the ``keep_*`` options of the checkpoint section ``cfg`` no longer keep; ``written``: paths to spare."""
     directory, suffix = cfg.save_dir, cfg.checkpoint_suffix
@@ -138,6 +158,10 @@ class CheckpointStore:
         """Ties count."""
         return value >= than if self.cfg.maximize_best_checkpoint_metric else value <= than
 
+    def note(self, val_loss: float | None) -> None:
+        """As `save`, for a process that does not write: it has the same best value."""
+        self.best = self._best_with(val_loss)
+
     def _best_with(self, val_loss: float | None) -> float | None:
         if val_loss is None or math.isnan(val_loss):
             return self.best
@@ -145,8 +169,10 @@ class CheckpointStore:
 
     # -- what is written ------------------------------------------------------------------------------------------
 
-    def names(self, epoch: int, updates: int, end_of_epoch: bool, val_loss: float | None) -> list[str]:
-        """File names that a save now would write, in order; empty with ``no_save``."""
+    def names(
+        self, epoch: int, updates: int, end_of_epoch: bool, val_loss: float | None, forced: bool = False
+    ) -> list[str]:
+        """File names that a save now would write, in order; one at least if ``forced``, but none with ``no_save``."""
         cfg, suffix = self.cfg, self.cfg.checkpoint_suffix
         if cfg.no_save:
             return []
@@ -163,7 +189,7 @@ class CheckpointStore:
                 names.append(self.kept_best_name(epoch, updates, val_loss))
         if not cfg.no_last_checkpoints:
             names.append(last_name(suffix))
-        return names
+        return names or ([update_name(epoch, updates, suffix)] if forced else [])
 
     def _is_among_the_best(self, val_loss: float) -> bool:
         """Room for another, or it ties or beats the worst (the original did not fill the room with worse ones)."""
@@ -192,6 +218,7 @@ class CheckpointStore:
         updates: int,
         end_of_epoch: bool,
         val_loss: float | None,
+        forced: bool = False,
     ) -> Path | None:
         """Write a checkpoint under all names that apply, then prune; returns the first file, or None if none applies.
 
@@ -202,7 +229,7 @@ class CheckpointStore:
         """
         self.wait()  # before looking at the directory
         self.best = self._best_with(val_loss)
-        names = self.names(epoch, updates, end_of_epoch, val_loss)
+        names = self.names(epoch, updates, end_of_epoch, val_loss, forced)
         if not names:
             return None
         if callable(state):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shutil
@@ -10,11 +11,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq.cli.common import bpe_settings, byte_progress, run_command
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 from fairseq.file_io import check_outputs
+from fairseq.locks import claimed
 from fairseq.logging.setup import ends_quietly, log_to_files
 
 if TYPE_CHECKING:
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 # The original's name: its lines look the same, and $DESTDIR/preprocess.log holds what this logger says.
 logger = logging.getLogger("fairseq_cli.preprocess")
+
+
+SCRATCH = ".preprocess-"
 
 
 class OutputExistsError(ConfigError, FileExistsError):
@@ -81,7 +87,8 @@ def main(args: argparse.Namespace) -> None:
 
     import_user_module(args)
     try:
-        _logged(args)
+        with claimed(args.destdir, "fairseq-preprocess", "wait for it, or choose another --destdir"):
+            _logged(args)
     except OSError as error:
         if isinstance(error, FairseqError):
             raise
@@ -91,13 +98,14 @@ def main(args: argparse.Namespace) -> None:
 
 def _logged(args: argparse.Namespace) -> None:
     """The work, with ``preprocess.log`` beside its results."""
-    os.makedirs(args.destdir, exist_ok=True)
     handler = logging.FileHandler(os.path.join(args.destdir, "preprocess.log"), encoding="utf-8")
     logger.addHandler(ends_quietly(handler))
     try:
         log_to_files(logger, args)
         _check(args)
-        with tempfile.TemporaryDirectory(dir=args.destdir, prefix=".preprocess-") as scratch:
+        for left in Path(args.destdir).glob(f"{SCRATCH}*"):  # by a command that was killed: nobody else is here
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=args.destdir, prefix=SCRATCH) as scratch:
             _preprocess(FilePlan(args, scratch))
     finally:
         logger.removeHandler(handler)
@@ -116,11 +124,21 @@ def _preprocess(plan: FilePlan) -> None:
     if args.dataset_impl != "raw":  # whose outputs are what was read
         texts = [path for lang, _ in plan.sides() for path, _ in plan.inputs(lang)]
         check_outputs([os.path.join(args.destdir, name) for name in plan.outputs], texts)
-    for name in plan.outputs:
-        os.replace(os.path.join(plan.scratch, name), os.path.join(args.destdir, name))
+    _publish(plan)
     if not args.dict_only:
         logger.info(f"Wrote preprocessed data to {args.destdir}")
         _print_summary(plan, time.perf_counter() - started)
+
+
+def _publish(plan: FilePlan) -> None:
+    """Put everything in its place. Old indexes go first and new ones come last: without them nothing can be read, so that
+    whatever ends this in between, no new file is read with an old one."""
+    indexes = [name for name in plan.outputs if name.endswith(".idx")]
+    for name in indexes:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(plan.args.destdir, name))
+    for name in [*(name for name in plan.outputs if name not in indexes), *indexes]:
+        os.replace(os.path.join(plan.scratch, name), os.path.join(plan.args.destdir, name))
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
 from fairseq.finetune.reading import FORMATS
+from fairseq.locks import claimed
 from fairseq.registry import BPES
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def main(args: argparse.Namespace) -> None:
     for variant, dest in targets:
         started = time.perf_counter()
         try:
-            written = _publish(write, job, variant, dest, args.overwrite)
+            with claimed(dest, "fairseq-preprocess-task", "wait for it, or choose another --dest", beside=True):
+                written = _publish(write, job, variant, dest, args.overwrite)
         except OSError as error:
             if isinstance(error, FairseqError):
                 raise

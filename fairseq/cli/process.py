@@ -110,12 +110,22 @@ def _address_space() -> int:
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
+_OURS = "FAIRSEQ_THREADS"
+
+
 def limit_threads() -> None:
-    """Before torch is loaded (later works too): no more threads than processors that this process may use."""
-    share = quota()
-    if share is None or "OMP_NUM_THREADS" in os.environ or share >= affinity():
+    """Before torch is loaded (later works too): no more threads than processors that this process may use.
+
+    The processes of a run on one machine (``LOCAL_WORLD_SIZE``) share them.
+    """
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    if chosen is not None and chosen != os.environ.get(_OURS):  # nor by the one that started this process
         return
-    os.environ["OMP_NUM_THREADS"] = str(share)  # for the OpenMP and MKL that torch will load
+    together = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    share = max(1, processors() // (int(together) if together.isdigit() and together != "0" else 1))
+    if share >= affinity():
+        return
+    os.environ["OMP_NUM_THREADS"] = os.environ[_OURS] = str(share)  # for the OpenMP and MKL that torch will load
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(share)

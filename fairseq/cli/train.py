@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fairseq.cli.common import run_command, set_up
 
@@ -14,14 +14,28 @@ if TYPE_CHECKING:
 
 def main(cfg: FairseqConfig | argparse.Namespace) -> float | None:
     """Train as ``cfg`` says (a configuration, or the flags that ``fairseq-train`` parsed)."""
-    cfg = set_up(cfg)
-    # Imported here so that --help and mistakes on the command line do not wait for torch.
     from fairseq.distributed.utils import call_main
-    from fairseq.logging.setup import configure_logging
+
+    return call_main(set_up(cfg), train_here)
+
+
+def train_here(cfg: FairseqConfig) -> float | None:
+    """In one of the processes of the run: train."""
+    set_up(cfg)
+    # Imported here so that --help and mistakes on the command line do not wait for torch.
+    from omegaconf import OmegaConf
+
+    from fairseq.distributed.group import is_master
+    from fairseq.logging.setup import configure_logging, log_warnings_only
     from fairseq.training.run import train
 
-    configure_logging(cfg.common.log_file)
-    return call_main(cfg, train)
+    if is_master(cfg.distributed_training):
+        job_logging = cfg.get("job_logging_cfg")  # type: ignore[attr-defined]
+        plain: Any = None if job_logging is None else OmegaConf.to_container(job_logging, resolve=True)
+        configure_logging(cfg.common.log_file, job_logging=plain)
+    else:
+        log_warnings_only()
+    return train(cfg)
 
 
 def cli_main(

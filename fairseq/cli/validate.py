@@ -18,14 +18,13 @@ def main(
 ) -> dict[str, dict[str, Any]]:
     """Statistics of each validation subset; ``override_args`` holds the options that were typed."""
     cfg = set_up(cfg)
-    from fairseq.distributed.utils import call_main
     from fairseq.logging.setup import configure_logging
     from fairseq.training.evaluate import evaluate
 
     if cfg.common_eval.path and Path(cfg.common_eval.path).is_dir():
         cfg.common_eval.path = str(Path(*find_checkpoint(cfg.common_eval.path)))
     configure_logging()
-    return call_main(cfg, evaluate, overrides=vars(override_args) if override_args is not None else None)
+    return evaluate(cfg, vars(override_args) if override_args is not None else None)
 
 
 def cli_main(argv: Sequence[str] | None = None) -> None:

@@ -1,165 +1,39 @@
-"""Iterators over batches: those that know their length and position (counted, grouped, sharded), and the epochs.
+"""The batches of one epoch after the other: shuffled, shared out to the processes of a run, resumable.
 
-`EpochBatchIterator` gives the batches of one epoch after the other, shuffled, sharded over ranks, resumable. The
-order of an epoch is a pure function of (seed, epoch), so a run continues at any batch without reading those before.
+The order of an epoch is a pure function of (seed, epoch), so a run continues at any batch without reading those before.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fairseq.data.batching import OrderedBatches
+from fairseq.data.counting import (
+    CountingIterator,
+    GroupedIterator,
+    GrowingGroups,
+    ShardBatches,
+    ShardedIterator,
+    ceil_div,
+)
 from fairseq.data.loading import BatchLoader, BufferedIterator, Reading
 from fairseq.errors import CheckpointError, DataError
 from fairseq.rng import legacy_permutation
 
-# The name under which the original logs: people search for "grouped total_num_itrs".
-logger = logging.getLogger("fairseq.data.iterators")
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-class CountingIterator:
-    """Counts the elements of ``iterable`` as they are taken.
-
-    Args:
-        iterable: anything iterable; iterated only when the first element is asked for.
-        start: the position of its first element; default ``iterable.n``, else 0.
-        total: the position after the last element; default ``start + len(iterable)``.
-
-    ``n`` is the position of the next element. Elements beyond ``total`` are ignored; IndexError is raised when there
-    are fewer.
-    """
-
-    def __init__(self, iterable: Any, start: int | None = None, total: int | None = None) -> None:
-        self._source = iterable
-        self._itr: Iterator[Any] | None = None
-        self.n: int = start or int(getattr(iterable, "n", 0))
-        self.total: int = total if total is not None else self.n + len(iterable)
-
-    def __len__(self) -> int:
-        return self.total
-
-    def __iter__(self) -> CountingIterator:
-        return self
-
-    def __next__(self) -> Any:
-        if not self.has_next():
-            raise StopIteration
-        if self._itr is None:
-            # Not before: worker processes start here, and must see the epoch that was set in between.
-            self._itr = iter(self._source)
-        try:
-            element = next(self._itr)
-        except StopIteration:
-            raise IndexError(
-                f"Iterator expected to have length {self.total}, but exhausted at position {self.n}."
-            ) from None
-        self.n += 1
-        if not self.has_next():
-            self._itr = iter(())  # lets go of threads and processes behind the source
-        return element
-
-    def has_next(self) -> bool:
-        return self.n < self.total
-
-    def skip(self, n: int) -> CountingIterator:
-        """Take and drop ``n`` elements."""
-        for _ in range(n):
-            next(self)
-        return self
-
-    def take(self, n: int) -> CountingIterator:
-        """End at position ``n`` at the latest; the source is told, so that it does not read ahead beyond that."""
-        self.total = min(self.total, n)
-        if hasattr(self._source, "take"):
-            self._source.take(max(n - self.n, 0))
-        return self
-
-
-class GroupedIterator(CountingIterator):
-    """Lists of ``chunk_size`` elements of ``iterable`` (the micro-batches of one update).
-
-    The last group may be shorter; with ``skip_remainder_batch`` it is left out, and ``iterable`` ends before it.
-    Deliberate deviation: when the position of a resumed ``iterable`` is not a multiple of ``chunk_size`` (update_freq was
-    changed), the original lost the last elements of that epoch; here all of them are delivered.
-    """
-
-    def __init__(self, iterable: Any, chunk_size: int, skip_remainder_batch: bool = False) -> None:
-        position, length = getattr(iterable, "n", 0), len(iterable)
-        start = ceil_div(position, chunk_size)
-        if skip_remainder_batch:
-            groups = (length - position) // chunk_size
-            logger.info("skip final residual batch, grouped total_num_itrs = %d", start + groups)
-        else:
-            groups = ceil_div(length - position, chunk_size)
-            logger.info("grouped total_num_itrs = %d", start + groups)
-        if skip_remainder_batch and hasattr(iterable, "take"):
-            iterable.take(position + groups * chunk_size)
-        super().__init__(_groups(iterable, chunk_size), start=start, total=start + groups)
-        self.chunk_size = chunk_size
-
-
-def _groups(iterable: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(iterable)
-    while group := list(itertools.islice(iterator, size)):
-        yield group
-
-
-class GrowingGroups(CountingIterator):
-    """Lists of ``size(updates())`` elements of ``iterable``: the micro-batches of an update, more of them as training goes on.
-
-    ``n`` and ``total`` follow from the sizes of the updates before and after; should an update be skipped, so that a size
-    is used twice, they are estimates, and only `has_next` is exact. The last group may be shorter; with
-    ``skip_remainder_batch`` it is left out.
-    """
-
-    def __init__(
-        self,
-        iterable: CountingIterator,
-        size: Callable[[int], int],
-        updates: Callable[[], int],
-        skip_remainder_batch: bool = False,
-    ) -> None:
-        self._batches, self._whole = iterable, skip_remainder_batch
-        self._next_size = lambda: size(updates())
-        before = _count_groups(iterable.n, (size(max(update, 0)) for update in itertools.count(updates() - 1, -1)))
-        left = iterable.total - iterable.n
-        super().__init__(
-            self._groups(), start=before, total=before + _count_groups(left, map(size, itertools.count(updates())))
-        )
-
-    def _groups(self) -> Iterator[list[Any]]:
-        while self.has_next():
-            yield list(itertools.islice(self._batches, self._next_size()))
-
-    def has_next(self) -> bool:
-        return self._batches.total - self._batches.n >= (self._next_size() if self._whole else 1)
-
-
-def _count_groups(elements: int, sizes: Iterable[int]) -> int:
-    """How many groups of ``sizes`` it takes for ``elements``."""
-    return next(count for count, covered in enumerate(itertools.accumulate(sizes, initial=0)) if covered >= elements)
-
-
-class ShardedIterator(CountingIterator):
-    """Elements ``shard_id, shard_id + num_shards, ...``; every shard is filled up to one length with ``fill_value``."""
-
-    def __init__(self, iterable: Any, num_shards: int, shard_id: int, fill_value: Any = None) -> None:
-        if not 0 <= shard_id < num_shards:
-            raise ValueError(f"shard_id must be between 0 and num_shards ({num_shards}), but is {shard_id} instead")
-        length = ceil_div(len(iterable), num_shards)
-        own = itertools.islice(iterable, shard_id, len(iterable), num_shards)
-        padded = itertools.islice(itertools.chain(own, itertools.repeat(fill_value)), length)
-        super().__init__(padded, start=ceil_div(getattr(iterable, "n", 0), num_shards), total=length)
-
+__all__ = [
+    "BufferedIterator",
+    "CountingIterator",
+    "EpochBatchIterating",
+    "EpochBatchIterator",
+    "GroupedIterator",
+    "GrowingGroups",
+    "ShardedIterator",
+    "epoch_order",
+    "shard_order",
+]
 
 MAX_BUFFER = 20
 
@@ -212,8 +86,9 @@ class EpochBatchIterator(EpochBatchIterating):
             the first epoch that starts here (so that a curriculum never begins to shuffle).
         persistent_workers: keep the workers; they are told the epoch with every batch.
 
-    State: ``{"version": 2, "epoch", "iterations_in_epoch", "shuffle"}``, where iterations are batches of this shard,
-    before grouping by update_freq (and ``fix_batches_to_gpus`` when it is on).
+    State: ``{"version": 2, "epoch", "iterations_in_epoch", "shuffle"}``, where iterations are batches of a shard, before
+    grouping by update_freq (and ``fix_batches_to_gpus`` when it is on); with several shards also ``batches_in_epoch``,
+    those of all shards, which is where any other number of shards continues.
     """
 
     def __init__(
@@ -334,15 +209,24 @@ class EpochBatchIterator(EpochBatchIterating):
         iterator = self._current if self._pending is None else self._pending
         return 0 if iterator is None else iterator.n
 
+    @property
+    def batches_in_epoch(self) -> int:
+        """Batches of all shards before the next one."""
+        iterator = self._current if self._pending is None else self._pending
+        return 0 if iterator is None else iterator.position
+
     def state_dict(self) -> dict[str, Any]:
         """Position to continue from; at the end of an epoch, the beginning of the next one."""
         finished = self._pending is None and self.end_of_epoch()
+        position = 0 if finished else self.batches_in_epoch
         state: dict[str, Any] = {
             "version": 2,
             "epoch": self.epoch + 1 if finished else self.epoch,
-            "iterations_in_epoch": 0 if finished else self.iterations_in_epoch,
+            "iterations_in_epoch": ceil_div(position, self.num_shards),
             "shuffle": self.shuffle,
         }
+        if self.num_shards > 1 and position > 0:
+            state["batches_in_epoch"] = position
         if self.fix_batches_to_gpus:
             state["fix_batches_to_gpus"] = True
         return state
@@ -350,13 +234,14 @@ class EpochBatchIterator(EpochBatchIterating):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from there; nothing is read before the first batch is asked for.
 
-        Raises CheckpointError when the epoch has no such batch (other data, batch size or number of workers).
+        A state without ``batches_in_epoch`` is that of as many shards as there are here. Raises CheckpointError when the
+        epoch has no such batch (other data or batch size).
         """
         self.epoch = state_dict["epoch"]
         self._current = self._pending = None
         if callable(self.batch_sampler):
             self._frozen_batches = None
-        offset = state_dict.get("iterations_in_epoch", 0)
+        offset = state_dict.get("batches_in_epoch", state_dict.get("iterations_in_epoch", 0) * self.num_shards)
         if offset <= 0:
             return
         self.shuffle = state_dict.get("shuffle", True) and not self.disable_shuffling
@@ -370,16 +255,17 @@ class EpochBatchIterator(EpochBatchIterating):
             return
         raise CheckpointError(
             f"Cannot resume training due to dataloader mismatch: the checkpoint has consumed {offset} batches of epoch "
-            f"{self.epoch}, but that epoch now has {len(self)}; restore data, batch size and number of processes, or "
+            f"{self.epoch}, but that epoch now has {len(self.frozen_batches)}; restore data and batch size, or "
             "start the epoch anew with `--reset-dataloader`"
         )
 
-    def _epoch_iterator(self, offset: int) -> CountingIterator | None:
-        """The epoch's batches of this shard from ``offset`` on; None when there are no more than that."""
+    def _epoch_iterator(self, first: int) -> CountingIterator | None:
+        """This shard's batches of the epoch from position ``first`` of all on; None when there are no more than that."""
         order = self._order()
-        if 0 < offset >= len(order):
+        if 0 < first >= len(order):
             return None
-        batches = OrderedBatches(self.frozen_batches, order[offset:])
+        end = max(len(order) - self.skip_remainder_batch, first)
+        batches = OrderedBatches(self.frozen_batches, self._own(order, first, end))
         if self._loader is None or not self.persistent_workers:
             self._loader = BatchLoader(
                 self.dataset,
@@ -392,26 +278,29 @@ class EpochBatchIterator(EpochBatchIterating):
         reading: Any = Reading(self._loader, batches)
         if self.buffer_size > 0:
             reading = BufferedIterator(self.buffer_size, reading)
-        iterator = CountingIterator(reading, start=offset)
-        if self.skip_remainder_batch:
-            iterator.take(max(len(iterator) - 1, offset))
-        return iterator
+        return ShardBatches(reading, first, end, self.num_shards, self.shard_id, self.skip_remainder_batch)
+
+    @property
+    def _fixed(self) -> bool:
+        return self._supports_prefetch and self.fix_batches_to_gpus
 
     def _order(self) -> np.ndarray:
-        """Positions of this shard's batches in this epoch, from the first one on."""
-        fixed = self._supports_prefetch and self.fix_batches_to_gpus
-        order = epoch_order(
-            len(self.frozen_batches),
-            self.seed,
-            self.epoch,
-            self.shuffle and not fixed,
-            self.num_shards,
-            self.grouped_shuffling,
+        """The batches of all shards in this epoch, by position."""
+        shuffle = self.shuffle and not self._fixed
+        return epoch_order(
+            len(self.frozen_batches), self.seed, self.epoch, shuffle, self.num_shards, self.grouped_shuffling
         )
-        own = shard_order(order, self.num_shards, self.shard_id)
+
+    def _own(self, order: np.ndarray, first: int, end: int) -> np.ndarray:
+        """Which batches this shard reads, in order."""
+        if self._fixed:
+            own = shard_order(order, self.num_shards, self.shard_id)
+            if self.shuffle:
+                own = own[epoch_order(len(own), self.seed + self.shard_id, self.epoch, True)]
+            own = own[ceil_div(first, self.num_shards) :]
+        else:
+            own = shard_order(order[first:end], self.num_shards, self.shard_id)
         if self._supports_prefetch:
             batches = OrderedBatches(self.frozen_batches, own)
             self.dataset.prefetch(np.concatenate([np.empty(0, np.int64), *map(np.asarray, batches)]).astype(np.int64))
-        if self.shuffle and fixed:
-            own = own[epoch_order(len(own), self.seed + self.shard_id, self.epoch, True)]
         return own

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import queue
+import signal
 import threading
 import time
 import weakref
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 import torch.utils.data
 
-from fairseq.errors import FairseqError
+from fairseq.errors import FairseqError, TrainingError
 
 logger = logging.getLogger("fairseq.data.iterators")
 
@@ -51,6 +53,23 @@ class _Order:
         return ((epoch, batch) for batch in batches) if self.sends_epoch else iter(batches)
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """In a data worker: signals that a whole process group gets are for its parent, which tells it when to end."""
+    for name in ("SIGUSR1", "SIGHUP", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_for_parent, daemon=True).start()
+
+
+def _end_for_parent() -> None:
+    """On SIGTERM from the parent, which sends it where a worker does not end by itself."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 class BatchLoader:
     """A torch DataLoader that can be read again in another order.
 
@@ -82,6 +101,7 @@ class BatchLoader:
             # torch warns about pinned memory where there is no device to pin it for.
             pin_memory=torch.cuda.is_available(),
             timeout=timeout if num_workers > 0 else 0,
+            worker_init_fn=leave_signals_to_parent,
             persistent_workers=persistent_workers and num_workers > 0,
         )
 
@@ -116,6 +136,10 @@ def _all(batches: Iterator[Any], count: int) -> Iterator[Any]:
             failure = _without_traceback(error)
             if failure is None:
                 raise
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            failure = TrainingError(f"a data worker has ended ({error}): too little memory? Lower --num-workers")
         if failure is not None:
             # Outside the handler: the traceback there would keep the loader and its processes alive.
             del batches

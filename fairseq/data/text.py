@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from fairseq.errors import DataError, DataNotFoundError
@@ -143,10 +144,19 @@ class _Worker:
     @classmethod
     def adopt(cls, function: Callable[[Any], Any]) -> None:
         cls.function = function
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
     @classmethod
     def call(cls, item: Any) -> Any:
         return cls.function(item)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _end_of_line(handle: BinaryIO, position: int, size: int) -> int:

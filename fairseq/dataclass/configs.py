@@ -169,9 +169,21 @@ class OptimizationConfig(FairseqDataclass):
         0.0, "stop after this many hours of training, earlier runs included (0: no limit)", within="[-1, inf)"
     )
     clip_norm: float = option(0.0, "clip the gradient to this norm (0: do not)", within="[0, inf)")
+    skip_bad_updates: int = option(
+        0,
+        "skip updates whose loss or gradient is not finite, but not more than this many in a row",
+        within="[0, inf)",
+        new=True,
+    )
     sentence_avg: bool = option(False, "accepted without effect on masked_lm, whose loss is per predicted token")
     update_freq: list[int] = option(
         [1], "batches per update; a list gives one value per epoch, the last one stays", within="[1, inf)"
+    )
+    batches_per_update: int = option(
+        0,
+        "batches per update of all processes together, whatever their number (0: update_freq for each)",
+        within="[0, inf)",
+        new=True,
     )
     batch_ramp_updates: int = option(
         0,
@@ -208,6 +220,12 @@ class CheckpointConfig(FairseqDataclass):
         "checkpoint_last.pt",
         "checkpoint to continue from; the default looks in save_dir, a missing other file is an error",
     )
+    resume: str = option(
+        "auto",
+        "with the default of restore_file: continue from the newest good checkpoint, or from checkpoint_last only",
+        choices=("auto", "last"),
+        new=True,
+    )
     continue_once: str | None = option(None, "continue from this file unless save_dir already has a last checkpoint")
     finetune_from_model: str | None = option(None, "start from the weights of this checkpoint, nothing else of it")
     reset_dataloader: bool = option(False, "do not restore the position in the data")
@@ -236,7 +254,7 @@ class CheckpointConfig(FairseqDataclass):
     patience: int = option(-1, "stop after this many validations without improvement (-1: never)", within="[-1, inf)")
     checkpoint_suffix: str = option("", "text added to the checkpoint file names")
     checkpoint_shard_count: int = option(1, "files that hold one sharded checkpoint", within="[1, inf)")
-    load_checkpoint_on_all_dp_ranks: bool = option(False, "read the checkpoint on every worker instead of broadcasting")
+    load_checkpoint_on_all_dp_ranks: bool = option(False, "accepted without effect (every process reads it)")
     write_checkpoints_asynchronously: bool = option(
         False, "write checkpoints in a background thread", alias="--save-async"
     )
@@ -263,11 +281,29 @@ def _local_rank() -> int:
     return int(value) if value.isdecimal() else 0
 
 
+def visible_gpus() -> int:
+    """GPUs that this process may use, as far as that can be told without their driver; 1 where there are none."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        names = [name.strip() for name in chosen.split(",")]
+        return max(1, len(names if "-1" not in names else names[: names.index("-1")]))
+    return max(1, sum(name.startswith("nvidia") and name[6:].isdigit() for name in _devices()))
+
+
+def _devices() -> list[str]:
+    try:
+        return os.listdir("/dev")
+    except OSError:
+        return []
+
+
 @dataclass(kw_only=True)
 class DistributedTrainingConfig(FairseqDataclass):
     """Processes, their rendezvous and how gradients and parameters are spread over them."""
 
-    distributed_world_size: int = option(1, "processes that train together", within="[1, inf)")
+    distributed_world_size: int = option(
+        visible_gpus, "processes that train together (default: one per GPU)", within="[1, inf)"
+    )
     distributed_num_procs: int | None = option(
         0, "processes to start on this machine (set by the launcher)", within="[-1, inf)"
     )
@@ -280,16 +316,16 @@ class DistributedTrainingConfig(FairseqDataclass):
     )
     distributed_no_spawn: bool = option(False, "start no processes even if there are several GPUs")
     ddp_backend: str = option("pytorch_ddp", "how gradients are averaged", choices=DDP_BACKENDS)
-    ddp_comm_hook: str = option("none", "compression of gradients on the wire", choices=("none", "fp16"))
+    ddp_comm_hook: str = option("none", "compression of gradients on the wire", choices=("none", "fp16", "bf16"))
     bucket_cap_mb: int = option(25, "megabytes of one gradient bucket", within="[1, inf)")
     fix_batches_to_gpus: bool = option(False, "shuffle batches within a worker only, so that each keeps its data")
     find_unused_parameters: bool = option(False, "look for parameters without gradient in every update")
     gradient_as_bucket_view: bool = option(False, "let gradients be views of the buckets, to save memory")
     fast_stat_sync: bool = option(False, "accepted without effect (deprecated)")
     heartbeat_timeout: int = option(
-        -1, "kill the job after this many seconds without progress (-1: never)", within="[-1, inf)"
+        -1, "end the run after this many seconds without an update (-1: 1800)", within="[-1, inf)"
     )
-    broadcast_buffers: bool = option(False, "copy buffers from rank 0 at every update")
+    broadcast_buffers: bool = option(False, "accepted without effect (no buffers change in training)")
     slowmo_momentum: float | None = carried(None, SLOWMO)
     slowmo_base_algorithm: str = carried("localsgd", SLOWMO)
     localsgd_frequency: int = carried(3, SLOWMO)

@@ -13,12 +13,12 @@ from fairseq.errors import ConfigError, TrainingError
 from fairseq.finetune.glue_files import TASKS, GlueTask
 from fairseq.glue import plan, recipe, report
 from fairseq.glue.data import Preparation, TaskData, choose
-from fairseq.glue.files import claimed
 from fairseq.glue.plan import Request, Run
 from fairseq.glue.pretrained import read_pretrained
 from fairseq.glue.runs import Execution
 from fairseq.glue.scores import METRICS, best_point, best_run, by_task, constant_score
 from fairseq.glue.submission import diagnostic_data, predict
+from fairseq.locks import claimed
 
 
 def run(request: Request) -> None:
@@ -31,7 +31,7 @@ def run(request: Request) -> None:
     plan.make(chosen, begin, [TaskData.unknown(name) for name in names], 1, request.given, request.limits)
     if missing:
         _say(f"not in {request.data_dir}: {'; '.join(missing)}")
-    with claimed(request.out) as lock:
+    with claimed(request.out, "fairseq-glue", "wait for it, or choose another --out") as lock:
         preparation = Preparation(
             begin, request.data_dir, request.out / "data", request.train_examples, workers=request.cores
         )

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fairseq.data.text import json_value
 from fairseq.errors import ConfigError
 from fairseq.file_io import complete_file
-
-PATIENCE = 10.0  # seconds
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -52,28 +46,3 @@ def fingerprint(value: Any) -> str:
     """16 hexadecimal digits that identify a JSON value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
-
-
-@contextmanager
-def claimed(directory: Path) -> Iterator[int]:
-    """Hold ``directory`` for this process; yields a descriptor that children inherit, which keeps it held until they end.
-
-    Raises ConfigError when another process still holds it after `PATIENCE`.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    raise ConfigError(
-                        f"another fairseq-glue works in {directory}; wait for it, or choose another --out"
-                    ) from None
-                time.sleep(0.2)
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -81,7 +81,7 @@ class Execution:
     data: Mapping[str, TaskData]
     plan: Plan
     select: str
-    lock: int
+    lock: int | None
     results: dict[Run, Result] = field(default_factory=dict)
     failures: dict[Run, str] = field(default_factory=dict)
 
@@ -171,7 +171,7 @@ class Execution:
                 stderr=subprocess.STDOUT,
                 env=self._environment(slot),
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then ends its children
-                pass_fds=(self.lock,),
+                pass_fds=() if self.lock is None else (self.lock,),
             )
         return _Child(process, slot, time.monotonic())
 

@@ -16,13 +16,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Number
 from typing import Any
 
 import torch
 
-from fairseq.errors import ConfigError
+from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
 from fairseq.logging.setup import STATS_LOGGER, add_log_file, close_log_file
 
@@ -30,6 +30,7 @@ _logger = logging.getLogger(__name__)
 
 _writers: dict[str, Any] = {}  # one SummaryWriter a directory, for the whole process: bars come and go every epoch
 _warned: set[str] = set()
+_failed: set[str] = set()  # classes of loggers
 
 
 def warn_once(message: str) -> None:
@@ -116,7 +117,8 @@ class WandbLogger:
 @atexit.register
 def close_writers() -> None:
     for writer in _writers.values():
-        writer.close()
+        with contextlib.suppress(OSError):
+            writer.close()
     _writers.clear()
 
 
@@ -217,12 +219,24 @@ class BaseProgressBar:
 
     def update_config(self, config: Mapping[str, Any]) -> None:
         """Tell the loggers that keep one the configuration of the run."""
-        for logger in self.loggers:
-            logger.update_config(config)
+        self._tell(lambda logger: logger.update_config(config))
 
     def _write(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
+        self._tell(lambda logger: logger.write(stats, tag, stats.get("num_updates", -1) if step is None else step))
+
+    def _tell(self, what: Callable[[TensorboardLogger | WandbLogger], None]) -> None:
+        """Do ``what`` with every logger; one that fails (a full disk, a lost connection) is named once and left out."""
         for logger in self.loggers:
-            logger.write(stats, tag, stats.get("num_updates", -1) if step is None else step)
+            name = type(logger).__name__
+            if name in _failed:
+                continue
+            try:
+                what(logger)
+            except FairseqError:
+                raise
+            except Exception as error:
+                _failed.add(name)
+                _logger.warning("%s has failed and is left out from now on: %s: %s", name, type(error).__name__, error)
 
     def _log(self, stats: Mapping[str, Any], tag: str | None, step: int | None) -> None:
         pass

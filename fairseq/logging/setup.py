@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import logging.config
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -75,17 +77,27 @@ def log_to_files(logger: logging.Logger, message: object) -> None:
             handler.handle(record)
 
 
-def configure_logging(log_file: str | None = None, reset: bool = False) -> None:
+def configure_logging(
+    log_file: str | None = None, reset: bool = False, job_logging: Mapping[str, Any] | None = None
+) -> None:
     """Log to stdout in the commands' format, unless the root logger has handlers already (hydra, a test).
 
-    ``reset`` removes those handlers first (``common.reset_logging``). ``log_file``: see `add_log_file`.
+    ``job_logging``: hydra's own settings, for a process that hydra did not start. ``reset`` removes those handlers first (``common.reset_logging``). ``log_file``: see `add_log_file`.
     """
+    if job_logging is not None and not logging.root.handlers:
+        logging.config.dictConfig(dict(job_logging))
     handlers = [_AboveBars(sys.stdout)]
     logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), handlers=handlers, force=reset)
     for handler in logging.root.handlers:
         ends_quietly(handler)
     if log_file:
         add_log_file(log_file)
+
+
+def log_warnings_only() -> None:
+    """On the processes of a run that leave it to the first one to tell how it goes."""
+    configure_logging()
+    logging.getLogger().setLevel(max(logging.WARNING, log_level()))
 
 
 def add_log_file(path: str) -> None:

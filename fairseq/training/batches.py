@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fairseq.distributed import utils as distributed
+from fairseq.distributed import group as distributed
 from fairseq.errors import ConfigError, DataError
 from fairseq.logging.progress import BaseProgressBar, progress_bar
 
@@ -121,11 +121,16 @@ def check_sample_sizes(task: FairseqTask, model: BaseFairseqModel, subset: str) 
 def progress_of(
     cfg: FairseqConfig, batches: Any, epoch: int | None = None, prefix: str | None = None, run_name: str | None = None
 ) -> BaseProgressBar:
-    """``batches`` in the bar that the configuration asks for; with ``run_name`` (training) tensorboard and wandb too."""
+    """``batches`` in the bar that the configuration asks for; with ``run_name`` (training) tensorboard and wandb too.
+
+    The first process alone prints.
+    """
     common = cfg.common
+    first = distributed.get_global_rank() == 0
+    run_name = run_name if first else None
     return progress_bar(
         batches,
-        log_format=common.log_format,
+        log_format=common.log_format if first else "none",
         log_interval=common.log_interval,
         epoch=epoch,
         prefix=prefix,

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.dataclass.state import config_to_state
+from fairseq.distributed import group as distributed
 from fairseq.errors import ConfigError, FairseqError, TrainingError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.registry import nearest
+from fairseq.training import signals
 from fairseq.training.batches import progress_of, subset_names
 
 if TYPE_CHECKING:
@@ -49,9 +51,11 @@ def validate(cfg: FairseqConfig, trainer: Trainer, epoch: int, subsets: list[str
     for position, subset in enumerate(subsets):
         logger.info('begin validation on "%s" subset', subset)
         stats = _validate_subset(cfg, trainer, epoch, subset, track_best=position == 0)
-        # One that decides nothing may have nothing to predict.
-        values.append(_metric(stats, metric, subset) if position == 0 or metric in stats else math.nan)
-    return values
+        first = distributed.get_data_parallel_rank() == 0  # the one that sees everything decides
+        # A subset that decides nothing may have nothing to predict.
+        wanted = first and (position == 0 or metric in stats)
+        values.append(_metric(stats, metric, subset) if wanted else math.nan)
+    return list(distributed.of_first(values))
 
 
 def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: str, track_best: bool) -> dict[str, Any]:
@@ -62,10 +66,15 @@ def _validate_subset(cfg: FairseqConfig, trainer: Trainer, epoch: int, subset: s
         most += 1  # as the original evaluates, so that validation values stay comparable
     # A new root, so that nothing of the pass leaks into the training meters.
     with metrics.aggregate(new_root=True, collect=True) as meters:
-        for i, sample in enumerate(progress):
-            if most is not None and i >= most:
+        for row, sample in enumerate(progress):
+            first = row * distributed.get_data_parallel_world_size()
+            if most is not None and first >= most:
                 break
-            trainer.valid_step(sample)
+            signals.raise_dropped_interrupt()
+            if trainer.peers.agreed("interrupted"):
+                raise signals.InterruptedPass
+            # The limit is one on the batches of all processes: the last row may have some for a few of them only.
+            trainer.valid_step(sample if most is None or first + distributed.get_data_parallel_rank() < most else None)
     stats = meters.get_smoothed_values()
     stats["num_updates"] = trainer.get_num_updates()
     metric, best = cfg.checkpoint.best_checkpoint_metric, trainer.store.best
@@ -180,10 +189,11 @@ def train_epoch(
     values: list[float] = []
     should_stop = False
     logger.info("Start iterating over samples")
-    for samples in progress:
+    for samples in rescuing(progress, trainer, epoch_itr):
         with metrics.aggregate("train_inner"):
             updated = trainer.train_step(samples) is not None
         update_done()
+        signals.raise_dropped_interrupt()
         num_updates = trainer.get_num_updates()
         if updated and num_updates % cfg.common.log_interval == 0:
             progress.log(
@@ -191,6 +201,8 @@ def train_epoch(
             )
             metrics.reset_meters("train_inner")
         end_of_epoch = not groups.has_next()
+        if trainer.peers.agreed("interrupted"):
+            save_and_leave(trainer, epoch_itr)
         if updated or end_of_epoch:  # a skipped update changes nothing worth saving again
             values, should_stop = validate_and_save(cfg, trainer, epoch_itr, end_of_epoch)
         if should_stop:
@@ -202,22 +214,45 @@ def train_epoch(
     return values, should_stop
 
 
+def rescuing(batches: Iterable[Any], trainer: Trainer, epoch_itr: EpochBatchIterator) -> Iterator[Any]:
+    """``batches``; where they cannot be read any more, the updates that were made are saved before the error goes on."""
+    iterator, first = iter(batches), trainer.get_num_updates()
+    while True:
+        position = epoch_itr.state_dict()
+        try:
+            samples = next(iterator)
+        except StopIteration:
+            return
+        except FairseqError:
+            if trainer.get_num_updates() > first and distributed.get_global_world_size() == 1:
+                trainer.save_checkpoint(epoch_itr, None, forced=True, position=position)
+                trainer.store.wait()
+            raise
+        yield samples
+
+
 def update_groups(cfg: FairseqConfig, trainer: Trainer, epoch: int, batches: CountingIterator) -> CountingIterator:
-    """``batches`` in lists, one for each update: update_freq of them, or fewer in the beginning (batch_ramp_updates)."""
+    """``batches`` in lists, one for each update: update_freq of them, or fewer in the beginning (batch_ramp_updates).
+
+    An update reads update_freq batches per process, or ``batches_per_update`` of all processes. While it grows it reads a
+    fraction of those of all processes, so that its batches depend on their number alone.
+    """
     schedule, ramp = cfg.optimization.update_freq, cfg.optimization.batch_ramp_updates
-    whole = cfg.optimization.skip_remainder_batch
+    whole, together = cfg.optimization.skip_remainder_batch, cfg.optimization.batches_per_update
     update_freq = schedule[min(epoch, len(schedule)) - 1]
+    most = together or update_freq * distributed.get_data_parallel_world_size()
 
-    def ramped(updates: int) -> int:
-        return max(1, math.ceil(update_freq * min(updates / ramp, 1.0)))
+    def size(updates: int) -> int:
+        return max(1, math.ceil(most * min(updates / ramp, 1.0))) if ramp else most
 
-    if not ramp:
+    if not (ramp or together):
         groups: CountingIterator = GroupedIterator(batches, update_freq, skip_remainder_batch=whole)
     else:
-        groups = GrowingGroups(batches, ramped, trainer.get_num_updates, skip_remainder_batch=whole)
+        groups = GrowingGroups(batches, size, trainer.get_num_updates, skip_remainder_batch=whole)
     if not groups.has_next():
+        wanted = f"batches_per_update={together}" if together else f"update_freq={update_freq}"
         raise ConfigError(
-            f"an epoch has {len(batches)} batches, too few for an update of update_freq={update_freq}, and "
+            f"an epoch has {batches.end} batches, too few for an update of {wanted}, and "
             "--skip-remainder-batch drops them: lower --update-freq or the batch size"
         )
     return groups
@@ -254,11 +289,27 @@ def validate_and_save(
 def _validate(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> list[float]:
     try:
         return validate(cfg, trainer, epoch_itr.epoch, trainer.task.validation_subsets(subset_names(cfg)))
+    except signals.InterruptedPass:
+        save_and_leave(trainer, epoch_itr)
     except FairseqError:
         # A mistake in the validation data or settings must not cost the updates that were made.
         trainer.save_checkpoint(epoch_itr, None)
         trainer.store.wait()
         raise
+
+
+def save_and_leave(trainer: Trainer, epoch_itr: EpochBatchIterator) -> NoReturn:
+    """Save because of a signal, and end this process once the first one has written. A validation is not made up for."""
+    logger.info(
+        "%s: saving after %d updates, then ending with status %d; the same command goes on from there",
+        signals.received() or "a signal to another process",
+        trainer.get_num_updates(),
+        signals.INTERRUPTED,
+    )
+    trainer.save_checkpoint(epoch_itr, None, forced=True)
+    trainer.store.wait()
+    distributed.gather(None)
+    raise SystemExit(signals.INTERRUPTED)
 
 
 def _hits(num_updates: int, interval: int) -> bool:
@@ -271,8 +322,8 @@ def _reached_limit(cfg: FairseqConfig, trainer: Trainer, num_updates: int) -> bo
             "Stopping training due to num_updates: %d >= max_update: %d", num_updates, cfg.optimization.max_update
         )
         return True
-    hours = trainer.cumulative_training_time() / 3600
-    if cfg.optimization.stop_time_hours > 0 and hours > cfg.optimization.stop_time_hours:
+    if trainer.peers.agreed("time_up"):
+        hours = trainer.cumulative_training_time() / 3600
         logger.info(
             "Stopping training due to cumulative_training_time: %s > stop_time_hours: %s hour(s)",
             hours,

@@ -1,16 +1,59 @@
-"""Finds the first tensor that is not finite, so that a diverged run says where it broke."""
+"""Updates that diverge: some are skipped on request, the others end the run, which says where it broke.
+
+`first_bad_tensor` finds the first tensor that is not finite.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-logger = logging.getLogger(__name__)
+from fairseq.errors import NonFiniteError
+from fairseq.logging.setup import TRAIN_LOGGER
+from fairseq.models.loading import first_not_finite
+
+logger = logging.getLogger(TRAIN_LOGGER)
+
+
+class BadUpdates:
+    """Updates whose loss or gradient is not finite: at most ``most`` in a row are skipped (``skip_bad_updates``)."""
+
+    def __init__(self, most: int, save_dir: str) -> None:
+        self.most, self.save_dir = most, save_dir
+        self.in_a_row = 0
+
+    def skips(self, failure: FloatingPointError, update: int) -> bool:
+        """Count the bad ``update`` and say whether training may go on without it."""
+        if not isinstance(failure, NonFiniteError):
+            return False
+        self.in_a_row += 1
+        if self.in_a_row > self.most:
+            return False
+        logger.warning(
+            "update %d is skipped: its loss or gradient is NaN or infinite (%d in a row, at most %d)",
+            update,
+            self.in_a_row,
+            self.most,
+        )
+        return True
+
+    def error(
+        self, failure: FloatingPointError, update: int, loss: float, where: Callable[[], str | None]
+    ) -> NonFiniteError:
+        """The error that ends the run; ``where`` describes the first bad tensor."""
+        if not isinstance(failure, NonFiniteError):  # the loss scale has reached its minimum
+            return NonFiniteError(f"update {update}: {failure}")
+        row = f" {self.in_a_row} times in a row" if self.in_a_row > 1 else ""
+        return NonFiniteError(
+            f"update {update}: the loss ({loss:g} nats) or the gradient is NaN or infinite{row}; first bad tensor: "
+            f"{where() or 'the gradient norm'}; the checkpoints in {self.save_dir} are as they were: "
+            "lower the learning rate, set --clip-norm, or look at this batch"
+        )
 
 
 def _first_bad(kind: str, named: Iterable[tuple[str, Tensor | None]]) -> str | None:
@@ -69,3 +112,19 @@ class NanDetector:
                 logger.warning("NaN or infinity detected in the %s", where)
 
         return hook
+
+
+def with_finite_weights(state: dict[str, Any], model: nn.Module, directory: str) -> dict[str, Any]:
+    """``state`` of ``model``, if its weights are finite: nothing else may replace a good checkpoint in ``directory``.
+
+    Raises NonFiniteError.
+    """
+    weights = state["model"]
+    wrong = first_not_finite((name, weights[name]) for name, _ in model.named_parameters() if name in weights)
+    if wrong is not None:
+        updates = state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0
+        raise NonFiniteError(
+            f"after update {updates} {wrong}: nothing is saved, the checkpoints in {directory} are as they were; lower the "
+            "learning rate, raise the optimizer's epsilon, or set --clip-norm"
+        )
+    return state

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fairseq.checkpoint.store import last_name
+from fairseq.checkpoint.reader import read
+from fairseq.checkpoint.store import last_name, resumable
 from fairseq.data import indexed_dataset
 from fairseq.dataclass.base import literal_dict
 from fairseq.dataclass.state import changed_settings, config_to_state
+from fairseq.distributed import group as distributed
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import PathManager
+from fairseq.locks import claimed
 from fairseq.logging import metrics
 from fairseq.logging.progress import own_logs
 from fairseq.logging.setup import TRAIN_LOGGER, log_to_files
 from fairseq.ops import library
 from fairseq.optim import precision
 from fairseq.tasks import setup_task
+from fairseq.training import signals
 from fairseq.training.batches import check_sample_sizes, own_random_numbers, seed_run, subset_names
 from fairseq.training.inherited import check_bpe, keep_architecture
 from fairseq.training.loop import train_epochs
+from fairseq.training.peers import check_section
 from fairseq.training.run_state import Resets
 from fairseq.training.trainer import Trainer
 
@@ -41,7 +47,8 @@ def train(cfg: FairseqConfig) -> float | None:
     """
     check(cfg)
     keep_architecture(cfg)
-    with own_logs(cfg.common.log_file), own_random_numbers(), precision.tf32(cfg.common.tf32):
+    logs = own_logs(cfg.common.log_file)
+    with signals.remembered(), logs, own_random_numbers(), precision.tf32(cfg.common.tf32):
         return _train(cfg)
 
 
@@ -60,6 +67,20 @@ def _train(cfg: FairseqConfig) -> float | None:
 
     trainer = Trainer(cfg, task, model, criterion)
     trainer.store.verify_directory()
+    with own_directory(cfg.checkpoint):
+        return _train_from_here(cfg, trainer)
+
+
+def own_directory(cfg: CheckpointConfig) -> contextlib.AbstractContextManager[Any]:
+    """Hold ``save_dir``: two runs in one directory would mix their files."""
+    if cfg.no_save or distributed.get_global_rank() > 0:
+        return contextlib.nullcontext()
+    return claimed(cfg.save_dir, "fairseq-train", "wait for it, or choose another --save-dir")
+
+
+def _train_from_here(cfg: FairseqConfig, trainer: Trainer) -> float | None:
+    """Train from the checkpoint that there is."""
+    task, model = trainer.task, trainer.model
     logger.info("training on %s in %s precision", trainer.device, trainer.precision)
     if library.missing():  # pip shows no output of a build that succeeded, so the reader may not know
         logger.warning(
@@ -73,6 +94,7 @@ def _train(cfg: FairseqConfig) -> float | None:
         cfg.checkpoint, trainer, disable_iterator_cache=task.has_sharded_data(cfg.dataset.train_subset)
     )
     check_bpe(cfg.bpe, task.source_dictionary)
+    trainer.peers.check_start(model, (trainer.get_num_updates(), epoch_itr.next_epoch_idx, epoch_itr.batches_in_epoch))
     if cfg.optimization.max_update and trainer.get_num_updates() >= cfg.optimization.max_update:
         logger.info("nothing to do: %d updates are done already", trainer.get_num_updates())
         return None
@@ -94,6 +116,7 @@ def check(cfg: FairseqConfig) -> None:
         )
     if not cfg.optimization.update_freq:
         raise ConfigError("update_freq is an empty list; give at least one number of batches per update")
+    check_section(cfg.distributed_training)
     if cfg.criterion is None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
     if cfg.optimizer is None:
@@ -155,8 +178,10 @@ def load_checkpoint(
     """
     path, resets = starting_point(cfg)
     overrides = literal_dict(cfg.optimizer_overrides, "--optimizer-overrides")
+    own = resumable(cfg)
+    fallbacks = [other for other in own if other != path] if path in own else []
     extra_state = trainer.load_checkpoint(
-        path, resets.optimizer, resets.lr_scheduler, overrides, reset_meters=resets.meters
+        path, resets.optimizer, resets.lr_scheduler, overrides, reset_meters=resets.meters, fallbacks=fallbacks
     )
     if extra_state is None or resets.dataloader:
         return extra_state, trainer.get_train_iterator(epoch=1, load_dataset=True, **iterator_args)
@@ -193,9 +218,9 @@ def starting_point(cfg: CheckpointConfig) -> tuple[str, Resets]:
                 f"from {cfg.save_dir}/{last_name()} when there is one and from scratch otherwise"
             )
         return path, resets
-    last = os.path.join(cfg.save_dir, last_name(suffix))
-    if PathManager.exists(last):
-        return last, resets
+    own = resumable(cfg)
+    if own:
+        return newest(own), resets
     once = getattr(cfg, "continue_once", None)
     if once is not None:
         if not PathManager.exists(once):
@@ -208,4 +233,19 @@ def starting_point(cfg: CheckpointConfig) -> tuple[str, Resets]:
             "loading pretrained model from %s: optimizer, schedule, meters and data start anew", cfg.finetune_from_model
         )
         return cfg.finetune_from_model, Resets(True, True, True, True)
-    return last, resets
+    return str(Path(cfg.save_dir) / last_name(suffix)), resets
+
+
+def newest(paths: list[str]) -> str:
+    """Of checkpoints, the latest written one first, the one with the most updates; their times alone may mislead."""
+    last = next((path for path in paths if Path(path).name.startswith("checkpoint_last")), paths[0])
+    if last == paths[0]:
+        return last
+    return last if _updates(last) >= _updates(paths[0]) else paths[0]
+
+
+def _updates(path: str) -> int:
+    try:
+        return int(read(path, mmap=True, with_config=False)["optimizer_history"][-1]["num_updates"])
+    except (CheckpointError, LookupError, TypeError, ValueError):
+        return -1

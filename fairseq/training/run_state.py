@@ -84,6 +84,26 @@ def from_checkpoint(checkpoint: Mapping[str, Any], resets: Resets) -> dict[str, 
     return {name: state for name, state in states.items() if state is not None}
 
 
+def count_batches(position: dict[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Complete ``position`` in the data by the batches that all processes have read.
+
+    Files without (those of a single process, and the original's) tell how many each process has read; how many
+    processes there were is in the stored configuration.
+    """
+    if "batches_in_epoch" not in position:
+        position["batches_in_epoch"] = position["iterations_in_epoch"] * _stored_world_size(checkpoint)
+
+
+def _stored_world_size(checkpoint: Mapping[str, Any]) -> int:
+    cfg, args = checkpoint.get("cfg"), checkpoint.get("args")
+    section = cfg.get("distributed_training") if isinstance(cfg, Mapping) else args
+    found = section.get(_SIZE) if isinstance(section, Mapping) else getattr(section, _SIZE, 1)
+    return found if isinstance(found, int) and found > 1 else 1
+
+
+_SIZE = "distributed_world_size"
+
+
 def check_same(source: str, what: str, saved: str, own: str) -> None:
     """Raise CheckpointError if the class ``saved`` in ``source`` is not this run's."""
     if saved != own:

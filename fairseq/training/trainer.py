@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,27 +24,31 @@ from fairseq.checkpoint.store import CheckpointStore
 from fairseq.checkpoint.stored_paths import make_absolute
 from fairseq.dataclass.slots import other_variants
 from fairseq.dataclass.state import config_to_state
-from fairseq.distributed import utils as distributed
+from fairseq.distributed import group as distributed
 from fairseq.errors import CheckpointError, NonFiniteError, TrainingError
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.logging.meters import Statistics
 from fairseq.logging.setup import TRAIN_LOGGER
-from fairseq.models.loading import MisfitError, first_not_finite, load_weights
+from fairseq.models.loading import MisfitError, load_weights
 from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
 from fairseq.optim.parameter_groups import freeze, scale_rates
+from fairseq.training import signals
 from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.compilation import compile_layers
 from fairseq.training.inherited import keep_bpe, misfit
-from fairseq.training.nan_detector import first_bad_tensor
+from fairseq.training.memory import log_free, shortage
+from fairseq.training.nan_detector import BadUpdates, first_bad_tensor, with_finite_weights
 from fairseq.training.old_names import OldTrainerNames
+from fairseq.training.peers import Accumulated, OutOfMemoryError, meet
 from fairseq.training.run_state import (
     EarlyStop,
     Resets,
     StatefulPart,
     check_same,
+    count_batches,
     from_checkpoint,
 )
 from fairseq.tree import map_tensors
@@ -57,23 +60,6 @@ if TYPE_CHECKING:
     from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(TRAIN_LOGGER)
-
-
-@dataclass
-class Accumulated:
-    """What the micro-batches of one update left behind."""
-
-    loss: Tensor | float = 0.0
-    """Sum of the losses (nats), detached."""
-    sample_size: Tensor | float = 0.0
-    """What the loss is divided by (masked tokens)."""
-    logging_outputs: list[dict[str, Any]] = field(default_factory=list)
-
-    def divisor(self) -> Tensor | float:
-        """``sample_size``, but 1 for an update without targets, which has no loss and no gradient to divide."""
-        if isinstance(self.sample_size, Tensor):
-            return torch.where(self.sample_size == 0, 1, self.sample_size)
-        return self.sample_size or 1.0
 
 
 class Trainer(OldTrainerNames):
@@ -97,6 +83,7 @@ class Trainer(OldTrainerNames):
         self.optimizer_history: list[dict[str, Any]] = []
         self.early_stop = EarlyStop()
         self._num_updates = 0
+        self.bad_updates = BadUpdates(cfg.optimization.skip_bad_updates, cfg.checkpoint.save_dir)
         self._dummy_source: EpochBatchIterator | None = None
         self._own_updates = 0  # those that this process made
         self._predicted: Tensor | float = 0.0  # the sum of their sample sizes, left where it is
@@ -104,6 +91,7 @@ class Trainer(OldTrainerNames):
         self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
         self.ema = self._build_ema() if cfg.ema.store_ema else None
+        self.peers = meet(cfg, task, self.model, self.criterion, self._wishes)
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -123,6 +111,12 @@ class Trainer(OldTrainerNames):
         """The averaged model, for the steps of a task that wants it."""
         ema = self.ema if getattr(self.task, "uses_ema", False) else None
         return {} if ema is None else {"ema_model": ema.get_model()}
+
+    def _wishes(self) -> dict[str, bool]:
+        """What this process would do now; all processes do it when one wishes it."""
+        hours = self.cfg.optimization.stop_time_hours
+        time_up = 0 < hours < self.cumulative_training_time() / 3600
+        return {"time_up": time_up, "interrupted": signals.received() is not None}
 
     # ---- where we are -------------------------------------------------------------------------------------------
 
@@ -202,14 +196,21 @@ class Trainer(OldTrainerNames):
             total = self._accumulate(samples)
             if total is None:
                 return None
+            total = self.peers.add_up(total)
             try:
                 grad_norm = self._apply_gradient(total)
+            except OutOfMemoryError:
+                self.optimizer.zero_grad()
+                return None
             except OverflowError as overflow:
                 logger.info("NOTE: gradient overflow detected, ignoring gradient, %s", overflow)
                 self.optimizer.zero_grad()
                 self._log_loss_scale()
                 continue
             except FloatingPointError as failure:
+                if self.bad_updates.skips(failure, self._num_updates + 1):
+                    self.optimizer.zero_grad()
+                    return None
                 error = self._explain(failure, samples, total)
                 self._save_crash()
                 raise error from None
@@ -217,8 +218,11 @@ class Trainer(OldTrainerNames):
         return None
 
     def set_seed(self) -> None:
-        """Seed torch from the run's seed and the update, so that a resumed run repeats dropout exactly."""
-        torch.manual_seed(self.cfg.common.seed + self._num_updates)
+        """Seed torch from the run's seed and the update, so that a resumed run repeats dropout exactly.
+
+        Deviation from the original: processes draw other dropout masks than the first one, not the same again.
+        """
+        torch.manual_seed(self.cfg.common.seed + self._num_updates + (distributed.get_data_parallel_rank() << 40))
 
     def _begin_update(self) -> None:
         self.set_seed()
@@ -230,7 +234,7 @@ class Trainer(OldTrainerNames):
     def _accumulate(self, samples: Iterable[dict[str, Any]]) -> Accumulated | None:
         """Forward and backward of every micro-batch; None when the device ran out of memory: the update is dropped."""
         total = Accumulated()
-        for sample in samples:
+        for sample in self.peers.each(samples, self._num_updates + 1):
             batch, is_dummy = self.prepare_sample(sample)
             try:
                 loss, sample_size, logging_output = self.task.train_step(
@@ -243,11 +247,13 @@ class Trainer(OldTrainerNames):
                     **self._ema_argument(),
                 )
             except torch.cuda.OutOfMemoryError as error:
-                logger.warning("out of memory (%s); this update is skipped", error)
                 self.optimizer.zero_grad()
-                torch.cuda.empty_cache()
-                return None
+                if not self.peers.goes_on_without(shortage(error, batch)):
+                    return None
+                total.out_of_memory = True
+                break
             if is_dummy:  # an empty shard takes part in the update with no weight
+                total.dummy = logging_output
                 continue
             total.loss = total.loss + loss.detach()
             total.sample_size = total.sample_size + sample_size
@@ -260,11 +266,11 @@ class Trainer(OldTrainerNames):
         Raises OverflowError when a scaled (fp16) gradient overflowed, NonFiniteError when loss or gradient are not
         finite, FloatingPointError when the loss scale has reached its minimum.
         """
-        self.optimizer.multiply_grads(1.0 / total.divisor())
+        self.optimizer.multiply_grads(self.peers.averaged / total.divisor())
         grad_norm = self.optimizer.clip_unread(self.cfg.optimization.clip_norm)
         # The only number that every update waits for (a GPU's step is on its way by then): a bad update must not touch
         # the weights. One number for both: inf - inf and nan propagate through the sum.
-        if not torch.isfinite(grad_norm + total.loss):
+        if not torch.isfinite(self.peers.read(grad_norm + total.loss, total)):
             self.optimizer.check_norm(grad_norm)
             raise NonFiniteError("the loss or the gradient is NaN or infinite")
         self.task.optimizer_step(self.optimizer, model=self.model, update_num=self._num_updates)
@@ -274,20 +280,15 @@ class Trainer(OldTrainerNames):
         self, failure: FloatingPointError, samples: Iterable[dict[str, Any]], total: Accumulated
     ) -> NonFiniteError:
         """The error for a diverged update: repeats the forward pass and names the first tensor that is not finite."""
-        update = f"update {self._num_updates + 1}"
-        if not isinstance(failure, NonFiniteError):  # the loss scale has reached its minimum
-            return NonFiniteError(f"{update}: {failure}")
         self.set_seed()  # the same dropout as in the update that failed
         batches = (self.prepare_sample(sample)[0] for sample in samples)
-        where = first_bad_tensor(self.model, self.criterion, batches) or "the gradient norm"
         loss = float(total.loss) / max(float(total.sample_size), 1.0)
-        return NonFiniteError(
-            f"{update}: the loss ({loss:g} nats) or the gradient is NaN or infinite; first bad tensor: {where}; "
-            f"the checkpoints in {self.cfg.checkpoint.save_dir} are as they were: "
-            "lower the learning rate, set --clip-norm, or look at this batch"
+        return self.bad_updates.error(
+            failure, self._num_updates + 1, loss, lambda: first_bad_tensor(self.model, self.criterion, batches)
         )
 
     def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> Mapping[str, Any]:
+        self.bad_updates.in_a_row = 0
         self.set_num_updates(self._num_updates + 1)
         self._own_updates += 1
         self._predicted = self._predicted + total.sample_size
@@ -295,7 +296,10 @@ class Trainer(OldTrainerNames):
             self.ema.step(self.model, self._num_updates)
             metrics.log_scalar("ema_decay", self.ema.get_decay(), priority=10000, round=5, weight=0)
         if self.cuda:
-            self._watch_memory()
+            log_free(self.device)
+            every = self.cfg.common.empty_cache_freq
+            if every > 0 and self._num_updates % every == 0:
+                torch.cuda.empty_cache()
         stats = self._log_stats(total, grad_norm)
         self._log_loss_scale()
         metrics.log_stop_time("train_wall")
@@ -309,27 +313,20 @@ class Trainer(OldTrainerNames):
                 "--mask-prob, or look at the targets of the data"
             )
 
-    def _watch_memory(self) -> None:
-        peak = torch.cuda.max_memory_allocated() / 1024**3
-        torch.cuda.reset_peak_memory_stats()
-        free = torch.cuda.get_device_properties(self.device).total_memory / 1024**3 - peak
-        metrics.log_scalar("gb_free", free, priority=1500, round=1, weight=0)
-        every = self.cfg.common.empty_cache_freq
-        if every > 0 and self._num_updates % every == 0:
-            torch.cuda.empty_cache()
-
     @metrics.aggregate("valid")
-    def valid_step(self, sample: dict[str, Any]) -> Mapping[str, Any]:
+    def valid_step(self, sample: dict[str, Any] | None) -> Mapping[str, Any]:
         """Evaluate one batch and log its statistics."""
         self.model.eval()
         self.criterion.eval()
-        batch, is_dummy = self.prepare_sample(sample)
-        with torch.no_grad():
-            _, sample_size, logging_output = self.task.valid_step(
-                batch, self.model, self.criterion, **self._ema_argument()
-            )
-        total = Accumulated(0.0, 0.0 if is_dummy else sample_size, [] if is_dummy else [logging_output])
-        return self._log_stats(total, None)
+        total = Accumulated()
+        if sample:  # another process may have one more
+            batch, _ = self.prepare_sample(sample)
+            with torch.no_grad():
+                _, sample_size, logging_output = self.task.valid_step(
+                    batch, self.model, self.criterion, **self._ema_argument()
+                )
+            total = Accumulated(0.0, sample_size, [logging_output])
+        return self._log_stats(self.peers.collect(total), None)
 
     def _log_stats(self, total: Accumulated, grad_norm: Tensor | None) -> Mapping[str, Any]:
         if grad_norm is not None:
@@ -437,19 +434,32 @@ class Trainer(OldTrainerNames):
         reset_lr_scheduler: bool = False,
         optimizer_overrides: Mapping[str, Any] | None = None,
         reset_meters: bool = False,
+        fallbacks: Sequence[str] = (),
     ) -> dict[str, Any] | None:
-        """Take over the parts in ``filename`` that are not reset; returns its ``extra_state`` (None: no file)."""
+        """Take over the parts in ``filename`` that are not reset; returns its ``extra_state`` (None: no file).
+
+        ``fallbacks`` are taken instead, in their order, when it is damaged.
+        """
         if not PathManager.exists(filename):
             logger.info("No existing checkpoint found %s", filename)
             return None
         logger.info("Preparing to load checkpoint %s", filename)
-        checkpoint = read(filename, with_config=False)
+        try:
+            checkpoint = read(filename, with_config=False)
+        except CheckpointError as error:
+            if not fallbacks:
+                raise
+            logger.warning("%s; going on from the one before, %s", error, fallbacks[0])
+            kept = (reset_optimizer, reset_lr_scheduler, optimizer_overrides, reset_meters)
+            return self.load_checkpoint(fallbacks[0], *kept, fallbacks[1:])
         try:
             states = from_checkpoint(checkpoint, Resets(reset_optimizer, reset_lr_scheduler, reset_meters))
             for part in self.parts(filename, optimizer_overrides):
                 if part.name in states:
                     part.load(states[part.name])
-            epoch = checkpoint["extra_state"]["train_iterator"]["epoch"]
+            position = checkpoint["extra_state"]["train_iterator"]
+            epoch = position["epoch"]
+            count_batches(position, checkpoint)
         except MisfitError as error:
             hint = other_variants(checkpoint.get("cfg"), self.cfg.model)
             raise CheckpointError(misfit(self.cfg.model, checkpoint, filename) or f"{error}{hint}") from error
@@ -459,29 +469,30 @@ class Trainer(OldTrainerNames):
         logger.info("Loaded checkpoint %s (epoch %d @ %d updates)", filename, epoch, self._num_updates)
         return checkpoint["extra_state"]
 
-    def save_checkpoint(self, epoch_itr: EpochBatchIterator, val_loss: float | None) -> Path | None:
-        """Write the files that are due now (``store`` decides which); returns the first one written."""
+    def save_checkpoint(
+        self,
+        epoch_itr: EpochBatchIterator,
+        val_loss: float | None,
+        forced: bool = False,
+        position: Mapping[str, Any] | None = None,
+    ) -> Path | None:
+        """Write the files that are due now, one at least if ``forced`` (``store`` decides); returns the first one.
+
+        ``position``: where to go on, if not where ``epoch_itr`` is.
+        """
         if not self.is_data_parallel_master:
+            self.store.note(val_loss)
             return None
         return self.store.save(
-            lambda: self._checked(self.state_dict(epoch_itr.state_dict(), val_loss)),
+            lambda: with_finite_weights(
+                self.state_dict(position or epoch_itr.state_dict(), val_loss), self.model, self.cfg.checkpoint.save_dir
+            ),
             epoch_itr.epoch,
             self._num_updates,
             epoch_itr.end_of_epoch(),
             val_loss,
+            forced,
         )
-
-    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
-        """``state``, if its weights are finite: nothing else may replace a good checkpoint. Raises NonFiniteError."""
-        weights = state["model"]
-        named = ((name, weights[name]) for name, _ in self.model.named_parameters() if name in weights)
-        wrong = first_not_finite(named)
-        if wrong is not None:
-            raise NonFiniteError(
-                f"after update {self._num_updates} {wrong}: nothing is saved, the checkpoints in {self.cfg.checkpoint.save_dir} "
-                "are as they were; lower the learning rate, raise the optimizer's epsilon, or set --clip-norm"
-            )
-        return state
 
     def state_dict(self, position: Mapping[str, Any], val_loss: float | None) -> dict[str, Any]:
         """The checkpoint at ``position``, the state of the data iterator."""

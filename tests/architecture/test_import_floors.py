@@ -11,9 +11,11 @@ from fairseq.compat.aliases import ALIASES
 from tests.architecture import source
 
 FLOORS = {
-    **dict.fromkeys(("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "overrides", "tree"), 0),
-    **dict.fromkeys(("dataclass", "config", "logging", "distributed", "ops", "portable"), 1),
-    **dict.fromkeys(("data", "modules", "optim", "checkpoint"), 2),
+    **dict.fromkeys(
+        ("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "locks", "overrides", "tree"), 0
+    ),
+    **dict.fromkeys(("dataclass", "config", "logging", "ops", "portable"), 1),
+    **dict.fromkeys(("data", "modules", "optim", "checkpoint", "distributed"), 2),
     "finetune": 3,
     **dict.fromkeys(("models", "criterions"), 4),
     **dict.fromkeys(("tasks", "interop"), 5),

@@ -17,6 +17,7 @@ from fairseq.checkpoint import schema
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.safe_load import load
 from fairseq.errors import CheckpointError
+from fairseq.training.run_state import count_batches
 
 
 class Tied(nn.Module):
@@ -165,3 +166,22 @@ class Unknown:
 def test_what_could_not_be_loaded_again_is_not_saved():
     with pytest.raises(CheckpointError, match=r"cannot save task_state\.x\[1\].*test_checkpoint_schema\.Unknown"):
         build(task={"x": [0, Unknown()]})
+
+
+@pytest.mark.parametrize(
+    "stored, batches",
+    [
+        ({"cfg": {"distributed_training": {"distributed_world_size": 8}}}, 24),
+        ({"cfg": None, "args": argparse.Namespace(distributed_world_size=2)}, 6),
+        ({"cfg": {"distributed_training": {"distributed_world_size": 1}}}, 3),
+        ({"cfg": {}}, 3),
+        ({}, 3),
+    ],
+)
+def test_the_place_in_the_data_is_that_of_all_processes(stored, batches):
+    """The original stores that of one of them."""
+    position = {"epoch": 2, "iterations_in_epoch": 3}
+    count_batches(position, stored)
+    assert position["batches_in_epoch"] == batches
+    count_batches(position, {"cfg": {"distributed_training": {"distributed_world_size": 5}}})
+    assert position["batches_in_epoch"] == batches

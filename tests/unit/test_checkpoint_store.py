@@ -13,7 +13,7 @@ from fairseq.checkpoint import atomic
 from fairseq.checkpoint import store as naming
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.safe_load import load
-from fairseq.checkpoint.store import CheckpointStore
+from fairseq.checkpoint.store import CheckpointStore, resumable
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.errors import CheckpointError
 
@@ -286,3 +286,35 @@ def test_background_errors_are_raised_once_and_logged(tmp_path, monkeypatch, cap
         s.save(state(1.0), 2, 20, True, 2.0)
     s.wait()
     assert "disk full" in caplog.text
+
+
+def test_what_a_run_may_go_on_from(tmp_path):
+    cfg = CheckpointConfig(save_dir=str(tmp_path))
+    assert resumable(cfg) == []
+    written = (
+        "checkpoint1.pt",
+        "checkpoint_2_9.pt",
+        "checkpoint_best.pt",
+        "checkpoint_last.pt",
+        "crash.pt",
+        "x.pt.tmp",
+    )
+    for age, name in enumerate(written):
+        (tmp_path / name).write_bytes(b"")
+        os.utime(tmp_path / name, (age, age))
+    names = [os.path.basename(path) for path in resumable(cfg)]
+    assert names == ["checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_2_9.pt", "checkpoint1.pt"]
+    only_last = CheckpointConfig(save_dir=str(tmp_path), resume="last")
+    assert [os.path.basename(path) for path in resumable(only_last)] == ["checkpoint_last.pt"]
+    (tmp_path / "checkpoint_last.pt").unlink()
+    assert resumable(only_last) == [] and len(resumable(cfg)) == 3
+    cfg.no_last_checkpoints = True  # whoever does not want it starts anew, as in the original
+    assert resumable(cfg) == []
+
+
+def test_a_checkpoint_is_forced_where_none_is_due(tmp_path):
+    store = CheckpointStore(CheckpointConfig(save_dir=str(tmp_path), no_last_checkpoints=True))
+    assert store.names(1, 5, False, None) == []
+    assert store.names(1, 5, False, None, forced=True) == ["checkpoint_1_5.pt"]
+    store.cfg.no_save = True
+    assert store.names(1, 5, False, None, forced=True) == []

@@ -1,14 +1,17 @@
 """`EpochBatchIterator`: orders of the original, resuming, epochs as workers see them."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 
 from fairseq.data.datasets import BaseWrapperDataset
-from fairseq.data.iterators import EpochBatchIterator, GroupedIterator
+from fairseq.data.iterators import EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.data.masking import MaskTokensDataset
 from fairseq.data.wrappers import ListDataset
-from fairseq.errors import CheckpointError, DataError
+from fairseq.errors import CheckpointError, DataError, TrainingError
 from fairseq.rng import numpy_seed
 from tests.common import tiny_dictionary
 
@@ -78,7 +81,8 @@ def test_resuming_continues_exactly(buffer_size, shards):
     running = first.next_epoch_itr()
     for position in range(len(whole)):
         state = first.state_dict()
-        assert state == {"version": 2, "epoch": 1, "iterations_in_epoch": position, "shuffle": True}
+        batches = {"batches_in_epoch": position * shards} if shards > 1 and position > 0 else {}
+        assert state == {"version": 2, "epoch": 1, "iterations_in_epoch": position, "shuffle": True, **batches}
         resumed = make()
         resumed.load_state_dict(state)
         assert resumed.iterations_in_epoch == position and resumed.next_epoch_idx == 1
@@ -255,7 +259,96 @@ def test_errors_of_workers_are_one_sentence():
     assert str(caught.value) == "item 3: it is not right"
 
 
+class Signalled(ListDataset):
+    """Reading it sends a signal to the reader."""
+
+    number = signal.SIGTERM
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), self.number)
+        return super().__getitem__(index)
+
+
+def test_workers_leave_signals_to_their_parent():
+    for number in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"):
+        dataset = Signalled([1, 2, 3])
+        dataset.number = getattr(signal, number)
+        itr = EpochBatchIterator(dataset, list, [[0], [1], [2]], num_workers=1)
+        assert sorted(sum(itr.next_epoch_itr(), [])) == [1, 2, 3]
+
+
+def test_a_killed_worker_is_one_sentence():
+    dataset = Signalled([1, 2])
+    dataset.number = signal.SIGKILL
+    itr = EpochBatchIterator(dataset, list, [[0], [1]], num_workers=1)
+    with pytest.raises(TrainingError, match="a data worker has ended.*Lower --num-workers"):
+        list(itr.next_epoch_itr())
+
+
 def test_an_epoch_of_groups_counts_as_finished():
     itr = iterator()
     groups = list(GroupedIterator(itr.next_epoch_itr(), 4))
     assert len(groups) == 3 and itr.end_of_epoch() and itr.next_epoch_idx == 2
+
+
+def updates_read(count, ramp=0, state=None, product=4, **options):
+    """What every update of an epoch reads on all shards, and the state after each; ``product``: shards x update_freq."""
+    itrs, shards = [], options.pop("num_shards")
+    for shard in range(shards):
+        itrs.append(iterator(count, num_shards=shards, shard_id=shard, **options))
+        if state is not None:
+            itrs[-1].load_state_dict(state)
+    batches = [itr.next_epoch_itr() for itr in itrs]
+    done = [0]
+    skip = options.get("skip_remainder_batch", False)
+
+    def size(updates):
+        return max(1, -(-product * min(updates, ramp) // ramp))
+
+    if ramp:
+        groups = [GrowingGroups(own, size, lambda: done[0], skip) for own in batches]
+    else:
+        groups = [GroupedIterator(own, product // shards, skip) for own in batches]
+    read, states = [], []
+    while groups[0].has_next():
+        assert all(group.has_next() for group in groups)
+        read.append(sorted(i for group in groups for batch in next(group) for i in batch or ()))
+        done[0] += 1
+        states.append(itrs[0].state_dict())
+        assert all(itr.state_dict() == states[-1] for itr in itrs)
+        assert all(itr.end_of_epoch() != group.has_next() for itr, group in zip(itrs, groups, strict=True))
+    return read, states
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("ramp", [0, 6])
+@pytest.mark.parametrize("count", [23, 24, 25, 26])
+def test_updates_do_not_depend_on_the_number_of_shards(count, ramp, skip):
+    expected, states = updates_read(count, ramp, num_shards=1, skip_remainder_batch=skip)
+    for shards in (2, 4):
+        read, positions = updates_read(count, ramp, num_shards=shards, skip_remainder_batch=skip)
+        assert read == expected
+        assert [state.get("batches_in_epoch", 0) for state in positions] == [
+            state["iterations_in_epoch"] for state in states
+        ]
+        if ramp:
+            continue  # the size depends on the updates before
+        for update, state in enumerate(positions[:-1], start=1):
+            for others in (1, 2, 4):  # any number of shards goes on where these stopped
+                rest, _ = updates_read(count, ramp, state, num_shards=others, skip_remainder_batch=skip)
+                assert rest == expected[update:]
+
+
+@pytest.mark.parametrize("shards, product", [(3, 3), (3, 6), (1, 5), (2, 8), (5, 5)])
+def test_another_size_of_updates_repeats_and_skips_nothing(shards, product):
+    for count in (26, 27):
+        read, states = updates_read(count, num_shards=2)
+        for update, state in enumerate(states[:-1], start=1):
+            rest, _ = updates_read(count, state=state, product=product, num_shards=shards)
+            assert sorted(sum(read[:update], []) + sum(rest, [])) == list(range(count))
+
+
+def test_a_state_without_the_batches_of_all_shards_is_that_of_as_many():
+    itr = iterator(num_shards=2)
+    itr.load_state_dict({"version": 2, "epoch": 1, "iterations_in_epoch": 2, "shuffle": True})
+    assert order(itr.next_epoch_itr()) == [7, 3, 9] and itr.batches_in_epoch == 10

@@ -283,3 +283,20 @@ def test_log_files_alone(tmp_path, records, capsys):
     log_to_files(logger, "long")
     handler.close()
     assert (tmp_path / "log").read_text() == "long\n" and records == [] and capsys.readouterr().out == ""
+
+
+def test_a_logger_that_fails_is_named_once_and_left_out(monkeypatch, caplog):
+    class Full:
+        def __init__(self, *where):
+            self.calls = 0
+
+        def write(self, *arguments):
+            self.calls += 1
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(progress, "_failed", set())
+    bar = progress.NoopProgressBar([1])
+    bar.loggers = [Full()]
+    for _ in range(3):
+        bar.print({"loss": 1.0}, "train", 1)
+    assert bar.loggers[0].calls == 1 and caplog.text.count("No space left") == 1

@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq.optim import adam_update, precision
-from fairseq.training.trainer import Accumulated, Trainer
+from fairseq.training.peers import Accumulated, Alone
+from fairseq.training.trainer import Trainer
 from tests.unit.test_precision import root
 
 
@@ -48,6 +49,7 @@ def test_an_update_reads_one_number(mode: str, optimizer: str, fused: bool, monk
         optimizer=precision.build(mode, cfg, model.named_parameters()),
         task=SimpleNamespace(optimizer_step=lambda optimizer, model, update_num: optimizer.step()),
         _num_updates=0,
+        peers=Alone(dict),
     )
     loss, sample_size = torch.zeros((), device="meta"), torch.ones((), dtype=torch.int64, device="meta")
     with Reads() as reads:

@@ -1,0 +1,93 @@
+"""Preprocessing that is killed: nothing half, nothing mixed, nobody left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fairseq.cli import preprocess
+from fairseq.dataclass.parser import get_preprocessing_parser
+from tests.runs import environment
+
+WORKERS = """
+import os, sys, time
+from fairseq.data.text import map_in_order
+
+def work(item):
+    print(os.getpid(), flush=True)
+    time.sleep(item)
+
+list(map_in_order(work, [1, 1, 60], 3))
+"""
+
+
+def make(folder: Path, text: str) -> Path:
+    source = folder / "text"
+    source.write_text(text)
+    words = ["--only-source", "--trainpref", str(source), "--validpref", str(source), "--destdir", str(folder / "bin")]
+    preprocess.main(get_preprocessing_parser().parse_args(words))
+    return folder / "bin"
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_new_files_are_never_read_with_old_ones(moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = make(tmp_path, "a b c\n")
+    (out / "dict.txt").unlink()  # else it is in the way
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    replace, calls = os.replace, []
+
+    def interrupted(source: str, target: str) -> None:
+        if len(calls) == moment:
+            raise Killed
+        calls.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with contextlib.suppress(Killed):
+            make(tmp_path, "d d e f g\n")
+    there = {path.name for path in out.iterdir()}
+    new = {Path(target).name for target in calls}
+    for split in ("train", "valid"):
+        if f"{split}.idx" in there:  # it can be read: then all is new
+            assert {f"{split}.idx", f"{split}.bin", "dict.txt"} <= new
+            assert (out / f"{split}.bin").read_bytes() != before[f"{split}.bin"]
+
+
+def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
+    (tmp_path / "bin" / ".preprocess-old").mkdir(parents=True)
+    assert sorted(path.name for path in make(tmp_path, "a b\n").iterdir()) == [
+        *("dict.txt", "preprocess.log", "train.bin", "train.idx", "valid.bin", "valid.idx")
+    ]
+
+
+def test_workers_end_with_their_parent() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", WORKERS], env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert parent.stdout is not None
+    workers = {int(parent.stdout.readline()) for _ in range(3)}
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    end = time.monotonic() + 20
+    while any(_is_there(worker) for worker in workers):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _is_there(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
