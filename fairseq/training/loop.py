@@ -265,7 +265,7 @@ def validate_and_save(
     num_updates = trainer.get_num_updates()
     should_stop = _reached_limit(cfg, trainer, num_updates)
     if end_of_epoch or should_stop:
-        trainer.require_targets()
+        _require_targets(trainer)
     every = cfg.checkpoint.save_interval_updates
     do_save = (
         (end_of_epoch and epoch_itr.epoch % cfg.checkpoint.save_interval == 0)
@@ -284,6 +284,15 @@ def validate_and_save(
     if do_save or should_stop:
         trainer.save_checkpoint(epoch_itr, values[0] if values else None)
     return values, should_stop
+
+
+def _require_targets(trainer: Trainer) -> None:
+    """Raise TrainingError if no update had anything to predict; of a resumed run that is not known."""
+    if 0 < trainer.own_updates == trainer.get_num_updates() and float(trainer.predicted) == 0:
+        raise TrainingError(
+            f"none of the {trainer.get_num_updates()} updates had anything to predict, so that nothing is learned: raise "
+            "--mask-prob, or look at the targets of the data"
+        )
 
 
 def _validate(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterator) -> list[float]:

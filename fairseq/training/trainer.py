@@ -85,8 +85,8 @@ class Trainer(OldTrainerNames):
         self._num_updates = 0
         self.bad_updates = BadUpdates(cfg.optimization.skip_bad_updates, cfg.checkpoint.save_dir)
         self._dummy_source: EpochBatchIterator | None = None
-        self._own_updates = 0  # those that this process made
-        self._predicted: Tensor | float = 0.0  # the sum of their sample sizes, left where it is
+        self.own_updates = 0  # those that this process made
+        self.predicted: Tensor | float = 0.0  # the sum of their sample sizes, left where it is
         self._start_time = time.time()
         self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
@@ -290,8 +290,8 @@ class Trainer(OldTrainerNames):
     def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> Mapping[str, Any]:
         self.bad_updates.in_a_row = 0
         self.set_num_updates(self._num_updates + 1)
-        self._own_updates += 1
-        self._predicted = self._predicted + total.sample_size
+        self.own_updates += 1
+        self.predicted = self.predicted + total.sample_size
         if self.ema is not None:
             self.ema.step(self.model, self._num_updates)
             metrics.log_scalar("ema_decay", self.ema.get_decay(), priority=10000, round=5, weight=0)
@@ -304,14 +304,6 @@ class Trainer(OldTrainerNames):
         self._log_loss_scale()
         metrics.log_stop_time("train_wall")
         return stats
-
-    def require_targets(self) -> None:
-        """Raise TrainingError if no update had anything to predict; of a resumed run that is not known."""
-        if 0 < self._own_updates == self._num_updates and float(self._predicted) == 0:
-            raise TrainingError(
-                f"none of the {self._num_updates} updates had anything to predict, so that nothing is learned: raise "
-                "--mask-prob, or look at the targets of the data"
-            )
 
     @metrics.aggregate("valid")
     def valid_step(self, sample: dict[str, Any] | None) -> Mapping[str, Any]:
