@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fairseq.distributed.utils import call_main
+from fairseq.distributed.utils import broadcast_object, call_main, get_global_group
 from fairseq.errors import OutOfScopeError
 from fairseq.refusals import HERE
 
@@ -24,14 +24,6 @@ def _running() -> bool:
 def use_xla() -> bool:
     """False: there are no TPUs here."""
     return False
-
-
-def get_global_group() -> Any:
-    """The group of all processes, None where there is only this one."""
-    return dist.group.WORLD if _running() else None
-
-
-get_data_parallel_group = get_global_group
 
 
 def get_model_parallel_group() -> None:
@@ -91,33 +83,6 @@ def all_to_all(tensor: Tensor, group: Any = None) -> Tensor:
     return output
 
 
-def all_gather_list(data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
-    """``data`` of all processes; any object that can be pickled, with its tensors on the CPU."""
-    if get_world_size(group) == 1:
-        return [data]
-    found: list[Any] = [None] * get_world_size(group)
-    dist.all_gather_object(found, data, group=group)
-    return found
-
-
-def all_reduce_dict(data: Mapping[str, Any], device: torch.device | str, group: Any = None) -> dict[str, Any]:
-    """The sum of every value over all processes."""
-    if get_world_size(group) == 1:
-        return dict(data)
-    names = list(data)
-    values = torch.stack([torch.as_tensor(data[name], dtype=torch.float64).to(device).sum() for name in names])
-    return dict(zip(names, all_reduce(values, group), strict=True))
-
-
-def broadcast_object(obj: Any, src_rank: int, group: Any, dist_device: torch.device | None = None) -> Any:
-    """``obj`` of process ``src_rank``."""
-    if get_world_size(group) == 1:
-        return obj
-    found = [obj]
-    dist.broadcast_object_list(found, src=src_rank, group=group, device=dist_device)
-    return found[0]
-
-
 def broadcast_tensors(
     tensors: list[Tensor] | None, src_rank: int, group: Any, dist_device: torch.device | None = None
 ) -> list[Tensor]:
@@ -135,11 +100,6 @@ def new_groups(grouped_ranks: Any) -> Any:
 
 def infer_init_method(cfg: Any, force_distributed: bool = False) -> None:
     """Nothing: how a run is started is read from the environment (torchrun, Slurm) where it is started."""
-
-
-def distributed_init(cfg: Any) -> int:
-    """The rank of this process in the group of all; the launch makes it."""
-    return get_rank() if _running() else _no_launch("distributed_init")
 
 
 def distributed_main(i: int, main: Callable[..., Any], cfg: Any, kwargs: Mapping[str, Any]) -> Any:

@@ -25,8 +25,7 @@ _OLD_DATASETS = """
     PrependDataset ReplaceDataset RoundRobinZipDatasets TruncatedDictionary
 """
 _OLD_COLLECTIVES = """
-    all_gather all_gather_list all_reduce all_reduce_dict all_to_all broadcast broadcast_object broadcast_tensors
-    distributed_init distributed_main get_data_parallel_group get_global_group get_group get_model_parallel_group
+    all_gather all_reduce all_to_all broadcast broadcast_tensors distributed_main get_group get_model_parallel_group
     get_model_parallel_rank get_model_parallel_src_rank get_model_parallel_world_size get_rank get_world_size
     infer_init_method new_groups use_xla
 """

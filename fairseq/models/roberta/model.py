@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError
-from fairseq.models.fairseq_model import BaseFairseqModel, FairseqEncoderModel
+from fairseq.models.fairseq_model import BaseFairseqModel, FairseqEncoder, FairseqEncoderModel
 from fairseq.models.hub import FamilyBPE, load_pretrained
 from fairseq.models.loading import parse_layers
 from fairseq.models.roberta import factory
@@ -287,4 +287,11 @@ def _set(args: Any, name: str, value: Any) -> None:
         setattr(args, name, value)
 
 
-__all__ = ["RobertaClassificationHead", "RobertaEncoder", "RobertaLMHead", "RobertaModel", "init_bert_params"]
+__all__ = [
+    "FairseqEncoder",
+    "RobertaClassificationHead",
+    "RobertaEncoder",
+    "RobertaLMHead",
+    "RobertaModel",
+    "init_bert_params",
+]
