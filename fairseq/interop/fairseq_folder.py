@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.checkpoint.atomic import atomic_save
-from fairseq.checkpoint.safe_load import load
+from fairseq.checkpoint.reader import load_checked
 from fairseq.data.dictionary import Dictionary
-from fairseq.errors import CheckpointError, DataNotFoundError
+from fairseq.errors import DataNotFoundError
 from fairseq.interop.portable import PortableModel, files_beside, load_json, save_json
 from fairseq.interop.vocabulary import our_order, special_ids
 from fairseq.registry import FORMATS
@@ -27,9 +27,7 @@ class FairseqFolder:
         file = path if path.is_file() else next((f for name in CHECKPOINTS if (f := path / name).is_file()), None)
         if file is None:
             raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS)} in {path}; give the folder of a model")
-        state = load(file)
-        if not isinstance(state.get("model"), Mapping):
-            raise CheckpointError("this is no fairseq checkpoint: it lacks the weights ('model')")
+        state = load_checked(file)
         folder = file.parent
         origin = load_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else _origin(folder, state["model"], special)
         symbols = None

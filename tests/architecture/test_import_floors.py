@@ -11,7 +11,7 @@ from fairseq.compat.aliases import ALIASES
 from tests.architecture import source
 
 FLOORS = {
-    **dict.fromkeys(("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "tree"), 0),
+    **dict.fromkeys(("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "limits", "tree"), 0),
     **dict.fromkeys(("dataclass", "config", "logging", "distributed", "ops"), 1),
     **dict.fromkeys(("data", "modules", "optim", "checkpoint"), 2),
     "finetune": 3,
