@@ -7,13 +7,19 @@ million million values when they are written out. Here they are counted without 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from fairseq.errors import ConfigError
+
 MAX_DEPTH = 100
 MAX_REPEATED = 100_000  # values beyond those that are really there
+EXPECTED_RATIO = 4
+ALWAYS_ALLOWED = 1 << 29  # bytes
 MAX_TEXT = 1_000_000  # characters of all texts with their references written out
 _REFERENCE = re.compile(r"\$\{(?:oc\.select:)?(\.*)(\w[\w.\[\]]*)")
 
@@ -28,6 +34,24 @@ def excess(value: Any) -> str | None:
     if size > 2 * walk.there + MAX_REPEATED:
         return f"values that repeat each other: written out they would be {size:.0e}"
     return None
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in the YAML file ``path``. Raises ConfigError for what is no YAML, or repeats itself by its anchors."""
+    import yaml  # not above: checkpoints do without
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} holds values that are nested too deep") from None
+    except (OSError, ValueError) as error:  # an impossible date
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
+    wrong = excess(content)
+    if wrong is not None:
+        raise ConfigError(f"{path} holds {wrong}")
+    return content
 
 
 class _Refused(Exception):
@@ -139,20 +163,32 @@ def _find(root: Any, path: Sequence[Any]) -> Any:
 def memory_there() -> int | None:
     """Bytes that this process can still get, without those that another one has; None where the system does not say."""
     found = []
-    try:
+    with contextlib.suppress(OSError, KeyError, ValueError):
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
         found.append(sum(1024 * int(lines[key].split()[0]) for key in ("MemAvailable", "SwapFree")))
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
+    with contextlib.suppress(OSError, ValueError):  # no control group, or "max"
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no control group, or "max"
-        pass
     return min(found, default=None)  # type: ignore[type-var]
 
 
+_expected: ContextVar[tuple[int, str] | None] = ContextVar("expected", default=None)
+
+
+@contextlib.contextmanager
+def expecting(size: int, where: str) -> Iterator[None]:
+    """Within the block nothing needs many times the ``size`` bytes that ``where`` ("the weights in model.pt") has."""
+    token = _expected.set((size, where))
+    try:
+        yield
+    finally:
+        _expected.reset(token)
+
+
 def too_large(need: int) -> str | None:
-    """``need`` bytes in words, where they are more than `memory_there`."""
+    """``need`` bytes in words, where they are more than there are, or many times what is expected; None otherwise."""
+    expected = _expected.get()
+    if expected is not None and need > EXPECTED_RATIO * expected[0] + ALWAYS_ALLOWED:
+        return f"about {_gigabytes(need)} of memory, but {expected[1]} have {_gigabytes(expected[0])}"
     there = memory_there()
     if there is None or need <= there:
         return None
@@ -160,4 +196,4 @@ def too_large(need: int) -> str | None:
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.3g} GB" if size < 1e15 else f"{size / 1e9:.0e} GB"
+    return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"

@@ -6,6 +6,7 @@ loaded as another weight. Reading a file once more for its sums takes a third of
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zipfile
@@ -50,11 +51,14 @@ def check_archive(name: str) -> None:
                     _check_sum(archive, record)
     except CheckpointError:
         raise
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # not of a place before the beginning
+            raise CheckpointError(f"cannot read checkpoint {name}: {error.strerror}") from error
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{name} is truncated or damaged ({reason}); use another checkpoint") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint {name}: {error.strerror or error}") from error
 
 
 def _check_sum(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:

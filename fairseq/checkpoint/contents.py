@@ -161,8 +161,9 @@ _PARAMETERS = group(
     weight_decay=optional(number()),
     momentum=optional(number()),
 )
+_SCHEDULE = group(best=optional(number()), lr=optional(number(0)), seconds=number(0))
 _HISTORY = group(
-    criterion_name=text, optimizer_name=text, lr_scheduler_state=optional(group()), num_updates=optional(_COUNT)
+    criterion_name=text, optimizer_name=text, lr_scheduler_state=optional(_SCHEDULE), num_updates=optional(_COUNT)
 )
 _POSITION = group({"epoch": _EPOCH, "iterations_in_epoch": _COUNT}, version=_COUNT)
 _EXTRA = group(
@@ -198,7 +199,7 @@ def _check_texts(value: Any, where: str) -> None:
     """Raise Wrong for a text that no file name and no terminal can show (half of a surrogate pair)."""
     if isinstance(value, str):
         try:
-            value.encode("utf-8")
+            value.encode("utf-8", "surrogateescape")  # bytes of a file name that are not UTF-8
         except UnicodeEncodeError:
             raise _wrong(where, "a text that is Unicode", value) from None
     elif isinstance(value, argparse.Namespace):

@@ -214,7 +214,10 @@ def _with_prefix(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _kind(config: Mapping[str, Any], theirs: Mapping[str, Tensor]) -> str:
     """The kind of model: what its class is called, else what its weights look like. Raises CheckpointError."""
-    name = next(iter(config.get("architectures") or ()), "").rpartition("BiGSFor")[2]
+    classes = config.get("architectures") or [""]
+    if not isinstance(classes, list) or not isinstance(classes[0], str):
+        raise CheckpointError(f"architectures is {classes!r:.60} in config.json, but must be a list of names")
+    name = classes[0].rpartition("BiGSFor")[2]
     if name not in HEADS:
         name = "QuestionAnswering" if "qa_outputs.weight" in theirs else MASKED
         if "classifier.weight" in theirs:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from fairseq.checkpoint.reader import read
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
+from fairseq.limits import expecting
 from fairseq.registry import TASKS
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ def load_model_ensemble_and_task(
             task = setup_stored_task(cfg)
         if current.get("task_state"):
             task.load_state_dict(current["task_state"])
-        model = task.build_model(cfg.model, from_checkpoint=True)
+        with expecting(sum(map(_bytes, current["model"].values())), f"the weights in {path}"):
+            model = task.build_model(cfg.model, from_checkpoint=True)
         load_weights(model, current["model"], cfg.model, path, strict)
         models.append(model)
     return models, cfg, task
@@ -69,8 +71,14 @@ def read_state(path: str, overrides: Mapping[str, Any] | None) -> dict[str, Any]
     return read(path, overrides=dict(overrides or {}))
 
 
+def _bytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+
+
 def setup_stored_task(cfg: Any) -> Any:
     """The task that ``cfg.task`` names, with its dictionary."""
+    if cfg is None:
+        raise CheckpointError("the checkpoint stores no configuration, so that its task and model are not known")
     name = getattr(cfg.task, "_name", None)
     if not name:
         raise CheckpointError("the checkpoint names no task; give one")

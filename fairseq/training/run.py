@@ -14,6 +14,7 @@ from fairseq.dataclass.base import literal_dict
 from fairseq.dataclass.state import changed_settings, config_to_state
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import PathManager
+from fairseq.limits import too_large
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER, log_to_files
 from fairseq.ops import library
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(TRAIN_LOGGER)
+
+_WORKER = 1 << 26  # bytes that a data worker needs at least
 
 
 def train(cfg: FairseqConfig) -> float | None:
@@ -95,6 +98,9 @@ def check(cfg: FairseqConfig) -> None:
     ):
         if getattr(getattr(cfg, section), name) == 0:
             raise ConfigError(f"{name} must not be 0: it counts the updates or epochs from one time to the next")
+    workers = too_large(max(data.num_workers, 0) * _WORKER)
+    if workers is not None:
+        raise ConfigError(f"num_workers is {data.num_workers}: so many processes need {workers}")
     if cfg.ema.store_ema and cfg.ema.ema_update_freq < 1:
         raise ConfigError(f"ema_update_freq must be at least 1, but is {cfg.ema.ema_update_freq}")
     if data.max_valid_steps is not None and data.max_valid_steps < 0:
