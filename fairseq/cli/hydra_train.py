@@ -182,7 +182,7 @@ def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
         except (HydraException, OmegaConfBaseException) as error:
             cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
             raise ConfigError(f"{error} {cause or ''}") from None
-        except (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        except (AssertionError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
             if error in bugs or isinstance(error, FairseqError):
                 raise
             raise ConfigError(f"hydra cannot use {primary.path}: {str(error) or type(error).__name__}") from None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -98,7 +99,7 @@ def _load(path: Path) -> dict[str, Any]:
         content = read_yaml(path)
         if isinstance(content, dict):
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:  # a key that stands there twice
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     content = {} if content is None else content
     if not isinstance(content, dict):

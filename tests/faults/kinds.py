@@ -249,7 +249,7 @@ def make_yaml(folder: Path) -> None:
     data = tiny_data_bin(folder / "data-bin")
     settings = yaml.safe_load((DATA / "config" / "baseline.yaml").read_text(encoding="utf-8"))
     settings["task"]["data"] = str(data)
-    settings["optimization"]["max_update"] = 1
+    settings["optimization"] |= {"max_update": 1, "max_epoch": 1}  # one stops the run where the other is damaged
     settings["checkpoint"] = {"no_save": True}
     settings["dataset"]["disable_validation"] = True
     settings["common"]["log_format"] = "none"
