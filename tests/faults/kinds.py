@@ -19,6 +19,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
+from fairseq.errors import FairseqError
 from tests.bigs import torch_folder
 from tests.common import ROOT, tiny_data_bin, write_text
 from tests.downstream import GPT2, dictionary_of_ids
@@ -109,18 +110,45 @@ def of_state(rng: random.Random, data: bytes) -> bytes:
 
 
 def read_checkpoint(folder: Path) -> str:
-    """Everything in the file, what fill-mask makes of it, and one more update."""
-    from fairseq.checkpoint.reader import read
-    from fairseq.cli import fill_mask, train
-
-    path = folder / "model.pt"
-    state = read(path)
-    found = [digest(state)]
-    del state
-    found.append(printed(fill_mask.cli_main, "--path", path, "--bpe", "none", "--json", "--cpu", "w01 <mask> w03"))
-    resume = ["--restore-file", path, "--max-update", 3, "--no-save", "--save-dir", folder / "out"]
-    printed(train.cli_main, folder / "data-bin", *MODEL, *resume)
+    """Everything in the file, and what each command makes of it; the first refusal is raised when all have been tried."""
+    found, refusals = [], []
+    for step in (_content, _filled, validate, _one_more_update, _converted):
+        try:
+            found.append(step(folder))
+        except (FairseqError, SystemExit) as refusal:
+            refusals.append(refusal)
+    if refusals:
+        raise refusals[0]
     return "\n".join(found)
+
+
+def _content(folder: Path) -> str:
+    from fairseq.checkpoint.reader import read
+
+    return digest(read(folder / "model.pt"))
+
+
+def _filled(folder: Path) -> str:
+    from fairseq.cli import fill_mask
+
+    words = ("--path", folder / "model.pt", "--bpe", "none", "--json", "--cpu", "w01 <mask> w03")
+    return printed(fill_mask.cli_main, *words)
+
+
+def _one_more_update(folder: Path) -> str:
+    from fairseq.cli import train
+
+    resume = ["--restore-file", folder / "model.pt", "--max-update", 3, "--no-save", "--save-dir", folder / "out"]
+    printed(train.cli_main, folder / "data-bin", *MODEL, *resume)
+    return ""
+
+
+def _converted(folder: Path) -> str:
+    from fairseq.cli import convert
+
+    words = ("--from", "fairseq-alibi-clap", "--to", "fairseq-upstream", folder / "model.pt", folder / "upstream.pt")
+    printed(convert.cli_main, *words)
+    return digest(torch.load(folder / "upstream.pt", weights_only=False))
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from fairseq.modules.feed_forward import Linear
 from fairseq.modules.positions import TokenEmbedding
 from fairseq.modules.slots import EncoderShape
 from fairseq.registry import HEADS, nearest
+from fairseq.rng import undisturbed
 
 PROBABILITIES = (
     "dropout",
@@ -261,7 +262,7 @@ def check_memory(config: RobertaConfig, vocab: int, padding_idx: int) -> None:
     one = copy.copy(config)
     one.encoder_layers = min(config.encoder_layers, 1)
     try:
-        with torch.random.fork_rng(devices=()), torch.device("meta"), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=()), undisturbed(), torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             encoder = build_encoder(one, build_token_embedding(one, vocab, padding_idx), padding_idx)
     except ConfigError:
