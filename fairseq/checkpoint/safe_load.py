@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import pickle
 import pickletools
@@ -33,6 +34,8 @@ from fairseq.checkpoint.archive import check_archive
 from fairseq.checkpoint.records import RECORDED, ForbiddenClass, empty_dict, plain, record_class
 from fairseq.errors import CheckpointError
 from fairseq.limits import MAX_REPEATED, excess
+
+logger = logging.getLogger(__name__)
 
 ZIP_MAGIC = b"PK\x03\x04"  # torch >= 1.6; before, a sequence of pickles
 
@@ -59,6 +62,10 @@ def load(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = F
     zipped = _check_readable(name)
     if zipped:
         check_archive(name)
+    else:
+        logger.info(
+            "%s has no checksums (it was saved before torch 1.6): damaged numbers in it would go unnoticed", name
+        )
     mmap = zipped and mmap
     try:
         state = _load(name, map_location, mmap, ALLOWED)

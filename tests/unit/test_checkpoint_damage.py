@@ -14,8 +14,11 @@ import torch
 
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.safe_load import load
-from fairseq.errors import CheckpointError
+from fairseq.cli import fill_mask, validate
+from fairseq.errors import CheckpointError, ConfigError
+from fairseq.optim.adam import Adam
 from tests.common import ROOT
+from tests.runs import DATA
 
 STORED = ROOT / "tests" / "data" / "roberta" / "baseline" / "checkpoint.pt"
 
@@ -101,6 +104,14 @@ def test_a_file_without_sums_is_loaded(tmp_path: Path) -> None:
     finally:
         torch.serialization.set_crc32_options(before)
     assert torch.equal(load(path)["model"]["w"], torch.arange(3.0))
+
+
+def test_an_old_file_has_none_which_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        load(save(tmp_path / "new.pt", good()))
+        assert not caplog.text
+        load(save(tmp_path / "old.pt", good(), zipped=False))
+    assert "old.pt has no checksums" in caplog.text
 
 
 # -- bombs ------------------------------------------------------------------------------------------------------------
@@ -252,3 +263,56 @@ def test_texts_that_cannot_be_shown(tmp_path: Path) -> None:
                 read(tmp_path / "bad.pt", with_config=False)
         else:
             assert read(tmp_path / "bad.pt", with_config=False)["cfg"]["task"]["data"] == "a-\udce9ce"
+
+
+# -- by the commands --------------------------------------------------------------------------------------------------
+
+
+def said_by(capsys: pytest.CaptureFixture[str], command: Any, *words: object) -> str:
+    """The sentence that the command is refused with."""
+    with pytest.raises(SystemExit) as ended:
+        command.cli_main(argv=[str(word) for word in words])
+    assert ended.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_file_of_weights_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "checkpoint_last.pt", {"model": {}})
+    said = said_by(capsys, fill_mask, "--path", tmp_path, "--bpe", "none", "--cpu", "102 <mask>")
+    assert said.endswith("the checkpoint stores no configuration, so that its task and model are not known")
+
+
+def test_a_stored_seed_that_no_stream_begins_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = torch.load(STORED, weights_only=True)
+    state["cfg"]["task"]["seed"] = -1
+    words = (
+        "--path",
+        save(tmp_path / "a.pt", state),
+        "--batch-size",
+        4,
+        "--cpu",
+        "--task",
+        "masked_lm",
+        "--log-format",
+        "none",
+    )
+    assert "the seed (and epoch) gives -1" in said_by(capsys, validate, DATA, *words, "--num-workers", 0)
+
+
+def test_settings_that_nobody_gave(tmp_path: Path) -> None:
+    """``???`` is a question to whoever trains; in a file it stands for the default."""
+    state = torch.load(STORED, weights_only=True)
+    wanted = read(STORED)["cfg"]
+    state["cfg"]["model"]["encoder_layers"] = state["cfg"]["common"]["seed"] = "???"
+    cfg = read(save(tmp_path / "a.pt", state))["cfg"]
+    assert "encoder_layers" not in cfg.model and cfg.common.seed == 1
+    assert cfg.optimization == wanted.optimization
+
+
+def test_betas_of_another_number() -> None:
+    weight = torch.nn.Parameter(torch.zeros(3))
+    optimizer = Adam([weight])
+    stored = optimizer.state_dict()
+    stored["param_groups"][0]["betas"] = (0.9,)
+    with pytest.raises(ConfigError, match="adam_betas must be a pair of numbers"):
+        optimizer.load_state_dict(stored)
