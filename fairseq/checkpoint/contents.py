@@ -97,7 +97,9 @@ def listing(rule: Rule, length: int | None = None) -> Rule:
     return check
 
 
-def group(required: Mapping[str, Rule] | None = None, others: Rule = anything, keys: type = str, **known: Rule) -> Rule:
+def group(
+    required: Mapping[str, Rule] | None = None, others: Rule = anything, key_type: type = str, **known: Rule
+) -> Rule:
     """A dictionary with the ``required`` keys, maybe the ``known`` ones; what else it has keeps ``others``."""
     rules = {**(required or {}), **known}
 
@@ -108,8 +110,10 @@ def group(required: Mapping[str, Rule] | None = None, others: Rule = anything, k
             if key not in value:
                 raise Wrong(f"{where.lstrip('.')} lacks {key!r}")
         for key, item in value.items():
-            if not isinstance(key, keys):
-                raise Wrong(f"{where.lstrip('.') or 'the dictionary'} has the key {key!r}, which is no {keys.__name__}")
+            if not isinstance(key, key_type):
+                raise Wrong(
+                    f"{where.lstrip('.') or 'the dictionary'} has the key {key!r}, which is no {key_type.__name__}"
+                )
             rules.get(key, others)(item, f"{where}.{key}")
 
     return check
@@ -139,14 +143,14 @@ def optimizer(value: Any, where: str) -> None:
     """The state of an optimizer: torch's two keys, or whatever a plugin's has."""
     group()(value, where)
     if "param_groups" in value:
-        group({"state": group(others=_PARAMETER, keys=object), "param_groups": listing(_PARAMETERS)})(value, where)
+        group({"state": group(others=_PARAMETER, key_type=object), "param_groups": listing(_PARAMETERS)})(value, where)
 
 
 _COUNT = number(0, 2**53, whole=True)
 _EPOCH = number(0, 2**31, whole=True)  # random streams begin at the seed and the epoch
 _WEIGHTS = group(others=weight)
 _PARAMETER = group(
-    keys=object,
+    key_type=object,
     step=number(0),
     exp_avg=tensor,
     exp_avg_sq=tensor,
@@ -191,7 +195,7 @@ CHECKPOINT = group(
     batch_offset=optional(_COUNT),
     val_loss=optional(number()),
     best_loss=optional(number()),
-    keys=object,
+    key_type=object,
 )
 
 

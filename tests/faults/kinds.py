@@ -20,7 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from fairseq.errors import FairseqError
-from tests.bigs import torch_folder
+from tests.bigs import SPECIAL, torch_folder
 from tests.common import ROOT, tiny_data_bin, write_text
 from tests.downstream import GPT2, dictionary_of_ids
 from tests.faults.damage import Damage, any_of, of_bytes, of_json, of_lines, of_value
@@ -357,6 +357,24 @@ def make_ultrafastbert(folder: Path) -> None:
     shutil.copytree(DATA / "ultrafastbert" / "1x11", folder / "in")
 
 
+def make_folder(folder: Path) -> None:
+    """A folder of ours that came from another program, and knows the way back."""
+    from fairseq.interop.convert import convert_checkpoint
+
+    make_flax(folder)
+    (folder / "in").rename(folder / "flax")
+    convert_checkpoint("bigs-flax", "fairseq", folder / "flax", folder / "in", SPECIAL)
+    shutil.rmtree(folder / "flax")
+
+
+def convert_back(folder: Path) -> str:
+    from fairseq.cli import convert
+
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    printed(convert.cli_main, "--from", "fairseq", "--to", "bigs-flax", folder / "in", folder / "out")
+    return files_digest(folder / "out")
+
+
 _JSON = any_of(of_json, of_json, of_lines, of_bytes)
 _TEXT = any_of(of_lines, of_lines, of_bytes)
 _TASKS: dict[str, tuple[str, str, dict[str, Damage]]] = {
@@ -421,6 +439,7 @@ KINDS: dict[str, Kind] = {
         {"in/config.json": _JSON, "in/flax_model.msgpack": of_bytes},
         lambda folder: convert(folder, "bigs-flax"),
     ),
+    "folder": Kind(make_folder, {"in/conversion.json": _JSON, "in/dict.txt": _TEXT}, convert_back),
     "ultrafastbert": Kind(
         make_ultrafastbert,
         {"in/config.json": _JSON, "in/model.safetensors": of_bytes},

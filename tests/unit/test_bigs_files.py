@@ -251,3 +251,22 @@ def test_sizes_of_the_published_models(length: int, count: int) -> None:
         model = build_model(argparse.Namespace(arch=f"bigs_{length}"), Published())
     assert sum(parameter.numel() for parameter in model.parameters()) == count
     assert model.max_positions() == length
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("rows", [0, 0, 1], "rows must be the numbers 0 to 95, each once"),
+        ("rows", "x", "rows must be a list"),
+        ("rows", [0.5], r"rows\[0\] must be an integer"),
+        ("special", {"cls": -1}, "special.cls must be an integer of at least 0"),
+        ("config", 5, "config must be a dictionary, but is 5"),
+        ("kind", 5, "kind must be a text, but is 5"),
+    ],
+)
+def test_a_damaged_file_of_the_way_back(key: str, value: Any, sentence: str, tmp_path: Path) -> None:
+    convert_checkpoint("bigs-flax", "fairseq", flax_folder(tmp_path / "theirs"), tmp_path / "ours", SPECIAL)
+    stored = tmp_path / "ours" / "conversion.json"
+    stored.write_text(json.dumps({**json.loads(stored.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=f"conversion.json is malformed: {sentence}"):
+        convert_checkpoint("fairseq", "bigs-flax", tmp_path / "ours", tmp_path / "back")
