@@ -130,13 +130,19 @@ def weight(value: Any, where: str) -> None:
         tensor(value, where)
 
 
+def _logged(value: Any, where: str) -> None:
+    """What a meter sums up: nothing yet, a number, or a tensor."""
+    if value is not None and not torch.is_tensor(value):
+        number()(value, where)
+
+
 def meter(value: Any, where: str) -> None:
     """``(priority, key, class name, state)``."""
     listing(anything, 4)(value, where)
     for rule, item, part in zip((number(), text, text, group()), value, range(4), strict=True):
         rule(item, f"{where}[{part}]")
     if value[2] in ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter"):
-        group(others=optional(number()))(value[3], f"{where}[3]")
+        group(others=_logged)(value[3], f"{where}[3]")
 
 
 def optimizer(value: Any, where: str) -> None:

@@ -353,6 +353,12 @@ def make_flax(folder: Path) -> None:
         shutil.copyfile(DATA / "bigs" / name, folder / "in" / name)
 
 
+def make_bert_convolutions(folder: Path) -> None:
+    from tests.unit.test_bert_convolutions import folder_of
+
+    folder_of("convbert", folder / "in")
+
+
 def make_ultrafastbert(folder: Path) -> None:
     shutil.copytree(DATA / "ultrafastbert" / "1x11", folder / "in")
 
@@ -438,6 +444,11 @@ KINDS: dict[str, Kind] = {
         make_flax,
         {"in/config.json": _JSON, "in/flax_model.msgpack": of_bytes},
         lambda folder: convert(folder, "bigs-flax"),
+    ),
+    "bert-convolutions": Kind(
+        make_bert_convolutions,
+        {"in/config.json": _JSON, "in/pytorch_model.bin": of_bytes},
+        lambda folder: convert(folder, "bert-convolutions"),
     ),
     "folder": Kind(make_folder, {"in/conversion.json": _JSON, "in/dict.txt": _TEXT}, convert_back),
     "ultrafastbert": Kind(
