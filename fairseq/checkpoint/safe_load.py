@@ -129,7 +129,7 @@ def _only_for_now(allowed: list[Any]) -> Iterator[None]:
     with _lock:
         before = torch.serialization.get_safe_globals()
         others = [entry for entry in before if _allowed_name(entry) not in names]
-        builtin: dict[str, Any] = unpickler._get_allowed_globals()
+        builtin: dict[str, Any] = getattr(unpickler, "_get_allowed_globals", dict)()  # no public name; a test holds it
         saved = dict(builtin)
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(others + allowed)
