@@ -247,7 +247,10 @@ def _symbols(folder: Path, order: Sequence[int], files: Mapping[str, Path]) -> t
     if VOCABULARY not in files:
         bpe = {"_name": "hf_tokenizer", "hf_tokenizer_file": TOKENIZER} if TOKENIZER in files else None
         return vocabulary.symbols(order), bpe
-    pieces = vocabulary.vocabulary_lines(folder / VOCABULARY)
+    try:
+        pieces = vocabulary.vocabulary_lines(folder / VOCABULARY)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{VOCABULARY} is not UTF-8 text: {error.reason}") from None
     if len(pieces) > len(order):
         raise CheckpointError(f"{VOCABULARY} has {len(pieces)} lines, but the model only {len(order)} embeddings")
     pieces += [f"madeupword{row:04d}" for row in range(len(pieces), len(order))]

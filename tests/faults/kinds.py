@@ -336,13 +336,12 @@ def read_recipe(folder: Path) -> str:
 # -- models of other programs -----------------------------------------------------------------------------------------
 
 
-def convert(folder: Path, source: str) -> str:
+def convert(folder: Path, source: str, special: str = "cls=1,pad=0,sep=2,unk=3,mask=4") -> str:
     from fairseq.cli import convert
 
     shutil.rmtree(folder / "out", ignore_errors=True)
-    special = "cls=1,pad=0,sep=2,unk=3,mask=4"
-    words = ("--from", source, "--to", "fairseq", "--special", special, folder / "in", folder / "out")
-    printed(convert.cli_main, *words)
+    words = ["--special", special] if special else []
+    printed(convert.cli_main, "--from", source, "--to", "fairseq", *words, folder / "in", folder / "out")
     state = torch.load(folder / "out" / "model.pt", weights_only=False)
     return digest([state, (folder / "out" / "dict.txt").read_bytes()])
 
@@ -361,6 +360,18 @@ def make_bert_convolutions(folder: Path) -> None:
 
 def make_ultrafastbert(folder: Path) -> None:
     shutil.copytree(DATA / "ultrafastbert" / "1x11", folder / "in")
+
+
+def make_with_tokenizer(folder: Path) -> None:
+    """A folder whose tokenizer says which ids are special."""
+    torch_folder(folder / "in")
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *(f"w{number}" for number in range(91))]
+    write_text(folder / "in" / "vocab.txt", words)
+    tokens = {f"{name}_token": f"[{name.upper()}]" for name in SPECIAL}
+    (folder / "in" / "special_tokens_map.json").write_text(json.dumps({**tokens, "mask_token": {"content": "[MASK]"}}))
+    added = [{"id": number, "content": word, "special": True} for number, word in enumerate(words[:5])]
+    model = {"type": "WordPiece", "vocab": {word: number for number, word in enumerate(words)}}
+    (folder / "in" / "tokenizer.json").write_text(json.dumps({"added_tokens": added, "model": model}))
 
 
 def make_folder(folder: Path) -> None:
@@ -444,6 +455,11 @@ KINDS: dict[str, Kind] = {
         make_flax,
         {"in/config.json": _JSON, "in/flax_model.msgpack": of_bytes},
         lambda folder: convert(folder, "bigs-flax"),
+    ),
+    "bigs-tokenizer": Kind(
+        make_with_tokenizer,
+        {"in/tokenizer.json": _JSON, "in/vocab.txt": _TEXT, "in/special_tokens_map.json": _JSON},
+        lambda folder: convert(folder, "bigs-torch", special=""),
     ),
     "bert-convolutions": Kind(
         make_bert_convolutions,

@@ -270,3 +270,30 @@ def test_a_damaged_file_of_the_way_back(key: str, value: Any, sentence: str, tmp
     stored.write_text(json.dumps({**json.loads(stored.read_text()), key: value}))
     with pytest.raises(CheckpointError, match=f"conversion.json is malformed: {sentence}"):
         convert_checkpoint("fairseq", "bigs-flax", tmp_path / "ours", tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("tokenizer.json", {"model": 5}, "the files of the tokenizer in .* are malformed"),
+        ("tokenizer.json", {"added_tokens": [{"id": 0}]}, "malformed: KeyError"),
+        ("tokenizer.json", {"added_tokens": [{"id": "x", "content": "[CLS]"}]}, "malformed: ValueError"),
+        ("special_tokens_map.json", {"cls_token": {}}, "malformed: KeyError"),
+        ("config.json", {**config(), "pad_token_id": "x"}, "special tokens need ids that are integers"),
+        ("config.json", {**config(), "architectures": 5}, "architectures is 5 in config.json"),
+        ("config.json", {**config(), "hidden_size": float("inf")}, "does not describe a BiGS: OverflowError"),
+    ],
+)
+def test_malformed_files_of_a_folder(file: str, content: Any, sentence: str, tmp_path: Path) -> None:
+    source = torch_folder(tmp_path / "theirs")
+    (source / file).write_text(json.dumps(content))
+    special = {} if "token" in file else {key: value for key, value in SPECIAL.items() if key != "pad"}
+    with pytest.raises(CheckpointError, match=sentence):
+        convert_checkpoint("bigs-torch", "fairseq", source, tmp_path / "out", special)
+
+
+def test_a_vocabulary_that_is_no_text(tmp_path: Path) -> None:
+    source = torch_folder(tmp_path / "theirs")
+    (source / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
+    with pytest.raises(CheckpointError, match="vocab.txt is not UTF-8 text|malformed: UnicodeDecodeError"):
+        convert_checkpoint("bigs-torch", "fairseq", source, tmp_path / "out", SPECIAL)
