@@ -8,11 +8,14 @@ the interpreter (Python 3.7 and PyPy hash tuples differently).
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+
+from fairseq.errors import ConfigError
 
 _MASK64 = (1 << 64) - 1
 _PRIME_1 = 11400714785074694791
@@ -58,6 +61,10 @@ def derive_seed(seed: int, *extra: int) -> int:
     every published run depends on it.
     """
     if not extra:
+        if not 0 <= int(seed) < 2**32:
+            raise ConfigError(
+                f"random streams begin at numbers from 0 to 2**32 - 1, but the seed (and epoch) gives {seed}"
+            )
         return int(seed)
     return int(float(_hash_of((int(seed), *map(int, extra)))) % 1e6)
 
@@ -89,6 +96,17 @@ def legacy_permutation(count: int, seed: int, *extra: int) -> np.ndarray:
     It is also the order into which ``np.random.shuffle`` brings a list of ``count`` elements.
     """
     return legacy_generator(seed, *extra).permutation(count)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """After the block the global streams of Python and NumPy are where they were before it."""
+    python, state = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(state)
 
 
 @contextmanager

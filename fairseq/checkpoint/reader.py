@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fairseq.checkpoint.atomic import atomic_save
+from fairseq.checkpoint.contents import check_contents
 from fairseq.checkpoint.safe_load import load, resolve_references
 from fairseq.checkpoint.stored_paths import given_names, relocate
 from fairseq.dataclass.state import config_from_state
@@ -105,6 +106,16 @@ def _start_epochs_at_one(state: dict[str, Any]) -> None:
         iterator["epoch"] = max(iterator.get("epoch", 1), 1)
 
 
+def load_checked(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, Any]:
+    """The state in ``path`` as it was stored, its values of the kinds that they should be. Raises CheckpointError."""
+    state = load(path, mmap=mmap)
+    if not isinstance(state.get("model"), Mapping):
+        keys = ", ".join(map(repr, list(state)[:3])) or "nothing"
+        raise CheckpointError(f"{os.fspath(path)} is not a checkpoint of fairseq: it holds {keys}, ... but no 'model'")
+    check_contents(state, os.fspath(path))
+    return state
+
+
 def read(
     path: str | os.PathLike[str],
     overrides: Mapping[str, Any] | None = None,
@@ -118,14 +129,7 @@ def read(
     used: for queries, not for resuming a run. Without ``with_config`` the configuration is left as it was stored.
     A file that holds none has ``cfg`` None. Raises CheckpointError.
     """
-    state = load(path, mmap=mmap)
-    if not isinstance(state.get("model"), Mapping):
-        keys = ", ".join(map(repr, list(state)[:3])) or "nothing"
-        raise CheckpointError(f"{os.fspath(path)} is not a checkpoint of fairseq: it holds {keys}, ... but no 'model'")
-    try:
-        upgrade_state(state)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {os.fspath(path)} is malformed: {error!r}") from error
+    state = upgrade_state(load_checked(path, mmap))
     if with_config:
         stored = state.get("cfg")
         stored = state.get("args") if stored is None else stored
@@ -148,7 +152,7 @@ def load_checkpoint_to_cpu(
 
 def load_ema_from_checkpoint(fpath: str) -> dict[str, Any]:
     """The stored state with the averaged weights as its ``model`` (half precision widened to float32)."""
-    state = load(fpath)
+    state = load_checked(fpath)
     ema = (state.get("extra_state") or {}).get("ema")
     if not ema:
         raise CheckpointError(f"checkpoint {fpath} has no averaged weights; train with store_ema to get them")
@@ -196,9 +200,7 @@ def average_checkpoints(inputs: Sequence[str]) -> dict[str, Any]:
     sums: OrderedDict[str, torch.Tensor] = OrderedDict()
     tied: dict[str, str] = {}  # name -> the first name of the same tensor
     for path in inputs:
-        state = load(path)
-        if not isinstance(state.get("model"), dict):
-            raise CheckpointError(f"{path} has no 'model'; only checkpoints of fairseq can be averaged")
+        state = load_checked(path)
         weights = state["model"]
         if not result:
             result, tied = state, _ties(weights)

@@ -87,10 +87,12 @@ def resumable(cfg: Any) -> list[str]:
     With ``resume`` auto these are all that are there, so that there is one when the newest is damaged, and when a run was
     killed between writing a checkpoint and copying it to ``checkpoint_last``. None where that is not to be written.
     """
-    last = os.path.join(cfg.save_dir, last_name(cfg.checkpoint_suffix))
-    if cfg.resume == "last" or (cfg.no_last_checkpoints and not os.path.exists(last)):
+    # A plugin's section may have only what the original asks of one.
+    suffix = getattr(cfg, "checkpoint_suffix", "")
+    last = os.path.join(cfg.save_dir, last_name(suffix))
+    never_last = getattr(cfg, "no_last_checkpoints", False) and not os.path.exists(last)
+    if getattr(cfg, "resume", "last") == "last" or never_last:
         return [last] if os.path.exists(last) else []
-    suffix = cfg.checkpoint_suffix
     patterns = (
         re.escape(last_name(suffix)),
         re.escape(best_name(suffix)),

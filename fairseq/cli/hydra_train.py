@@ -178,12 +178,17 @@ def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
         node=OmegaConf.create({"defaults": [_SCHEMA, *primary.defaults, "_self_"], **primary.content, **hydra_node}),
     )
     failures: list[FairseqError] = []
+    bugs: list[Exception] = []
     with _patched(_hydra_words(parser, args, name, overrides)):
         try:
-            hydra.main(version_base="1.3", config_path=None, config_name=name)(_keeping(failures, job))()
+            hydra.main(version_base="1.3", config_path=None, config_name=name)(_keeping(failures, bugs, job))()
         except (HydraException, OmegaConfBaseException) as error:
             cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
             raise ConfigError(f"{error} {cause or ''}") from None
+        except (AssertionError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+            if error in bugs or isinstance(error, FairseqError):
+                raise
+            raise ConfigError(f"hydra cannot use {primary.path}: {str(error) or type(error).__name__}") from None
     if failures:
         raise failures[0]
 
@@ -192,8 +197,11 @@ def _usage_error(message: str) -> None:
     raise ConfigError(f"{message}; settings are given as group.key=value, options are listed by --help")
 
 
-def _keeping(failures: list[FairseqError], job: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """``job`` for hydra: in a single run a user's mistake is kept for the command to report in its own words."""
+def _keeping(failures: list[FairseqError], bugs: list[Exception], job: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``job`` for hydra: in a single run a user's mistake is kept for the command to report in its own words.
+
+    Other exceptions go to ``bugs`` before they pass, so that they are told apart from those of hydra itself.
+    """
 
     def hydra_job(cfg: Any) -> Any:
         from hydra.core.hydra_config import HydraConfig
@@ -206,6 +214,9 @@ def _keeping(failures: list[FairseqError], job: Callable[[Any], Any]) -> Callabl
                 raise  # the launcher may run it elsewhere
             failures.append(error)
             return None
+        except Exception as error:
+            bugs.append(error)
+            raise
 
     hydra_job.__module__ = __name__  # hydra names the job and its log file after the module
     return hydra_job

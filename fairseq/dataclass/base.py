@@ -292,8 +292,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     if scalar is not None:
         try:
             return scalar(value)
-        except (TypeError, ValueError, OverflowError):
-            raise _bad(value, _TYPE_NAMES[hint], where) from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _bad(value, f"{_TYPE_NAMES[hint]}{_WHY.get(type(error), '')}", where) from None
     if origin is dict or hint is dict:
         return literal_dict(value, where)
     return value
@@ -333,11 +333,13 @@ def _int(value: Any) -> int:
         raise TypeError(value)
     if isinstance(value, str):
         try:
-            return int(value)
+            value = int(value)
         except ValueError:
             value = float(value)
     if isinstance(value, float) and not value.is_integer():
         raise ValueError(value)
+    if not -(2**63) <= value < 2**63:
+        raise OverflowError(value)
     return int(value)
 
 
@@ -350,10 +352,19 @@ def _float(value: Any) -> float:
 def _str(value: Any) -> str:
     if not isinstance(value, (str, int, float, Path)):
         raise TypeError(value)
-    return str(value.value) if isinstance(value, Enum) else str(value)
+    text = str(value.value) if isinstance(value, Enum) else str(value)
+    if "\0" in text:
+        raise UnicodeError(value)
+    text.encode("utf-8", "surrogateescape")  # bytes of a file name that are not UTF-8 pass
+    return text
 
 
 _SCALARS: dict[Any, Any] = {bool: _bool, int: _int, float: _float, str: _str}
+_WHY: dict[type, str] = {
+    OverflowError: " of at most 64 bits",
+    UnicodeError: " without NUL characters",
+    UnicodeEncodeError: " that is Unicode",
+}
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 

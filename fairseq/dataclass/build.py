@@ -34,6 +34,7 @@ from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.legacy import OUT_OF_SCOPE
 from fairseq.dataclass.slots import architecture_values, model_specs, not_chosen
 from fairseq.errors import ConfigError
+from fairseq.limits import reference_excess
 from fairseq.registry import ARCHITECTURES, MODELS, nearest
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class _Builder:
             if name not in ORDER and name != "_name":
                 self._unknown(str(name), "configuration section", list(ORDER))
         for name, defaults in legacy.STORED_SECTIONS.items():
-            for key, value in (given.get(name) or {}).items():
+            for key, value in _mapping(name, given.get(name) or {}).items():
                 if key not in defaults:
                     self._unknown(f"{name}.{key}", "key", list(defaults))
                 elif not self.stored:
@@ -168,6 +169,8 @@ class _Builder:
                     self._unknown(f"{section}.{key}", "key", list(specs))
                     continue
                 self._check_scope(section, key, value)
+                continue
+            if self.stored and isinstance(value, str) and value == MISSING:  # nobody is there to be asked
                 continue
             merged[key] = as_plain(value)
         return merged
@@ -244,6 +247,9 @@ def _imply_precision(common: dict[str, Any]) -> None:
 
 
 def _resolve(tree: dict[str, Any]) -> dict[str, Any]:
+    wrong = reference_excess(tree)
+    if wrong is not None:
+        raise ConfigError(f"the settings hold {wrong}")
     try:
         resolved = OmegaConf.to_container(
             OmegaConf.create(tree, flags={"allow_objects": True}), resolve=True, enum_to_str=True

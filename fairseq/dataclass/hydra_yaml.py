@@ -21,6 +21,7 @@ from fairseq.dataclass.base import GROUPS, MISSING, field_specs
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.legacy import STORED_SECTIONS
 from fairseq.errors import ConfigError
+from fairseq.limits import read_yaml, reference_excess
 from fairseq.registry import nearest
 
 BUNDLED = Path(__file__).resolve().parent.parent / "config"
@@ -74,8 +75,11 @@ def read_primary(path: Path, including: tuple[Path, ...] = ()) -> Primary:
     if path in including:
         raise ConfigError(f"{path} includes itself through its defaults list")
     tree = _load(path)
-    defaults = list(tree.pop("defaults", None) or [])
-    primary = Primary(path=path, hydra=dict(tree.pop("hydra", None) or {}))
+    defaults = _defaults(tree.pop("defaults", None), path)
+    hydra = tree.pop("hydra", None) or {}
+    if not isinstance(hydra, Mapping):
+        raise ConfigError(f"hydra in {path} must be a group of settings (key: value), but is {hydra!r}")
+    primary = Primary(path=path, hydra=dict(hydra))
     own = {key: _component(key, value, path, known_only=not defaults) for key, value in tree.items()}
     for entry in defaults if "_self_" in defaults else [*defaults, "_self_"]:
         if entry == "_self_":
@@ -92,12 +96,41 @@ def read_primary(path: Path, including: tuple[Path, ...] = ()) -> Primary:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        content = read_yaml(path)
+        if isinstance(content, dict):
+            content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:  # a key that stands there twice
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold groups of settings (key: value), but holds {type(content).__name__}")
+    wrong = reference_excess(content)
+    if wrong is not None:
+        raise ConfigError(f"{path} holds {wrong}")
     return {str(key): value for key, value in content.items()}
+
+
+def _defaults(value: Any, path: Path) -> list[Any]:
+    """The ``defaults`` list of the file ``path``: names, and dictionaries of one group and its choices."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ConfigError(f"defaults in {path} must be a list of names and of group: name, but is {value!r:.80}")
+    for entry in value:
+        if not (isinstance(entry, str) and entry) and not _is_choice(entry):
+            raise ConfigError(f"defaults in {path} may hold names and group: name, but has {entry!r:.80}")
+    return value
+
+
+def _is_choice(entry: Any) -> bool:
+    """``group: name``, where several names, and none (null), may be given."""
+    if not isinstance(entry, dict) or len(entry) != 1:
+        return False
+    ((group, names),) = entry.items()
+    names = names if isinstance(names, list) else [names]
+    return (
+        isinstance(group, str) and bool(group.strip()) and all(name is None or isinstance(name, str) for name in names)
+    )
 
 
 def _component(key: str, value: Any, path: Path, known_only: bool) -> Any:

@@ -34,6 +34,7 @@ from typing import Any
 import yaml
 
 from fairseq.errors import ConfigError, DataNotFoundError
+from fairseq.limits import excess
 from fairseq.registry import nearest
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -204,6 +205,9 @@ def _read(path: Path) -> dict[str, Any]:
     except NOT_YAML as error:
         raise ConfigError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     content = {} if content is None else content
+    wrong = excess(content)
+    if wrong is not None:
+        raise ConfigError(f"recipe {path} holds {wrong}")
     if not isinstance(content, dict):
         raise ConfigError(f"recipe {path} must be a mapping with the keys {', '.join(_KEYS)}")
     for key in content:

@@ -169,7 +169,10 @@ def _bpe(files: Mapping[str, Path]) -> dict[str, Any]:
 
 def _usual(config: Mapping[str, Any], size: int, pieces: Sequence[str] | None) -> dict[str, int]:
     """Where the original puts its special tokens: behind the pieces; <unk> is piece 0. Nothing for another vocabulary."""
-    first = int(config.get("pad_token_id", 0)) - 2 if pieces is None else len(pieces)
+    pad = config.get("pad_token_id", 0)
+    if type(pad) is not int:
+        raise CheckpointError(f"pad_token_id is {pad!r:.60} in config.json, but must be an integer")
+    first = pad - 2 if pieces is None else len(pieces)
     if first < 1 or first + 4 != size:
         return {}
     return {"unk": 0, "cls": first, "sep": first + 1, "pad": first + 2, "mask": first + 3}

@@ -133,7 +133,7 @@ def bert_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         }
         if int(values["embedding_size"]) != settings["encoder_embed_dim"]:
             settings["embedding_size"] = int(values["embedding_size"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"config.json does not describe a BERT with convolutions: {error!r}") from None
     if parts.head_dim is not None:
         settings["conv_attention_head_dim"] = parts.head_dim

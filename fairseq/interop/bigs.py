@@ -214,7 +214,10 @@ def _with_prefix(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _kind(config: Mapping[str, Any], theirs: Mapping[str, Tensor]) -> str:
     """The kind of model: what its class is called, else what its weights look like. Raises CheckpointError."""
-    name = next(iter(config.get("architectures") or ()), "").rpartition("BiGSFor")[2]
+    classes = config.get("architectures") or [""]
+    if not isinstance(classes, list) or not isinstance(classes[0], str):
+        raise CheckpointError(f"architectures is {classes!r:.60} in config.json, but must be a list of names")
+    name = classes[0].rpartition("BiGSFor")[2]
     if name not in HEADS:
         name = "QuestionAnswering" if "qa_outputs.weight" in theirs else MASKED
         if "classifier.weight" in theirs:
@@ -244,7 +247,10 @@ def _symbols(folder: Path, order: Sequence[int], files: Mapping[str, Path]) -> t
     if VOCABULARY not in files:
         bpe = {"_name": "hf_tokenizer", "hf_tokenizer_file": TOKENIZER} if TOKENIZER in files else None
         return vocabulary.symbols(order), bpe
-    pieces = vocabulary.vocabulary_lines(folder / VOCABULARY)
+    try:
+        pieces = vocabulary.vocabulary_lines(folder / VOCABULARY)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{VOCABULARY} is not UTF-8 text: {error.reason}") from None
     if len(pieces) > len(order):
         raise CheckpointError(f"{VOCABULARY} has {len(pieces)} lines, but the model only {len(order)} embeddings")
     pieces += [f"madeupword{row:04d}" for row in range(len(pieces), len(order))]

@@ -85,7 +85,7 @@ def bigs_settings(config: Mapping[str, Any], program: str) -> dict[str, Any]:
             "bigs_padding": "leak",
             **_positions(config, program),
         }
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"config.json does not describe a BiGS: {error!r}") from None
 
 

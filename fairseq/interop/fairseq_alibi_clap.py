@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.checkpoint.atomic import atomic_save
-from fairseq.checkpoint.safe_load import load
+from fairseq.checkpoint.reader import load_checked
 from fairseq.dataclass import legacy
 from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.configs import SECTIONS
@@ -59,7 +59,7 @@ class AlibiClapFile:
 
     @staticmethod
     def read(path: Path, special: Mapping[str, int]) -> PortableModel:
-        return PortableModel(load(path))
+        return PortableModel(load_checked(path))
 
     @staticmethod
     def write(model: PortableModel, path: Path) -> None:
@@ -72,7 +72,7 @@ class UpstreamFile:
 
     @staticmethod
     def read(path: Path, special: Mapping[str, int]) -> PortableModel:
-        return PortableModel(from_upstream(load(path)))
+        return PortableModel(from_upstream(load_checked(path)))
 
     @staticmethod
     def write(model: PortableModel, path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.checkpoint.atomic import atomic_save
-from fairseq.checkpoint.safe_load import load
+from fairseq.checkpoint.contents import Wrong, group, listing, number, optional, text
+from fairseq.checkpoint.reader import load_checked
 from fairseq.data.dictionary import Dictionary
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.interop.portable import PortableModel, files_beside, load_json, save_json
@@ -16,6 +17,13 @@ from fairseq.registry import FORMATS
 
 CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # the first one that is there
 ORIGIN = "conversion.json"
+ORIGIN_RULES = group(
+    special=group(others=number(0, whole=True)),
+    rows=listing(number(0, whole=True)),
+    config=group(),
+    kind=optional(text),
+    keys=listing(text),
+)
 
 
 @FORMATS.register("fairseq")
@@ -27,11 +35,10 @@ class FairseqFolder:
         file = path if path.is_file() else next((f for name in CHECKPOINTS if (f := path / name).is_file()), None)
         if file is None:
             raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS)} in {path}; give the folder of a model")
-        state = load(file)
-        if not isinstance(state.get("model"), Mapping):
-            raise CheckpointError("this is no fairseq checkpoint: it lacks the weights ('model')")
+        state = load_checked(file)
         folder = file.parent
-        origin = load_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else _origin(folder, state["model"], special)
+        stored, weights = folder / ORIGIN, state["model"]
+        origin = _stored_origin(stored, weights) if stored.is_file() else _origin(folder, weights, special)
         symbols = None
         if (folder / "dict.txt").is_file():
             dictionary = Dictionary.load(folder / "dict.txt")
@@ -51,10 +58,29 @@ class FairseqFolder:
             save_json(model.origin, path / ORIGIN)
 
 
+def _stored_origin(path: Path, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file ``path`` says, if it can be true of ``weights``. Raises CheckpointError."""
+    origin = load_json(path)
+    try:
+        ORIGIN_RULES(origin, "")
+    except Wrong as wrong:
+        raise CheckpointError(f"{path} is malformed: {wrong}") from None
+    size = _vocabulary(weights)
+    if "rows" in origin and size is not None and sorted(origin["rows"]) != list(range(size)):
+        raise CheckpointError(
+            f"{path} is malformed: rows must be the numbers 0 to {size - 1}, each once, in another order"
+        )
+    return origin
+
+
+def _vocabulary(weights: Mapping[str, Any]) -> int | None:
+    return next((len(value) for key, value in weights.items() if key.endswith("embed_tokens.weight")), None)
+
+
 def _origin(folder: Path, weights: Mapping[str, Any], special: Mapping[str, int]) -> dict[str, Any]:
     """The order of rows, for a checkpoint that has been trained on elsewhere, from the ids that its tokenizer has."""
-    embeddings = next((value for key, value in weights.items() if key.endswith("embed_tokens.weight")), None)
-    if not special or embeddings is None:
+    size = _vocabulary(weights)
+    if not special or size is None:
         return {}
-    ids = special_ids(folder, special, len(embeddings))
-    return {"special": ids, "rows": our_order(ids, len(embeddings))}
+    ids = special_ids(folder, special, size)
+    return {"special": ids, "rows": our_order(ids, size)}

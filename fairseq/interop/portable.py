@@ -181,7 +181,7 @@ def load_json(path: Path) -> dict[str, Any]:
         found = json_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataNotFoundError(f"there is no {path.name} in {path.parent}; give the folder of a model") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")

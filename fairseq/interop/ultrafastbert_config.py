@@ -85,11 +85,13 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         found = _get(arch, path, wanted)
         if found != wanted:
             raise CheckpointError(f"{path} is {found!r} in config.json, but only {wanted!r} can be converted")
-    head = arch.get("classification_head") or {}
-    dropout = float(_get(arch, "hidden_dropout_prob", 0.1))
-    if _get(arch, "embedding.dropout_prob", dropout) != dropout:
-        logger.warning("the dropout of the embeddings differs from that of the layers: %s is used for both", dropout)
     try:
+        head = arch.get("classification_head") or {}
+        dropout = float(_get(arch, "hidden_dropout_prob", 0.1))
+        if _get(arch, "embedding.dropout_prob", dropout) != dropout:
+            logger.warning(
+                "the dropout of the embeddings differs from that of the layers: %s is used for both", dropout
+            )
         settings: dict[str, Any] = {
             "encoder_layers": int(arch["num_transformer_layers"]),
             "encoder_embed_dim": int(arch["hidden_size"]),
@@ -108,7 +110,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
             ),
             **_channel_mixer(arch),
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(f"config.json does not describe an UltraFastBERT: {error!r}") from None
     width, heads = settings["encoder_embed_dim"], settings["encoder_attention_heads"]
     if heads < 1 or width < 1 or width % heads:

@@ -49,11 +49,12 @@ def special_ids(
     Raises ConfigError when one is not known, CheckpointError when they are no such ids.
     """
     try:
-        ids = {**(otherwise or {}), **_of_tokenizer(folder), **given}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        known = _of_tokenizer(folder)
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, FairseqError):
             raise
-        raise CheckpointError(f"the files of the tokenizer in {folder} are damaged ({error!r})") from None
+        raise CheckpointError(f"the files of the tokenizer in {folder} are malformed: {error!r}") from None
+    ids = {**(otherwise or {}), **known, **given}
     missing = [name for name in SPECIAL if name not in ids]
     if missing:
         wanted = ",".join(f"{name}=I" for name in missing)
@@ -61,6 +62,8 @@ def special_ids(
         where = there[0] if there else f"{folder} without a {TOKENIZER} or {VOCABULARY}"
         raise ConfigError(f"{where} does not say which ids {', '.join(missing)} have: give --special {wanted}")
     ids = {name: ids[name] for name in SPECIAL}
+    if not all(type(value) is int for value in ids.values()):
+        raise CheckpointError(f"special tokens need ids that are integers, but they are {list(ids.values())!r:.80}")
     if len(set(ids.values())) < len(ids) or not all(0 <= value < size for value in ids.values()):
         shown = ",".join(f"{name}={value}" for name, value in ids.items())
         raise CheckpointError(f"special tokens need ids of their own from 0 to {size - 1}, but they are {shown}")

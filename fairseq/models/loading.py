@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fairseq.checkpoint.reader import read
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
+from fairseq.limits import expecting
 from fairseq.overrides import accepts
 from fairseq.registry import TASKS
 
@@ -50,7 +51,8 @@ def load_model_ensemble_and_task(
             task = setup_stored_task(cfg)
         if current.get("task_state"):
             task.load_state_dict(current["task_state"])
-        model = build_stored_model(task, cfg.model)
+        with expecting(sum(map(_bytes, current["model"].values())), f"the weights in {path}"):
+            model = build_stored_model(task, cfg.model)
         load_weights(model, current["model"], cfg.model, path, strict)
         wrong = first_not_finite(model.named_parameters())
         if wrong is not None:
@@ -76,8 +78,14 @@ def read_state(path: str, overrides: Mapping[str, Any] | None) -> dict[str, Any]
     return read(path, overrides=dict(overrides or {}))
 
 
+def _bytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+
+
 def setup_stored_task(cfg: Any) -> Any:
     """The task that ``cfg.task`` names, with its dictionary."""
+    if cfg is None:
+        raise CheckpointError("the checkpoint stores no configuration, so that its task and model are not known")
     name = getattr(cfg.task, "_name", None)
     if not name:
         raise CheckpointError("the checkpoint names no task; give one")

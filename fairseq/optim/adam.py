@@ -143,7 +143,7 @@ class Adam(torch.optim.Optimizer):
                     "start it afresh with --reset-optimizer"
                 )
             known = {key: group.get(key, value) for key, value in own.items()}
-            groups.append({**known, "betas": tuple(known["betas"])})
+            groups.append({**known, "betas": parse_betas(known["betas"])})
         # The base class would round float32 moments of a half-precision parameter to its type.
         undecorated(torch.optim.Optimizer.load_state_dict)(self, {"state": {}, "param_groups": groups})
         for group, own in zip(stored, self.param_groups, strict=True):

@@ -17,6 +17,7 @@ from fairseq.dataclass.state import changed_settings, config_to_state
 from fairseq.distributed import group as distributed
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import PathManager
+from fairseq.limits import too_large
 from fairseq.locks import claimed
 from fairseq.logging import metrics
 from fairseq.logging.progress import own_logs
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(TRAIN_LOGGER)
+
+_WORKER = 1 << 26  # bytes that a data worker needs at least
 
 
 def train(cfg: FairseqConfig) -> float | None:
@@ -114,6 +117,9 @@ def check(cfg: FairseqConfig) -> None:
         raise ConfigError(
             "the size of a batch is not given: pass --max-tokens (tokens per batch) or --batch-size (sentences per batch)"
         )
+    workers = too_large(max(data.num_workers, 0) * _WORKER)
+    if workers is not None:
+        raise ConfigError(f"num_workers is {data.num_workers}: so many processes need {workers}")
     if not cfg.optimization.update_freq:
         raise ConfigError("update_freq is an empty list; give at least one number of batches per update")
     check_section(cfg.distributed_training)

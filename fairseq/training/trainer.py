@@ -25,7 +25,7 @@ from fairseq.checkpoint.stored_paths import make_absolute
 from fairseq.dataclass.slots import other_variants
 from fairseq.dataclass.state import config_to_state
 from fairseq.distributed import group as distributed
-from fairseq.errors import CheckpointError, NonFiniteError, TrainingError
+from fairseq.errors import CheckpointError, FairseqError, NonFiniteError, TrainingError
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.logging.meters import Statistics
@@ -455,7 +455,9 @@ class Trainer(OldTrainerNames):
         except MisfitError as error:
             hint = other_variants(checkpoint.get("cfg"), self.cfg.model)
             raise CheckpointError(misfit(self.cfg.model, checkpoint, filename) or f"{error}{hint}") from error
-        except (AttributeError, KeyError, TypeError) as error:
+        except FairseqError:
+            raise
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint {filename} is malformed: {error!r}") from error
         keep_bpe(self.cfg, checkpoint, filename)
         logger.info("Loaded checkpoint %s (epoch %d @ %d updates)", filename, epoch, self._num_updates)

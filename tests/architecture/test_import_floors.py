@@ -12,7 +12,8 @@ from tests.architecture import source
 
 FLOORS = {
     **dict.fromkeys(
-        ("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "locks", "overrides", "tree"), 0
+        ("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "limits", "locks", "overrides", "tree"),
+        0,
     ),
     **dict.fromkeys(("dataclass", "config", "logging", "ops", "portable"), 1),
     **dict.fromkeys(("data", "modules", "optim", "checkpoint", "distributed"), 2),

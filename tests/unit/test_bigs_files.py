@@ -251,3 +251,49 @@ def test_sizes_of_the_published_models(length: int, count: int) -> None:
         model = build_model(argparse.Namespace(arch=f"bigs_{length}"), Published())
     assert sum(parameter.numel() for parameter in model.parameters()) == count
     assert model.max_positions() == length
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("rows", [0, 0, 1], "rows must be the numbers 0 to 95, each once"),
+        ("rows", "x", "rows must be a list"),
+        ("rows", [0.5], r"rows\[0\] must be an integer"),
+        ("special", {"cls": -1}, "special.cls must be an integer of at least 0"),
+        ("config", 5, "config must be a dictionary, but is 5"),
+        ("kind", 5, "kind must be a text, but is 5"),
+    ],
+)
+def test_a_damaged_file_of_the_way_back(key: str, value: Any, sentence: str, tmp_path: Path) -> None:
+    convert_checkpoint("bigs-flax", "fairseq", flax_folder(tmp_path / "theirs"), tmp_path / "ours", SPECIAL)
+    stored = tmp_path / "ours" / "conversion.json"
+    stored.write_text(json.dumps({**json.loads(stored.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=f"conversion.json is malformed: {sentence}"):
+        convert_checkpoint("fairseq", "bigs-flax", tmp_path / "ours", tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("tokenizer.json", {"model": 5}, "the files of the tokenizer in .* are malformed"),
+        ("tokenizer.json", {"added_tokens": [{"id": 0}]}, "malformed: KeyError"),
+        ("tokenizer.json", {"added_tokens": [{"id": "x", "content": "[CLS]"}]}, "malformed: ValueError"),
+        ("special_tokens_map.json", {"cls_token": {}}, "malformed: KeyError"),
+        ("config.json", {**config(), "pad_token_id": "x"}, "special tokens need ids that are integers"),
+        ("config.json", {**config(), "architectures": 5}, "architectures is 5 in config.json"),
+        ("config.json", {**config(), "hidden_size": float("inf")}, "does not describe a BiGS: OverflowError"),
+    ],
+)
+def test_malformed_files_of_a_folder(file: str, content: Any, sentence: str, tmp_path: Path) -> None:
+    source = torch_folder(tmp_path / "theirs")
+    (source / file).write_text(json.dumps(content))
+    special = {} if "token" in file else {key: value for key, value in SPECIAL.items() if key != "pad"}
+    with pytest.raises(CheckpointError, match=sentence):
+        convert_checkpoint("bigs-torch", "fairseq", source, tmp_path / "out", special)
+
+
+def test_a_vocabulary_that_is_no_text(tmp_path: Path) -> None:
+    source = torch_folder(tmp_path / "theirs")
+    (source / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
+    with pytest.raises(CheckpointError, match="vocab.txt is not UTF-8 text|malformed: UnicodeDecodeError"):
+        convert_checkpoint("bigs-torch", "fairseq", source, tmp_path / "out", SPECIAL)

@@ -43,6 +43,8 @@ class RobertaEncoder(FairseqEncoder):
         self.padding_idx = dictionary.pad()
         self.config = config = factory.configuration(args)
         self.self_masking = config.mask_prob if config.zero_masking else 0.0
+        if type(self).build_encoder is RobertaEncoder.build_encoder:
+            factory.check_memory(config, len(dictionary), self.padding_idx)
         embed_tokens: Any = self.build_embedding(len(dictionary), config.encoder_embed_dim, self.padding_idx)
         parts = (args, dictionary, embed_tokens)
         # Older plugins make their own embeddings.

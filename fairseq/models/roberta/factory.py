@@ -7,10 +7,13 @@ seed gives the original's weights.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import warnings
 from dataclasses import replace
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -18,6 +21,7 @@ from fairseq.dataclass import legacy
 from fairseq.dataclass.base import MISSING, check_within, convert, field_specs
 from fairseq.dataclass.slots import Variant, settled, slots_of, variant_specs
 from fairseq.errors import ConfigError
+from fairseq.limits import too_large
 from fairseq.models.loading import parse_layers
 from fairseq.models.roberta.config import (
     ACTIVATIONS,
@@ -32,6 +36,7 @@ from fairseq.modules.feed_forward import Linear
 from fairseq.modules.positions import TokenEmbedding
 from fairseq.modules.slots import EncoderShape
 from fairseq.registry import HEADS, nearest
+from fairseq.rng import undisturbed
 
 # Slot -> the methods that a variant of it must have.
 METHODS: dict[str, tuple[str, ...]] = {
@@ -218,6 +223,42 @@ def build_encoder(config: RobertaConfig, embed_tokens: nn.Module, padding_idx: i
         token_types,
         None if width == shape.dim else Linear(width, shape.dim),
     )
+
+
+_MODULES = 1 << 15  # bytes that the Python objects of a layer take
+
+
+def check_memory(config: RobertaConfig, vocab: int, padding_idx: int) -> None:
+    """Raise ConfigError for an encoder that is larger than the memory, before any of it is made.
+
+    One layer is made without memory (on torch's meta device) and counted; a plugin's part that cannot be is not.
+    """
+    one = copy.copy(config)
+    one.encoder_layers = min(config.encoder_layers, 1)
+    try:
+        with torch.random.fork_rng(devices=()), undisturbed(), torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            encoder = build_encoder(one, build_token_embedding(one, vocab, padding_idx), padding_idx)
+    except ConfigError:
+        raise
+    except OverflowError as error:
+        raise ConfigError(f"a size in the model section is too large: {error}") from None
+    except RuntimeError as error:
+        if "overflow" not in str(error) and "too large" not in str(error):
+            return  # a part that needs real numbers
+        raise ConfigError(f"a size in the model section is too large: {str(error).splitlines()[0]}") from None
+    except Exception:
+        return
+    whole, layer = (
+        sum(parameter.numel() * parameter.element_size() for parameter in part.parameters())
+        for part in (encoder, encoder.layers)
+    )
+    need = whole + (config.encoder_layers - 1) * layer + config.encoder_layers * _MODULES
+    excess = too_large(need)
+    if excess is not None:
+        sizes = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "max_positions")
+        shown = ", ".join(f"{name}={getattr(config, name)}" for name in sizes)
+        raise ConfigError(f"a model of this size needs {excess}: make it smaller (model section: {shown})")
 
 
 def build_lm_head(config: RobertaConfig, vocab: int, embeddings: nn.Parameter | None, padding_idx: int) -> nn.Module:

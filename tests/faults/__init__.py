@@ -1,0 +1,1 @@
+"""Damaged inputs: ``python -m tests.faults.fuzz --help``."""
