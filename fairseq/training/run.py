@@ -185,9 +185,10 @@ def load_checkpoint(
     path, resets = starting_point(cfg)
     overrides = literal_dict(cfg.optimizer_overrides, "--optimizer-overrides")
     own = resumable(cfg)
-    fallbacks = [other for other in own if other != path] if path in own else []
+    others = [other for other in own if other != path] if path in own else []
+    more = {"fallbacks": others} if others else {}  # a trainer of a plugin may not know of them
     extra_state = trainer.load_checkpoint(
-        path, resets.optimizer, resets.lr_scheduler, overrides, reset_meters=resets.meters, fallbacks=fallbacks
+        path, resets.optimizer, resets.lr_scheduler, overrides, reset_meters=resets.meters, **more
     )
     if extra_state is None or resets.dataloader:
         return extra_state, trainer.get_train_iterator(epoch=1, load_dataset=True, **iterator_args)

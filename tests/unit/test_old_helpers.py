@@ -154,8 +154,6 @@ def test_collectives_of_one_process():
     assert distributed_utils.all_gather(tensor, return_tensor=True).tolist() == [[2.0]]
     assert distributed_utils.all_reduce_dict({"a": 1.0}, "cpu") == {"a": 1.0}
     assert distributed_utils.broadcast_object({"b": 2}, 0, None) == {"b": 2}
-    with pytest.raises(OutOfScopeError, match="torchrun"):
-        distributed_utils.distributed_init(None)
 
 
 def test_registries_of_plugins():
