@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fairseq.cli.common import run_command
 from fairseq.dataclass.flags import FairseqParser
+from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError
 from fairseq.registry import FORMATS
 
@@ -51,6 +52,7 @@ def get_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
         action="store_true",
         help="sentence-transformers only: leave the lengths of vectors as they are",
     )
+    parser.add_argument("--user-dir", metavar="DIR", help="import this plugin directory first")
     parser.add_argument("source_path", metavar="SRC", help="file or folder to read")
     parser.add_argument("target_path", metavar="DST", help="file or folder to write")
     return parser
@@ -60,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     from fairseq.interop.convert import convert_checkpoint  # --help does not wait for torch
     from fairseq.interop.vocabulary import parse_special
 
+    import_user_module(args)
     if args.target != SENTENCES and (args.pooling or args.no_normalize):
         raise ConfigError(f"--pooling and --no-normalize belong to --to {SENTENCES}")
     sentence = {"pooling": args.pooling or "mean", "normalize": not args.no_normalize}

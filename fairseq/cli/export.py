@@ -9,6 +9,7 @@ from typing import Any
 
 from fairseq.cli.common import run_command
 from fairseq.dataclass.flags import FairseqParser
+from fairseq.dataclass.user_module import import_user_module
 
 PROGRAM = "fairseq-export"
 FORMATS = ("onnx", "torch-export")
@@ -42,6 +43,7 @@ def get_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     parser.add_argument(
         "--measure", metavar="TEXT", type=Path, help="with --int8: a text file on which loss and speed are compared"
     )
+    parser.add_argument("--user-dir", metavar="DIR", help="import this plugin directory first")
     parser.add_argument(
         "source_path", metavar="SRC", type=Path, help="a checkpoint, or a folder with one or of Transformers"
     )
@@ -55,6 +57,7 @@ def main(args: argparse.Namespace) -> None:
     from fairseq.interop.convert import read_any
     from fairseq.interop.export import export
 
+    import_user_module(args)
     if args.int8 and args.format != "onnx":
         raise ConfigError("--int8 is of --format onnx only")
     if args.measure and not (args.int8 and args.output == "logits"):

@@ -13,6 +13,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.interop.portable import PortableModel, files_beside, load_json, save_json
 from fairseq.interop.vocabulary import our_order, special_ids
+from fairseq.models.roberta.upgrade import rename_legacy
 from fairseq.registry import FORMATS
 
 CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # the first one that is there
@@ -36,6 +37,9 @@ class FairseqFolder:
         if file is None:
             raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS)} in {path}; give the folder of a model")
         state = load_checked(file)
+        weights = dict(state["model"])
+        rename_legacy(weights, "")
+        state = {**state, "model": weights}
         folder = file.parent
         stored, weights = folder / ORIGIN, state["model"]
         origin = _stored_origin(stored, weights) if stored.is_file() else _origin(folder, weights, special)
