@@ -44,6 +44,8 @@ def write_tokenizer(model: PortableModel, size: int, longest: int, folder: Path,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"],
     }
+    if getattr(tokenizer.pre_tokenizer, "add_prefix_space", False):
+        config["add_prefix_space"] = True  # some releases set it to False otherwise
     config |= {f"{role}_token": names[name] for name in SPECIAL for role in ROLES[name]}
     if longest:
         config["model_max_length"] = longest
@@ -105,7 +107,8 @@ def _byte_level(encoder: Any, rows: Mapping[str, int]) -> Tokenizer:
         pieces, merges, prefix = encoder.bpe.encoder, encoder.bpe.bpe_merges, False
     else:
         stored = json.loads(encoder.bpe._tokenizer.to_str())
-        pieces, merges = stored["model"]["vocab"], [tuple(pair) for pair in stored["model"]["merges"]]
+        pieces = stored["model"]["vocab"]
+        merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in stored["model"]["merges"]]
         prefix = bool(encoder.bpe._parameters.get("add_prefix_space"))
     vocabulary = _vocabulary({piece: str(idx) for piece, idx in pieces.items()}, rows)
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))

@@ -155,7 +155,7 @@ def test_roberta_both_ways(kind: str, tmp_path: Path) -> None:
     run_command("convert", "--from", "fairseq", "--to", "hf-roberta", "ours", "theirs", cwd=tmp_path)
     assert not any(path.suffix in (".bin", ".pt") for path in (tmp_path / "theirs").iterdir())
     cls = transformers.AutoModelForMaskedLM if kind == "masked" else transformers.AutoModelForSequenceClassification
-    theirs = cls.from_pretrained(tmp_path / "theirs", dtype=torch.float64).eval()
+    theirs = cls.from_pretrained(tmp_path / "theirs", torch_dtype=torch.float64).eval()
     ids = some_tokens(2, 30)
     with torch.no_grad():
         found = theirs(ids, attention_mask=(ids != 1).long()).logits
