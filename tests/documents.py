@@ -21,7 +21,18 @@ PROGRAMS = ("fairseq-", "python", "make", "pip", "mkdir")
 _SHIM = '#!/bin/sh\nprintf "%s\\0" "$#" "${0##*/}" "$@" >> "$RECORDED"\n'
 _NAMES = (
     *(f"fairseq-{name}" for name in ("train", "hydra-train", "validate", "preprocess", "preprocess-task", "glue")),
-    *("fairseq-fill-mask", "fairseq-predict", "fairseq-convert", "fairseq-info", "python", "make", "pip", "mkdir"),
+    *(
+        "fairseq-fill-mask",
+        "fairseq-predict",
+        "fairseq-convert",
+        "fairseq-export",
+        "fairseq-info",
+        "huggingface-cli",
+        "python",
+        "make",
+        "pip",
+        "mkdir",
+    ),
 )
 
 

@@ -68,27 +68,28 @@ def main(args: argparse.Namespace) -> None:
     error = export(model, args.format, path, args.output)
     print(f"wrote {path} ({args.format}, {args.output}; differs from the model by {error:.1e} at most)")
     if args.int8:
-        _round(args, path)
+        _round(args, path, model)
 
 
-def _round(args: argparse.Namespace, path: Path) -> None:
+def _round(args: argparse.Namespace, path: Path, model: Any) -> None:
     from fairseq.interop.int8 import compare, masked_batches, write_int8
 
     write_int8(path, args.target_path)
     small, large = (file.stat().st_size / 2**20 for file in (args.target_path, path))
     print(f"wrote {args.target_path} (8 bits, {small:.1f} MiB instead of {large:.1f})")
     if args.measure:
-        hub = _hub(args.source_path)
+        hub = _hub(args.source_path, model)
         dictionary = hub.task.source_dictionary
         rows = [hub.encode(line)[: hub.model.max_positions()] for line in _lines(args.measure)]
         batches = masked_batches(rows, hub.task.mask_idx, dictionary.pad(), BATCH)
         print(compare(path, args.target_path, batches, dictionary.pad()).sentence())
 
 
-def _hub(path: Path) -> Any:
+def _hub(path: Path, model: Any) -> Any:
     from fairseq.models.roberta import RobertaModel
 
-    return RobertaModel.from_pretrained(str(path))
+    stored = (model.state.get("cfg") or {}).get("bpe")
+    return RobertaModel.from_pretrained(str(path), **({} if stored else {"bpe": None}))
 
 
 def _lines(path: Path) -> list[str]:

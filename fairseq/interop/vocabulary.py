@@ -53,7 +53,7 @@ def special_ids(
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, FairseqError):
             raise
-        raise CheckpointError(f"the files of the tokenizer in {folder} are malformed: {error!r}") from None
+        raise CheckpointError(f"the files of the tokenizer in {folder} are damaged: {error!r}") from None
     ids = {**(otherwise or {}), **known, **given}
     missing = [name for name in SPECIAL if name not in ids]
     if missing:

@@ -52,7 +52,7 @@ SIZES = [*TINY_FLAGS, "--max-update", 2]
         (["--optimizer", "adm"], ["adm", "adam"]),
         (["--optimizer", "composite"], ["composite", "out of scope", "lr_scales"]),
         (["--tpu"], ["tpu", "out of scope"]),
-        (["--distributed-world-size", "0"], ["distributed_world_size", "at least 1"]),
+        (["--distributed-world-size", "0"], ["--distributed-world-size", "at least 1"]),
         (["--restore-file", "nowhere.pt"], ["nowhere.pt", "does not exist"]),
         (["--finetune-from-model", "nowhere.pt"], ["nowhere.pt", "does not exist"]),
         (["--batch-size", "0"], ["--batch-size", "at least 1"]),

@@ -10,12 +10,17 @@ from tests.runs import environment
 
 WORKER = """
 import sys, torch
+from types import SimpleNamespace
 import torch.distributed as dist
 from fairseq.distributed import utils
 
 rank = int(sys.argv[1])
 assert utils.get_world_size() == 1 and utils.get_global_group() is None
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+section = SimpleNamespace(
+    distributed_world_size=2, distributed_rank=rank, distributed_init_method=f"file://{sys.argv[2]}",
+    distributed_backend="gloo", device_id=0, heartbeat_timeout=-1,
+)
+assert utils.distributed_init(SimpleNamespace(distributed_training=section, common=SimpleNamespace(cpu=True))) == rank
 group = utils.get_global_group()
 assert (utils.get_rank(group), utils.get_world_size(group), utils.get_rank()) == (rank, 2, rank)
 assert utils.all_reduce(torch.tensor([1.0 + rank]), group).tolist() == [3.0]

@@ -37,7 +37,7 @@ from fairseq.data.nested_dictionary_dataset import _flatten, _unflatten
 from fairseq.data.padding_mask_dataset import LeftPaddingMaskDataset
 from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed import utils as distributed_utils
-from fairseq.errors import DataError, OutOfScopeError
+from fairseq.errors import DataError
 from fairseq.models.roberta import RobertaModel
 from fairseq.registry import REGISTRIES, setup_registry
 from tests.unit.roberta import PAD

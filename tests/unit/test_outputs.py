@@ -75,16 +75,6 @@ def test_predictions_replace_the_old_ones_at_once(texts: Path, monkeypatch: pyte
     assert len(old.read_text().splitlines()) == 1 + len(TEXTS)
 
 
-def test_an_empty_line_costs_nothing(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    old = texts.with_name("old.tsv")
-    texts.write_text(texts.read_text() + "\n")
-    for output in (old, "-"):
-        with pytest.raises(DataError, match=f"texts, line {len(TEXTS) + 1}: the text is empty"):
-            predictions("--input", texts, "--output", output, "--batch-size", 1)
-    assert old.read_text() == "precious" and capsys.readouterr().out == ""
-    assert sorted(os.listdir(texts.parent)) == ["old.tsv", "texts"]
-
-
 def test_predictions_on_a_full_disk(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match="cannot write /dev/full: No space left on device"):
         predictions("--input", texts, "--output", "/dev/full")

@@ -208,5 +208,7 @@ def test_seq2seq_bases_can_be_derived_but_not_made():
     class Old(FairseqEncoderDecoderModel):
         pass
 
-    with pytest.raises(OutOfScopeError, match="Old is a FairseqEncoderDecoderModel.*out of scope"):
+    with pytest.raises(
+        OutOfScopeError, match="FairseqEncoderDecoderModel belongs to sequence-to-sequence.*out of scope"
+    ):
         Old(None, None)
