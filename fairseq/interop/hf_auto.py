@@ -28,6 +28,7 @@ from fairseq.interop.portable import (
     PortableModel,
     load_json,
     read_weights,
+    reads,
     save_json,
     write_weights,
 )
@@ -55,6 +56,7 @@ class HuggingFaceAuto:
         return config.get("model_type") == "fairseq_encoder"
 
     @staticmethod
+    @reads("a fairseq encoder")
     def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
         config = load_json(folder / CONFIG)
         if not HuggingFaceAuto.recognizes(config):

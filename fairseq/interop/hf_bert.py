@@ -23,6 +23,7 @@ from fairseq.interop.hf_names import (
     lower_case,
     renamed,
     stored_bpe,
+    vocabulary_size,
     with_prefix,
 )
 from fairseq.interop.portable import (
@@ -33,6 +34,7 @@ from fairseq.interop.portable import (
     load_json,
     make_state,
     read_weights,
+    reads,
 )
 from fairseq.registry import FORMATS
 
@@ -69,6 +71,7 @@ class HuggingFaceBert:
         return config.get("model_type") == "bert"
 
     @staticmethod
+    @reads("a BERT")
     def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
         config = load_json(folder / CONFIG)
         if not HuggingFaceBert.recognizes(config):
@@ -77,7 +80,7 @@ class HuggingFaceBert:
         theirs = {key: value for key, value in theirs.items() if not key.startswith(LEFT_OUT)}
         settings = encoder_settings(config)
         names = all_names("bert", settings["encoder_layers"], {**OUTSIDE, **_heads(theirs)})
-        size = config.get("vocab_size", 0)
+        size = vocabulary_size(theirs, "bert", "a BERT")
         ids = vocabulary.special_ids(folder, special, size, {"pad": config.get("pad_token_id", 0)})
         order = vocabulary.our_order(ids, size)
         weights = renamed(

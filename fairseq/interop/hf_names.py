@@ -60,6 +60,14 @@ def with_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
     return {f"{prefix}.{key}": value for key, value in kept.items()} if bare else kept
 
 
+def vocabulary_size(theirs: Mapping[str, Tensor], prefix: str, kind: str) -> int:
+    """Rows of the token embeddings. Raises CheckpointError where there are none."""
+    table = theirs.get(f"{prefix}.embeddings.word_embeddings.weight")
+    if table is None:
+        raise CheckpointError(f"the weights lack those of the token embeddings: they are not those of {kind}")
+    return len(table)
+
+
 def renamed(
     theirs: Mapping[str, Tensor], names: Mapping[str, str], order: Sequence[int], kind: str
 ) -> dict[str, Tensor]:
@@ -72,8 +80,6 @@ def renamed(
         ours = names[key]
         by_row = ours in (WORDS, f"{LM_HEAD}weight", f"{LM_HEAD}bias")
         weights[ours] = vocabulary.to_ours(value, order) if by_row else value
-    if WORDS not in weights:
-        raise CheckpointError(f"the weights lack those of the token embeddings: they are not those of {kind}")
     return weights
 
 

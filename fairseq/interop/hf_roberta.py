@@ -27,6 +27,7 @@ from fairseq.interop.hf_names import (
     lower_case,
     renamed,
     stored_bpe,
+    vocabulary_size,
     with_prefix,
 )
 from fairseq.interop.hf_settings import head_settings
@@ -40,6 +41,7 @@ from fairseq.interop.portable import (
     make_state,
     read_configuration,
     read_weights,
+    reads,
     save_json,
     write_weights,
 )
@@ -86,6 +88,7 @@ class HuggingFaceRoberta:
         return config.get("model_type") in TYPES_OF_MODEL
 
     @staticmethod
+    @reads("a RoBERTa")
     def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
         config = load_json(folder / CONFIG)
         if not HuggingFaceRoberta.recognizes(config):
@@ -99,7 +102,7 @@ class HuggingFaceRoberta:
         settings = encoder_settings(config)
         heads = _heads(theirs, HEAD)
         names = all_names("roberta", settings["encoder_layers"], {**OUTSIDE, **heads})
-        size = config.get("vocab_size", 0)
+        size = vocabulary_size(theirs, "roberta", "a RoBERTa")
         known = {
             "cls": config.get("bos_token_id", 0),
             "pad": config.get("pad_token_id", 1),

@@ -7,10 +7,11 @@ tokens that the user gave, see ``fairseq.interop.vocabulary``.
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from fairseq.checkpoint.atomic import write_atomically
@@ -27,7 +29,7 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.data.text import json_value
 from fairseq.dataclass.build import build_config
 from fairseq.dataclass.state import config_from_state, config_to_state
-from fairseq.errors import CheckpointError, DataNotFoundError
+from fairseq.errors import CheckpointError, DataNotFoundError, FairseqError
 from fairseq.file_io import complete_file
 from fairseq.models import build_model
 from fairseq.models.loading import load_weights
@@ -49,6 +51,9 @@ BESIDE = (  # files that go along as they are
     "vocab.json",
     "merges.txt",
 )
+
+
+Reader = Callable[[Path, Mapping[str, int]], "PortableModel"]
 
 
 @dataclass
@@ -191,6 +196,24 @@ def load_json(path: Path) -> dict[str, Any]:
 def save_json(value: Any, path: Path) -> None:
     with complete_file(path) as file:
         file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def reads(what: str) -> Callable[[Reader], Reader]:
+    """Decorator of a format's ``read``: values of a wrong kind in ``config.json`` are a CheckpointError."""
+
+    def decorate(read: Reader) -> Reader:
+        @functools.wraps(read)
+        def guarded(folder: Path, special: Mapping[str, int]) -> PortableModel:
+            try:
+                return read(folder, special)
+            except FairseqError:
+                raise
+            except (AttributeError, LookupError, TypeError, ValueError, OverflowError, OmegaConfBaseException) as error:
+                raise CheckpointError(f"{folder / CONFIG} does not describe {what}: {error!r}") from None
+
+        return guarded
+
+    return decorate
 
 
 def files_beside(folder: Path) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from tests.bigs import SPECIAL, torch_folder
 from tests.common import ROOT, tiny_data_bin, write_text
 from tests.downstream import GPT2, dictionary_of_ids
 from tests.faults.damage import Damage, any_of, of_bytes, of_json, of_lines, of_value
+from tests.interop import folder_with
 from tests.token_sets import squad, write_conll
 
 DATA = ROOT / "tests" / "data"
@@ -358,6 +360,13 @@ def make_bert_convolutions(folder: Path) -> None:
     folder_of("convbert", folder / "in")
 
 
+def make_for_transformers(folder: Path, name: str) -> None:
+    from fairseq.interop.convert import convert_checkpoint
+
+    folder_with(folder / "ours", {"_name": "roberta"})
+    convert_checkpoint("fairseq", name, folder / "ours", folder / "in")
+
+
 def make_ultrafastbert(folder: Path) -> None:
     shutil.copytree(DATA / "ultrafastbert" / "1x11", folder / "in")
 
@@ -467,6 +476,14 @@ KINDS: dict[str, Kind] = {
         lambda folder: convert(folder, "bert-convolutions"),
     ),
     "folder": Kind(make_folder, {"in/conversion.json": _JSON, "in/dict.txt": _TEXT}, convert_back),
+    **{
+        name: Kind(
+            functools.partial(make_for_transformers, name=name),
+            {"in/config.json": _JSON, "in/model.safetensors": of_bytes, "in/tokenizer.json": _JSON},
+            functools.partial(convert, source=name, special=""),
+        )
+        for name in ("hf-auto", "hf-roberta")
+    },
     "ultrafastbert": Kind(
         make_ultrafastbert,
         {"in/config.json": _JSON, "in/model.safetensors": of_bytes},
