@@ -99,7 +99,8 @@ class HuggingFaceByteLevelBPE(_TokenizersBPE):
                 return ByteLevelBPETokenizer(vocab_file, merges_file, add_prefix_space=prefix)
 
         self.bpe = _tokenizer(read, self.files, "are not byte-level BPE")
-        self.bpe._tokenizer, self._lost = without_loss(self._tokenizer)
+        found = self._tokenizer
+        self.bpe._tokenizer, self._lost = load(lambda: without_loss(found), self.files, "are not byte-level BPE")
         self._tables = None if prefix else _gpt2_encoder(vocab, merges)
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[Ids, Ids]:
@@ -138,7 +139,8 @@ class HuggingFaceTokenizer(_TokenizersBPE):
             with without_mark(path) as file:
                 return Tokenizer.from_file(file)
 
-        self.bpe, self._lost = without_loss(_tokenizer(read, path, "is not a valid tokenizer.json"))
+        what = "is not a valid tokenizer.json"
+        self.bpe, self._lost = load(lambda: without_loss(_tokenizer(read, path, what)), path, what)
         self.word_pieces = isinstance(self.bpe.model, WordPiece)
 
     def is_beginning_of_word(self, x: str) -> bool:
