@@ -135,7 +135,8 @@ class FixedLRSchedule(_PerEpoch):
         return {"lr": self.lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.lr = state_dict.get("lr", self.lr)
+        stored = state_dict.get("lr")
+        self.lr = self.lr if stored is None else stored
 
     def get_next_lr(self, epoch: int) -> float:
         values = learning_rates(self.cfg)

@@ -83,7 +83,8 @@ class ManualSchedule(FairseqLRScheduler):
         return {"lr": self.lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.lr = state_dict.get("lr", self.lr)
+        stored = state_dict.get("lr")
+        self.lr = self.lr if stored is None else stored
 
     def step_begin_epoch(self, epoch: int) -> float:
         self.lr = self._latest(self.epoch2lr, epoch)
