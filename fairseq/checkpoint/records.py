@@ -102,6 +102,7 @@ TYPE_NAMES = (
         f"builtins.{name}"
         for name in ("int", "float", "bool", "str", "bytes", "list", "dict", "tuple", "type", "object")
     ),
+    "builtins.getattr",  # how Python 3.11.0 to 3.11.3 pickle a member of an enumeration
     "_operator.getitem",
     "operator.getitem",
     "types.NoneType",
@@ -197,6 +198,19 @@ class _Translator:
 Translate = Callable[[Any], Any]
 
 
+def _member(record: Record, translate: Translate) -> str:
+    """The name of a member of one of fairseq's enumerations, which is its value."""
+    kind, name = (*record.__dict__["args"], None, None)[:2]
+    if (
+        isinstance(kind, type)
+        and issubclass(kind, Record)
+        and kind.path.startswith("fairseq.")
+        and isinstance(name, str)
+    ):
+        return name
+    raise ForbiddenClass(record.path)
+
+
 def _namespace(record: Record, translate: Translate) -> argparse.Namespace:
     namespace = argparse.Namespace()
     for key, value in record.fields.items():
@@ -267,6 +281,7 @@ def _meter(record: Record, translate: Translate) -> Meter:
 
 BUILDERS: dict[str, Callable[[Record, Translate], Any]] = {
     NAMESPACE: _namespace,
+    "builtins.getattr": _member,
     DICT_CONFIG: _container,
     LIST_CONFIG: _container,
     **dict.fromkeys(OMEGACONF_NODES, _node),

@@ -90,7 +90,7 @@ def unpack(archive: Path, target: Path) -> None:
         content = Path(directory) / "content"
         try:
             with tarfile.open(archive) as tar:
-                tar.extractall(content, filter="data")
+                _extract(tar, content)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise CheckpointError(f"cannot unpack the archive {archive}: {error}") from None
         inside = list(content.iterdir())
@@ -100,6 +100,19 @@ def unpack(archive: Path, target: Path) -> None:
         except OSError:
             if not target.is_dir():  # another process has just unpacked the same
                 raise
+
+
+def _extract(tar: tarfile.TarFile, target: Path) -> None:
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(target, filter="data")
+        return
+    # Before Python 3.10.12 and 3.11.4: plain files and directories inside, nothing else.
+    home = target.resolve()
+    for member in tar.getmembers():
+        place = (home / member.name).resolve()
+        if not (member.isfile() or member.isdir()) or (place != home and home not in place.parents):
+            raise tarfile.TarError(f"{member.name!r} is no file inside the archive")
+    tar.extractall(target)
 
 
 # Files of a model directory that set an option of the BPE.
