@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq.data.encoders.configs import SentencepieceConfig
+from fairseq.data.encoders.libraries import SentencepieceBPE
 from fairseq.errors import CheckpointError
 from fairseq.interop import vocabulary
 from fairseq.interop.portable import TOKENIZER, VOCABULARY, load_json
@@ -127,9 +129,23 @@ def stored_bpe(files: Mapping[str, Path], lower: Callable[[], bool]) -> dict[str
         return {"_name": "hf_tokenizer", "hf_tokenizer_file": TOKENIZER}
     if VOCAB in files and MERGES in files:
         return {"_name": "hf_byte_bpe", "bpe_vocab": VOCAB, "bpe_merges": MERGES}
+    if SENTENCEPIECE in files:
+        return {"_name": "sentencepiece", "sentencepiece_model": SENTENCEPIECE}
     if VOCABULARY in files:
         return {"_name": "bert", "bpe_vocab_file": VOCABULARY, "bpe_cased": not lower()}
     return None
+
+
+def xlmr_symbols(model: Path, order: Sequence[int]) -> list[str]:
+    """What the rows of XLM-R mean: the pieces of its sentencepiece ``model`` after its three special ones, in their order.
+
+    Raises CheckpointError for a model with other rows.
+    """
+    encoder = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(model)))
+    pieces = encoder.symbols[3:]
+    if list(order) != list(range(len(order))) or len(pieces) != len(order) - 5:
+        raise CheckpointError(f"{model} has {len(pieces)} pieces, which are not the {len(order) - 5} rows of the model")
+    return pieces
 
 
 def lower_case(folder: Path) -> bool:

@@ -19,6 +19,7 @@ from fairseq.interop.hf_names import (
     HEAD,
     LM_HEAD,
     POSITIONS,
+    SENTENCEPIECE,
     TYPES,
     WORDS,
     all_names,
@@ -29,6 +30,7 @@ from fairseq.interop.hf_names import (
     stored_bpe,
     vocabulary_size,
     with_prefix,
+    xlmr_symbols,
 )
 from fairseq.interop.hf_settings import head_settings
 from fairseq.interop.hf_tokenizer import write_tokenizer
@@ -119,7 +121,9 @@ class HuggingFaceRoberta:
             settings["learned_offset"] = ids["pad"] + 1
         tokens = len(weights[POSITIONS]) - (ids["pad"] + 1)
         files = files_beside(folder)
-        symbols, bpe = vocabulary.symbols(order), stored_bpe(files, lambda: lower_case(folder))
+        bpe = stored_bpe(files, lambda: lower_case(folder))
+        pieces = bpe is not None and bpe["_name"] == "sentencepiece"
+        symbols = xlmr_symbols(files[SENTENCEPIECE], order) if pieces else vocabulary.symbols(order)
         state = make_state("roberta", {**settings, "max_positions": tokens}, weights, symbols, tokens, bpe)
         return PortableModel(state, symbols, files, {"special": ids, "rows": order})
 

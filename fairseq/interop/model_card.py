@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,12 @@ def _training(state: Mapping[str, Any]) -> list[str]:
     if isinstance(extra.get("best"), (int, float)):
         found.append(f"- best value of the metric that chose checkpoints: {extra['best']:.4g}")
     settings = {key: value for key, value in changed_settings(config).items() if not _is_path(value)}
-    shown = "\n".join(f"{key}: {json.dumps(value)}" for key, value in settings.items())
-    return [*found, "", "The settings that differ from the defaults:", "", "```yaml", shown, "```"]
+    words = ["fairseq-hydra-train", "task.data=DATA", *(_setting(key, value) for key, value in settings.items())]
+    return [*found, "", "What was set, as a command:", "", "```", " \\\n    ".join(words), "```"]
+
+
+def _setting(key: str, value: Any) -> str:
+    return shlex.quote(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
 
 
 def _is_path(value: Any) -> bool:

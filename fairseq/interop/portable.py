@@ -50,6 +50,7 @@ BESIDE = (  # files that go along as they are
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "sentencepiece.bpe.model",
 )
 
 

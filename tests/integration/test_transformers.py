@@ -140,6 +140,18 @@ def test_tokenizers(tmp_path: Path) -> None:
         assert best["score"] == pytest.approx(max(entry[1] for entry in ours), abs=1e-5), name
 
 
+def test_xlmr_without_tokenizer_json(tmp_path: Path) -> None:
+    symbols, bpe = other_bpes(tmp_path / "bpe")["sentencepiece"]
+    folder_with(tmp_path / "ours", {"_name": "roberta"}, symbols[::-1], bpe)  # in the order of the model, as XLM-R's
+    convert_checkpoint("fairseq", "hf-roberta", tmp_path / "ours", tmp_path / "theirs")
+    (tmp_path / "theirs/tokenizer.json").unlink()
+    (tmp_path / "theirs/sentencepiece.bpe.model").write_bytes((tmp_path / "bpe/sp.model").read_bytes())
+    wanted = RobertaModel.from_pretrained(str(tmp_path / "ours"))
+    found = RobertaModel.from_pretrained(str(tmp_path / "theirs"))
+    for text in TEXT:
+        assert found.encode(text).tolist() == wanted.encode(text).tolist()
+
+
 def test_a_dictionary_that_lacks_pieces_gets_no_tokenizer(tmp_path: Path, caplog: Any) -> None:
     symbols, bpe = byte_level(tmp_path / "bpe")
     folder_with(tmp_path / "ours", {"_name": "roberta"}, symbols[:50], bpe)
@@ -216,7 +228,12 @@ def test_a_card_and_a_folder_for_sentence_embeddings(tmp_path: Path) -> None:
     words = "convert --from fairseq --to sentence-transformers --pooling first --no-normalize ours theirs".split()
     run_command(*words, cwd=tmp_path)
     card = (tmp_path / "theirs/README.md").read_text()
-    assert "attention bias: alibi" in card and "trust_remote_code=True" in card and "model.encoder_alibi: true" in card
+    assert (
+        "attention bias: alibi" in card
+        and "trust_remote_code=True" in card
+        and "    model.encoder_alibi=true" in card
+        and "fairseq-hydra-train" in card
+    )
     modules = json.loads((tmp_path / "theirs/modules.json").read_text())
     assert [module["type"].rsplit(".")[-1] for module in modules] == ["Transformer", "Pooling"]
     assert json.loads((tmp_path / "theirs/1_Pooling/config.json").read_text())["pooling_mode_cls_token"] is True
