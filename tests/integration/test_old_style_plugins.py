@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import fairseq.data
 from tests.runs import DATA, REFERENCE, ROOT, environment, run, train, train_inner, valid
 
 PLUGINS = ROOT / "tests" / "data"
@@ -89,7 +88,6 @@ def test_a_criterion_that_gives_embeddings(tmp_path: Path) -> None:
     assert load(tmp_path / "checkpoints", "noise", data, head) == "2"
 
 
-@pytest.mark.skipif(not hasattr(fairseq.data, "ReplaceDataset"), reason="there is no ReplaceDataset yet")
 def test_a_task_with_several_heads(tmp_path: Path) -> None:
     own = ["--task", "token_labels", "--criterion", "token_labels", "--seed", 2]
     first = train(DATA, *FLAGS, *MODEL, *plugin("heads"), *own, "--max-update", 3, cwd=tmp_path)
