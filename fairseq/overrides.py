@@ -7,6 +7,7 @@ nobody does.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -59,5 +60,13 @@ def binds(function: Callable[..., Any], *arguments: Any) -> bool:
 
 def accepts(function: Callable[..., Any], name: str) -> bool:
     """Whether ``function`` takes an argument called ``name``."""
+    names, takes_any = _parameters(getattr(function, "__func__", function))
+    return takes_any or name in names
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """Their names, and whether there is a ``**`` for others; asked in every pass of a model."""
     parameters = inspect.signature(function).parameters
-    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return frozenset(parameters), takes_any

@@ -12,6 +12,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO
 
 from fairseq.cli.common import batches, run_command
@@ -114,9 +115,10 @@ def main(args: argparse.Namespace) -> None:
                 print(f"processed {count} lines", file=sys.stderr)
         for output in outputs:
             output.flush()
-    for path in args.inputs:
-        if path != "-" and (returns := describe_lone_returns(path)):
-            print(f"warning: {returns}", file=sys.stderr)
+        seen = [getattr(stream, "newlines", None) or () for stream in inputs]  # the ends of lines that each has
+    for path, ends in zip(args.inputs, seen, strict=True):
+        if "\r" in ends and Path(path).is_file():
+            print(f"warning: {describe_lone_returns(path)}", file=sys.stderr)
     if filtered:
         print(f"[num_filtered_EMPTY] filtered {filtered} lines", file=sys.stderr)
 

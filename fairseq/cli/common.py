@@ -224,7 +224,8 @@ def load_hub(args: argparse.Namespace, beside: str = "dict.txt") -> Any:
     if args.user_dir is not None:
         overrides["user_dir"] = args.user_dir
     data = str(Path(args.data).resolve()) if args.data is not None else None
-    if data is None and (published or (Path(place) / beside).exists()):
+    foreign = file == CHECKPOINTS[0] and not (Path(place) / file).exists()
+    if data is None and (published or foreign or (Path(place) / beside).exists()):
         data = "."
     if args.bpe is not None:
         overrides["bpe"] = None if args.bpe == "none" else args.bpe
@@ -235,6 +236,8 @@ def load_hub(args: argparse.Namespace, beside: str = "dict.txt") -> Any:
 
 def find_checkpoint(path: str) -> tuple[str, str]:
     """(directory, file) of a checkpoint given as a file or as its directory."""
+    from fairseq.models.hub import format_of
+
     found = Path(path)
     if found.is_file():
         return str(found.parent), found.name
@@ -243,4 +246,6 @@ def find_checkpoint(path: str) -> tuple[str, str]:
     for name in CHECKPOINTS:
         if (found / name).is_file():
             return str(found), name
+    if format_of(found) is not None:  # of Transformers: converted when it is loaded
+        return str(found), CHECKPOINTS[0]
     raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]} in {path}")

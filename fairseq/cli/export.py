@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,12 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError("--int8 is of --format onnx only")
     if args.measure and not (args.int8 and args.output == "logits"):
         raise ConfigError("--measure compares the losses of --int8, which need --output logits")
-    check_outputs([args.target_path], [args.source_path])
-    model = read_any(args.source_path)
     path = args.target_path.with_suffix(".float32.onnx") if args.int8 else args.target_path
+    check_outputs(sorted({args.target_path, path}), [args.source_path, *([args.measure] if args.measure else [])])
+    model = read_any(args.source_path)
     error = export(model, args.format, path, args.output)
-    print(f"wrote {path} ({args.format}, {args.output}; differs from the model by {error:.1e} at most)")
+    compared = "not compared with the model" if error is None else f"differs from the model by {error:.1e} at most"
+    print(f"wrote {path} ({args.format}, {args.output}; {compared})")
     if args.int8:
         _round(args, path, model)
 
@@ -93,13 +95,10 @@ def _hub(path: Path, model: Any) -> Any:
 
 
 def _lines(path: Path) -> list[str]:
-    from fairseq.errors import DataNotFoundError
+    from fairseq.finetune.reading import read_lines
 
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise DataNotFoundError(f"there is no {path} to measure on") from None
-    return [line for line in lines if line][:MEASURED_LINES]
+    found = (line.strip() for _, line in read_lines(path))
+    return list(itertools.islice(filter(None, found), MEASURED_LINES))
 
 
 def cli_main(argv: Sequence[str] | None = None) -> None:

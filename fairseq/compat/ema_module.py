@@ -23,7 +23,7 @@ class EMAModuleConfig(FairseqDataclass):
 
     ema_decay: float = option(0.9999, "decay of the moving average")
     ema_fp32: bool = option(False, "average in float32, whatever the module's type")
-    add_missing_params: bool = option(True, "keep entries of the module that have not been averaged before")
+    add_missing_params: bool = option(True, "accepted without effect: what the average lacks is left out")
     log_norms: bool = option(False, "keep the norms of the average and of its change, as `logs`")
 
 
@@ -88,7 +88,8 @@ class EMAModule:
     @torch.no_grad()
     def _step_internal(self, new_model: nn.Module) -> None:
         averages, current = self.model.state_dict(), new_model.state_dict()
-        averaged = {name for name, _ in new_model.named_parameters()}
+        averaged = {name for name, _ in new_model.named_parameters(remove_duplicate=False)}
+        done: set[int] = set()  # tied weights are one tensor under several names
         change = size = 0.0
         for key, value in current.items():
             target = averages.get(key)
@@ -101,6 +102,9 @@ class EMAModule:
             if key not in averaged or key in self.skip_keys or not target.is_floating_point():
                 target.copy_(value)
                 continue
+            if target.data_ptr() in done:
+                continue
+            done.add(target.data_ptr())
             average = self.fp32_params.setdefault(key, target.float()) if self.config.ema_fp32 else target
             difference = (value.to(average) - average) * (1 - self.decay)
             average.mul_(self.decay).add_(value.to(average), alpha=1 - self.decay)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.compat.modules import FairseqDropout, LayerDropModuleList, quant_noise
+from fairseq.compat.positions import rows_of
 from fairseq.errors import ConfigError, OutOfScopeError
 from fairseq.modules.feed_forward import Linear, get_activation_fn
 from fairseq.modules.initialization import init_bert_params, normal_
-from fairseq.modules.positions import position_ids_from_padding, sinusoidal_table
+from fairseq.modules.positions import sinusoidal_table
 from fairseq.refusals import HERE
 
 
@@ -388,7 +389,7 @@ def _positions(tokens: Tensor, positions: Tensor | None, padding_idx: int | None
         return positions
     if padding_idx is None:
         return torch.arange(tokens.size(1), device=tokens.device).expand(tokens.shape)
-    return position_ids_from_padding(tokens.eq(padding_idx), padding_idx)
+    return rows_of(tokens, padding_idx)
 
 
 def _refuse(**settings: Any) -> None:

@@ -25,6 +25,7 @@ from fairseq.checkpoint.reader import (
     save_ema_as_checkpoint,
 )
 from fairseq.checkpoint.store import checkpoint_paths, verify_checkpoint_directory
+from fairseq.compat.positions import rows_of
 from fairseq.criterions.masked_lm import perplexity
 from fairseq.dataclass.base import eval_str_list, literal
 from fairseq.dataclass.user_module import import_user_module
@@ -32,7 +33,6 @@ from fairseq.file_io import PathManager, split_paths
 from fairseq.models.loading import load_model_ensemble, load_model_ensemble_and_task
 from fairseq.models.loading import prune_layers as prune_state_dict
 from fairseq.modules.feed_forward import ACTIVATIONS, get_activation_fn
-from fairseq.modules.positions import position_ids_from_padding
 from fairseq.optim.fairseq_optimizer import clip, total_norm
 from fairseq.training.batches import resolve_max_positions
 from fairseq.training.run import load_checkpoint
@@ -152,7 +152,7 @@ def convert_padding_direction(
 
 def make_positions(tensor: Tensor, padding_idx: int, onnx_trace: bool = False) -> Tensor:
     """(B, T) rows of a position table for (B, T) ids: counted from ``padding_idx + 1``, padding stays at itself."""
-    return position_ids_from_padding(tensor.eq(padding_idx), padding_idx)
+    return rows_of(tensor, padding_idx)
 
 
 def strip_pad(tensor: Tensor, pad: int) -> Tensor:

@@ -34,7 +34,7 @@ from typing import Any
 import yaml
 
 from fairseq.errors import ConfigError, DataNotFoundError
-from fairseq.limits import excess
+from fairseq.limits import read_yaml
 from fairseq.registry import nearest
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -198,16 +198,8 @@ def _load(path: Path, tasks: tuple[str, ...], seen: tuple[Path, ...]) -> Recipe:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error}") from None
-    except NOT_YAML as error:
-        raise ConfigError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     content = {} if content is None else content
-    wrong = excess(content)
-    if wrong is not None:
-        raise ConfigError(f"recipe {path} holds {wrong}")
     if not isinstance(content, dict):
         raise ConfigError(f"recipe {path} must be a mapping with the keys {', '.join(_KEYS)}")
     for key in content:

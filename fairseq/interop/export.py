@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import io
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fairseq.checkpoint.atomic import write_atomically
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.interop.hf_auto import the_head
 from fairseq.interop.hf_settings import head_settings, portable_settings, portable_weights
@@ -31,7 +32,6 @@ logger = logging.getLogger(__name__)
 OPSET = 18
 TOLERANCE = 1e-3  # of float32 outputs, which are of the order of 1 to 30; a wrong graph errs by more
 CHECKED = ((2, 7), (3, 70))  # batch, tokens
-OUTPUTS = ("logits", "features", "head")
 
 
 class Graph(nn.Module):
@@ -73,19 +73,21 @@ class Graph(nn.Module):
         return found
 
 
-def export(model: PortableModel, kind: str, path: Path, output: str = "logits") -> float:
-    """Write ``model`` as ``kind`` to ``path``; the largest difference from the eager model, NaN where it was not looked for."""
+def export(model: PortableModel, kind: str, path: Path, output: str = "logits") -> float | None:
+    """Write ``model`` as ``kind`` to ``path``; the largest difference from the eager model, None where it was not looked for.
+
+    Raises CheckpointError, and leaves ``path`` as it was, where the graph is not that of the model.
+    """
     graph = Graph(model, output).eval()
     program = _program(graph)
+    write: Callable[..., Callable[..., Tensor] | None] = {"onnx": _onnx, "torch-export": _loaded_program}[kind]
     path.parent.mkdir(parents=True, exist_ok=True)
-    run: Callable[..., Tensor] | None
-    if kind == "torch-export":
-        run = _loaded_program(program, path)
-    elif kind == "onnx":
-        run = _onnx(program, graph, path)
-    else:
-        raise ConfigError(f"unknown format {kind!r} (known: onnx, torch-export)")
-    return float("nan") if run is None else check_graph(graph, run, path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
+        run = write(program, graph, Path(scratch) / path.name)
+        error = None if run is None else check_graph(graph, run, path)
+        for file in Path(scratch).iterdir():  # the largest graphs have a second one
+            os.replace(file, path.parent / file.name)
+    return error
 
 
 def _program(graph: Graph) -> Any:
@@ -99,11 +101,9 @@ def _program(graph: Graph) -> Any:
         return torch.export.export(graph, (), example, dynamic_shapes=shapes, strict=False)
 
 
-def _loaded_program(program: Any, path: Path) -> Callable[..., Tensor]:
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
-    return torch.export.load(io.BytesIO(path.read_bytes())).module()
+def _loaded_program(program: Any, graph: Graph, path: Path) -> Callable[..., Tensor]:
+    torch.export.save(program, path)
+    return torch.export.load(path).module()
 
 
 def _onnx(program: Any, graph: Graph, path: Path) -> Callable[..., Tensor] | None:
@@ -135,7 +135,7 @@ def _onnx(program: Any, graph: Graph, path: Path) -> Callable[..., Tensor] | Non
 
 def check_graph(graph: Graph, run: Callable[..., Tensor], path: Path) -> float:
     """The largest difference at tokens that are not padding. Raises CheckpointError where it is no rounding error."""
-    worst = 0.0
+    differences = []
     for batch, tokens in CHECKED:
         inputs = graph.inputs(batch, tokens)
         with torch.no_grad():
@@ -145,7 +145,8 @@ def check_graph(graph: Graph, run: Callable[..., Tensor], path: Path) -> float:
         if wanted.dim() == 3:
             kept = inputs["attention_mask"].bool()
             wanted, found = wanted[kept], found[kept]
-        worst = max(worst, float((wanted - found).abs().max()))
+        differences.append((wanted - found).abs().max())
+    worst = float(torch.stack(differences).max())  # NaN if there is one
     if not worst < TOLERANCE:
         raise CheckpointError(f"{path} differs from the model by {worst:.2g}: do not use it")
     return worst

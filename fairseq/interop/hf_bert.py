@@ -20,6 +20,7 @@ from fairseq.interop.hf_names import (
     all_names,
     complete_lm_head,
     encoder_settings,
+    keep_decoder_bias,
     lower_case,
     renamed,
     stored_bpe,
@@ -59,7 +60,7 @@ OTHER_HEADS = {  # beginnings of names, for heads without the pooler
     "classifier.": "classification_heads.token_classification_head.out_proj.",
     "qa_outputs.": "classification_heads.question_answering_head.out_proj.",
 }
-LEFT_OUT = ("cls.seq_relationship.", f"{PREDICTIONS}decoder.bias")
+LEFT_OUT = ("cls.seq_relationship.",)
 
 
 @FORMATS.register("hf-bert")
@@ -78,6 +79,8 @@ class HuggingFaceBert:
             raise CheckpointError(f"{folder / CONFIG} is not one of a BERT: model_type is {config.get('model_type')!r}")
         theirs = with_prefix(read_weights(folder), "bert")
         theirs = {key: value for key, value in theirs.items() if not key.startswith(LEFT_OUT)}
+        tied = config.get("tie_word_embeddings", True)
+        keep_decoder_bias(theirs, f"{PREDICTIONS}decoder.bias", f"{PREDICTIONS}bias", tied)
         settings = encoder_settings(config)
         names = all_names("bert", settings["encoder_layers"], {**OUTSIDE, **_heads(theirs)})
         size = vocabulary_size(theirs, "bert", "a BERT")
@@ -89,22 +92,21 @@ class HuggingFaceBert:
             order,
             "a BERT",
         )
-        complete_lm_head(weights, config.get("tie_word_embeddings", True), "BERT")
         settings |= {
+            "untie_weights_roberta": not complete_lm_head(weights, tied, "BERT"),
             "max_positions": len(weights[POSITIONS]),
             "type_vocab_size": len(weights[TYPES]),
             "learned_offset": 0,
             "learned_by_column": True,
             "zero_padding": False,
             "pooler_input_dropout": False,
-            "pooler_dropout": config.get("classifier_dropout") or settings["dropout"],
         }
         files = files_beside(folder)
         bpe = stored_bpe(files, lambda: lower_case(folder))
         pieces = vocabulary.vocabulary_lines(files[VOCABULARY]) if bpe and bpe["_name"] == "bert" else None
         symbols = vocabulary.symbols(order, pieces)
         state = make_state("roberta", settings, weights, symbols, settings["max_positions"], bpe)
-        return PortableModel(state, symbols, files, {"special": ids, "rows": order})
+        return PortableModel(state, symbols, files, {"special": ids, "rows": order}, folder)
 
     @staticmethod
     def write(model: PortableModel, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fairseq.interop.portable import TOKENIZER, VOCABULARY, load_json
 
 logger = logging.getLogger(__name__)
 
+PREFIX = "encoder.sentence_encoder."
 WORDS, LM_HEAD = "encoder.sentence_encoder.embed_tokens.weight", "encoder.lm_head."
 POSITIONS, TYPES = (
     "encoder.sentence_encoder.embed_positions.weight",
@@ -44,6 +46,10 @@ MODULES = {  # within a layer: theirs -> ours
 }
 
 
+_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # of TensorFlow, in old files
+_OLD_NORM = re.compile(r"LayerNorm\.(?:gamma|beta)$")
+
+
 def all_names(prefix: str, layers: int, outside: Mapping[str, str]) -> dict[str, str]:
     """Their name -> ours, of the whole model; ``prefix`` is the name of their encoder, ``outside`` what is beside it."""
     names = {f"{prefix}.{theirs}": ours for theirs, ours in EMBEDDINGS.items()}
@@ -58,6 +64,7 @@ def all_names(prefix: str, layers: int, outside: Mapping[str, str]) -> dict[str,
 def with_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """``weights`` of an encoder alone under the names they have in a model with heads, and without what is only computed."""
     kept = {key: value for key, value in weights.items() if not key.endswith(("position_ids", "token_type_ids"))}
+    kept = {_OLD_NORM.sub(lambda found: _NORMS[found[0]], key): value for key, value in kept.items()}
     bare = any(key.startswith(("embeddings.", "encoder.")) for key in kept)
     return {f"{prefix}.{key}": value for key, value in kept.items()} if bare else kept
 
@@ -85,18 +92,31 @@ def renamed(
     return weights
 
 
-def complete_lm_head(weights: dict[str, Tensor], tied: bool, kind: str) -> None:
-    """Tie the head, and give a model without one the head that leaves features as they are before the last product."""
+def keep_decoder_bias(theirs: dict[str, Tensor], decoder: str, bias: str, tied: bool) -> None:
+    """Of the two biases of a masked-LM head, which are one where it is tied, keep that of the ``decoder``, which counts."""
+    own = theirs.pop(decoder, None)
+    if own is not None and not tied:
+        theirs[bias] = own
+
+
+def complete_lm_head(weights: dict[str, Tensor], tied: bool, kind: str) -> bool:
+    """Tie the head, and give a model without one the head that leaves features as they are before the last product.
+
+    Returns whether it is tied.
+    """
     if f"{LM_HEAD}dense.weight" not in weights:
         logger.warning("this %s has no masked-LM head: it gets one that is not trained", kind)
         rows, width = weights[WORDS].shape
-        weights[f"{LM_HEAD}dense.weight"], weights[f"{LM_HEAD}dense.bias"] = torch.eye(width), torch.zeros(width)
+        inner = len(weights.get(f"{PREFIX}embed_projection.weight", torch.empty(width)))
+        weights[f"{LM_HEAD}dense.weight"], weights[f"{LM_HEAD}dense.bias"] = torch.eye(width, inner), torch.zeros(width)
         weights[f"{LM_HEAD}layer_norm.weight"] = torch.ones(width)
         weights[f"{LM_HEAD}layer_norm.bias"] = torch.zeros(width)
         weights[f"{LM_HEAD}bias"] = torch.zeros(rows)
         tied = True
-    if tied or f"{LM_HEAD}weight" not in weights:
+    tied = tied or f"{LM_HEAD}weight" not in weights
+    if tied:
         weights[f"{LM_HEAD}weight"] = weights[WORDS]
+    return tied
 
 
 def encoder_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +128,7 @@ def encoder_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     name = config.get("hidden_act", "gelu")
     if name not in activations:
         raise CheckpointError(f"the activation {name!r} is not known (known: {', '.join(activations)})")
+    dropout = config.get("hidden_dropout_prob", 0.1)
     try:
         return {
             "encoder_layers": config["num_hidden_layers"],
@@ -115,7 +136,8 @@ def encoder_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             "encoder_ffn_embed_dim": config["intermediate_size"],
             "encoder_attention_heads": config["num_attention_heads"],
             "activation_fn": activations[name],
-            "dropout": config.get("hidden_dropout_prob", 0.1),
+            "dropout": dropout,
+            "pooler_dropout": dropout if config.get("classifier_dropout") is None else config["classifier_dropout"],
             "attention_dropout": config.get("attention_probs_dropout_prob", 0.1),
             "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
         }

@@ -25,6 +25,7 @@ from fairseq.interop.hf_names import (
     all_names,
     complete_lm_head,
     encoder_settings,
+    keep_decoder_bias,
     lower_case,
     renamed,
     stored_bpe,
@@ -38,6 +39,7 @@ from fairseq.interop.model_card import write_card
 from fairseq.interop.portable import (
     CONFIG,
     PortableModel,
+    config_in,
     files_beside,
     load_json,
     make_state,
@@ -58,6 +60,12 @@ OUTSIDE = {
     "lm_head.layer_norm.bias": f"{LM_HEAD}layer_norm.bias",
     "lm_head.decoder.weight": f"{LM_HEAD}weight",
     "lm_head.bias": f"{LM_HEAD}bias",
+}
+POOLED = {  # of multiple choice, which is pooled as BERT's classifiers are
+    "roberta.pooler.dense.weight": f"classification_heads.{HEAD}.dense.weight",
+    "roberta.pooler.dense.bias": f"classification_heads.{HEAD}.dense.bias",
+    "classifier.weight": f"classification_heads.{HEAD}.out_proj.weight",
+    "classifier.bias": f"classification_heads.{HEAD}.out_proj.bias",
 }
 WANTED: dict[str, tuple[Any, ...]] = {
     "activation_fn": ("gelu",),
@@ -98,11 +106,18 @@ class HuggingFaceRoberta:
                 f"{folder / CONFIG} is not one of a RoBERTa: model_type is {config.get('model_type')!r}"
             )
         theirs = with_prefix(read_weights(folder), "roberta")
-        theirs = {
-            key: value for key, value in theirs.items() if key != "lm_head.decoder.bias" and ".pooler." not in key
-        }
+        tied = config.get("tie_word_embeddings", True)
+        keep_decoder_bias(theirs, "lm_head.decoder.bias", "lm_head.bias", tied)
         settings = encoder_settings(config)
+        if settings["activation_fn"] != "gelu" and "lm_head.dense.weight" in theirs:
+            raise CheckpointError(
+                f"hidden_act is {config['hidden_act']!r}, but the masked-LM head of a RoBERTa has gelu all the same, and ours "
+                "that of the layers"
+            )
         heads = _heads(theirs, HEAD)
+        if heads is POOLED:
+            settings["pooler_input_dropout"] = False
+        theirs = {key: value for key, value in theirs.items() if key in heads or ".pooler." not in key}
         names = all_names("roberta", settings["encoder_layers"], {**OUTSIDE, **heads})
         size = vocabulary_size(theirs, "roberta", "a RoBERTa")
         known = {
@@ -113,7 +128,7 @@ class HuggingFaceRoberta:
         ids = vocabulary.special_ids(folder, special, size, {"unk": 3, "mask": size - 1, **known})
         order = vocabulary.our_order(ids, size)
         weights = renamed(theirs, names, order, "a RoBERTa")
-        complete_lm_head(weights, config.get("tie_word_embeddings", True), "RoBERTa")
+        settings["untie_weights_roberta"] = not complete_lm_head(weights, tied, "RoBERTa")
         if TYPES in weights and not weights[TYPES].any():
             del weights[TYPES]  # one type, of zeros, is none
         settings["type_vocab_size"] = len(weights[TYPES]) if TYPES in weights else 0
@@ -125,13 +140,15 @@ class HuggingFaceRoberta:
         pieces = bpe is not None and bpe["_name"] == "sentencepiece"
         symbols = xlmr_symbols(files[SENTENCEPIECE], order) if pieces else vocabulary.symbols(order)
         state = make_state("roberta", {**settings, "max_positions": tokens}, weights, symbols, tokens, bpe)
-        return PortableModel(state, symbols, files, {"special": ids, "rows": order})
+        return PortableModel(state, symbols, files, {"special": ids, "rows": order}, folder)
 
     @staticmethod
     def write(model: PortableModel, folder: Path) -> None:
         config = read_configuration(model.state, "Transformers' RoBERTa (hf-auto takes any model)", WANTED, SLOTS)
         weights = model.state["model"]
         check_expressible(config, weights)
+        if getattr(config_in(model.state).task, "omit_mask", False):
+            raise CheckpointError("Transformers' RoBERTa needs a row for <mask>, which this model has not: use hf-auto")
         head = the_head(weights)
         kind = head_settings(model.state, head)["kind"] if head is not None else None
         table, lm_head = weights[WORDS], weights[f"{LM_HEAD}weight"]
@@ -158,7 +175,7 @@ class HuggingFaceRoberta:
 def check_expressible(config: RobertaConfig, weights: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError for what the configuration of a RoBERTa cannot say."""
     positions, mixer = config.variants["positions"].options, config.variants["token_mixer"].options
-    other = []
+    other = [] if f"{LM_HEAD}weight" in weights else ["no masked-LM head"]
     if positions.get("offset") not in (None, 2) or positions.get("by_column"):
         other.append("positions that begin elsewhere")
     if mixer.get("scale") is not None:
@@ -211,6 +228,8 @@ def _heads(theirs: Mapping[str, Tensor], name: str) -> dict[str, str]:
     """The names of the head that is among ``theirs``, if there is one."""
     if "classifier.dense.weight" in theirs:
         return _heads_for("classification", name)
+    if "classifier.weight" in theirs and len(theirs["classifier.weight"]) == 1 and set(POOLED) <= theirs.keys():
+        return POOLED
     if "classifier.weight" in theirs:
         return _heads_for("token", "token_classification_head")
     return _heads_for("span", "question_answering_head") if "qa_outputs.weight" in theirs else {}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairseq.dataclass.build import as_plain
 from fairseq.errors import CheckpointError
+from fairseq.interop.hf_names import complete_lm_head
 from fairseq.interop.portable import (
     TOKENIZER,
     PortableModel,
@@ -133,7 +134,7 @@ def portable_weights(state: Mapping[str, Any], tied: bool, head: str | None = No
 
 def from_portable(theirs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """The inverse of `portable_weights`."""
-    head = (settings.get("head") or {}).get("name", "")
+    head = (settings.get("head") or {}).get("name") or _new_head(theirs, settings)
     prefixes = {"encoder.": ENCODER, "lm_head.": LM_HEAD, "classifier.": f"{HEADS}{head}."}
     found = {f"{ENCODER}version": torch.tensor([3.0])}
     for key, value in theirs.items():
@@ -141,11 +142,29 @@ def from_portable(theirs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> 
         if start is None:
             raise CheckpointError(f"no such weight is known of a fairseq model: {key}")
         found[prefixes[start] + key.removeprefix(start)] = value
-    if settings["tied"]:
-        found[f"{LM_HEAD}weight"] = found[f"{ENCODER}embed_tokens.weight"]
+    _complete(found, settings)
     if settings["positions"]["name"] == "sinusoidal":
         found[f"{ENCODER}embed_positions._float_tensor"] = torch.zeros(1)
     return found
+
+
+def _new_head(theirs: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """The name of a head that Transformers has added."""
+    if "classifier.dense.weight" in theirs:
+        return "sentence_classification_head"
+    spans = any("QuestionAnswering" in str(name) for name in settings.get("architectures") or ())
+    return "question_answering_head" if spans else "token_classification_head"
+
+
+def _complete(weights: dict[str, Tensor], settings: Mapping[str, Any]) -> None:
+    """Tie the masked-LM head; one that Transformers has left out, as its other classes do, is made anew."""
+    kind = settings["lm_head"]["name"]
+    if kind == "roberta":
+        complete_lm_head(weights, settings["tied"], "model")
+    elif settings["tied"]:
+        weights[f"{LM_HEAD}weight"] = weights[f"{ENCODER}embed_tokens.weight"]
+    if kind == "clap" and f"{LM_HEAD}beta" not in weights:
+        weights[f"{LM_HEAD}beta"] = torch.tensor(float(settings["lm_head"]["initial_beta"]))
 
 
 def head_settings(state: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -190,4 +209,4 @@ def state_of(settings: Mapping[str, Any], weights: Mapping[str, Tensor], folder:
     symbols = symbols if omit_mask else symbols[:-1]
     bpe = {"_name": "hf_tokenizer", "hf_tokenizer_file": TOKENIZER} if TOKENIZER in files else None
     state = make_state(stored.pop("_name"), stored, weights, symbols, settings["fairseq"]["tokens"], bpe, omit_mask)
-    return PortableModel(state, symbols, files)
+    return PortableModel(state, symbols, files, folder=folder)

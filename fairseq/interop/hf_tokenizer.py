@@ -77,7 +77,7 @@ def _found_files(settings: dict[str, Any], model: PortableModel) -> dict[str, An
     """The settings of the BPE, with files that lie beside the model named by their paths."""
     for key, value in settings.items():
         beside = model.folder / Path(value).name if model.folder and isinstance(value, str) else None
-        if beside is not None and not Path(value).is_file() and beside.is_file():
+        if beside is not None and beside.is_file() and not (Path(value).is_absolute() and Path(value).is_file()):
             settings[key] = str(beside)
     return settings
 

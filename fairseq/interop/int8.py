@@ -62,8 +62,7 @@ def masked_batches(rows: Sequence[Tensor], mask: int, pad: int, size: int) -> li
     batches = []
     for start in range(0, len(rows), size):
         ids = torch.nn.utils.rnn.pad_sequence(list(rows[start : start + size]), batch_first=True, padding_value=pad)
-        inner = (ids > 3) & (ids != pad)
-        chosen = inner & (torch.rand(ids.shape, generator=generator) < MASKED)
+        chosen = (ids > 3) & (torch.rand(ids.shape, generator=generator) < MASKED)
         batches.append((ids.masked_fill(chosen, mask), ids.masked_fill(~chosen, -100)))
     return batches
 

@@ -127,12 +127,13 @@ def own_logs(log_file: str | None) -> Iterator[None]:
     """What a run writes to is closed at its end, so that the next run of the process writes to its own.
 
     Its log file (that of the directory where the run begins), the files of tensorboard, the wandb run, if it began one.
-    Warnings that are given once are given once per run.
+    Warnings that are given once are given once per run, and a logger that failed in the run before is tried again.
     """
     log_file = None if log_file is None else os.path.abspath(log_file)
     wandb = sys.modules.get("wandb")
     had_run = getattr(wandb, "run", None) is not None
     _warned.clear()
+    _failed.clear()
     try:
         yield
     finally:

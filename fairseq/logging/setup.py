@@ -82,7 +82,8 @@ def configure_logging(
 ) -> None:
     """Log to stdout in the commands' format, unless the root logger has handlers already (hydra, a test).
 
-    ``job_logging``: hydra's own settings, for a process that hydra did not start. ``reset`` removes those handlers first (``common.reset_logging``). ``log_file``: see `add_log_file`.
+    ``job_logging``: hydra's own settings, for a process that hydra did not start. ``reset`` removes those handlers first
+    (``common.reset_logging``). ``log_file``: see `add_log_file`.
     """
     if job_logging is not None and not logging.root.handlers:
         logging.config.dictConfig(dict(job_logging))

@@ -20,6 +20,7 @@ from fairseq.models.loading import load_model_ensemble_and_task
 from fairseq.registry import FORMATS
 
 TIMEOUT_SECONDS = 20
+CONVERSION = 2  # raised when folders of other programs are read in another way: what the cache has is then made anew
 FIRST_CHECKPOINT = "model.pt"  # of a published model
 OWN_CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # of a training, the first one that is there
 
@@ -137,13 +138,15 @@ class FamilyBPE(str):
 class Pretrained(NamedTuple):
     """A loaded checkpoint: configuration, task (with its dictionary), one model a checkpoint file.
 
-    ``overrides`` are the settings that were given or found beside the checkpoint, and replaced stored ones.
+    ``overrides`` are the settings that were given or found beside the checkpoint, and replaced stored ones. ``foreign``: it
+    was a folder of Transformers, whose rows are no family's.
     """
 
     cfg: Any
     task: Any
     models: list[Any]
     overrides: dict[str, Any]
+    foreign: bool = False
 
 
 def load_pretrained(
@@ -176,6 +179,7 @@ def load_pretrained(
         place, checkpoint_file = os.path.split(place)
         place = place or "."
     directory = model_directory(place, str(model_name_or_path), f"{checkpoint_file} and dict.txt")
+    given = directory
     if checkpoint_file == FIRST_CHECKPOINT:
         directory = _converted(directory)
     if checkpoint_file == FIRST_CHECKPOINT and not (directory / checkpoint_file).is_file():
@@ -192,7 +196,7 @@ def load_pretrained(
     import_user_module(argparse.Namespace(user_dir=overrides.get("user_dir")))
     files = [str(directory / name) for name in checkpoint_file.split(os.pathsep)]
     models, cfg, task = load_model_ensemble_and_task(files, overrides)
-    return Pretrained(cfg, task, models, overrides)
+    return Pretrained(cfg, task, models, overrides, directory != given)
 
 
 def format_of(directory: Path) -> Any:
@@ -215,7 +219,8 @@ def _converted(directory: Path) -> Path:
     found = format_of(directory)
     if found is None:
         return directory
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(directory.iterdir())]
+    facts: list[Any] = [CONVERSION]
+    facts += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(directory.iterdir())]
     target = cache_directory() / "converted" / url_to_filename(f"{directory.resolve()} {facts}")
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.modules.packing import take
-from fairseq.overrides import supports as supports
 
 
 @dataclass(frozen=True, kw_only=True)

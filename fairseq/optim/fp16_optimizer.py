@@ -116,11 +116,12 @@ def build_scaler(cfg: Any) -> DynamicLossScaler | None:
     window = getattr(common, "fp16_scale_window", None)
     if window is None:
         update_freq = list(cfg.optimization.update_freq)
-        if len(update_freq) > 1:
+        together = cfg.optimization.batches_per_update
+        if len(update_freq) > 1 and not together:
             raise ConfigError(
                 f"update_freq is a schedule ({update_freq}), so fp16_scale_window has no natural default; set it"
             )
-        window = int(2**14 / cfg.distributed_training.distributed_world_size / update_freq[0])
+        window = int(2**14 / (together or cfg.distributed_training.distributed_world_size * update_freq[0]))
     if window < 1:
         raise ConfigError(f"fp16_scale_window must be at least 1, but is {window}")
     return DynamicLossScaler(

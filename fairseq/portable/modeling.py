@@ -69,6 +69,7 @@ class FairseqConfig(PretrainedConfig):
 class FairseqPreTrainedModel(PreTrainedModel):
     config_class = FairseqConfig
     base_model_prefix = "fairseq"
+    accepts_loss_kwargs = False  # losses are means over what they are given
     _keep_in_fp32_modules = ["forward_ssm", "backward_ssm"]  # poles and steps are exponents
     _keep_in_fp32_modules_strict = ["forward_ssm", "backward_ssm"]
 
@@ -88,25 +89,30 @@ class FairseqPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: Any) -> None:
         self.encoder.embed_tokens = value
 
-    def _encode(self, input_ids: Tensor, attention_mask: Tensor | None, extra: dict[str, Any]) -> dict[str, Any]:
-        """Features (B, T, C) and padding (B, T), and the states of all layers if ``extra`` asks for them."""
-        wanted = extra.pop("output_hidden_states", None)
-        wanted = self.config.output_hidden_states if wanted is None else wanted
-        states = self.encoder(
-            input_ids, attention_mask, extra.pop("token_type_ids", None), extra.pop("position_ids", None)
-        )
-        unknown = [
-            name
-            for name, value in extra.items()
-            if value is not None and name not in ("return_dict", "output_attentions")
-        ]
-        if unknown:
-            raise TypeError(f"a fairseq encoder takes no argument {unknown[0]!r}")
-        padding = input_ids == self.config.pad_token_id if attention_mask is None else attention_mask == 0
-        return {"features": states[-1], "padding": padding, "states": states if wanted else None}
+    def get_output_embeddings(self) -> None:
+        """None: the head uses the token embeddings, or has weights of its own."""
 
-    def _given(self, output: Any, extra: dict[str, Any]) -> Any:
-        return output.to_tuple() if extra.get("return_dict") is False else output
+    def resize_token_embeddings(self, *arguments: Any, **words: Any) -> Any:
+        raise NotImplementedError("the vocabulary of a fairseq encoder is fixed: it is part of the checkpoint")
+
+    def _encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        output_hidden_states: bool | None,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...] | None]:
+        """Features (B, T, C), padding (B, T), and the states of all layers if asked for."""
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if attention_mask is None:
+            attention_mask = (input_ids != self.config.pad_token_id).long()
+        states = self.encoder(input_ids, attention_mask, token_type_ids, position_ids)
+        return states[-1], attention_mask == 0, states if wanted else None
+
+    def _given(self, output: Any, return_dict: bool | None) -> Any:
+        as_dict = getattr(self.config, "return_dict", True) if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
 
 
 class FairseqModel(FairseqPreTrainedModel):
@@ -114,13 +120,21 @@ class FairseqModel(FairseqPreTrainedModel):
         super().__init__(config)
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **extra: Any) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
         """``last_hidden_state`` (B, T, C). ``attention_mask`` (B, T) is 0 at padding; default: where the padding symbol is.
 
-        Beside it ``token_type_ids`` and ``position_ids`` (B, T), ``output_hidden_states`` and ``return_dict``.
+        ``token_type_ids`` and ``position_ids`` are (B, T), too.
         """
-        found = self._encode(input_ids, attention_mask, extra)
-        return self._given(BaseModelOutput(found["features"], hidden_states=found["states"]), extra)
+        x, _, states = self._encode(input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states)
+        return self._given(BaseModelOutput(x, hidden_states=states), return_dict)
 
 
 class FairseqForMaskedLM(FairseqPreTrainedModel):
@@ -130,13 +144,23 @@ class FairseqForMaskedLM(FairseqPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **extra: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
     ) -> Any:
         """``logits`` (B, T, V); the mean ``loss`` over ``labels`` (B, T) that are not -100."""
-        found = self._encode(input_ids, attention_mask, extra)
-        logits = self.lm_head(found["features"], self.encoder.embed_tokens.weight)
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        return self._given(MaskedLMOutput(loss, logits, found["states"]), extra)
+        x, _, states = self._encode(input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states)
+        logits = self.lm_head(x, self.encoder.embed_tokens.weight)
+        return self._given(MaskedLMOutput(_token_loss(logits, labels), logits, states), return_dict)
+
+
+def _token_loss(logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    return None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
 
 
 class _WithHead(FairseqPreTrainedModel):
@@ -145,64 +169,90 @@ class _WithHead(FairseqPreTrainedModel):
     def __init__(self, config: FairseqConfig) -> None:
         super().__init__(config)
         stored = config.head if config.head and config.head["kind"] == self.kind else {}
-        self.classifier = TaskHead(config, {**HEAD, "classes": self._classes(config), **stored, "kind": self.kind})
+        classes = 2 if self.kind == "span" else config.num_labels or 2
+        self.classifier = TaskHead(config, {**HEAD, **stored, "classes": classes, "kind": self.kind})
         self.post_init()
-
-    def _classes(self, config: FairseqConfig) -> int:
-        return config.num_labels or 2
-
-    def _logits(self, input_ids: Tensor, attention_mask: Tensor | None, extra: dict[str, Any]) -> tuple[Tensor, Any]:
-        found = self._encode(input_ids, attention_mask, extra)
-        return self.classifier(found["features"], found["padding"]), found["states"]
 
 
 class FairseqForSequenceClassification(_WithHead):
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **extra: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
     ) -> Any:
-        """``logits`` (B, K); with ``labels`` (B,) the cross-entropy, or for one class the mean squared error."""
-        logits, states = self._logits(input_ids, attention_mask, extra)
-        loss = None
-        if labels is not None and logits.size(-1) == 1:
-            loss = F.mse_loss(logits.squeeze(-1).float(), labels.float())
-        elif labels is not None:
-            loss = F.cross_entropy(logits.float(), labels)
-        return self._given(SequenceClassifierOutput(loss, logits, states), extra)
+        """``logits`` (B, K); with ``labels`` the loss of ``config.problem_type``.
+
+        By default that is the mean squared error for one class, cross-entropy for integers (B,), and a binary cross-entropy
+        for numbers (B, K).
+        """
+        x, padding, states = self._encode(input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states)
+        logits = self.classifier(x, padding)
+        loss = None if labels is None else self._loss(logits.float(), labels)
+        return self._given(SequenceClassifierOutput(loss, logits, states), return_dict)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        usual = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        problem = self.config.problem_type or ("regression" if logits.size(-1) == 1 else usual)
+        if problem == "regression":
+            return F.mse_loss(logits.flatten(), labels.flatten().float())
+        if problem == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels.float())
+        return F.cross_entropy(logits, labels.flatten())
 
 
 class FairseqForTokenClassification(_WithHead):
     kind = "token"
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **extra: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
     ) -> Any:
         """``logits`` (B, T, K); the mean ``loss`` over ``labels`` (B, T) that are not -100."""
-        logits, states = self._logits(input_ids, attention_mask, extra)
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        return self._given(TokenClassifierOutput(loss, logits, states), extra)
+        x, padding, states = self._encode(input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states)
+        logits = self.classifier(x, padding)
+        return self._given(TokenClassifierOutput(_token_loss(logits, labels), logits, states), return_dict)
 
 
 class FairseqForQuestionAnswering(_WithHead):
     kind = "span"
 
-    def _classes(self, config: FairseqConfig) -> int:
-        return 2
-
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        **extra: Any,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
     ) -> Any:
-        """``start_logits`` and ``end_logits`` (B, T); the mean of both losses for ``start_positions``, ``end_positions`` (B,)."""
-        logits, states = self._logits(input_ids, attention_mask, extra)
-        start, end = logits.unbind(-1)
+        """``start_logits`` and ``end_logits`` (B, T); the mean of both losses for ``start_positions``, ``end_positions`` (B,).
+
+        Positions outside the text count nothing.
+        """
+        x, padding, states = self._encode(input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states)
+        start, end = self.classifier(x, padding).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = (F.cross_entropy(start.float(), start_positions) + F.cross_entropy(end.float(), end_positions)) / 2
-        return self._given(QuestionAnsweringModelOutput(loss, start, end, states), extra)
+            loss = (_place_loss(start, start_positions) + _place_loss(end, end_positions)) / 2
+        return self._given(QuestionAnsweringModelOutput(loss, start, end, states), return_dict)
+
+
+def _place_loss(logits: Tensor, places: Tensor) -> Tensor:
+    outside = logits.size(1)
+    return F.cross_entropy(logits.float(), places.flatten().clamp(0, outside), ignore_index=outside)
 
 
 AUTO = {  # the class of transformers -> ours

@@ -131,7 +131,7 @@ class FairseqTask:
 
     def has_sharded_data(self, split: str) -> bool:
         """Whether the data has several directories, so that every epoch loads another one."""
-        return len(split_paths(getattr(self.cfg, "data", "") or "")) > 1
+        return len(split_paths(getattr(self.args, "data", "") or "")) > 1
 
     def validation_subsets(self, names: list[str]) -> list[str]:
         """The subsets that are validated where ``names`` are asked for, which have been loaded; the first one counts."""
@@ -372,9 +372,6 @@ class LegacyFairseqTask(FairseqTask):
     @classmethod
     def setup_task(cls, args: Any, **kwargs: Any) -> FairseqTask:  # type: ignore[override]
         return cls(args, **kwargs)
-
-    def has_sharded_data(self, split: str) -> bool:
-        return len(split_paths(getattr(self.args, "data", "") or "")) > 1
 
 
 C = TypeVar("C")

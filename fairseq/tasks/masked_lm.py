@@ -31,7 +31,7 @@ from fairseq.data.wrappers import (
 )
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from fairseq.file_io import split_paths
-from fairseq.modules.slots import supports
+from fairseq.overrides import supports
 from fairseq.rng import legacy_permutation
 from fairseq.tasks.configs import MaskedLMConfig
 from fairseq.tasks.fairseq_task import FairseqTask, register_task

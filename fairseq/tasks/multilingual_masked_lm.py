@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from fairseq.data.concat_dataset import ConcatDataset
-from fairseq.data.indexed_dataset import split_paths
 from fairseq.data.sampling import ResamplingDataset, SortDataset
 from fairseq.data.wrappers import RawLabelDataset
 from fairseq.errors import ConfigError, DataNotFoundError
+from fairseq.file_io import split_paths
 from fairseq.rng import legacy_permutation
 from fairseq.tasks.configs import MultiLingualMaskedLMConfig
 from fairseq.tasks.fairseq_task import register_task

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,17 +27,6 @@ def seed_run(cfg: FairseqConfig) -> None:
         raise ConfigError(f"seed must be from 0 to 2**32 - 1, but is {seed}")
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """The global generators of NumPy and torch (on the CPU) are afterwards as they were before."""
-    numpy_state = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        np.random.set_state(numpy_state)
 
 
 def subset_names(cfg: FairseqConfig) -> list[str]:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fairseq.checkpoint.reader import read
@@ -24,9 +25,10 @@ from fairseq.logging.progress import own_logs
 from fairseq.logging.setup import TRAIN_LOGGER, log_to_files
 from fairseq.ops import library
 from fairseq.optim import precision
+from fairseq.rng import undisturbed
 from fairseq.tasks import setup_task
 from fairseq.training import signals
-from fairseq.training.batches import check_sample_sizes, own_random_numbers, seed_run, subset_names
+from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
 from fairseq.training.inherited import check_bpe, keep_architecture
 from fairseq.training.loop import train_epochs
 from fairseq.training.peers import check_section
@@ -51,7 +53,8 @@ def train(cfg: FairseqConfig) -> float | None:
     check(cfg)
     keep_architecture(cfg)
     logs = own_logs(cfg.common.log_file)
-    with signals.remembered(), logs, own_random_numbers(), precision.tf32(cfg.common.tf32):
+    own_numbers = torch.random.fork_rng(devices=[])
+    with signals.remembered(), logs, undisturbed(), own_numbers, precision.tf32(cfg.common.tf32):
         return _train(cfg)
 
 
@@ -199,7 +202,7 @@ def load_checkpoint(
         # It was written before the schedule heard that the epoch was over, and of its validation loss.
         trainer.lr_step(position["epoch"] - 1, extra_state.get("val_loss"))
     stored = extra_state.get(trainer.task.__class__.__name__)
-    if stored and hasattr(trainer.task, "set_checkpoint_dict"):
+    if stored:  # after the data is loaded, as in the original
         trainer.task.set_checkpoint_dict(stored)
     return extra_state, epoch_itr
 

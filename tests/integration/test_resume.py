@@ -65,6 +65,7 @@ def test_killed_run_continues_to_the_last_bit(extra: tuple[str, ...], tmp_path: 
     for index, entry in a["last_optimizer_state"]["state"].items():
         for name, value in entry.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(b["last_optimizer_state"]["state"][index][name]))
+    assert ("ema" in a["extra_state"]) == ("--store-ema" in extra)
     for name, value in a["extra_state"].get("ema", {}).items():
         assert torch.equal(value, b["extra_state"]["ema"][name]), name
         assert value.dtype == torch.float32 or "_ssm." not in name, name

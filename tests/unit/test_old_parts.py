@@ -242,3 +242,15 @@ def test_ema_of_a_module():
     assert ema.fp32_params.keys() >= {"0.weight"} and not any(p.requires_grad for p in ema.model.parameters())
     with pytest.raises(ConfigError, match="ema_fp32"):
         EMAModule(model, {"ema_decay": 0.9}).build_fp32_params()
+
+
+def test_tied_weights_are_averaged_once():
+    model = nn.ModuleDict({"one": nn.Linear(2, 2, bias=False), "two": nn.Linear(2, 2, bias=False)})
+    model["two"].weight = model["one"].weight
+    ema = EMAModule(model, {"ema_decay": 0.9})
+    before = model["one"].weight.detach().clone()
+    with torch.no_grad():
+        model["one"].weight += 1
+    ema.step(model)
+    for name in ("one", "two"):
+        assert torch.allclose(ema.model[name].weight, before + 0.1)

@@ -241,7 +241,7 @@ class RobertaModel(FairseqEncoderModel):
         bpe = getattr(loaded.cfg, "bpe", None)
         if "bpe" in overrides and overrides["bpe"] is None:
             bpe = None
-        elif bpe is None:
+        elif bpe is None and not loaded.foreign:
             family = inspect.signature(cls.from_pretrained).parameters["bpe"].default
             bpe = _bpe_settings(family, loaded.overrides)
         return RobertaHubInterface(loaded.cfg, loaded.task, loaded.models[0], bpe)
