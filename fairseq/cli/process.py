@@ -122,7 +122,7 @@ def limit_threads() -> None:
     if chosen is not None and chosen != os.environ.get(_OURS):  # nor by the one that started this process
         return
     together = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    share = max(1, processors() // (int(together) if together.isdigit() and together != "0" else 1))
+    share = max(1, processors() // (int(together) if together.isdecimal() and together != "0" else 1))
     if share >= affinity():
         return
     os.environ["OMP_NUM_THREADS"] = os.environ[_OURS] = str(share)  # for the OpenMP and MKL that torch will load

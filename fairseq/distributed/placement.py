@@ -159,6 +159,6 @@ def _gpus() -> int:
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
     text = environment.get(name, "" if default is None else str(default))
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ConfigError(f"the environment variable {name} must be a number, but is {text!r}")
     return int(text)
