@@ -116,7 +116,7 @@ def build_scaler(cfg: Any) -> DynamicLossScaler | None:
     window = getattr(common, "fp16_scale_window", None)
     if window is None:
         update_freq = list(cfg.optimization.update_freq)
-        together = cfg.optimization.batches_per_update
+        together = getattr(cfg.optimization, "batches_per_update", 0)
         if len(update_freq) > 1 and not together:
             raise ConfigError(
                 f"update_freq is a schedule ({update_freq}), so fp16_scale_window has no natural default; set it"
