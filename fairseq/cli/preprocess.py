@@ -270,9 +270,8 @@ def _binarize(
     summary = writer.write(path, prefix, dictionary)
     if split == "train" and summary.num_seq == 0:
         raise DataError(f"the training file {path} is empty: there is nothing to train on")
-    returns = describe_lone_returns(path)
-    if returns:
-        logger.warning(returns)
+    if summary.lone_returns:
+        logger.warning(describe_lone_returns(path, summary.lone_returns))
     replaced = f", {summary.replaced_percent:.3}% replaced (by {dictionary.unk_word})" if summary.num_tok else ""
     logger.info(f"[{lang}] {path}: {summary.num_seq} sents, {summary.num_tok} tokens{replaced}")
     plan.rows.append((name, path, summary))

@@ -18,7 +18,7 @@ from tests.runs import environment
 
 WORKERS = """
 import os, sys, time
-from fairseq.data.text import map_in_order
+from fairseq.data.pool import map_in_order
 
 def work(item):
     os.write(1, b"%d\\n" % os.getpid())  # at once, so that lines stay whole
