@@ -40,7 +40,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("moment", range(8))
 def test_new_files_are_never_read_with_old_ones(moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = make(tmp_path, "a b c\n")
     (out / "dict.txt").unlink()  # else it is in the way
@@ -62,7 +62,7 @@ def test_new_files_are_never_read_with_old_ones(moment: int, tmp_path: Path, mon
     there = {path.name for path in out.iterdir()}
     new = {Path(target).name for target in calls}
     for split in ("train", "valid"):
-        if f"{split}.idx" in there:  # it can be read: then all is new
+        if new and f"{split}.idx" in there:  # it can be read: then all is new
             assert {f"{split}.idx", f"{split}.bin", "dict.txt"} <= new
             assert (out / f"{split}.bin").read_bytes() != before[f"{split}.bin"]
 
@@ -70,7 +70,7 @@ def test_new_files_are_never_read_with_old_ones(moment: int, tmp_path: Path, mon
 def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
     (tmp_path / "bin" / ".preprocess-old").mkdir(parents=True)
     assert sorted(path.name for path in make(tmp_path, "a b\n").iterdir()) == [
-        *("dict.txt", "preprocess.log", "train.bin", "train.idx", "valid.bin", "valid.idx")
+        *("dict.txt", "manifest.json", "preprocess.log", "train.bin", "train.idx", "valid.bin", "valid.idx")
     ]
 
 
