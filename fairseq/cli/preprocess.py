@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq.cli.common import bpe_settings, byte_progress, run_command
-from fairseq.cli.stopping import ends_when_asked, undisturbed
+from fairseq.cli.stopping import ends_when_asked, uninterrupted
 from fairseq.data import manifest
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 from fairseq.file_io import check_outputs
@@ -136,15 +136,15 @@ def _preprocess(plan: FilePlan) -> None:
 def _publish(plan: FilePlan) -> None:
     """Put everything in its place. Old indexes go first and new ones come last: without them nothing can be read, so that
     whatever ends this in between, no new file is read with an old one. Meanwhile the manifest names none of these files."""
-    from fairseq.data.inventory import describe
+    from fairseq.data.inventory import describe_files
 
     scratch, destdir = Path(plan.scratch), Path(plan.args.destdir)
     kept = {name: entry for name, entry in _described(destdir).items() if name not in plan.outputs}
-    manifest.write(scratch / "kept", kept)
-    manifest.write(scratch / manifest.NAME, {**kept, **describe(scratch, plan.outputs)})
+    manifest.write_manifest(scratch / "kept", kept)
+    manifest.write_manifest(scratch / manifest.NAME, {**kept, **describe_files(scratch, plan.outputs)})
     _warn_of_others(plan, destdir)
     indexes = [name for name in plan.outputs if name.endswith(".idx")]
-    with undisturbed():
+    with uninterrupted():
         os.replace(scratch / "kept", destdir / manifest.NAME)
         for name in indexes:
             (destdir / name).unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def _publish(plan: FilePlan) -> None:
 def _described(destdir: Path) -> manifest.Files:
     """What the manifest of ``destdir`` says of files that are there, where it can be read."""
     try:
-        files = manifest.read(destdir) or {}
+        files = manifest.read_manifest(destdir) or {}
     except DataError as error:
         logger.warning(f"{error}; a new one is written, of the new files")
         return {}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.cli import process
 from fairseq.cli.common import add_bpe_options, bpe_settings, byte_progress, find_dictionary, run_command
-from fairseq.cli.stopping import ends_when_asked, undisturbed
+from fairseq.cli.stopping import ends_when_asked, uninterrupted
 from fairseq.data import manifest
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
 from fairseq.dataclass.user_module import import_user_module
@@ -192,7 +192,7 @@ def _job(args: argparse.Namespace, name: str) -> Job:
 
 def _publish(write: Any, job: Job, variant: str, dest: Path, overwrite: bool) -> Written:
     """Write into a directory beside ``dest``, then move its folders to their place."""
-    from fairseq.data.inventory import describe
+    from fairseq.data.inventory import describe_files
 
     dest.parent.mkdir(parents=True, exist_ok=True)
     for left in dest.parent.glob(f".{glob.escape(dest.name)}{SCRATCH}*"):  # nobody else is here
@@ -209,12 +209,12 @@ def _publish(write: Any, job: Job, variant: str, dest: Path, overwrite: bool) ->
         if taken and not overwrite:
             raise ConfigError(f"{dest} has {', '.join(taken)} already; give another --dest, or --overwrite")
         for folder in made:
-            files = describe(folder, [path.name for path in folder.iterdir()])
-            manifest.write(folder / manifest.NAME, files)
+            files = describe_files(folder, [path.name for path in folder.iterdir()])
+            manifest.write_manifest(folder / manifest.NAME, files)
         dest.mkdir(exist_ok=True)
         replaced = [entry for entry in dest.iterdir() if _MADE.fullmatch(entry.name) or entry.name in taken]
         # input0 goes first and comes last: no task reads the others without it, so that nothing old is read with the new.
-        with undisturbed():
+        with uninterrupted():
             for entry in sorted(replaced, key=lambda entry: entry.name != "input0"):
                 os.replace(entry, old / entry.name)
             for entry in sorted(made, key=lambda entry: entry.name == "input0"):

@@ -50,7 +50,7 @@ def ends_when_asked(program: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """A block of renames that signals do not interrupt: they wait for its end."""
     _Moment.defers, _Moment.pending = True, None
     try:

@@ -22,8 +22,8 @@ PROGRAM = "fairseq-validate-data"
 FOUND_PROBLEMS = 1
 _EXPLAINED = """\
 Every directory with data in DIR is looked at (data-bin itself; input0, input1 and label; one for each language):
-  - the files are those that were written: all there, with the sizes and checksums in manifest.json, which
-    fairseq-preprocess and fairseq-preprocess-task write beside them (directories without one are fine, too);
+  - the files are those that were written: all there, with the sizes and checksums in manifest.json, which the commands
+    for preprocessing write beside them (data without one are checked in the other ways);
   - every index (.idx) is whole, and its items lie one after the other and end where the .bin does;
   - every id is one of a symbol in dict.txt, and every line ends with </s> if the others do;
   - dict.txt can be read, and is the same in all directories of data-bin1:data-bin2;
@@ -148,10 +148,12 @@ def _check_shards(paths: str, group: list[list[Path]]) -> list[str]:
 
 def _write_manifest(report: FolderReport) -> None:
     from fairseq.data import manifest
-    from fairseq.data.inventory import describe
+    from fairseq.data.inventory import describe_files
 
     with claimed(report.folder, PROGRAM, "wait for it"):
-        manifest.write(report.folder / manifest.NAME, describe(report.folder, report.files, report.checksums))
+        manifest.write_manifest(
+            report.folder / manifest.NAME, describe_files(report.folder, report.files, report.checksums)
+        )
     print(f"{report.folder / manifest.NAME}: written")
 
 
@@ -176,7 +178,9 @@ def _number(value: int | None) -> str:
 
 def cli_main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
-    sys.exit(run_command(PROGRAM, lambda: main(get_parser().parse_args(argv))))
+    status = run_command(PROGRAM, lambda: main(get_parser().parse_args(argv)))
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":

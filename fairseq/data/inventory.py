@@ -22,7 +22,7 @@ def checksum(path: str | os.PathLike[str]) -> str:
     return f"{crc:08x}"
 
 
-def describe(
+def describe_files(
     folder: str | os.PathLike[str], names: Iterable[str], checksums: Mapping[str, str] | None = None
 ) -> dict[str, Entry]:
     """The entries of the files ``names`` in ``folder``; each is read once, unless its checksum is known already.

@@ -68,7 +68,7 @@ def dictionary_of(dataset: str) -> str | None:
     return f"dict.{parts[2]}.txt" if len(parts) == 3 and "-" in parts[1] else None
 
 
-def write(path: str | os.PathLike[str], files: Files) -> None:
+def write_manifest(path: str | os.PathLike[str], files: Files) -> None:
     """Write a manifest to ``path``."""
     rows = {
         name: {key: value for key, value in asdict(entry).items() if value is not None}
@@ -80,7 +80,7 @@ def write(path: str | os.PathLike[str], files: Files) -> None:
         handle.write("\n")
 
 
-def read(folder: str | os.PathLike[str]) -> Files | None:
+def read_manifest(folder: str | os.PathLike[str]) -> Files | None:
     """The manifest of ``folder``; None when there is none. Raises DataError for a damaged one."""
     path = Path(folder, NAME)
     try:
@@ -124,7 +124,7 @@ def check_opened(path: str) -> None:
     Raises DataError for ``.bin`` and ``.idx``. A text (a dictionary, plain text) may have been edited on purpose: a warning.
     """
     folder, name = os.path.split(path)
-    files = read(folder or ".")
+    files = read_manifest(folder or ".")
     if not files:
         return
     for file in (f"{name}.bin", f"{name}.idx"):
@@ -141,10 +141,10 @@ def check_opened(path: str) -> None:
         _warn(f"{path} was made with another {own} than the one that is beside it now; {_advice(folder, 'that is')}")
 
 
-def check_text(path: str | os.PathLike[str]) -> None:
+def check_opened_text(path: str | os.PathLike[str]) -> None:
     """Warn of a text, such as a file of labels, whose size is not the one in the manifest beside it, if there is one."""
     folder, name = os.path.split(path)
-    difference = _difference(folder, name, read(folder or ".") or {})
+    difference = _difference(folder, name, read_manifest(folder or ".") or {})
     if difference:
         _warn(f"{difference}: it was changed after preprocessing; {_advice(folder, 'that is')}")
 

@@ -257,7 +257,7 @@ def _check_columns(report: FolderReport) -> None:
 def _compare(report: FolderReport) -> None:
     """Compare the folder with its manifest."""
     try:
-        files = manifest.read(report.folder)
+        files = manifest.read_manifest(report.folder)
     except DataError as error:
         report.problems.append(str(error))
         return

@@ -142,7 +142,7 @@ def read_rows(path: Path, expected: int) -> list[Any]:
 
     Raises DataNotFoundError when it is missing, DataError naming the line that is not JSON.
     """
-    manifest.check_text(path)
+    manifest.check_opened_text(path)
     try:
         rows = [parse_json(line, path, number) for number, line in read_lines(path)]
     except FileNotFoundError:

@@ -15,7 +15,7 @@ from fairseq import __version__
 from fairseq.cli import preprocess, preprocess_task
 from fairseq.data import manifest
 from fairseq.data.indexed_dataset import load_indexed_dataset
-from fairseq.data.inventory import describe
+from fairseq.data.inventory import describe_files
 from fairseq.dataclass.parser import get_preprocessing_parser
 from fairseq.errors import DataError
 from fairseq.finetune.sentences import regression_targets
@@ -70,7 +70,7 @@ def test_later_splits_are_added(tmp_path: Path) -> None:
     (out / "train.idx").unlink()
     run(out, "--testpref", "TEXT", "--srcdict", out / "dict.txt")
     assert set(stored(out)["files"]) == {"dict.txt", "test.bin", "test.idx", "valid.bin", "valid.idx"}
-    assert manifest.read(out) == describe(out, stored(out)["files"])
+    assert manifest.read_manifest(out) == describe_files(out, stored(out)["files"])
 
 
 def test_another_dictionary_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
