@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,6 +115,10 @@ def _check_directories(paths: str, group: list[list[Path]], write: bool, bar: An
         for report in reports:
             bar.clear()
             _print_table(report)
+        for report in reports:
+            if report.changed and report.changed == len(report.problems):
+                place = shlex.quote(str(report.folder))
+                print(f"  sound in itself; if it is meant to be as it is: {PROGRAM} --write-manifest {place}")
         found = [*(problem for report in reports for problem in report.problems), *check_together(reports)]
         if write and not found:
             for report in reports:

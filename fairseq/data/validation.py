@@ -46,7 +46,10 @@ class Row:
 
 @dataclass
 class FolderReport:
-    """What was found in ``folder``; ``files`` are the names of all data files in it and ``read`` the bytes of those read."""
+    """What was found in ``folder``; ``files`` are the names of all data files in it and ``read`` their bytes.
+
+    ``changed`` of the ``problems`` are differences from the manifest.
+    """
 
     folder: Path
     files: list[str] = field(default_factory=list)
@@ -54,7 +57,7 @@ class FolderReport:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checksums: dict[str, str] = field(default_factory=dict)
-    program: str | None = None
+    changed: int = 0
     read: int = 0
 
     def counts(self, split: str) -> dict[str, int]:
@@ -265,6 +268,7 @@ def _compare(report: FolderReport) -> None:
         report.notes.append(f"{report.folder} has no {manifest.NAME}, so that its files are compared with nothing")
         return
     wrong = {name: reason for name, entry in files.items() if (reason := _difference(report, name, entry, files))}
+    report.changed = len(wrong)
     for name, reason in wrong.items():
         report.problems.append(f"{report.folder / name} {reason}")
     unlisted = [name for name in report.files if name not in files]
@@ -286,6 +290,12 @@ def _difference(report: FolderReport, name: str, entry: manifest.Entry, files: m
         return f"has {size:,} bytes, but had {entry.bytes:,} when it was written"
     if report.checksums.get(name, entry.crc32) != entry.crc32:
         return f"is not what was written: its checksum is {report.checksums[name]}, but was {entry.crc32}"
+    row = next((row for row in report.rows if f"{row.name}.idx" == name), None)
+    described = (entry.sentences, entry.tokens, entry.dtype)
+    if row and row.tokens is not None and (row.items, row.tokens, row.dtype) != described:
+        return (
+            f"has {row.items:,} items and {row.tokens:,} tokens ({row.dtype}), but {manifest.NAME} says something else"
+        )
     own = manifest.dictionary_of(name.removesuffix(".idx"))
     if own and own in files and entry.dictionary not in (None, files[own].crc32):
         return f"was made with another {own} than the one beside it"
