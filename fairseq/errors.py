@@ -33,6 +33,10 @@ class OutOfScopeError(FairseqError, NotImplementedError):
     """Something this project deliberately does not do (sequence to sequence, speech, TPU, ...)."""
 
 
+class WorkerError(FairseqError, RuntimeError):
+    """A process that worked for this one and is gone."""
+
+
 class TrainingError(FairseqError, RuntimeError):
     """A run that cannot go on."""
 

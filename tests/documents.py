@@ -20,7 +20,10 @@ INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?: {4}\S.*\n)(?: {4}.*\n|\n(?= {4}))*)
 PROGRAMS = ("fairseq-", "python", "make", "pip", "mkdir")
 _SHIM = '#!/bin/sh\nprintf "%s\\0" "$#" "${0##*/}" "$@" >> "$RECORDED"\n'
 _NAMES = (
-    *(f"fairseq-{name}" for name in ("train", "hydra-train", "validate", "preprocess", "preprocess-task", "glue")),
+    *(
+        f"fairseq-{name}"
+        for name in ("train", "hydra-train", "validate", "validate-data", "preprocess", "preprocess-task", "glue")
+    ),
     *(
         "fairseq-fill-mask",
         "fairseq-predict",

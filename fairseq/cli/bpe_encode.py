@@ -11,14 +11,16 @@ import contextlib
 import functools
 import itertools
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from fairseq.cli.common import batches, run_command
 from fairseq.data.encoders.gpt2_bpe import Encoder, get_encoder
+from fairseq.data.pool import map_in_order
 from fairseq.data.preprocessing import json_text
-from fairseq.data.text import describe_lone_returns, map_in_order
+from fairseq.data.text import LoneReturns, describe_lone_returns, read_blocks
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataError, DataNotFoundError
 from fairseq.file_io import check_outputs, complete_file
@@ -118,7 +120,10 @@ def main(args: argparse.Namespace) -> None:
         seen = [getattr(stream, "newlines", None) or () for stream in inputs]  # the ends of lines that each has
     for path, ends in zip(args.inputs, seen, strict=True):
         if "\r" in ends and Path(path).is_file():
-            print(f"warning: {describe_lone_returns(path)}", file=sys.stderr)
+            returns = LoneReturns()
+            deque(read_blocks(path, returns=returns), maxlen=0)
+            if returns.count:
+                print(f"warning: {describe_lone_returns(path, returns.count)}", file=sys.stderr)
     if filtered:
         print(f"[num_filtered_EMPTY] filtered {filtered} lines", file=sys.stderr)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import filecmp
 import logging
 import os
 import shutil
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq.cli.common import bpe_settings, byte_progress, run_command
+from fairseq.cli.stopping import ends_when_asked, uninterrupted
+from fairseq.data import manifest
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
 from fairseq.file_io import check_outputs
 from fairseq.locks import claimed
@@ -103,8 +105,9 @@ def _logged(args: argparse.Namespace) -> None:
     try:
         log_to_files(logger, args)
         _check(args)
-        for left in Path(args.destdir).glob(f"{SCRATCH}*"):  # by a command that was killed: nobody else is here
+        for left in Path(args.destdir).glob(f"{SCRATCH}*"):  # nobody else is here
             shutil.rmtree(left, ignore_errors=True)
+            logger.info(f"removed {left}, which a run that was killed had left")
         with tempfile.TemporaryDirectory(dir=args.destdir, prefix=SCRATCH) as scratch:
             _preprocess(FilePlan(args, scratch))
     finally:
@@ -132,13 +135,44 @@ def _preprocess(plan: FilePlan) -> None:
 
 def _publish(plan: FilePlan) -> None:
     """Put everything in its place. Old indexes go first and new ones come last: without them nothing can be read, so that
-    whatever ends this in between, no new file is read with an old one."""
+    whatever ends this in between, no new file is read with an old one. Meanwhile the manifest names none of these files."""
+    from fairseq.data.inventory import describe_files
+
+    scratch, destdir = Path(plan.scratch), Path(plan.args.destdir)
+    kept = {name: entry for name, entry in _described(destdir).items() if name not in plan.outputs}
+    manifest.write_manifest(scratch / "kept", kept)
+    manifest.write_manifest(scratch / manifest.NAME, {**kept, **describe_files(scratch, plan.outputs)})
+    _warn_of_others(plan, destdir)
     indexes = [name for name in plan.outputs if name.endswith(".idx")]
-    for name in indexes:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(plan.args.destdir, name))
-    for name in [*(name for name in plan.outputs if name not in indexes), *indexes]:
-        os.replace(os.path.join(plan.scratch, name), os.path.join(plan.args.destdir, name))
+    with uninterrupted():
+        os.replace(scratch / "kept", destdir / manifest.NAME)
+        for name in indexes:
+            (destdir / name).unlink(missing_ok=True)
+        for name in [*(name for name in plan.outputs if name not in indexes), *indexes, manifest.NAME]:
+            os.replace(scratch / name, destdir / name)
+
+
+def _described(destdir: Path) -> manifest.Files:
+    """What the manifest of ``destdir`` says of files that are there, where it can be read."""
+    try:
+        files = manifest.read_manifest(destdir) or {}
+    except DataError as error:
+        logger.warning(f"{error}; a new one is written, of the new files")
+        return {}
+    return {name: entry for name, entry in files.items() if (destdir / name).is_file()}
+
+
+def _warn_of_others(plan: FilePlan, destdir: Path) -> None:
+    """Warn when a dictionary is replaced, but not the datasets that were made with it."""
+    for name in filter(manifest.is_dictionary, plan.outputs):
+        if (destdir / name).is_file() and not filecmp.cmp(destdir / name, os.path.join(plan.scratch, name), False):
+            datasets = (path.stem for path in sorted(destdir.glob("*.idx")) if path.name not in plan.outputs)
+            left = [dataset for dataset in datasets if manifest.dictionary_of(dataset) == name]
+            if left:
+                logger.warning(
+                    f"{destdir / name} is replaced by another dictionary, but {', '.join(left)} beside it was made with the old"
+                    " one; preprocess it again, too"
+                )
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -270,9 +304,8 @@ def _binarize(
     summary = writer.write(path, prefix, dictionary)
     if split == "train" and summary.num_seq == 0:
         raise DataError(f"the training file {path} is empty: there is nothing to train on")
-    returns = describe_lone_returns(path)
-    if returns:
-        logger.warning(returns)
+    if summary.lone_returns:
+        logger.warning(describe_lone_returns(path, summary.lone_returns))
     replaced = f", {summary.replaced_percent:.3}% replaced (by {dictionary.unk_word})" if summary.num_tok else ""
     logger.info(f"[{lang}] {path}: {summary.num_seq} sents, {summary.num_tok} tokens{replaced}")
     plan.rows.append((name, path, summary))
@@ -304,7 +337,8 @@ def _run(argv: Sequence[str] | None) -> None:
 
     args = parse_args_and_arch(get_preprocessing_parser(), input_args=argv)
     configure_logging()
-    main(args)
+    with ends_when_asked("fairseq-preprocess"):
+        main(args)
 
 
 if __name__ == "__main__":

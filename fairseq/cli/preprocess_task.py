@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.cli import process
 from fairseq.cli.common import add_bpe_options, bpe_settings, byte_progress, find_dictionary, run_command
+from fairseq.cli.stopping import ends_when_asked, uninterrupted
+from fairseq.data import manifest
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
@@ -26,9 +29,10 @@ if TYPE_CHECKING:
     from fairseq.finetune.layout import Job, SplitSummary, Written
 
 PROGRAM = "fairseq-preprocess-task"
+SCRATCH = ".preprocess-"
 _SHOWN_LABELS = 6
 _MADE = re.compile(r"input\d+|label")
-_CONTENT = re.compile(r"^dict\.txt$|\.(bin|idx|jsonl|label)$")  # of those folders
+_CONTENT = re.compile(r"^(dict\.txt|manifest\.json)$|\.(bin|idx|jsonl|label)$")  # of those folders
 _EXAMPLES = """\
 tasks:
   glue/RTE        one task of GLUE, from its own TSV files (also CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, WNLI, AX)
@@ -187,23 +191,34 @@ def _job(args: argparse.Namespace, name: str) -> Job:
 
 
 def _publish(write: Any, job: Job, variant: str, dest: Path, overwrite: bool) -> Written:
-    """Write into a directory beside ``dest``, then move its content to its place."""
+    """Write into a directory beside ``dest``, then move its folders to their place."""
+    from fairseq.data.inventory import describe_files
+
     dest.parent.mkdir(parents=True, exist_ok=True)
+    for left in dest.parent.glob(f".{glob.escape(dest.name)}{SCRATCH}*"):  # nobody else is here
+        shutil.rmtree(left, ignore_errors=True)
+        print(f"note: removed {left}, which a run that was killed had left", file=sys.stderr)
     job.variant = variant
-    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-") as scratch:
-        job.dest = Path(scratch) / "new"
+    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}{SCRATCH}") as scratch:
+        old, job.dest = Path(scratch) / "old", Path(scratch) / "new"
+        old.mkdir()
         job.dest.mkdir()
         written = write(job)
         made = list(job.dest.iterdir())
         taken = sorted(entry.name for entry in made if (dest / entry.name).exists())
         if taken and not overwrite:
             raise ConfigError(f"{dest} has {', '.join(taken)} already; give another --dest, or --overwrite")
+        for folder in made:
+            files = describe_files(folder, [path.name for path in folder.iterdir()])
+            manifest.write_manifest(folder / manifest.NAME, files)
         dest.mkdir(exist_ok=True)
-        for old in dest.iterdir():
-            if _MADE.fullmatch(old.name) or old.name in {entry.name for entry in made}:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-        for entry in made:
-            os.replace(entry, dest / entry.name)
+        replaced = [entry for entry in dest.iterdir() if _MADE.fullmatch(entry.name) or entry.name in taken]
+        # input0 goes first and comes last: no task reads the others without it, so that nothing old is read with the new.
+        with uninterrupted():
+            for entry in sorted(replaced, key=lambda entry: entry.name != "input0"):
+                os.replace(entry, old / entry.name)
+            for entry in sorted(made, key=lambda entry: entry.name == "input0"):
+                os.replace(entry, dest / entry.name)
     return written
 
 
@@ -240,7 +255,13 @@ def _labels(split: SplitSummary, kind: str) -> str:
 
 def cli_main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
-    run_command(PROGRAM, lambda: main(get_parser().parse_args(argv)))
+    run_command(PROGRAM, lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    args = get_parser().parse_args(argv)
+    with ends_when_asked(PROGRAM):
+        main(args)
 
 
 if __name__ == "__main__":

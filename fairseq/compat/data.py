@@ -23,7 +23,8 @@ from fairseq.data.datasets import BaseWrapperDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.index_formats import data_file_path, index_file_path
 from fairseq.data.indexed_dataset import make_builder
-from fairseq.data.text import ByteRange, Chunker, chunk_ranges, map_in_order, tokenize_line
+from fairseq.data.pool import map_in_order
+from fairseq.data.text import ByteRange, Chunker, chunk_ranges, tokenize_line
 from fairseq.data.token_block_dataset import locate
 from fairseq.ops.blocks import complete_blocks
 

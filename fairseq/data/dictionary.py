@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
-from fairseq.data.text import ByteRange, byte_ranges, map_in_order, post_process, read_blocks, tokenize_line
+from fairseq.data.pool import map_in_order
+from fairseq.data.text import ByteRange, byte_ranges, post_process, read_blocks, tokenize_line
 from fairseq.errors import DataError, DataNotFoundError
 from fairseq.file_io import complete_file
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,3 +195,87 @@ def write_tnt_index(path: str, dtype: npt.DTypeLike, dim_offsets: Longs, data_of
         handle.write(header)
         for values in (dim_offsets, data_offsets, sizes):
             handle.write(np.asarray(values, dtype="<i8").tobytes())
+
+
+class TntIndex(NamedTuple):
+    """A checked ``.idx``: for N items ``dim_offsets`` and ``data_offsets`` (N + 1, int64), ``sizes`` (S, int64), all mapped."""
+
+    dtype: np.dtype[Any]
+    dim_offsets: npt.NDArray[np.int64]
+    data_offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether all items are 1-D."""
+        return len(self.sizes) == len(self.data_offsets) - 1
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens (N) of each item: the product of its sizes."""
+        if self.is_flat:
+            return self.sizes
+        return np.array([np.prod(self.sizes[a:b]) for a, b in pairwise(self.dim_offsets.tolist())], dtype=np.int64)
+
+
+def read_tnt_index(path: str, bin_size: int) -> TntIndex:
+    """Map the TNTIDX index at ``path`` and check it against a ``.bin`` of ``bin_size`` bytes, which is not read.
+
+    Raises DataNotFoundError, or DataError naming the file and its defect.
+    """
+    version, code, itemsize, count, total = read_header(path, TNT_HEADER, TNT_MAGIC, "TNTIDX")
+    if version != 1 or code not in DTYPES or np.dtype(DTYPES[code]).itemsize != itemsize:
+        raise DataError(
+            f"{path} has version {version}, token type code {code} and token size {itemsize}, which is not a known"
+            " combination; preprocess the data again"
+        )
+    check_length(path, count, TNT_HEADER.size + 8 * (2 * (count + 1) + total))
+    longs = np.memmap(path, mode="r", dtype=np.uint8)[TNT_HEADER.size :].view("<i8")
+    index = TntIndex(
+        np.dtype(DTYPES[code]).newbyteorder("<"),
+        longs[: count + 1],
+        longs[count + 1 : 2 * count + 2],
+        longs[2 * count + 2 :],
+    )
+    _check_tnt_layout(path, index)
+    described = int(index.data_offsets[-1]) * index.dtype.itemsize
+    if bin_size != described:
+        raise DataError(
+            f"{path.removesuffix('.idx')}.bin is truncated or does not belong to its index: it has {bin_size} bytes, but"
+            f" {path} describes {described}; preprocess the data again"
+        )
+    return index
+
+
+def _check_tnt_layout(path: str, index: TntIndex) -> None:
+    """Raise DataError unless positions begin at 0 and rise, and every item is as long as its sizes say."""
+    what = None
+    places = ((index.dim_offsets, 1), (index.data_offsets, 0))  # every item has a dimension, perhaps no token
+    if any(int(offsets[0]) or bool((np.diff(offsets) < least).any()) for offsets, least in places):
+        what = "its item positions do not increase"
+    elif int(index.dim_offsets[-1]) != len(index.sizes) or not np.array_equal(
+        index.lengths(), np.diff(index.data_offsets)
+    ):
+        what = "its sizes and positions disagree"
+    if what:
+        raise DataError(f"{path} is damaged: {what}; preprocess the data again")
+
+
+def read_counts(path: str, bin_size: int) -> tuple[np.dtype[Any], int, int]:
+    """(token type, items, tokens) of the index at ``path``, of either kind, whose ``.bin`` has ``bin_size`` bytes.
+
+    Only the header is read. Raises DataError when it is not an index.
+    """
+    if is_tnt(path):
+        _, code, _, items, _ = read_header(path, TNT_HEADER, TNT_MAGIC, "TNTIDX")
+    else:
+        _, code, items = read_header(path, MMAP_HEADER, MMAP_MAGIC, "memory-mapped")
+    if code not in DTYPES:
+        raise DataError(f"{path} names the unknown token type code {code}; {_REMEDY}")
+    dtype = np.dtype(DTYPES[code])
+    return dtype, items, bin_size // dtype.itemsize
+
+
+def is_tnt(path: str) -> bool:
+    """Whether the index at ``path`` begins like TNTIDX."""
+    with open(path, "rb") as handle:
+        return handle.read(len(TNT_MAGIC)) == TNT_MAGIC

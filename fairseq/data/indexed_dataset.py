@@ -36,6 +36,7 @@ from fairseq.data.legacy_index import (
     IndexedDatasetBuilder,
     IndexedRawTextDataset,
 )
+from fairseq.data.manifest import check_opened
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, OutOfScopeError
 from fairseq.file_io import split_paths
 
@@ -63,6 +64,7 @@ class MMapIndexedDataset(Corpus):
         bin_path = data_file_path(path)
         if not os.path.isfile(bin_path):
             raise DataNotFoundError(f"data file not found: {bin_path}")
+        check_opened(path)
         self.dtype, self.sizes, self._pointers = read_index(index_file_path(path), os.path.getsize(bin_path))
         self._tokens = map_tokens(bin_path, self.dtype)
 

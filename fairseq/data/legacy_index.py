@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,17 +18,14 @@ import torch
 from fairseq.data.datasets import SizedDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.index_formats import (
-    DTYPES,
-    TNT_HEADER,
-    TNT_MAGIC,
-    check_length,
     data_file_path,
     dtype_code,
     index_file_path,
     map_tokens,
-    read_header,
+    read_tnt_index,
     write_tnt_index,
 )
+from fairseq.data.manifest import check_opened
 from fairseq.errors import DataError, DataNotFoundError
 
 
@@ -50,39 +46,11 @@ class IndexedDataset(Corpus):
         index_path, bin_path = index_file_path(path), data_file_path(path)
         if not self.exists(path):
             raise DataNotFoundError(f"dataset not found: {index_path} and {bin_path} must both exist")
-        code, count, total = _read_header(index_path)
-        longs = np.memmap(index_path, mode="r", dtype=np.uint8)[TNT_HEADER.size :].view("<i8")
-        self.dtype = np.dtype(DTYPES[code]).newbyteorder("<")
-        self.dim_offsets, self.data_offsets = longs[: count + 1], longs[count + 1 : 2 * count + 2]
-        self.sizes = longs[2 * count + 2 :]
-        self._len, self.is_contiguous = count, total == count
-        self._check_layout(index_path)
-        bin_size = os.path.getsize(bin_path)
-        if bin_size != int(self.data_offsets[-1]) * self.dtype.itemsize:
-            raise DataError(
-                f"{bin_path} is truncated or does not belong to its index: it has {bin_size} bytes, but {index_path}"
-                f" describes {int(self.data_offsets[-1]) * self.dtype.itemsize}; preprocess the data again"
-            )
+        check_opened(path)
+        index = read_tnt_index(index_path, os.path.getsize(bin_path))
+        self.dtype, self.dim_offsets, self.data_offsets, self.sizes = index
+        self._len, self.is_contiguous = len(index.data_offsets) - 1, index.is_flat
         self._tokens = map_tokens(bin_path, self.dtype)
-
-    def _check_layout(self, index_path: str) -> None:
-        """Raise DataError unless positions begin at 0 and rise, and every item is as long as its sizes say."""
-        what = None
-        places = ((self.dim_offsets, 1), (self.data_offsets, 0))  # every item has a dimension, perhaps no token
-        if any(int(offsets[0]) or bool((np.diff(offsets) < least).any()) for offsets, least in places):
-            what = "its item positions do not increase"
-        elif int(self.dim_offsets[-1]) != len(self.sizes) or not np.array_equal(
-            self._lengths(), np.diff(self.data_offsets)
-        ):
-            what = "its sizes and positions disagree"
-        if what:
-            raise DataError(f"{index_path} is damaged: {what}; preprocess the data again")
-
-    def _lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens (N) of each item: the product of its sizes."""
-        if self.is_contiguous:
-            return self.sizes
-        return np.array([np.prod(self.sizes[a:b]) for a, b in pairwise(self.dim_offsets.tolist())], dtype=np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "fix_lua_indexing": self.fix_lua_indexing}
@@ -114,18 +82,6 @@ class IndexedCachedDataset(IndexedDataset):
 
     def prefetch(self, indices: Any) -> None:
         return None
-
-
-def _read_header(path: str) -> tuple[int, int, int]:
-    """(dtype code, number of items, length of the sizes) of a TNTIDX index whose length fits them."""
-    version, code, itemsize, count, total = read_header(path, TNT_HEADER, TNT_MAGIC, "TNTIDX")
-    if version != 1 or code not in DTYPES or np.dtype(DTYPES[code]).itemsize != itemsize:
-        raise DataError(
-            f"{path} has version {version}, token type code {code} and token size {itemsize}, which is not a known"
-            " combination; preprocess the data again"
-        )
-    check_length(path, count, TNT_HEADER.size + 8 * (2 * (count + 1) + total))
-    return code, count, total
 
 
 class CorpusBuilder:
@@ -182,6 +138,7 @@ class IndexedRawTextDataset(Corpus):
 
     def __init__(self, path: str, dictionary: Dictionary, append_eos: bool = True, reverse_order: bool = False) -> None:
         super().__init__()
+        check_opened(path)
         try:
             with open(path, encoding="utf-8") as handle:
                 self.lines: list[str] = [line.strip("\n") for line in handle]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ import numpy.typing as npt
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.encoders.base import Ids, SymbolSource, build_bpe, look_up, symbol_source
 from fairseq.data.index_formats import best_fitting_int_dtype, map_tokens, write_index, write_tnt_index
-from fairseq.data.text import ByteRange, chunk_ranges, json_value, map_in_order, read_blocks
+from fairseq.data.pool import map_in_order
+from fairseq.data.text import ByteRange, LoneReturns, chunk_ranges, json_value, read_blocks
 from fairseq.errors import DataError
 
 EOS = 0  # the shifted local id that stands for the end of a line; symbol i is i + 1
@@ -104,16 +105,15 @@ def looks_encoded(path: str, text_format: TextFormat) -> str | None:
 
 @dataclass(frozen=True)
 class Summary:
-    """Lines, tokens (ends of lines included) and tokens that became unk."""
+    """Lines, tokens (ends of lines included), tokens that became unk, and lines that end with a lone ``\\r``."""
 
     num_seq: int = 0
     num_tok: int = 0
     num_replaced: int = 0
+    lone_returns: int = 0
 
     def __add__(self, other: Summary) -> Summary:
-        return Summary(
-            self.num_seq + other.num_seq, self.num_tok + other.num_tok, self.num_replaced + other.num_replaced
-        )
+        return Summary(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def replaced_percent(self) -> float:
@@ -171,8 +171,16 @@ class Target:
         os.remove(prefix + ".sizes")
 
 
-# Of a chunk: ids, tokens of each line, and a `Summary` or, of local ids, the symbols they stand for with their counts.
+# Of a chunk: ids, tokens of each line, and a `Summary`, or, of local ids, `Symbols`.
 Result = tuple[npt.NDArray[Any], npt.NDArray[np.int32], Any]
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """The symbols that local ids stand for, with their counts, and the lines that end with a lone ``\\r``."""
+
+    counts: list[tuple[str, int]]
+    lone_returns: int
 
 
 class _Work:
@@ -187,7 +195,8 @@ class _Work:
     def __call__(self, chunk: ByteRange) -> Result:
         if self._source is None:
             self._source = self._format.source(self._target.dictionary if self._target else Dictionary())
-        lines = [line for block in read_blocks(self._path, *chunk) for line in block]
+        returns = LoneReturns()
+        lines = [line for block in read_blocks(self._path, *chunk, returns) for line in block]
         if self._format.bpe is not None:
             lines = [self._format.prepare(line, self._path) for line in lines]
         try:
@@ -196,10 +205,10 @@ class _Work:
             raise DataError(f"{self._path}: {error}") from None
         if self._target is None:
             ids, counts = _only_used(shifted, self._source.symbols)
-            return ids, sizes, counts
+            return ids, sizes, Symbols(counts, returns.count)
         self._target.learn(self._source.symbols)
         ids, replaced = self._target.map(shifted)
-        return ids, sizes, Summary(len(sizes), len(ids), replaced)
+        return ids, sizes, Summary(len(sizes), len(ids), replaced, returns.count)
 
 
 def _only_used(shifted: npt.NDArray[np.uint32], symbols: list[str]) -> tuple[npt.NDArray[Any], list[tuple[str, int]]]:
@@ -216,16 +225,17 @@ class _Spool:
     """A file that is encoded already: its chunks on disk, as shifted ids into ``symbols``."""
 
     def __init__(self, path: str) -> None:
-        self._path, self.lines = path, 0
+        self._path, self.lines, self.lone_returns = path, 0, 0
         self.symbols = Dictionary(add_special_symbols=False)
 
     def fill(self, chunks: Iterable[Result]) -> None:
         with open(self._path, "wb") as handle:
-            for shifted, sizes, counts in chunks:
-                place = [EOS, *(1 + self.symbols.add_symbol(symbol, count) for symbol, count in counts)]
+            for shifted, sizes, found in chunks:
+                place = [EOS, *(1 + self.symbols.add_symbol(symbol, count) for symbol, count in found.counts)]
                 np.save(handle, np.array(place, dtype=np.uint32)[shifted])
                 np.save(handle, sizes)
                 self.lines += len(sizes)
+                self.lone_returns += found.lone_returns
 
     def read(self, target: Target) -> Iterator[Result]:
         """What the workers would give for ``target``."""
@@ -274,7 +284,7 @@ class CorpusWriter:
         """Binarize ``path`` into ``prefix.bin`` and ``prefix.idx``."""
         target = Target(dictionary, self.impl in ("lazy", "cached"))
         spool = self._spools.get(path)
-        total = Summary()
+        total = Summary(lone_returns=spool.lone_returns if spool else 0)
         with open(prefix + ".bin", "wb") as tokens, open(prefix + ".sizes", "wb") as lengths:
             for ids, sizes, summary in spool.read(target) if spool else self._map(path, target):
                 tokens.write(ids.data)

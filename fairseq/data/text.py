@@ -9,15 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from codecs import BOM_UTF8
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from multiprocessing import get_all_start_methods, get_context, parent_process
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn
 
 from fairseq.errors import DataError, DataNotFoundError
 
@@ -71,9 +67,6 @@ def post_process(sentence: str, symbol: str | None) -> str:
     raise NotImplementedError(f"unknown post-processing {symbol!r}; known: {', '.join([*_JOINERS, 'silence', '@@ '])}")
 
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 BLOCK_BYTES = 1 << 20
 LEAST_BYTES = 1 << 15  # less is not worth a process
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -111,54 +104,6 @@ def chunk_ranges(filename: str | os.PathLike[str], workers: int) -> list[ByteRan
     return byte_ranges(filename, max(1, -(-size // BLOCK_BYTES), min(workers, size // LEAST_BYTES)))
 
 
-def map_in_order(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """``function`` of each item, in their order, on ``workers`` processes (one or none: in this one).
-
-    Forked workers start at once with ``function`` and all that the parent has loaded; only items and results are
-    pickled. Few items are on their way at a time: there may be endlessly many.
-    """
-    if isinstance(items, Sized):
-        workers = min(workers, len(items))
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    context = get_context("fork" if "fork" in get_all_start_methods() else None)
-    pool = ProcessPoolExecutor(workers, context, initializer=_Worker.adopt, initargs=(function,))
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(_Worker.call, item))
-            if len(waiting) >= 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-class _Worker:
-    """What a worker process does with each item."""
-
-    function: Callable[[Any], Any]
-
-    @classmethod
-    def adopt(cls, function: Callable[[Any], Any]) -> None:
-        cls.function = function
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    @classmethod
-    def call(cls, item: Any) -> Any:
-        return cls.function(item)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _end_of_line(handle: BinaryIO, position: int, size: int) -> int:
     handle.seek(position)
     first = position
@@ -175,12 +120,22 @@ def _end_of_line(handle: BinaryIO, position: int, size: int) -> int:
     return size
 
 
-def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | None = None) -> Iterator[list[str]]:
+class LoneReturns:
+    """How many ends of lines were a ``\\r`` without ``\\n``, which few other programs take for one."""
+
+    count = 0
+
+
+def read_blocks(
+    filename: str | os.PathLike[str], start: int = 0, stop: int | None = None, returns: LoneReturns | None = None
+) -> Iterator[list[str]]:
     """Lists of lines (without their ends) of the bytes ``[start, stop)``, about a megabyte at a time.
 
     ``start`` and ``stop`` must be offsets from `find_offsets`. A last line without line end counts; an empty rest
-    after the last line end does not. A byte-order mark is left out. Raises DataError for bytes that are not UTF-8.
+    after the last line end does not. A byte-order mark is left out. ``returns`` counts some of the ends. Raises DataError
+    for bytes that are not UTF-8.
     """
+    returns = returns or LoneReturns()
     stop = os.path.getsize(filename) if stop is None else stop
     carry = b""
     with open(filename, "rb") as handle:
@@ -200,35 +155,20 @@ def read_blocks(filename: str | os.PathLike[str], start: int = 0, stop: int | No
                     refuse_long_line(filename)
             at = position - len(block) - len(carry) * (position < stop)
             mark = len(BOM_UTF8) if at == 0 and block.startswith(BOM_UTF8) else 0
-            lines = _decode(block[mark:], filename, at + mark)
+            lines = _decode(block[mark:], filename, at + mark, returns)
             if lines:
                 yield lines
 
 
-def lone_returns(filename: str | os.PathLike[str]) -> int:
-    """How many ends of lines are a ``\\r`` without ``\\n``, which few other programs take for one."""
-    found, last = 0, b""
-    with open(filename, "rb") as handle:
-        while block := handle.read(BLOCK_BYTES):
-            if b"\r" in block or last:
-                block = last + block
-                last = block[-1:] if block.endswith(b"\r") else b""
-                found += block.count(b"\r") - block.count(b"\r\n") - len(last)
-    return found + len(last)
-
-
-def describe_lone_returns(filename: str | os.PathLike[str]) -> str | None:
-    """A sentence about them; None when there are none."""
-    count = lone_returns(filename)
-    if not count:
-        return None
+def describe_lone_returns(filename: str | os.PathLike[str], count: int) -> str:
+    """A sentence about the ``count`` lone carriage returns of a file."""
     return (
         f"{filename} has {count:,} carriage returns (\\r) without a line feed: each was taken for the end of a line, as by"
         " the original; replace them with spaces if they stand inside lines"
     )
 
 
-def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list[str]:
+def _decode(block: bytes, filename: str | os.PathLike[str], offset: int, returns: LoneReturns) -> list[str]:
     try:
         text = block.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -237,6 +177,7 @@ def _decode(block: bytes, filename: str | os.PathLike[str], offset: int) -> list
             " convert the file (for example with iconv) and run again"
         ) from None
     if "\r" in text:
+        returns.count += text.count("\r") - text.count("\r\n")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     lines = text.split("\n")
     if not lines[-1]:

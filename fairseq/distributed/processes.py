@@ -24,6 +24,7 @@ from fairseq import errors
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.distributed.placement import Placement, run_rank
 from fairseq.errors import FairseqError, LostContactError, TrainingError
+from fairseq.orphans import when_parent_ends
 
 GRACE = 10.0  # seconds
 FORWARDED = ("SIGTERM", "SIGUSR1", "SIGHUP")
@@ -144,7 +145,7 @@ def _outcome(
 
 def _work(report: Connection, user_dir: str | None, work: bytes, placement: Placement, here: int) -> None:
     """In a process that was started: its part of the run. ``work`` may need the plugins in ``user_dir`` to be read."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))  # it saves and ends
     os.environ.update(RANK=str(placement.rank), LOCAL_RANK=str(placement.device), WORLD_SIZE=str(placement.size))
     os.environ["LOCAL_WORLD_SIZE"] = str(here)
     try:
@@ -157,11 +158,3 @@ def _work(report: Connection, user_dir: str | None, work: bytes, placement: Plac
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _end_with_parent() -> None:
-    """Save and end, as on SIGTERM, when the process that started this one is gone."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)

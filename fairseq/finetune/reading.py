@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from fairseq.data import manifest
 from fairseq.data.encoders.guard import check_text_length
 from fairseq.data.text import LONGEST_LINE, json_value, refuse_long_line
 from fairseq.dataclass.base import FairseqDataclass, option
@@ -141,6 +142,7 @@ def read_rows(path: Path, expected: int) -> list[Any]:
 
     Raises DataNotFoundError when it is missing, DataError naming the line that is not JSON.
     """
+    manifest.check_opened_text(path)
     try:
         rows = [parse_json(line, path, number) for number, line in read_lines(path)]
     except FileNotFoundError:

@@ -23,6 +23,7 @@ from fairseq.data.concat_dataset import ConcatDataset, ConcatSentencesDataset
 from fairseq.data.datasets import BaseWrapperDataset, NestedDictionaryDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.indexed_dataset import load_indexed_dataset
+from fairseq.data.manifest import check_opened_text
 from fairseq.data.shards import check_dictionary
 from fairseq.data.wrappers import (
     IdDataset,
@@ -266,6 +267,7 @@ def _label_file(data: str, split: str, inputs: int, combine: bool, read: Callabl
     labels: list[Any] = []
     part, path = 0, first
     while os.path.isfile(path) and (combine or not part):
+        check_opened_text(path)
         labels += [read(line.strip(), f"{path}: line {number}") for number, line in read_lines(Path(path))]
         part += 1
         path = os.path.join(data, "label", f"{split}{part}.label")

@@ -11,10 +11,7 @@ from fairseq.compat.aliases import ALIASES
 from tests.architecture import source
 
 FLOORS = {
-    **dict.fromkeys(
-        ("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "limits", "locks", "overrides", "tree"),
-        0,
-    ),
+    **dict.fromkeys("registry errors refusals rng file_io layout lazy limits locks orphans overrides tree".split(), 0),
     **dict.fromkeys(("dataclass", "config", "logging", "ops", "portable"), 1),
     **dict.fromkeys(("data", "modules", "optim", "checkpoint", "distributed"), 2),
     "finetune": 3,

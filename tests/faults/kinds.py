@@ -25,10 +25,12 @@ from tests.bigs import SPECIAL, torch_folder
 from tests.common import ROOT, tiny_data_bin, write_text
 from tests.downstream import GPT2, dictionary_of_ids
 from tests.faults.damage import Damage, any_of, of_bytes, of_json, of_lines, of_value
+from tests.faults.data_kinds import make_described, validated
 from tests.interop import folder_with
 from tests.token_sets import squad, write_conll
 
 DATA = ROOT / "tests" / "data"
+DESCRIBED = ("dict.txt", "train.bin", "train.idx", "valid.bin", "valid.idx", "manifest.json")
 MODEL = (
     "--cpu --task masked_lm --criterion masked_lm --arch roberta --encoder-layers 1 --encoder-embed-dim 16 "
     "--encoder-ffn-embed-dim 32 --encoder-attention-heads 2 --max-positions 40 --tokens-per-sample 40 --optimizer adam "
@@ -428,6 +430,7 @@ KINDS: dict[str, Kind] = {
     "checkpoint-legacy": Kind(make_legacy_checkpoint, {"model.pt": of_bytes}, read_checkpoint),
     "dict.txt": Kind(make_checkpoint, {"dict.txt": _TEXT}, fill_mask),
     "data": Kind(make_checkpoint, {"data-bin/valid.idx": of_bytes, "data-bin/valid.bin": of_bytes}, validate),
+    "described data": Kind(make_described, dict.fromkeys(DESCRIBED, of_bytes), validated, checked=True),
     "yaml": Kind(make_yaml, {"run.yaml": any_of(of_yaml, of_yaml, of_lines, of_bytes)}, hydra_train),
     "recipe": Kind(make_recipe, {"own.yaml": any_of(of_yaml, of_lines, of_bytes)}, read_recipe),
     "text": Kind(make_texts, {"train.txt": _TEXT}, _preprocessing(gpt2)),

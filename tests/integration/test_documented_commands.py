@@ -32,6 +32,7 @@ from fairseq.cli import (
     preprocess_task,
     train,
     validate,
+    validate_data,
 )
 from fairseq.dataclass import parser as parsers
 from fairseq.dataclass.flags import FairseqParser
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Any] = {
     "fairseq-train": train,
     "fairseq-hydra-train": hydra_train,
     "fairseq-validate": validate,
+    "fairseq-validate-data": validate_data,
     "fairseq-preprocess": preprocess,
     "fairseq-preprocess-task": preprocess_task,
     "fairseq-glue": glue,

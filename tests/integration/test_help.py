@@ -13,6 +13,7 @@ from tests.common import run_command
 COMMANDS = {
     "train": ((), ("--arch", "roberta", "--criterion", "masked_lm", "--optimizer", "adam", "--lr-scheduler", "cosine")),
     "validate": ((),),
+    "validate-data": ((),),
     "preprocess": ((), ("--bpe", "gpt2")),
     "fill-mask": ((),),
     "preprocess-task": ((),),

@@ -9,7 +9,8 @@ import math
 import pytest
 
 from fairseq.data import text as chunks
-from fairseq.data.text import Chunker, find_offsets, map_in_order, read_blocks
+from fairseq.data.pool import map_in_order
+from fairseq.data.text import Chunker, find_offsets, read_blocks
 from fairseq.errors import DataError, DataNotFoundError
 
 
@@ -89,4 +90,6 @@ def test_map_in_order(workers):
 def test_carriage_returns_alone_are_counted(tmp_path, monkeypatch, data, expected, block):
     monkeypatch.setattr(chunks, "BLOCK_BYTES", block)
     (tmp_path / "file").write_bytes(data)
-    assert chunks.lone_returns(tmp_path / "file") == expected
+    returns = chunks.LoneReturns()
+    assert all(read_blocks(tmp_path / "file", returns=returns))
+    assert returns.count == expected

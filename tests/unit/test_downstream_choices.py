@@ -38,7 +38,7 @@ def test_race(tmp_path):
         *("First? choice 0b", "Who came? choice 0b", "Why? choice 1b", "What is choice 0b and choice 0b ?")
     ]
     assert texts(data, "input4", "test1") == ["High? choice 0d"]
-    labels = {path.stem: path.read_text().split() for path in (data / "label").iterdir()}
+    labels = {path.stem: path.read_text().split() for path in (data / "label").glob("*.label")}
     assert labels == {"train": ["2", "0", "1", "3"], "valid": ["0"], "test": ["0"], "test1": ["1"]}
 
 
@@ -109,7 +109,7 @@ def test_swag(tmp_path):
     data = preprocess(tmp_path / "swag", "swag")
     assert texts(data, "input0", "train") == ['He said "go", then left.']
     assert texts(data, "input2", "train") == ["He walks, fast"]
-    assert sorted(path.name for path in (data / "label").iterdir()) == ["train.label", "valid.label"]
+    assert sorted(path.name for path in (data / "label").iterdir()) == ["manifest.json", "train.label", "valid.label"]
 
 
 def test_mistakes_in_swag(tmp_path):

@@ -83,7 +83,13 @@ def test_commands_are_refused(tmp_path):
     with claimed(tmp_path / "bin", "fairseq-preprocess", ""), pytest.raises(ConfigError, match="another --destdir"):
         preprocess.main(args)
     preprocess.main(args)
-    assert sorted(os.listdir(tmp_path / "bin")) == ["dict.txt", "preprocess.log", "train.bin", "train.idx"]
+    assert sorted(os.listdir(tmp_path / "bin")) == [
+        "dict.txt",
+        "manifest.json",
+        "preprocess.log",
+        "train.bin",
+        "train.idx",
+    ]
     with claimed(tmp_path / "save", "fairseq-train", ""):
         done = run("fairseq.cli.train", DATA, *TINY_FLAGS, "--save-dir", tmp_path / "save", cwd=tmp_path)
     assert done.returncode == 2 and "choose another --save-dir" in done.stderr and "Traceback" not in done.stderr

@@ -42,7 +42,9 @@ def run(destdir, *words, only_source=True):
 
 
 def files(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "preprocess.log"}
+    """The data files."""
+    others = ("preprocess.log", "manifest.json")
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name not in others}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
