@@ -43,11 +43,16 @@ class Primary:
 
 
 def schema() -> dict[str, Any]:
-    """The defaults of the fixed sections, references to other settings still as ``${...}``."""
-    tree: dict[str, Any] = {}
-    for section, cls in SECTIONS.items():
-        tree[section] = {name: spec.asked for name, spec in field_specs(cls).items() if name != "_name"}
-    return tree
+    """The defaults of the fixed sections, references to other settings still as ``${...}``.
+
+    Those that depend on the machine are left out: the jobs of a sweep may run on another one than this.
+    """
+    return {
+        section: {
+            name: spec.asked for name, spec in field_specs(cls).items() if name != "_name" and not spec.is_found_out
+        }
+        for section, cls in SECTIONS.items()
+    }
 
 
 def find_primary(config_dir: str | None, config_name: str | None) -> Path:
@@ -151,6 +156,15 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def normalize_overrides(overrides: Iterable[str], primary: Primary) -> list[str]:
     """The overrides as hydra is to see them; choices of a component (``optimizer=sgd``) replace it in ``primary``."""
     return [_normalize(text, primary) for text in overrides]
+
+
+def normalize_sweep(primary: Primary) -> None:
+    """The values to sweep over that stand in the file, as overrides: see `normalize_overrides`."""
+    sweeper = primary.hydra.get("sweeper")
+    values = sweeper.get("params") if isinstance(sweeper, Mapping) else None
+    if isinstance(values, Mapping):
+        words = [_normalize(f"{key}={value}", primary) for key, value in values.items()]
+        primary.hydra["sweeper"] = {**sweeper, "params": dict(word.split("=", 1) for word in words)}
 
 
 def _normalize(text: str, primary: Primary) -> str:

@@ -20,6 +20,7 @@ from fairseq.data.iterators import CountingIterator, EpochBatchIterator, Grouped
 from fairseq.dataclass.state import config_to_state
 from fairseq.distributed import group as distributed
 from fairseq.errors import ConfigError, FairseqError, TrainingError
+from fairseq.handlers import INTERRUPTED
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.registry import nearest
@@ -313,12 +314,12 @@ def save_and_leave(trainer: Trainer, epoch_itr: EpochBatchIterator) -> NoReturn:
         "%s: saving after %d updates, then ending with status %d; the same command goes on from there",
         signals.received() or "a signal to another process",
         trainer.get_num_updates(),
-        signals.INTERRUPTED,
+        INTERRUPTED,
     )
     trainer.save_checkpoint(epoch_itr, None, forced=True)
     trainer.store.wait()
     distributed.gather(None)
-    raise SystemExit(signals.INTERRUPTED)
+    raise SystemExit(INTERRUPTED)
 
 
 def _hits(num_updates: int, interval: int) -> bool:

@@ -12,7 +12,20 @@ from tests.architecture import source
 
 FLOORS = {
     **dict.fromkeys(
-        ("registry", "errors", "refusals", "rng", "file_io", "layout", "lazy", "limits", "locks", "overrides", "tree"),
+        (
+            "registry",
+            "errors",
+            "refusals",
+            "rng",
+            "file_io",
+            "layout",
+            "lazy",
+            "limits",
+            "locks",
+            "overrides",
+            "tree",
+            "handlers",
+        ),
         0,
     ),
     **dict.fromkeys(("dataclass", "config", "logging", "ops", "portable"), 1),
