@@ -161,9 +161,8 @@ def normalize_overrides(overrides: Iterable[str], primary: Primary) -> list[str]
 def normalize_sweep(primary: Primary) -> None:
     """The values to sweep over that stand in the file, as overrides: see `normalize_overrides`."""
     sweeper = primary.hydra.get("sweeper")
-    values = sweeper.get("params") if isinstance(sweeper, Mapping) else None
-    if isinstance(values, Mapping):
-        words = [_normalize(f"{key}={value}", primary) for key, value in values.items()]
+    if isinstance(sweeper, Mapping) and isinstance(sweeper.get("params"), Mapping):
+        words = [_normalize(f"{key}={value}", primary) for key, value in sweeper["params"].items()]
         primary.hydra["sweeper"] = {**sweeper, "params": dict(word.split("=", 1) for word in words)}
 
 

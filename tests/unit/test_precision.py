@@ -42,7 +42,7 @@ def root(optimizer: str = "adam", **common: Any) -> SimpleNamespace:
         optimizer=SimpleNamespace(
             _name=optimizer, lr=[0.01], adam_betas="(0.9, 0.98)", adam_eps=1e-6, weight_decay=0.01, no_decay=no_decay
         ),
-        optimization=SimpleNamespace(update_freq=[2]),
+        optimization=SimpleNamespace(update_freq=[2], batches_per_update=0),
         distributed_training=SimpleNamespace(distributed_world_size=1),
     )
 
