@@ -159,8 +159,9 @@ def load_pretrained(
 
     ``archives`` maps published names to addresses, or to dicts with ``path`` and default settings. Several files,
     separated by ``os.pathsep``, make an ensemble. Of the directory of a training, the best checkpoint (else the last) and
-    the data of that training stand in for a missing ``model.pt`` and ``dict.txt``. ``data_name_or_path`` (where ``dict.txt`` is) is relative to the
-    model's directory when it begins with a dot. Raises DataNotFoundError and CheckpointError in one sentence.
+    the data of that training stand in for a missing ``model.pt`` and ``dict.txt``. ``data_name_or_path`` (where
+    ``dict.txt`` is) is relative to the model's directory when it begins with a dot. Raises DataNotFoundError and
+    CheckpointError in one sentence.
     """
     archives = archives or {}
     overrides = dict(overrides)
