@@ -16,7 +16,7 @@ Metadata keys (all optional):
 ``help``            one sentence: what it is, its unit, and what the special values mean
 ``choices``         the allowed values (a sequence; alternatively annotate the field with a ``ChoiceEnum``)
 ``within``          the range of a number, or of each number of a list: ``"[0, 1)"``; see ``fairseq.dataclass.interval``
-``argparse_alias``  a further flag, ``"--max-sentences"``
+``argparse_alias``  a further flag, ``"--max-sentences"``, or several
 ``argparse_const``  the value of a flag that is given without one
 ``argparse_flag``   the flag's spelling where ``--<field-name>`` is taken; ``--model-mask-prob`` is stored in the parsed
                     Namespace as ``model_mask_prob``
@@ -96,7 +96,7 @@ def option(
     *,
     choices: Sequence[Any] | None = None,
     within: str | None = None,
-    alias: str | None = None,
+    alias: str | tuple[str, ...] | None = None,
     const: Any = None,
     flag: str | None = None,
     action: str | None = None,

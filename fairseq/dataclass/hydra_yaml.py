@@ -102,7 +102,7 @@ def read_primary(path: Path, including: tuple[Path, ...] = ()) -> Primary:
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path)
-        if isinstance(content, dict):
+        if isinstance(content, dict):  # and harmless: omegaconf would write out values that repeat each other
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OmegaConfBaseException, yaml.YAMLError) as error:  # a key that stands there twice
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
