@@ -47,3 +47,12 @@ def handling(handlers: Mapping[str, Callable[[int, Any], None]]) -> Iterator[Non
         for number in dict.fromkeys(came if interrupted else ()):
             if callable(before[number]):
                 before[number](number, None)
+
+
+def hear_no_more() -> None:
+    """For a process that ends now with `INTERRUPTED`: a manager that sees one process end first ends the others, whose
+    status would be that of a signal."""
+    if threading.current_thread() is threading.main_thread():
+        for name in ENDING:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
+from fairseq.dataclass.configs import DistributedTrainingConfig
+from fairseq.distributed import placement
 from fairseq.handlers import ENDING, INTERRUPTED, handling
 
 OUTER: list[str] = []
@@ -49,3 +53,19 @@ def test_handed_on_after_an_interruption_and_only_then() -> None:
     for status in (None, 1):
         interrupted(status)
     assert not OUTER and signal.getsignal(signal.SIGTERM) is told
+
+
+def test_a_process_that_ends_keeps_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM and torchrun end all processes as soon as one of them has ended with a status."""
+    heard = []
+
+    def stop(cfg: object) -> None:
+        raise SystemExit(INTERRUPTED)
+
+    monkeypatch.setattr(placement, "distributed_init", lambda cfg: None)
+    monkeypatch.setattr(placement, "watched", lambda seconds: contextlib.nullcontext())
+    monkeypatch.setattr(placement, "leave", lambda: heard.append(signal.getsignal(signal.SIGTERM)))
+    cfg = SimpleNamespace(distributed_training=DistributedTrainingConfig())
+    with pytest.raises(SystemExit):
+        placement.run_rank(cfg, placement.Placement(size=2, address="env://"), stop, {})
+    assert heard == [signal.SIG_IGN]
