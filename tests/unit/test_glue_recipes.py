@@ -104,8 +104,8 @@ def test_settings_of_the_command_line():
         ("seeds: [1, 1]", "different integers"),
         ("all: [1]", "must be a mapping"),
         ("- 1", "must be a mapping"),
-        ("all: {lr: [", "not YAML"),
-        ("a: !!python/object/apply:os.system [ls]", "not YAML"),
+        ("all: {lr: [", "not valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
         ("extends: nobody", "no recipe 'nobody'"),
         ("extends: ./own.yaml", "extends itself"),
     ],
@@ -157,7 +157,9 @@ def test_what_a_file_says_of_all_tasks_wins_over_what_it_extends(tmp_path: Path)
 
 @pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "all: 2001-99-99", "- [}"])
 def test_what_yaml_cannot_be(tmp_path: Path, text: str):
-    with pytest.raises(ConfigError, match=r"recipe .*own\.yaml is not YAML: "):
+    with pytest.raises(
+        ConfigError, match=r"own\.yaml (is not valid YAML|cannot be read as YAML|holds values that are nested too deep)"
+    ):
         recipe.load(write(tmp_path / "own.yaml", text), EVERY)
     assert recipe.parse_settings([f"x={text}"]) == {"x": text}
 
