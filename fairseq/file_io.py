@@ -1,4 +1,4 @@
-"""Data directories by name, files that commands write, and ``PathManager``, the one name for file access that plugins of the original expect.
+"""Data directories by name, files that commands write, and ``PathManager``, which plugins of the original expect.
 
 Only local paths are served: the optional iopath back end of the original is not part of this project, so a
 ``something://`` path fails like any missing file.

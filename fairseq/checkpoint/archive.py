@@ -14,8 +14,8 @@ import zlib
 
 from fairseq.errors import CheckpointError
 
-MAX_RATIO = 20  # torch does not compress at all, and weights hardly can be
-ALWAYS_ALLOWED = 1 << 26  # bytes
+MOST_PACKED = 20  # torch does not compress at all, and weights hardly can be
+PACKED_ALLOWED = 1 << 26  # bytes
 _CHUNK = 1 << 20
 # What the library raises for an archive that is not as it should be, beside its own error.
 _DAMAGE = (
@@ -41,7 +41,7 @@ def check_archive(name: str) -> None:
         with zipfile.ZipFile(name) as archive:
             records = archive.infolist()
             total, size = sum(record.file_size for record in records), os.path.getsize(name)
-            if total > MAX_RATIO * size + ALWAYS_ALLOWED:
+            if total > MOST_PACKED * size + PACKED_ALLOWED:
                 raise CheckpointError(
                     f"checkpoint {name} is refused: it has {size:,} bytes, which would become {total:,}; it was compressed "
                     "by somebody, torch does not do that"

@@ -246,7 +246,7 @@ def _reason(message: str) -> str:
 
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
-MAX_DEPTH = 10  # references to references
+MAX_CHAIN = 10  # references to references
 
 
 def resolve_references(stored: Any, name: str) -> Any:
@@ -277,7 +277,7 @@ class _Resolver:
             match = REFERENCE.fullmatch(value)
             if match is None:
                 raise self._error(where, value, "an expression that is not evaluated when loading")
-            if depth >= MAX_DEPTH:
+            if depth >= MAX_CHAIN:
                 raise self._error(where, value, "a reference that leads in a circle")
             return self.copy(self._look_up(match.group(1), where, value), where, depth + 1)
         return value

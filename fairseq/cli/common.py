@@ -19,6 +19,7 @@ from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.base import field_specs
 from fairseq.dataclass.flags import gen_parser_from_dataclass
 from fairseq.errors import ConfigError, DataNotFoundError, FairseqError
+from fairseq.models.roberta.addresses import CHECKPOINTS, PUBLISHED, checkpoint_in
 from fairseq.registry import BPES, MODELS
 
 if TYPE_CHECKING:
@@ -186,9 +187,6 @@ def find_dictionary(srcdict: str | None, args: argparse.Namespace) -> str:
     raise ConfigError("give the dictionary of the model with --srcdict dict.txt; there is none beside the BPE's files")
 
 
-CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # as fairseq.models.hub looks for them
-
-
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """``--path`` and what else `load_hub` reads, beside the files of the encoders."""
     parser.add_argument(
@@ -210,8 +208,6 @@ def load_hub(args: argparse.Namespace, beside: str = "dict.txt") -> Any:
     data that the model was trained on.
     """
     import torch
-
-    from fairseq.models.roberta.addresses import PUBLISHED
 
     model, place, file = "roberta", args.path, "model.pt"
     families = [name for name, addresses in PUBLISHED.items() if args.path in addresses]
@@ -243,9 +239,9 @@ def find_checkpoint(path: str) -> tuple[str, str]:
         return str(found.parent), found.name
     if not found.is_dir():
         raise DataNotFoundError(f"--path {path!r} is neither a checkpoint, a directory with one, nor a published model")
-    for name in CHECKPOINTS:
-        if (found / name).is_file():
-            return str(found), name
+    checkpoint = checkpoint_in(found)
+    if checkpoint is not None:
+        return str(found), checkpoint.name
     if format_of(found) is not None:  # of Transformers: converted when it is loaded
         return str(found), CHECKPOINTS[0]
     raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]} in {path}")

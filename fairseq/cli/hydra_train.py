@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.cli.common import run_command
-from fairseq.errors import ConfigError, FairseqError
+from fairseq.errors import ConfigError, FairseqError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from fairseq.dataclass.flags import show_version
-    from fairseq.dataclass.hydra_yaml import find_primary, normalize_overrides, read_primary, schema
+    from fairseq.dataclass.hydra_yaml import find_primary, normalize_overrides, normalize_sweep, read_primary, schema
 
     parser = get_args_parser()
     parser.prog = "fairseq-hydra-train"
@@ -168,6 +168,7 @@ def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
     parser.error = _usage_error  # type: ignore[method-assign, assignment]
     args = parser.parse_intermixed_args(list(words))  # settings may follow options such as --multirun
     primary = read_primary(find_primary(args.config_dir or args.config_path, args.config_name))
+    normalize_sweep(primary)
     overrides = normalize_overrides(args.overrides, primary)
     store = ConfigStore.instance()
     store.store(name=_SCHEMA, node=OmegaConf.create({**schema(), "hydra": _HYDRA}))
@@ -184,11 +185,16 @@ def compose_and_run(words: Sequence[str], job: Callable[[Any], Any]) -> None:
             hydra.main(version_base="1.3", config_path=None, config_name=name)(_keeping(failures, bugs, job))()
         except (HydraException, OmegaConfBaseException) as error:
             cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-            raise ConfigError(f"{error} {cause or ''}") from None
+            hint = " (pip install hydra-submitit-launcher)" if "'hydra/launcher/submitit_" in str(error) else ""
+            raise ConfigError(f"{error}{hint} {cause or ''}") from None
         except (AssertionError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
             if error in bugs or isinstance(error, FairseqError):
                 raise
             raise ConfigError(f"hydra cannot use {primary.path}: {str(error) or type(error).__name__}") from None
+        except Exception as error:
+            if type(error).__module__.split(".")[0] != "submitit":
+                raise
+            raise TrainingError(" ".join(str(error).splitlines()[:2])) from None  # then come all lines of its log
     if failures:
         raise failures[0]
 

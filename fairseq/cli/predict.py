@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fairseq.cli.common import (
-    CHECKPOINTS,
     add_bpe_options,
     add_model_options,
     batches,
@@ -25,6 +24,7 @@ from fairseq.cli.process import prepare_to_compute
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
 from fairseq.file_io import check_outputs, complete_file
+from fairseq.models.roberta.addresses import CHECKPOINTS
 
 if TYPE_CHECKING:
     from fairseq.tasks.prediction import Prediction

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 from fairseq.cli.common import fail
+from fairseq.ending import handling
 
 _NAMES = ("SIGTERM", "SIGHUP", "SIGINT")
 
@@ -32,21 +31,12 @@ class _Moment:
 @contextlib.contextmanager
 def ends_when_asked(program: str) -> Iterator[None]:
     """On SIGTERM and SIGHUP leave this block as on an error, and end ``program`` with a sentence and the usual status."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Any] = {}
-    for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
-        if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored: nohup
-            before[number] = signal.signal(number, _handle)
     try:
-        yield
+        with handling(dict.fromkeys(_NAMES, _handle)):
+            yield
     except _Asked as asked:
         name = signal.Signals(asked.number).name
         fail(program, f"ended by {name}; what was not finished is removed", 128 + asked.number)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairseq.compat.tensors import get_bucketed_sizes, get_buckets
 from fairseq.data.batching import collate_tokens
-from fairseq.data.datasets import BaseWrapperDataset, CompositeDataset, FairseqDataset
+from fairseq.data.datasets import BaseWrapperDataset, CompositeDataset
 from fairseq.data.dictionary import Dictionary
 from fairseq.data.iterators import CountingIterator, EpochBatchIterating
 from fairseq.errors import ConfigError
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 class ReplaceDataset(BaseWrapperDataset):
     """Items (one tensor, or several) with some tokens replaced.
 
-    ``replace_map``: token -> token, one after the other; ``offsets``: for each tensor of an item the place from which on that is done, negative
-    ones counted from the end.
+    ``replace_map``: token -> token, one after the other; ``offsets``: for each tensor of an item the place from which on
+    that is done, negative ones counted from the end.
     """
 
     def __init__(self, dataset: Any, replace_map: Mapping[int, int], offsets: Sequence[int]) -> None:
@@ -156,37 +156,59 @@ class LeftPaddingMaskDataset(PaddingMaskDataset):
         super().__init__(dataset, left_pad=True)
 
 
-class RoundRobinZipDatasets(CompositeDataset):
-    """Items of several datasets side by side, as long as the longest; shorter ones begin again.
+class _SideBySide(CompositeDataset):
+    """An item of each of several datasets, by name; those that are shorter than the longest begin again."""
 
-    With ``eval_key`` an item is that dataset's alone.
-    """
+    datasets: Mapping[str, Any]
+    _order: dict[str, np.ndarray] | None = None
+
+    @property
+    def parts(self) -> Iterable[Any]:
+        return self.datasets.values()
+
+    def _map_index(self, key: str, index: int) -> int:
+        if self._order is None:
+            raise RuntimeError(f"{type(self).__name__}.ordered_indices() must be called before items are read")
+        order = self._order[key]
+        return int(order[index % len(order)])
+
+    def __len__(self) -> int:
+        return max(len(part) for part in self.parts)
+
+    def __getitem__(self, index: int) -> Any:
+        return OrderedDict((key, part[self._map_index(key, index)]) for key, part in self.datasets.items())
+
+    def ordered_indices(self) -> np.ndarray:
+        if self._order is None:
+            self._order = OrderedDict((key, part.ordered_indices()) for key, part in self.datasets.items())
+        return np.arange(len(self))
+
+    def num_tokens(self, index: int) -> int:
+        return max(part.num_tokens(self._map_index(key, index)) for key, part in self.datasets.items())
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        for key, part in self.datasets.items():
+            if getattr(part, "supports_prefetch", False):
+                part.prefetch([self._map_index(key, index) for index in indices])
+
+
+class RoundRobinZipDatasets(_SideBySide):
+    """Items of several datasets side by side, as long as the longest; with ``eval_key`` an item is that dataset's alone."""
 
     def __init__(self, datasets: Mapping[str, Any], eval_key: str | None = None) -> None:
-        if isinstance(datasets, dict):
-            datasets = OrderedDict(datasets)
-        super().__init__(datasets.values())
-        self.datasets = datasets
+        super().__init__()
+        self.datasets = OrderedDict(datasets) if isinstance(datasets, dict) else datasets
         self.eval_key = eval_key
         self.longest_dataset_key = max(datasets, key=lambda key: len(datasets[key]))
         self.longest_dataset = datasets[self.longest_dataset_key]
-        self._ordered_indices: dict[str, np.ndarray] | None = None
 
-    def _map_index(self, key: str, index: int) -> int:
-        if self._ordered_indices is None:
-            raise RuntimeError("RoundRobinZipDatasets.ordered_indices() must be called before items are read")
-        order = self._ordered_indices[key]
-        return int(order[index % len(order)])
+    def __len__(self) -> int:
+        return len(self.longest_dataset if self._order is None else self._order[self.longest_dataset_key])
 
     def __getitem__(self, index: int) -> Any:
         if self.eval_key is not None:
             return self.datasets[self.eval_key][self._map_index(self.eval_key, index)]
-        return OrderedDict((key, part[self._map_index(key, index)]) for key, part in self.datasets.items())
-
-    def __len__(self) -> int:
-        if self._ordered_indices is not None:
-            return len(self._ordered_indices[self.longest_dataset_key])
-        return len(self.longest_dataset)
+        return super().__getitem__(index)
 
     def collater(self, samples: list[Any]) -> Any:
         if len(samples) == 0:
@@ -197,56 +219,29 @@ class RoundRobinZipDatasets(CompositeDataset):
             (key, part.collater([sample[key] for sample in samples])) for key, part in self.datasets.items()
         )
 
-    def num_tokens(self, index: int) -> int:
-        return max(part.num_tokens(self._map_index(key, index)) for key, part in self.datasets.items())
-
     def size(self, index: int) -> Any:
         return {key: part.size(self._map_index(key, index)) for key, part in self.datasets.items()}
 
-    def ordered_indices(self) -> np.ndarray:
-        if self._ordered_indices is None:
-            self._ordered_indices = OrderedDict((key, part.ordered_indices()) for key, part in self.datasets.items())
-        return np.arange(len(self))
-
     def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any = None) -> tuple[np.ndarray, Any]:
         """Each part is filtered by its own limit; the length becomes that of the longest that is left."""
-        order = {key: part.ordered_indices() for key, part in self.datasets.items()}
         ignored: list[int] = []
         kept: dict[str, np.ndarray] = OrderedDict()
         for key, part in self.datasets.items():
             limit = max_sizes[key] if isinstance(max_sizes, Mapping) else max_sizes
-            kept[key], out = part.filter_indices_by_size(order[key], limit)
+            kept[key], out = part.filter_indices_by_size(part.ordered_indices(), limit)
             ignored += list(out)
-        self._ordered_indices = kept
+        self._order = kept
         return np.arange(len(self)), ignored
 
 
-class MultiCorpusSampledDataset(FairseqDataset):
+class MultiCorpusSampledDataset(_SideBySide):
     """Items of several datasets side by side, of which every batch shows one, chosen by ``sampling_func(keys)``."""
 
     def __init__(self, datasets: Mapping[str, Any], sampling_func: Callable[[list[str]], str] | None = None) -> None:
         super().__init__()
         self.datasets = OrderedDict(datasets)
         self.sampling_func = sampling_func or uniform_sampler
-        self.total_num_instances = max(len(part) for part in self.datasets.values())
-        self._ordered_indices: dict[str, np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        return self.total_num_instances
-
-    def ordered_indices(self) -> np.ndarray:
-        if self._ordered_indices is None:
-            self._ordered_indices = OrderedDict((key, part.ordered_indices()) for key, part in self.datasets.items())
-        return np.arange(len(self))
-
-    def _map_index_to_dataset(self, key: str, index: int) -> int:
-        if self._ordered_indices is None:
-            raise RuntimeError("MultiCorpusSampledDataset.ordered_indices() must be called before items are read")
-        order = self._ordered_indices[key]
-        return int(order[index % len(order)])
-
-    def __getitem__(self, index: int) -> Any:
-        return OrderedDict((key, part[self._map_index_to_dataset(key, index)]) for key, part in self.datasets.items())
+        self.total_num_instances = len(self)
 
     def collater(self, samples: list[Any]) -> Any:
         if len(samples) == 0:
@@ -254,19 +249,8 @@ class MultiCorpusSampledDataset(FairseqDataset):
         chosen = self.sampling_func(list(self.datasets))
         return self.datasets[chosen].collater([sample[chosen] for sample in samples])
 
-    def num_tokens(self, index: int) -> int:
-        return max(part.num_tokens(self._map_index_to_dataset(key, index)) for key, part in self.datasets.items())
-
     def size(self, index: int) -> int:
-        return max(part.size(self._map_index_to_dataset(key, index)) for key, part in self.datasets.items())
-
-    @property
-    def supports_prefetch(self) -> bool:
-        return all(getattr(part, "supports_prefetch", False) for part in self.datasets.values())
-
-    def prefetch(self, indices: Sequence[int]) -> None:
-        for key, part in self.datasets.items():
-            part.prefetch([self._map_index_to_dataset(key, index) for index in indices])
+        return max(part.size(self._map_index(key, index)) for key, part in self.datasets.items())
 
 
 def uniform_sampler(keys: list[str]) -> str:
@@ -277,7 +261,7 @@ class MultiCorpusDataset(CompositeDataset):
     """Several datasets of which each epoch has a share drawn by ``distribution``, in one order from ``seed`` and epoch.
 
     Every item of the larger parts may be drawn only once in an epoch: the length is what that allows. Batches mix the
-    parts.
+    parts, so that ``distributed_rank``, which the original needed for others, says nothing.
     """
 
     def __init__(
@@ -425,7 +409,10 @@ class _OpenEnded(CountingIterator):
 
 
 class StreamingEpochBatchIterator(EpochBatchIterating):
-    """An epoch of a `FairseqIterableDataset`; it cannot go on in the middle of one."""
+    """An epoch of a `FairseqIterableDataset`; it cannot go on in the middle of one.
+
+    Every epoch has new workers, which read ahead: ``persistent_workers`` and ``buffer_size`` say nothing.
+    """
 
     def __init__(
         self,
@@ -448,6 +435,7 @@ class StreamingEpochBatchIterator(EpochBatchIterating):
         self.collate_fn = collate_fn
         self.epoch = max(epoch, 1)
         self.num_workers = num_workers
+        self.timeout = timeout if num_workers > 0 else 0
         self.shard = (num_shards, shard_id)
         self._current: CountingIterator | None = None
 
@@ -466,6 +454,7 @@ class StreamingEpochBatchIterator(EpochBatchIterating):
             batch_size=self.max_sentences,
             collate_fn=self.collate_fn,
             num_workers=self.num_workers,
+            timeout=self.timeout,
         )
         shards, shard = self.shard
         self._current = _OpenEnded(loader if shards == 1 else itertools.islice(loader, shard, None, shards))

@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fairseq.distributed.utils import broadcast_object, call_main, get_global_group
-from fairseq.errors import OutOfScopeError
+from fairseq.distributed.placement import Placement, run_rank
+from fairseq.distributed.utils import broadcast_object, get_global_group
+from fairseq.errors import ConfigError, OutOfScopeError
 from fairseq.refusals import HERE
 
 
@@ -103,8 +104,18 @@ def infer_init_method(cfg: Any, force_distributed: bool = False) -> None:
 
 
 def distributed_main(i: int, main: Callable[..., Any], cfg: Any, kwargs: Mapping[str, Any]) -> Any:
-    """``main(cfg, **kwargs)`` in the process that runs already."""
-    return call_main(cfg, main, **kwargs)
+    """``main(cfg, **kwargs)`` in process ``i`` of those that a script has started on this machine, which start no others.
+
+    ``kwargs`` may hold ``start_rank`` and ``after_distributed_init_fn`` (configuration to configuration), as the original's.
+    """
+    given = dict(kwargs)
+    first, prepare = given.pop("start_rank", 0), given.pop("after_distributed_init_fn", None)
+    section = cfg.distributed_training
+    size, rank = section.distributed_world_size, section.distributed_rank
+    if size > 1 and section.distributed_init_method is None:
+        raise ConfigError(f"distributed_main needs distributed_init_method, the address where {size} processes meet")
+    placement = Placement(size, section.distributed_init_method, first + i if rank is None else rank, device=i)
+    return run_rank(cfg, placement, main if prepare is None else lambda own, **more: main(prepare(own), **more), given)
 
 
 def get_model_parallel_src_rank() -> NoReturn:

@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq.compat.modules import FairseqDropout, LayerDropModuleList, quant_noise
-from fairseq.compat.positions import rows_of
+from fairseq.compat.positions import PositionalEmbedding
 from fairseq.errors import ConfigError, OutOfScopeError
 from fairseq.modules.feed_forward import Linear, get_activation_fn
 from fairseq.modules.initialization import init_bert_params, normal_
-from fairseq.modules.positions import sinusoidal_table
 from fairseq.refusals import HERE
 
 
@@ -271,9 +270,10 @@ class TransformerSentenceEncoder(nn.Module):
         quant_noise(self, q_noise, qn_block_size)
         self.segment_embeddings = nn.Embedding(num_segments, embedding_dim) if num_segments > 0 else None
         self.embed_positions: Any = None
+        self.counts_all_tokens = not offset_positions_by_padding
         if use_position_embeddings:
-            kind = LearnedTokenPositions if learned_pos_embedding else SinusoidalTokenPositions
-            self.embed_positions = kind(max_seq_len, embedding_dim, padding_idx, offset_positions_by_padding)
+            skipped = padding_idx if offset_positions_by_padding else None
+            self.embed_positions = PositionalEmbedding(max_seq_len, embedding_dim, skipped, learned_pos_embedding)
         self.emb_layer_norm = nn.LayerNorm(embedding_dim) if encoder_normalize_before else None
         layers = [
             self.build_transformer_sentence_encoder_layer(
@@ -330,6 +330,8 @@ class TransformerSentenceEncoder(nn.Module):
         if self.embed_scale is not None:
             x = x * self.embed_scale
         if self.embed_positions is not None:
+            if positions is None and self.counts_all_tokens:
+                positions = torch.arange(tokens.size(1), device=tokens.device).expand(tokens.shape)
             x = x + self.embed_positions(tokens, positions=positions)
         if self.segment_embeddings is not None and segment_labels is not None:
             x = x + self.segment_embeddings(segment_labels)
@@ -347,49 +349,6 @@ class TransformerSentenceEncoder(nn.Module):
                 states.append(x)
         states = [x] if last_state_only else states
         return (torch.stack(states) if self.traceable else states), x[0]
-
-
-class LearnedTokenPositions(nn.Embedding):
-    """A table of vectors for ``length`` positions, looked up for tokens (B, T)."""
-
-    def __init__(self, length: int, dim: int, padding_idx: int, offset: bool) -> None:
-        start = padding_idx + 1 if offset else 0
-        super().__init__(length + start, dim, padding_idx if offset else None)
-        self.max_positions = length
-        nn.init.normal_(self.weight, mean=0.0, std=dim**-0.5)
-        if self.padding_idx is not None:
-            nn.init.zeros_(self.weight[self.padding_idx])
-
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        return super().forward(_positions(tokens, positions, self.padding_idx))
-
-
-class SinusoidalTokenPositions(nn.Module):
-    """Sines and cosines of the positions of tokens (B, T)."""
-
-    _float_tensor: Tensor
-
-    def __init__(self, length: int, dim: int, padding_idx: int, offset: bool) -> None:
-        super().__init__()
-        self.padding_idx = padding_idx if offset else None
-        self.table = sinusoidal_table(length + (padding_idx + 1 if offset else 0), dim, self.padding_idx)
-        self.register_buffer("_float_tensor", torch.zeros(1))
-
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        ids = _positions(tokens, positions, self.padding_idx)
-        rows = int(ids.max()) + 1 if ids.numel() else 0
-        if rows > self.table.size(0):
-            self.table = sinusoidal_table(rows, self.table.size(1), self.padding_idx)
-        return self.table.to(self._float_tensor)[ids]
-
-
-def _positions(tokens: Tensor, positions: Tensor | None, padding_idx: int | None) -> Tensor:
-    """(B, T): those given, or counted along ``tokens`` from ``padding_idx`` + 1, or without padding from 0."""
-    if positions is not None:
-        return positions
-    if padding_idx is None:
-        return torch.arange(tokens.size(1), device=tokens.device).expand(tokens.shape)
-    return rows_of(tokens, padding_idx)
 
 
 def _refuse(**settings: Any) -> None:

@@ -155,8 +155,9 @@ class Dictionary:
     def add_from_file(self, f: str | os.PathLike[str] | IO[str]) -> None:
         """Add the rows ``<symbol> <count>[ #fairseq:overwrite]`` of a file.
 
-        The row is split at its last spaces, so a symbol may hold spaces. A byte-order mark is taken away. Raises DataNotFoundError, DataError for
-        a malformed row or wrong encoding, DuplicateSymbolError (also a RuntimeError) for a repeated symbol.
+        The row is split at its last spaces, so a symbol may hold spaces. A byte-order mark is taken away. Raises
+        DataNotFoundError, DataError for a malformed row or wrong encoding, DuplicateSymbolError (also a RuntimeError) for
+        a repeated symbol.
         """
         if isinstance(f, (str, os.PathLike)):
             try:

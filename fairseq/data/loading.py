@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.utils.data
 
+from fairseq.ending import ENDING
 from fairseq.errors import FairseqError, TrainingError
 
 logger = logging.getLogger("fairseq.data.iterators")
@@ -55,7 +56,7 @@ class _Order:
 
 def leave_signals_to_parent(worker: int) -> None:
     """In a data worker: signals that a whole process group gets are for its parent, which tells it when to end."""
-    for name in ("SIGUSR1", "SIGHUP", "SIGINT"):
+    for name in {*ENDING, "SIGINT"} - {"SIGTERM"}:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):

@@ -15,8 +15,8 @@ from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from fairseq.ending import when_parent_ends
 from fairseq.errors import FairseqError, WorkerError
-from fairseq.orphans import when_parent_ends
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -16,7 +16,7 @@ Metadata keys (all optional):
 ``help``            one sentence: what it is, its unit, and what the special values mean
 ``choices``         the allowed values (a sequence; alternatively annotate the field with a ``ChoiceEnum``)
 ``within``          the range of a number, or of each number of a list: ``"[0, 1)"``; see ``fairseq.dataclass.interval``
-``argparse_alias``  a further flag, ``"--max-sentences"``
+``argparse_alias``  a further flag, ``"--max-sentences"``, or several
 ``argparse_const``  the value of a flag that is given without one
 ``argparse_flag``   the flag's spelling where ``--<field-name>`` is taken; ``--model-mask-prob`` is stored in the parsed
                     Namespace as ``model_mask_prob``
@@ -26,6 +26,7 @@ Metadata keys (all optional):
 ``new``             True for a key that the original does not know: stored only when it differs from its default
 ``belongs_to``      for a key that only old files carry: what other values than its default would ask for
 ``asked``           True for a setting that whoever starts a training must give: its default serves programs and old files
+``found_out``       True for a default that depends on the machine (set for a function as the default)
 ``slot``            the registry whose variants the setting names: see ``fairseq.dataclass.slots``
 ==================  ====================================================================================================
 
@@ -95,7 +96,7 @@ def option(
     *,
     choices: Sequence[Any] | None = None,
     within: str | None = None,
-    alias: str | None = None,
+    alias: str | tuple[str, ...] | None = None,
     const: Any = None,
     flag: str | None = None,
     action: str | None = None,
@@ -118,7 +119,7 @@ def option(
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
     if callable(default):
-        return field(default_factory=default, metadata=metadata)
+        return field(default_factory=default, metadata={**metadata, "found_out": True})
     return field(default=default, metadata=metadata)
 
 
@@ -185,6 +186,13 @@ class FieldSpec:
         return flag.lstrip("-").replace("-", "_") if flag else self.name
 
     @property
+    def flags(self) -> list[str]:
+        """Its spellings on the command line, the first one before those for old commands."""
+        alias = self.metadata.get("argparse_alias") or []
+        flag = self.metadata.get("argparse_flag") or "--" + self.name.replace("_", "-")
+        return [flag, *([alias] if isinstance(alias, str) else alias)]
+
+    @property
     def slot(self) -> Registry[Any] | None:
         """The registry whose variants this setting chooses from, for a slot."""
         return self.metadata.get("slot")
@@ -193,6 +201,10 @@ class FieldSpec:
     def asked(self) -> Any:
         """The default on a command line and in a YAML file."""
         return MISSING if self.metadata.get("asked") else self.default
+
+    @property
+    def is_found_out(self) -> bool:
+        return bool(self.metadata.get("found_out"))
 
     @property
     def is_new(self) -> bool:

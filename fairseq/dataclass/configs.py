@@ -312,7 +312,10 @@ class DistributedTrainingConfig(FairseqDataclass):
     distributed_init_method: str | None = option(None, "address of the rendezvous, for example tcp://host:port")
     distributed_port: int = option(-1, "port of the rendezvous (-1: not needed)", within="[-1, 65535]")
     device_id: int = option(
-        _local_rank, "GPU of this process (default: LOCAL_RANK)", within="[0, inf)", alias="--local_rank"
+        _local_rank,
+        "GPU of this process (default: LOCAL_RANK)",
+        within="[0, inf)",
+        alias=("--local_rank", "--local-rank"),  # of torch.distributed.launch, before and since torch 2.0
     )
     distributed_no_spawn: bool = option(False, "start no processes even if there are several GPUs")
     ddp_backend: str = option("pytorch_ddp", "how gradients are averaged", choices=DDP_BACKENDS)

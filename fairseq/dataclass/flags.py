@@ -89,7 +89,9 @@ def _nested(hint: Any) -> Any:
 def _add_flag(
     parser: Any, cls: type, spec: FieldSpec, default: Any, delete_default: bool, with_prefix: str | None
 ) -> None:
-    flags = _spellings(spec, with_prefix)
+    flags = spec.flags
+    if with_prefix:
+        flags[0] = f"--{with_prefix}-{flags[0].lstrip('-')}"
     kind = _kind(spec.hint)
     if spec.name == "data" and with_prefix is None:
         # the one positional argument
@@ -121,15 +123,6 @@ def _add_flag(
     action = parser.add_argument(*flags, **kwargs)
     # Kept on the action, which a parser and its groups share: who claimed the flag, as what type and default.
     action.claim = (_origin(cls), kind, argparse.SUPPRESS if delete_default else default)
-
-
-def _spellings(spec: FieldSpec, with_prefix: str | None) -> list[str]:
-    flag = spec.metadata.get("argparse_flag") or "--" + spec.name.replace("_", "-")
-    if with_prefix:
-        flag = f"--{with_prefix}-{flag.lstrip('-')}"
-    alias = spec.metadata.get("argparse_alias")
-    aliases = [alias] if isinstance(alias, str) else list(alias or [])
-    return [flag, *aliases]
 
 
 def _check_shared(action: Any, flag: str, cls: type, kind: Any, default: Any, delete_default: bool) -> None:

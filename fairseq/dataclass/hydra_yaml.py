@@ -43,11 +43,16 @@ class Primary:
 
 
 def schema() -> dict[str, Any]:
-    """The defaults of the fixed sections, references to other settings still as ``${...}``."""
-    tree: dict[str, Any] = {}
-    for section, cls in SECTIONS.items():
-        tree[section] = {name: spec.asked for name, spec in field_specs(cls).items() if name != "_name"}
-    return tree
+    """The defaults of the fixed sections, references to other settings still as ``${...}``.
+
+    Those that depend on the machine are left out: the jobs of a sweep may run on another one than this.
+    """
+    return {
+        section: {
+            name: spec.asked for name, spec in field_specs(cls).items() if name != "_name" and not spec.is_found_out
+        }
+        for section, cls in SECTIONS.items()
+    }
 
 
 def find_primary(config_dir: str | None, config_name: str | None) -> Path:
@@ -97,7 +102,7 @@ def read_primary(path: Path, including: tuple[Path, ...] = ()) -> Primary:
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path)
-        if isinstance(content, dict):
+        if isinstance(content, dict):  # and harmless: omegaconf would write out values that repeat each other
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OmegaConfBaseException, yaml.YAMLError) as error:  # a key that stands there twice
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
@@ -151,6 +156,14 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def normalize_overrides(overrides: Iterable[str], primary: Primary) -> list[str]:
     """The overrides as hydra is to see them; choices of a component (``optimizer=sgd``) replace it in ``primary``."""
     return [_normalize(text, primary) for text in overrides]
+
+
+def normalize_sweep(primary: Primary) -> None:
+    """The values to sweep over that stand in the file, as overrides: see `normalize_overrides`."""
+    sweeper = primary.hydra.get("sweeper")
+    if isinstance(sweeper, Mapping) and isinstance(sweeper.get("params"), Mapping):
+        words = [_normalize(f"{key}={value}", primary) for key, value in sweeper["params"].items()]
+        primary.hydra["sweeper"] = {**sweeper, "params": dict(word.split("=", 1) for word in words)}
 
 
 def _normalize(text: str, primary: Primary) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from fairseq.dataclass.configs import visible_gpus
 from fairseq.distributed.group import distributed_init, leave, longest_wait, lost_contact
 from fairseq.distributed.watch import watched
+from fairseq.ending import INTERRUPTED, hear_no_more
 from fairseq.errors import ConfigError, FairseqError
 
 PORTS = range(20000, 60000)
@@ -55,7 +56,9 @@ def run_rank(cfg: Any, placement: Placement, main: Callable[..., Any], kwargs: M
     try:
         with watched(longest_wait(section)):
             result = main(cfg, **kwargs)
-    except SystemExit:  # all of them have agreed on it
+    except SystemExit as end:  # all of them have agreed on it
+        if end.code == INTERRUPTED:
+            hear_no_more()
         leave()
         raise
     except RuntimeError as error:

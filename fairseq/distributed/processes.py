@@ -13,9 +13,8 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from types import SimpleNamespace
 from typing import Any
@@ -23,11 +22,10 @@ from typing import Any
 from fairseq import errors
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.distributed.placement import Placement, run_rank
+from fairseq.ending import ENDING, handling, when_parent_ends
 from fairseq.errors import FairseqError, LostContactError, TrainingError
-from fairseq.orphans import when_parent_ends
 
 GRACE = 10.0  # seconds
-FORWARDED = ("SIGTERM", "SIGUSR1", "SIGHUP")
 Process = Any  # multiprocessing.Process of the spawn context
 
 
@@ -54,28 +52,18 @@ def run_processes(cfg: Any, placement: Placement, main: Callable[..., Any], kwar
         except BaseException:  # Ctrl-C: they had it too
             _end(processes)
             raise
-    return _outcome(placement, processes, [_received(report) for report in reports], first)
+        return _outcome(placement, processes, [_received(report) for report in reports], first)
 
 
-@contextlib.contextmanager
-def _signals_to(processes: Sequence[Process]) -> Iterator[None]:
+def _signals_to(processes: Sequence[Process]) -> contextlib.AbstractContextManager[None]:
     """Hand on signals to ``processes`` instead of ending."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def forward(number: int, frame: object) -> None:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, number)
 
-    names = [name for name in FORWARDED if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), forward) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+    return handling(dict.fromkeys(ENDING, forward))
 
 
 def _wait(processes: Sequence[Process]) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairseq.dataclass.base import GROUPS, FieldSpec, field_specs
+from fairseq.dataclass.base import GROUPS, field_specs
 from fairseq.dataclass.build import build_config, nest, require_complete
 from fairseq.dataclass.configs import SECTIONS
 from fairseq.dataclass.slots import chosen_variants, model_specs
@@ -240,19 +240,12 @@ def _attributes(options: Mapping[str, Any], arch: str) -> dict[str, Any]:
     specs.append(model_specs(arch, options))
     names = {group: group for group in GROUPS}
     for spec in itertools.chain.from_iterable(found.values() for found in specs if found is not None):
-        names |= dict.fromkeys(_spellings(spec), spec.dest)
+        names |= dict.fromkeys((flag.lstrip("-").replace("-", "_") for flag in spec.flags), spec.dest)
     unknown = next((key for key in options if key not in names), None)
     if unknown is not None and None not in specs:  # a component without a dataclass takes options that it does not list
         flags = [f"--{name.replace('_', '-')}" for name in (unknown, *names)]
         raise ConfigError(f"unknown option {flags[0]}{nearest(flags[0], flags[1:])}")
     return {"arch": arch, **{names.get(key, key): value for key, value in options.items()}}
-
-
-def _spellings(spec: FieldSpec) -> list[str]:
-    """The names of a setting on the command line."""
-    alias = spec.metadata.get("argparse_alias") or []
-    flags = [spec.metadata.get("argparse_flag") or spec.name, *([alias] if isinstance(alias, str) else alias)]
-    return [flag.lstrip("-").replace("-", "_") for flag in flags]
 
 
 def _check(run: Run) -> None:

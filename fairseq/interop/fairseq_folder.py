@@ -13,10 +13,10 @@ from fairseq.data.dictionary import Dictionary
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.interop.portable import PortableModel, files_beside, load_json, save_json
 from fairseq.interop.vocabulary import our_order, special_ids
+from fairseq.models.roberta.addresses import CHECKPOINTS, checkpoint_in
 from fairseq.models.roberta.upgrade import rename_legacy
 from fairseq.registry import FORMATS
 
-CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # the first one that is there
 ORIGIN = "conversion.json"
 ORIGIN_RULES = group(
     special=group(others=number(0, whole=True)),
@@ -33,7 +33,7 @@ class FairseqFolder:
 
     @staticmethod
     def read(path: Path, special: Mapping[str, int]) -> PortableModel:
-        file = path if path.is_file() else next((f for name in CHECKPOINTS if (f := path / name).is_file()), None)
+        file = path if path.is_file() else checkpoint_in(path)
         if file is None:
             raise DataNotFoundError(f"there is no {', '.join(CHECKPOINTS)} in {path}; give the folder of a model")
         state = load_checked(file)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import fairseq.portable
-from fairseq.errors import CheckpointError
 from fairseq.interop.hf_settings import (
     HEADS,
     from_portable,
@@ -26,9 +25,9 @@ from fairseq.interop.model_card import write_card
 from fairseq.interop.portable import (
     CONFIG,
     PortableModel,
-    load_json,
     read_weights,
     reads,
+    recognized_config,
     save_json,
     write_weights,
 )
@@ -58,11 +57,7 @@ class HuggingFaceAuto:
     @staticmethod
     @reads("a fairseq encoder")
     def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
-        config = load_json(folder / CONFIG)
-        if not HuggingFaceAuto.recognizes(config):
-            raise CheckpointError(
-                f"{folder / CONFIG} is not one of a fairseq encoder: model_type is {config.get('model_type')!r}"
-            )
+        config = recognized_config(folder, HuggingFaceAuto.recognizes, "a fairseq encoder")
         return state_of(config, from_portable(read_weights(folder), config), folder)
 
     @staticmethod

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairseq.errors import CheckpointError, ConfigError
+from fairseq.errors import ConfigError
 from fairseq.interop import vocabulary
 from fairseq.interop.hf_names import (
     HEAD,
@@ -28,14 +28,13 @@ from fairseq.interop.hf_names import (
     with_prefix,
 )
 from fairseq.interop.portable import (
-    CONFIG,
     VOCABULARY,
     PortableModel,
     files_beside,
-    load_json,
     make_state,
     read_weights,
     reads,
+    recognized_config,
 )
 from fairseq.registry import FORMATS
 
@@ -74,9 +73,7 @@ class HuggingFaceBert:
     @staticmethod
     @reads("a BERT")
     def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
-        config = load_json(folder / CONFIG)
-        if not HuggingFaceBert.recognizes(config):
-            raise CheckpointError(f"{folder / CONFIG} is not one of a BERT: model_type is {config.get('model_type')!r}")
+        config = recognized_config(folder, HuggingFaceBert.recognizes, "a BERT")
         theirs = with_prefix(read_weights(folder), "bert")
         theirs = {key: value for key, value in theirs.items() if not key.startswith(LEFT_OUT)}
         tied = config.get("tie_word_embeddings", True)

@@ -41,11 +41,11 @@ from fairseq.interop.portable import (
     PortableModel,
     config_in,
     files_beside,
-    load_json,
     make_state,
     read_configuration,
     read_weights,
     reads,
+    recognized_config,
     save_json,
     write_weights,
 )
@@ -100,11 +100,7 @@ class HuggingFaceRoberta:
     @staticmethod
     @reads("a RoBERTa")
     def read(folder: Path, special: Mapping[str, int]) -> PortableModel:
-        config = load_json(folder / CONFIG)
-        if not HuggingFaceRoberta.recognizes(config):
-            raise CheckpointError(
-                f"{folder / CONFIG} is not one of a RoBERTa: model_type is {config.get('model_type')!r}"
-            )
+        config = recognized_config(folder, HuggingFaceRoberta.recognizes, "a RoBERTa")
         theirs = with_prefix(read_weights(folder), "roberta")
         tied = config.get("tie_word_embeddings", True)
         keep_decoder_bias(theirs, "lm_head.decoder.bias", "lm_head.bias", tied)

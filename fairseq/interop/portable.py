@@ -217,5 +217,13 @@ def reads(what: str) -> Callable[[Reader], Reader]:
     return decorate
 
 
+def recognized_config(folder: Path, recognizes: Callable[[Mapping[str, Any]], bool], what: str) -> dict[str, Any]:
+    """``config.json`` in ``folder``. Raises CheckpointError unless ``recognizes`` says that it is one of ``what``."""
+    config = load_json(folder / CONFIG)
+    if not recognizes(config):
+        raise CheckpointError(f"{folder / CONFIG} is not one of {what}: model_type is {config.get('model_type')!r}")
+    return config
+
+
 def files_beside(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in BESIDE if (folder / name).is_file()}

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fairseq.errors import ConfigError
-from fairseq.interop.hf_settings import portable_settings
-from fairseq.interop.portable import PortableModel, save_json
+from fairseq.interop.portable import PortableModel, load_json, save_json
 from fairseq.registry import FORMATS
 
 _MODULES = "sentence_transformers.models"
@@ -26,7 +25,7 @@ class SentenceTransformers:
     @staticmethod
     def write(model: PortableModel, folder: Path) -> None:
         FORMATS.get("hf-auto").write(model, folder)
-        settings, pooling = portable_settings(model.state), model.sentence["pooling"]
+        settings, pooling = load_json(folder / "config.json"), model.sentence["pooling"]
         modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
         modules += [("2_Normalize", "Normalize")] if model.sentence["normalize"] else []
         described = [

@@ -24,19 +24,12 @@ import torch
 
 from fairseq.errors import ConfigError, FairseqError
 from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
-from fairseq.logging.setup import STATS_LOGGER, add_log_file, close_log_file
+from fairseq.logging.setup import STATS_LOGGER, add_log_file, close_log_file, warn_once
 
 _logger = logging.getLogger(__name__)
 
 _writers: dict[str, Any] = {}  # one SummaryWriter a directory, for the whole process: bars come and go every epoch
-_warned: set[str] = set()
 _failed: set[str] = set()  # classes of loggers
-
-
-def warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        _logger.warning(message)
 
 
 def scalars(stats: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +71,8 @@ class TensorboardLogger:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 warn_once(
-                    "tensorboard_logdir is ignored: package tensorboard is not installed (pip install tensorboard)"
+                    _logger,
+                    "tensorboard_logdir is ignored: package tensorboard is not installed (pip install tensorboard)",
                 )
                 return None
             try:
@@ -97,7 +91,7 @@ class WandbLogger:
             import wandb
         except ImportError:
             self.wandb: Any = None
-            warn_once("wandb_project is ignored: package wandb is not installed (pip install wandb)")
+            warn_once(_logger, "wandb_project is ignored: package wandb is not installed (pip install wandb)")
             return
         self.wandb = wandb
         if wandb.run is None:
@@ -132,7 +126,7 @@ def own_logs(log_file: str | None) -> Iterator[None]:
     log_file = None if log_file is None else os.path.abspath(log_file)
     wandb = sys.modules.get("wandb")
     had_run = getattr(wandb, "run", None) is not None
-    _warned.clear()
+    warn_once.cache_clear()
     _failed.clear()
     try:
         yield
@@ -348,6 +342,7 @@ def progress_bar(
     for option, given in (("azureml_logging", azureml_logging), ("aim_repo", aim_repo)):
         if given:
             warn_once(
-                f"{option} is ignored: this fairseq logs to tensorboard (tensorboard_logdir) and wandb (wandb_project)"
+                _logger,
+                f"{option} is ignored: this fairseq logs to tensorboard (tensorboard_logdir) and wandb (wandb_project)",
             )
     return bar

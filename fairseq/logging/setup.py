@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import logging.config
 import os
@@ -27,6 +28,12 @@ def log_level() -> int:
     if not isinstance(level, int):
         raise ConfigError(f"LOGLEVEL={text} is not a log level; use DEBUG, INFO, WARNING, ERROR or CRITICAL")
     return level
+
+
+@functools.cache
+def warn_once(logger: logging.Logger, message: str) -> None:
+    """Log a warning that this process has not had yet."""
+    logger.warning("%s", message)
 
 
 class _AboveBars(logging.StreamHandler):  # type: ignore[type-arg]

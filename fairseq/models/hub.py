@@ -17,12 +17,11 @@ from fairseq.data.cached_path import cache_directory, download, url_to_filename
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import CheckpointError, DataNotFoundError
 from fairseq.models.loading import load_model_ensemble_and_task
+from fairseq.models.roberta.addresses import CHECKPOINTS, checkpoint_in
 from fairseq.registry import FORMATS
 
 TIMEOUT_SECONDS = 20
 CONVERSION = 2  # raised when folders of other programs are read in another way: what the cache has is then made anew
-FIRST_CHECKPOINT = "model.pt"  # of a published model
-OWN_CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")  # of a training, the first one that is there
 
 
 def is_address(name: str) -> bool:
@@ -151,7 +150,7 @@ class Pretrained(NamedTuple):
 
 def load_pretrained(
     model_name_or_path: str,
-    checkpoint_file: str = FIRST_CHECKPOINT,
+    checkpoint_file: str = CHECKPOINTS[0],
     data_name_or_path: str | None = ".",
     archives: Mapping[str, Any] | None = None,
     **overrides: Any,
@@ -160,8 +159,9 @@ def load_pretrained(
 
     ``archives`` maps published names to addresses, or to dicts with ``path`` and default settings. Several files,
     separated by ``os.pathsep``, make an ensemble. Of the directory of a training, the best checkpoint (else the last) and
-    the data of that training stand in for a missing ``model.pt`` and ``dict.txt``. ``data_name_or_path`` (where ``dict.txt`` is) is relative to the
-    model's directory when it begins with a dot. Raises DataNotFoundError and CheckpointError in one sentence.
+    the data of that training stand in for a missing ``model.pt`` and ``dict.txt``. ``data_name_or_path`` (where
+    ``dict.txt`` is) is relative to the model's directory when it begins with a dot. Raises DataNotFoundError and
+    CheckpointError in one sentence.
     """
     archives = archives or {}
     overrides = dict(overrides)
@@ -180,11 +180,10 @@ def load_pretrained(
         place = place or "."
     directory = model_directory(place, str(model_name_or_path), f"{checkpoint_file} and dict.txt")
     given = directory
-    if checkpoint_file == FIRST_CHECKPOINT:
+    if checkpoint_file == CHECKPOINTS[0]:
         directory = _converted(directory)
-    if checkpoint_file == FIRST_CHECKPOINT and not (directory / checkpoint_file).is_file():
-        found = [name for name in OWN_CHECKPOINTS if (directory / name).is_file()]
-        checkpoint_file = found[0] if found else checkpoint_file
+        found = checkpoint_in(directory)
+        checkpoint_file = checkpoint_file if found is None else found.name
     there = any((directory / name).exists() for name in ("dict.txt", "input0"))
     if data_name_or_path == "." and checkpoint_file.startswith("checkpoint") and not there:
         data_name_or_path = None  # the directory of a training: its data are elsewhere
@@ -202,9 +201,7 @@ def load_pretrained(
 def format_of(directory: Path) -> Any:
     """The format of a folder of Transformers, by its ``config.json``; None for any other folder."""
     configuration = directory / "config.json"
-    if not configuration.is_file() or any(
-        (directory / name).is_file() for name in (FIRST_CHECKPOINT, *OWN_CHECKPOINTS)
-    ):
+    if not configuration.is_file() or checkpoint_in(directory) is not None:
         return None
     try:
         config = json.loads(configuration.read_text(encoding="utf-8"))

@@ -103,6 +103,19 @@ def build_lr_scheduler(cfg: Any, optimizer: Any) -> FairseqLRScheduler:
     return LR_SCHEDULERS.build(cfg, "lr_scheduler", optimizer)
 
 
+class StoresRate(FairseqLRScheduler):
+    """A schedule whose state is the learning rate ``lr``."""
+
+    lr: Any
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lr": self.lr}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        stored = state_dict.get("lr")
+        self.lr = self.lr if stored is None else stored
+
+
 class _PerEpoch(FairseqLRScheduler):
     """What the two schedules share that may have a learning rate per epoch: ``lr``, and the warm-up's factor on it."""
 
@@ -124,19 +137,12 @@ class _PerEpoch(FairseqLRScheduler):
 
 
 @register_lr_scheduler("fixed", dataclass=FixedLRScheduleConfig)
-class FixedLRSchedule(_PerEpoch):
+class FixedLRSchedule(StoresRate, _PerEpoch):
     """With w = warmup_updates and n completed updates: base(epoch) * (n + 1) / w while n < w, then base(epoch).
 
     base(epoch) is the epoch's entry of lr (the last one repeats); from force_anneal on, the last entry times
     lr_shrink ^ (epoch + 1 - force_anneal).
     """
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"lr": self.lr}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        stored = state_dict.get("lr")
-        self.lr = self.lr if stored is None else stored
 
     def get_next_lr(self, epoch: int) -> float:
         values = learning_rates(self.cfg)

@@ -14,7 +14,7 @@ from fairseq.optim.configs import (
     ReduceLROnPlateauLRScheduleConfig,
 )
 from fairseq.optim.fairseq_optimizer import learning_rates
-from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler, single_lr
+from fairseq.optim.lr_scheduler import FairseqLRScheduler, StoresRate, register_lr_scheduler, single_lr
 
 #: Besides the original's two, so that a resumed run goes on exactly.
 _PLATEAU_STATE = ("num_bad_epochs", "cooldown_counter")
@@ -67,7 +67,7 @@ class ReduceLROnPlateauLRSchedule(FairseqLRScheduler):
 
 
 @register_lr_scheduler("manual", dataclass=ManualScheduleConfig)
-class ManualSchedule(FairseqLRScheduler):
+class ManualSchedule(StoresRate):
     """Learning rates from two tables: by epoch (from 1), and by completed updates, which come before those by epoch.
 
     An entry holds until the next one. Before the first entries the learning rate is that of epoch 1, of update 1, or lr.
@@ -78,13 +78,6 @@ class ManualSchedule(FairseqLRScheduler):
         self.epoch2lr, self.update2lr = (read_table(getattr(cfg, key), key) for key in ("epoch2lr", "update2lr"))
         self.lr = self.epoch2lr.get(1, self.update2lr.get(1, learning_rates(cfg)[0]))
         self._set(self.lr)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"lr": self.lr}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        stored = state_dict.get("lr")
-        self.lr = self.lr if stored is None else stored
 
     def step_begin_epoch(self, epoch: int) -> float:
         self.lr = self._latest(self.epoch2lr, epoch)

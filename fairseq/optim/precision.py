@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from fairseq.errors import ConfigError
+from fairseq.logging.setup import warn_once
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, build_optimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
@@ -46,18 +46,13 @@ def resolve(common: Any, device: torch.device | str) -> str:
         raise ConfigError(f"{' and '.join(chosen)} exclude each other; choose one precision")
     mode = chosen[0] if chosen else "fp32"
     if mode == "fp16" and torch.device(device).type != "cuda":
-        _warn_once("fp16 training needs a CUDA device; training in fp32 instead (on the CPU, --bf16 is faster)")
+        warn_once(logger, "fp16 training needs a CUDA device; training in fp32 instead (on the CPU, --bf16 is faster)")
         return "fp32"
     return mode
 
 
 def _asks(common: Any, mode: str) -> bool:
     return bool(getattr(common, mode, False) or getattr(common, f"memory_efficient_{mode}", False))
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
 
 
 def cast_model(model: M, mode: str) -> M:

@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trac
 from fairseq.data.iterators import CountingIterator, EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.dataclass.state import config_to_state
 from fairseq.distributed import group as distributed
+from fairseq.ending import INTERRUPTED
 from fairseq.errors import ConfigError, FairseqError, TrainingError
 from fairseq.logging import metrics
 from fairseq.logging.setup import TRAIN_LOGGER
@@ -313,12 +314,12 @@ def save_and_leave(trainer: Trainer, epoch_itr: EpochBatchIterator) -> NoReturn:
         "%s: saving after %d updates, then ending with status %d; the same command goes on from there",
         signals.received() or "a signal to another process",
         trainer.get_num_updates(),
-        signals.INTERRUPTED,
+        INTERRUPTED,
     )
     trainer.save_checkpoint(epoch_itr, None, forced=True)
     trainer.store.wait()
     distributed.gather(None)
-    raise SystemExit(signals.INTERRUPTED)
+    raise SystemExit(INTERRUPTED)
 
 
 def _hits(num_updates: int, interval: int) -> bool:

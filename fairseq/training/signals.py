@@ -1,20 +1,16 @@
 """Signals that ask a run to end: it goes on to the end of its step, saves, and exits with a status of its own.
 
-Cluster managers send them before they take a machine away. Handlers only remember; the loops of training and validation
-look. Ctrl-C ends a run at once, unless it hits a moment in which Python drops the exception: then at the end of the step.
+Handlers only remember; the loops of training and validation look. Ctrl-C ends a run at once, unless it hits a moment in
+which Python drops the exception: then at the end of the step.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
-from typing import Any
 
-INTERRUPTED = 75
-"""Exit status of a run that has saved because of a signal and can be started again (EX_TEMPFAIL of sysexits.h)."""
-NAMES = ("SIGTERM", "SIGUSR1", "SIGHUP")
+from fairseq.ending import ENDING, handling
 
 
 class _Received:
@@ -39,21 +35,10 @@ def raise_dropped_interrupt() -> None:
 
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
-    """Remember signals in this block. Those that were ignored before (``nohup``) still are."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Remember signals in this block."""
     _Received.name, _Received.ctrl_c = None, False
-    before: dict[int, Any] = {}
-    handlers = {**dict.fromkeys(NAMES, _remember), "SIGINT": _interrupt}
-    for number, handler in ((getattr(signal, name, None), handler) for name, handler in handlers.items()):
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, handler)
-    try:
+    with handling({**dict.fromkeys(ENDING, _remember), "SIGINT": _interrupt}):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def _remember(number: int, frame: object) -> None:

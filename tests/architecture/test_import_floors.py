@@ -11,7 +11,7 @@ from fairseq.compat.aliases import ALIASES
 from tests.architecture import source
 
 FLOORS = {
-    **dict.fromkeys("registry errors refusals rng file_io layout lazy limits locks orphans overrides tree".split(), 0),
+    **dict.fromkeys("ending errors file_io layout lazy limits locks overrides refusals registry rng tree".split(), 0),
     **dict.fromkeys(("dataclass", "config", "logging", "ops", "portable"), 1),
     **dict.fromkeys(("data", "modules", "optim", "checkpoint", "distributed"), 2),
     "finetune": 3,

@@ -119,6 +119,24 @@ def test_another_number_of_processes_goes_on(
     assert_same(resumed, alone, first=4)
 
 
+def test_another_seed_goes_on_with_other_batches_and_masks(folder: Path, two: Run, alone: Run) -> None:
+    """The documented way past a jump of the loss. The model and its schedule go on, and the place in the epoch."""
+    saved = folder / "two" / "checkpoint_1_3.pt"
+    again = Run(folder, "again", 1, 4, "--restore-file", saved, "--seed", 2, "--dropout", 0.1)
+    assert again.losses.keys() == again.read.keys() == {4, 5, 6}
+    places = {
+        run: {row["num_updates"]: row["update"] for row in train_inner(run.text).values()} for run in (again, alone)
+    }
+    for update, numbers in again.losses.items():
+        assert numbers["lr"] == alone.losses[update]["lr"]
+        assert places[again][str(update)] == places[alone][str(update)]
+        assert not set(again.read[update]) & set(alone.read[update])
+        assert numbers["loss"] == pytest.approx(alone.losses[update]["loss"], rel=0.05)
+        assert numbers["loss"] < alone.losses[1]["loss"]
+    other = Run(folder, "other", 1, 4, "--restore-file", saved, "--seed", 2)
+    assert other.read == again.read and other.losses != again.losses  # by dropout
+
+
 def test_started_by_torchrun(folder: Path, alone: Run) -> None:
     name = "torchrun"
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]

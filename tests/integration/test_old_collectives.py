@@ -53,3 +53,35 @@ def test_two_processes(tmp_path: Path) -> None:
     ]
     said = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
+
+
+SPAWNING = """
+import sys
+from types import SimpleNamespace
+import torch
+from fairseq.distributed import utils
+
+def main(cfg, word):
+    section = cfg.distributed_training
+    print(word, utils.all_gather_list((section.distributed_rank, section.device_id)), flush=True)
+
+if __name__ == "__main__":
+    section = SimpleNamespace(
+        distributed_world_size=2, distributed_rank=None, distributed_init_method=f"file://{sys.argv[1]}",
+        distributed_backend="gloo", device_id=0, heartbeat_timeout=-1, distributed_no_spawn=False,
+        distributed_num_procs=2,
+    )
+    cfg = SimpleNamespace(distributed_training=section, common=SimpleNamespace(cpu=True))
+    given = {"start_rank": 0, "word": "here"}
+    torch.multiprocessing.spawn(utils.distributed_main, args=(main, cfg, given), nprocs=2, join=True)
+"""
+
+
+def test_processes_that_a_script_starts_start_no_others(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SPAWNING)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "meet"], env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["here [(0, 0), (1, 1)]"] * 2

@@ -11,6 +11,7 @@ from fairseq.data.datasets import BaseWrapperDataset
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.data.masking import MaskTokensDataset
 from fairseq.data.wrappers import ListDataset
+from fairseq.ending import ENDING
 from fairseq.errors import CheckpointError, DataError, TrainingError
 from fairseq.rng import numpy_seed
 from tests.common import tiny_dictionary
@@ -270,7 +271,7 @@ class Signalled(ListDataset):
 
 
 def test_workers_leave_signals_to_their_parent():
-    for number in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"):
+    for number in (*ENDING, "SIGINT"):
         dataset = Signalled([1, 2, 3])
         dataset.number = getattr(signal, number)
         itr = EpochBatchIterator(dataset, list, [[0], [1], [2]], num_workers=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import shlex
@@ -15,7 +16,7 @@ import pytest
 
 from fairseq.cli import hydra_train
 from fairseq.dataclass.build import convert_namespace_to_omegaconf
-from fairseq.dataclass.hydra_yaml import Primary, normalize_overrides
+from fairseq.dataclass.hydra_yaml import Primary, normalize_overrides, schema
 from fairseq.dataclass.parser import get_training_parser, parse_args_and_arch
 from fairseq.errors import ConfigError, FairseqError
 from tests.common import ROOT
@@ -88,6 +89,32 @@ def test_multirun_gives_each_job_a_directory(tmp_path: Path) -> None:
     assert [cfg.common.seed for cfg, _ in jobs] == [1, 2]
     assert [Path(where).name for _, where in jobs] == ["0", "1"]
     assert Path(jobs[0][1]).parents[2] == tmp_path / "multirun"
+
+
+def test_values_to_sweep_over_may_stand_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text((CONFIGS / "baseline.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(
+        "defaults:\n  - base\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      optimizer: adam,adamw\n"
+        "      model.encoder_alibi: true,false\ntask:\n  data: /d\n"
+    )
+    jobs = compose("", name="mine", folder=tmp_path)
+    found = [(cfg.optimizer._name, cfg.model.encoder_alibi) for cfg, _ in jobs]
+    assert found == [("adam", True), ("adam", False), ("adamw", True), ("adamw", False)]
+
+
+def test_jobs_find_out_what_depends_on_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep is started on a machine without GPUs."""
+    composed = schema()["distributed_training"]
+    assert "heartbeat_timeout" in composed and not {"distributed_world_size", "device_id"} & set(composed)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    ((cfg, _),) = compose("task.data=/d")
+    assert cfg.distributed_training.distributed_world_size == 3
+
+
+def test_a_launcher_that_is_not_installed() -> None:
+    if importlib.util.find_spec("hydra_plugins") is None:
+        with pytest.raises(ConfigError, match="pip install hydra-submitit-launcher"):
+            compose("-m hydra/launcher=submitit_slurm task.data=/d")
 
 
 def test_settings_may_follow_options() -> None:

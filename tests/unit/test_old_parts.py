@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fairseq.errors import ConfigError, OutOfScopeError
+from fairseq.errors import ConfigError, DataError, OutOfScopeError
 from fairseq.models.roberta import TransformerSentenceEncoder
 from fairseq.modules import (
     EMAModule,
@@ -132,6 +132,8 @@ def test_the_old_encoder_computes_what_that_of_today_does():
     torch.testing.assert_close(last, states[-1], equal_nan=True)
     embedded, _ = old(tokens, token_embeddings=old.embed_tokens(tokens))
     torch.testing.assert_close(embedded[-1], states[-1], equal_nan=True)
+    with pytest.raises(DataError, match=f"positions for {SIZES['max_positions']}"):
+        old(torch.full((1, SIZES["max_positions"] + 1), 5))
 
 
 def test_settings_of_the_old_encoder():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from fairseq.dataclass.configs import DistributedTrainingConfig, visible_gpus
+from fairseq.dataclass.parser import get_training_parser, parse_args_and_arch
 from fairseq.distributed import placement
 from fairseq.distributed.placement import Placement, find_placement, first_host
 from fairseq.errors import ConfigError
@@ -49,6 +50,12 @@ def test_one_process_for_each_gpu(monkeypatch):
     for devices in ("", "-1", "0"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
         assert visible_gpus() == 1
+
+
+def test_by_torch_distributed_launch():
+    words = ["d", "--task", "masked_lm", "--arch", "roberta", "--lr", "1", "--batch-size", "1", "--optimizer", "adam"]
+    for flag in ("--local_rank=3", "--local-rank=3"):
+        assert parse_args_and_arch(get_training_parser(), [*words, flag]).device_id == 3
 
 
 def test_by_torchrun():

@@ -42,7 +42,7 @@ def root(optimizer: str = "adam", **common: Any) -> SimpleNamespace:
         optimizer=SimpleNamespace(
             _name=optimizer, lr=[0.01], adam_betas="(0.9, 0.98)", adam_eps=1e-6, weight_decay=0.01, no_decay=no_decay
         ),
-        optimization=SimpleNamespace(update_freq=[2]),
+        optimization=SimpleNamespace(update_freq=[2], batches_per_update=0),
         distributed_training=SimpleNamespace(distributed_world_size=1),
     )
 
@@ -93,7 +93,7 @@ def test_resolve(caplog: pytest.LogCaptureFixture) -> None:
     assert mode(bf16=True) == mode(memory_efficient_bf16=True) == "bf16"
     assert mode(amp=True) == "amp"
     assert mode("cuda", fp16=True) == mode("cuda:1", memory_efficient_fp16=True) == "fp16"
-    precision._warn_once.cache_clear()
+    precision.warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert mode(fp16=True) == mode(fp16=True) == "fp32"
     assert len(caplog.records) == 1 and "CUDA" in caplog.text

@@ -211,7 +211,7 @@ def test_tensorboard_of_jobs_in_directories_of_their_own(tmp_path, monkeypatch):
 
 
 def test_missing_or_unsupported_loggers_warn_once(monkeypatch, caplog):
-    monkeypatch.setattr(progress, "_warned", set())
+    progress.warn_once.cache_clear()
     monkeypatch.setitem(sys.modules, "wandb", None)  # import fails
     for _ in range(2):
         bar = progress_bar([1], log_format="none", wandb_project="p", azureml_logging=True, aim_repo="r")

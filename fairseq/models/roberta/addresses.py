@@ -1,8 +1,11 @@
-"""Published models and their addresses: name -> archive, or a dict with ``path`` and further settings."""
+"""Where models are: published ones (name -> archive, or a dict with ``path`` and further settings), and in folders."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+CHECKPOINTS = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")  # of a published model, and of a training
 
 _BASE = "http://dl.fbaipublicfiles.com/fairseq/models"
 
@@ -33,3 +36,8 @@ GOTTBERT: dict[str, Any] = {"gottbert-base": "https://dl.gottbert.de/fairseq/mod
 
 # Name of the registered model -> its published models; ``hubconf.py`` offers each of them.
 PUBLISHED = {"roberta": ROBERTA, "xlmr": XLMR, "camembert": CAMEMBERT, "gottbert": GOTTBERT}
+
+
+def checkpoint_in(folder: Path) -> Path | None:
+    """The model of ``folder``: the first of its checkpoints that is there."""
+    return next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fairseq.logging.setup import warn_once
 from fairseq.modules.encoder import EncoderOutput
 from fairseq.overrides import accepts
 
@@ -88,9 +89,4 @@ def check_unused(owner: nn.Module, arguments: Mapping[str, Any], strict: bool) -
             raise TypeError(
                 f"{message}: leave it out, or override forward (extract_features) with a method that takes it"
             )
-        _warn_once(message)
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)
+        warn_once(logger, message)

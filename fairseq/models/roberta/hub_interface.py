@@ -253,7 +253,9 @@ class RobertaHubInterface(nn.Module):
     # Masks
 
     def fill_mask(self, masked_input: str | Sequence[str], topk: int = 5) -> list[Any]:
-        """The ``topk`` best symbols for each ``<mask>`` (or ``[MASK]``, for models with BERT's word pieces), as (filled text, probability, symbol's text), best first.
+        """The ``topk`` best symbols for each ``<mask>`` (or ``[MASK]``, for models with BERT's word pieces), best first.
+
+        Each is (filled text, probability, symbol's text).
 
         One text with one mask gives one list of candidates; with several masks, a list of such lists, each with that
         mask alone filled in; a sequence of texts (run as one batch) gives a list of results. The beginning, end and
