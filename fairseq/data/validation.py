@@ -25,7 +25,7 @@ _BLOCK = 1 << 22  # bytes; whole tokens of every type
 _RAW = re.compile(r"(train|valid|test)\d*(\.\w+-\w+\.\w+)?")  # of --dataset-impl raw
 SAME, DIFFERS, NOT_LISTED = "same", "differs", "not listed"
 _TEXTS = (".jsonl", ".label")
-EOS = 2  # of every dictionary
+_EOS = 2  # of every dictionary
 _MOSTLY = 0.9  # of all lines end with </s>: then all should
 
 Progress = Callable[[int], object]
@@ -191,7 +191,7 @@ class _Checker:
             lowest = min(lowest, int(tokens.min()) - items.shift)
             highest = max(highest, int(tokens.max()) - items.shift)
             numbers, places = ends.before(position + len(tokens))
-            is_end = tokens[places - position] == EOS + items.shift
+            is_end = tokens[places - position] == _EOS + items.shift
             ended += int(np.count_nonzero(is_end))
             if odd < 0 and not is_end.all():
                 odd = int(numbers[is_end.argmin()])

@@ -3,7 +3,8 @@
 Every attempt starts with a directory of data, makes other data in their place, and meets one fault. Afterwards the directory
 must hold the old data, the new ones, or none that can be read, and no process may be left. The next run must succeed, leave
 nothing beside its files, and say what it took away. The end must be a sentence and the right status. Prints how often the
-old data, the new ones or none were there, and every failure; exit status 1 when there is one.
+old data, the new ones or none were there, how often the fault came too late, and every failure; exit status 1 when there is
+one.
 """
 
 from __future__ import annotations
@@ -119,12 +120,13 @@ class Attempt:
         self.command, self.fault, self.folder, self.rng, self.seconds = command, fault, folder, rng, seconds
         self.workers = 3 if fault == "kill a worker" else rng.choice((1, 3))
         self.failures: list[str] = []
-        self.outcome = ""
+        self.outcome, self.met = "", False
 
     def run(self, place: Path) -> None:
         out = place / "out"
         shutil.copytree(self.command.made(self.folder, "old"), out)
         status, said = self._with_fault(out)
+        self.met = status != 0
         self._check_end(status, said)
         self.outcome = self._state(out)
         left = [path for path in place.rglob("*") if ".preprocess-" in path.name]
@@ -186,7 +188,7 @@ class Attempt:
             while not workers and child.poll() is None:
                 workers = [process for process in session(child.pid) if process != child.pid]
                 time.sleep(0.002)
-            time.sleep(self.rng.uniform(0, 0.3 * self.seconds))
+            time.sleep(self.rng.uniform(0, 0.03 * self.seconds))
             workers = [process for process in session(child.pid) if process != child.pid]
             if workers:
                 self._end(self.rng.choice(workers))
@@ -304,14 +306,16 @@ def main(argv: list[str] | None = None) -> int:
     outcomes: dict[tuple[str, str], Counter[str]] = {}
     failed = 0
     for attempt in attempts(args.count, args.seed, args.commands, tuple(args.faults), args.megabytes):
-        outcomes.setdefault((attempt.command.name, attempt.fault), Counter())[attempt.outcome] += 1
+        counts = outcomes.setdefault((attempt.command.name, attempt.fault), Counter())
+        counts[attempt.outcome] += 1
+        counts["too late"] += not attempt.met
         for failure in attempt.failures:
             print(f"{attempt.command.name}, {attempt.fault}, {attempt.workers} workers: {failure}", flush=True)
         failed += bool(attempt.failures)
-    columns = ("old", "new", "none", "mixed")
-    print(f"{'':<28}" + "".join(f"{column:>7}" for column in columns))
+    columns = ("old", "new", "none", "mixed", "too late")
+    print(f"{'':<28}" + "".join(f"{column:>9}" for column in columns))
     for (command, fault), counts in outcomes.items():
-        print(f"{command + ', ' + fault:<28}" + "".join(f"{counts[column]:>7}" for column in columns))
+        print(f"{command + ', ' + fault:<28}" + "".join(f"{counts[column]:>9}" for column in columns))
     print(f"{args.count} faults, {failed} failures")
     return 1 if failed else 0
 
