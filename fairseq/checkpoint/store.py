@@ -10,11 +10,14 @@ the first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import re
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.checkpoint.atomic import atomic_copy, atomic_save, remove_leftovers
-from fairseq.checkpoint.schema import portable
+from fairseq.checkpoint.schema import Snapshots, portable
 from fairseq.errors import CheckpointError
 from fairseq.rng import legacy_generator
 
 logger = logging.getLogger(__name__)
+
+_POLITENESS = (
+    10  # a tenth of a processor is left where all are busy: less, and a save before the end would take too long
+)
 
 
 def last_name(suffix: str = "") -> str:
@@ -141,6 +148,14 @@ def _keep_first(paths: list[str], count: int, protected: set[str]) -> None:
             logger.warning("cannot delete the old checkpoint %s: %s", path, error.strerror)
 
 
+def _give_way() -> None:
+    """Let this thread have the time that the threads of the training leave, where threads have priorities of their own."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _POLITENESS)
+
+
 class CheckpointStore:
     """Writes the checkpoints of one run.
 
@@ -153,6 +168,7 @@ class CheckpointStore:
         self.cfg = cfg
         self.best: float | None = None
         self._writing: Future[None] | None = None
+        self._snapshots = Snapshots()
 
     # -- what is best ---------------------------------------------------------------------------------------------
 
@@ -226,8 +242,9 @@ class CheckpointStore:
 
         ``state`` (or the function that makes it, called only when something is written) is what
         `fairseq.checkpoint.schema.build_state` returns; its ``extra_state["best"]`` is set here. With
-        ``write_checkpoints_asynchronously`` the tensors are copied now and written by a background thread; an error of
-        an earlier write is raised first. Raises CheckpointError; files from before are then untouched.
+        ``write_checkpoints_asynchronously`` the tensors are copied now and written by a background thread, or by this one
+        where there is no memory for a copy; an error of an earlier write is raised first. Raises CheckpointError; files
+        from before are then untouched.
         """
         self.wait()  # before looking at the directory
         self.best = self._best_with(val_loss)
@@ -240,18 +257,28 @@ class CheckpointStore:
             state["extra_state"]["best"] = self.best
         paths = [os.path.join(self.cfg.save_dir, name) for name in names]
         done = f"epoch {epoch} @ {updates} updates, score {val_loss}"
-        if not self.cfg.write_checkpoints_asynchronously:
-            self._write(state, paths, end_of_epoch, done)
+        snapshot = self._snapshot(state) if self.cfg.write_checkpoints_asynchronously else None
+        if snapshot is None:
+            self._write(portable(state), paths, end_of_epoch, done)
         else:
             # A program that ends waits for the threads of its executors.
-            executor = ThreadPoolExecutor(1, "checkpoint-writer")
-            snapshot = portable(state, snapshot=True)
+            executor = ThreadPoolExecutor(1, "checkpoint-writer", _give_way)
             self._writing = executor.submit(self._write_or_log, snapshot, paths, end_of_epoch, done)
             executor.shutdown(wait=False)
         return Path(paths[0])
 
+    def _snapshot(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """A copy that the run does not change, or None for want of memory."""
+        try:
+            return self._snapshots.take(state)
+        except (MemoryError, RuntimeError) as error:  # torch's allocators raise the latter
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning("no memory to copy the checkpoint (%s): it is written before the training goes on", reason)
+            return None
+
     def _write_or_log(self, *arguments: Any) -> None:
         try:
+            self._snapshots.wait()
             self._write(*arguments)
         except BaseException as error:
             logger.error("%s", error)  # `wait` may never be called
@@ -271,7 +298,7 @@ class CheckpointStore:
         """Write ``crash.pt``. A failure is logged only: another error is on its way already."""
         try:
             os.makedirs(self.cfg.save_dir, exist_ok=True)
-            atomic_save(state, os.path.join(self.cfg.save_dir, "crash.pt"))
+            atomic_save(portable(state), os.path.join(self.cfg.save_dir, "crash.pt"))
         except (CheckpointError, OSError) as error:
             logger.warning("%s", error)
 
