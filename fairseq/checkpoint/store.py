@@ -10,14 +10,11 @@ the first.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
 import re
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,10 +27,6 @@ from fairseq.errors import CheckpointError
 from fairseq.rng import legacy_generator
 
 logger = logging.getLogger(__name__)
-
-_POLITENESS = (
-    10  # a tenth of a processor is left where all are busy: less, and a save before the end would take too long
-)
 
 
 def last_name(suffix: str = "") -> str:
@@ -148,14 +141,6 @@ def _keep_first(paths: list[str], count: int, protected: set[str]) -> None:
             logger.warning("cannot delete the old checkpoint %s: %s", path, error.strerror)
 
 
-def _give_way() -> None:
-    """Let this thread have the time that the threads of the training leave, where threads have priorities of their own."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _POLITENESS)
-
-
 class CheckpointStore:
     """Writes the checkpoints of one run.
 
@@ -262,7 +247,7 @@ class CheckpointStore:
             self._write(portable(state), paths, end_of_epoch, done)
         else:
             # A program that ends waits for the threads of its executors.
-            executor = ThreadPoolExecutor(1, "checkpoint-writer", _give_way)
+            executor = ThreadPoolExecutor(1, "checkpoint-writer")
             self._writing = executor.submit(self._write_or_log, snapshot, paths, end_of_epoch, done)
             executor.shutdown(wait=False)
         return Path(paths[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from pathlib import Path
 
@@ -310,18 +309,6 @@ def test_without_memory_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch, 
     s.save(state(1.0), 1, 10, True, 2.0)
     assert files(tmp_path) == ["checkpoint1.pt", "checkpoint_best.pt", "checkpoint_last.pt"]
     assert "can't allocate memory)" in caplog.text
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
-def test_the_background_writer_gives_way(tmp_path, monkeypatch):
-    found = []
-    monkeypatch.setattr("fairseq.checkpoint.store.atomic_save", lambda *unused: found.append(os.nice(0)))
-    monkeypatch.setattr("fairseq.checkpoint.store.atomic_copy", lambda *unused: None)
-    own = os.nice(0)
-    s = store(tmp_path, write_checkpoints_asynchronously=True)
-    s.save(state(1.0), 1, 10, True, 2.0)
-    s.wait()
-    assert found == [min(own + 10, 19)] and os.nice(0) == own
 
 
 def test_what_a_run_may_go_on_from(tmp_path):
