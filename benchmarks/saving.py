@@ -8,8 +8,9 @@
 `checkpoint_last`), on the disk of `--directory`. The contestants take turns, each in a process of its own.
 
 stall = the save call + what the following updates lose until the checkpoint is written: how much longer they take
-together than as many undisturbed ones (the median update) of the same process. The first save of a process takes new memory
-and is told apart. The floor of a synchronous save: its bytes, written in one go and flushed to the disk in the same minutes.
+together than as many undisturbed ones (the median update since the save before and until the next). The first save of
+a process takes new memory and is told apart. The floor of a synchronous save: its bytes, written in one go and flushed to
+the disk in the same minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import common
@@ -86,22 +88,27 @@ def train(tree: Path, background: bool, data: Path, options: argparse.Namespace)
 def figures(report: dict, wanted: int) -> Run:
     """The stalls in the report of a worker; the last save, at the end of the training, is left out."""
     ends, records = report["updates"], report["saves"][:wanted]
-    spans = list(zip(ends, ends[1:]))  # noqa: B905
+    spans = list(pairwise(ends))[2:]  # the first updates take memory
     disturbed = [(record["called"], max(record["written"], record["returned"])) for record in records]
-    calm = [
-        end - start
-        for start, end in spans[2:]
-        if not any(start <= until and end >= since for since, until in disturbed)
-    ]
-    update = common.median(calm)
+    calm = [span for span in spans if not any(_meet(span, time) for time in disturbed)]
     saves = []
-    for record, (since, until) in zip(records, disturbed, strict=True):
-        # The update before the call ended where the first of these spans begins.
-        during = [(start, end) for start, end in spans if start <= until and end >= since]
+    for number, (record, busy) in enumerate(zip(records, disturbed, strict=True)):
+        # Others may use the machine: the undisturbed updates are those between the saves before and after this one.
+        since = disturbed[number - 1][1] if number else ends[0]
+        until = disturbed[number + 1][0] if number + 1 < len(disturbed) else ends[-1]
+        near = [end - start for start, end in calm if since <= start and end <= until]
+        if not near:
+            raise SystemExit("a checkpoint took until the next save: the disk is too slow for so few updates in between")
+        update = common.median(near)
+        during = [span for span in spans if _meet(span, busy)]
         call = record["returned"] - record["called"]
         slowdown = during[-1][1] - during[0][0] - call - len(during) * update
-        saves.append(Save(call, slowdown, until - since, record["writer_cpu"]))
-    return Run(saves[0], saves[1:], update, 0, 0.0)
+        saves.append(Save(call, slowdown, busy[1] - busy[0], record["writer_cpu"]))
+    return Run(saves[0], saves[1:], common.median([end - start for start, end in calm]), 0, 0.0)
+
+
+def _meet(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] <= b[1] and a[1] >= b[0]
 
 
 def write_floor(size: int, directory: Path) -> float:

@@ -3,7 +3,7 @@
     python memory_train.py REPORT.json model|data FLAG ...
 
 With `data` the updates are left out: batches are read, masked and collated, and nothing is computed from them. REPORT.json: a
-list with one entry per epoch, bytes at its 20th batch (or the last one), by process: `anonymous` (its own), `file` (its share of mapped
+list with one entry per epoch, bytes at its 20th batch (or the first one, if there are fewer), by process: `anonymous` (its own), `file` (its share of mapped
 files, the data set). Memory that several processes share is divided among them (Linux: proportional set size).
 """
 
@@ -49,7 +49,7 @@ def main():
 
     def counted_step(self, samples, *args, **kwargs):
         steps[0] += 1
-        if steps[0] <= AT:
+        if steps[0] in (1, AT):
             epochs[-1] = sample()
         if what == "model":
             return train_step(self, samples, *args, **kwargs)
