@@ -7,7 +7,7 @@
 workers, from one directory and from two that take turns (`a:b`), without computing anything. `training`: a tiny model is
 trained on a small part of it. Once in an epoch the memory of all processes is read from the system (Linux only; what they
 share counts once): their own, and the mapped files of the data set. Growth is told per epoch, as the slope of a line through
-the epochs after the first ten, in which libraries load and freed memory is collected.
+the second half of the epochs: in the first one libraries load, and the heap finds its size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import numpy as np
 import synthetic
 
 WORKER = Path(__file__).resolve().parent / "workers" / "memory_train.py"
-SETTLED = 10  # epochs before which nothing is judged
 MIB = 1 << 20
 LINE = 24  # tokens in a sentence
 
@@ -63,14 +62,14 @@ def totals(samples: list[dict[str, Any]], kind: str) -> list[float]:
 
 
 def slope(values: list[float]) -> float:
-    """MiB per epoch, after the first epochs."""
-    settled = values[min(SETTLED, len(values) // 2) :]
+    """MiB per epoch, in the second half."""
+    settled = values[len(values) // 2 :]
     return float(np.polyfit(np.arange(len(settled)), settled, 1)[0])
 
 
 def row(name: str, samples: list[dict[str, Any]]) -> dict[str, object]:
     own, mapped = totals(samples, "anonymous"), totals(samples, "file")
-    middle = min(SETTLED, len(own) // 2)
+    middle = len(own) // 2
     return {
         "what": name,
         "first epoch MiB": own[0],

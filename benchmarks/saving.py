@@ -98,7 +98,9 @@ def figures(report: dict, wanted: int) -> Run:
         until = disturbed[number + 1][0] if number + 1 < len(disturbed) else ends[-1]
         near = [end - start for start, end in calm if since <= start and end <= until]
         if not near:
-            raise SystemExit("a checkpoint took until the next save: the disk is too slow for so few updates in between")
+            raise SystemExit(
+                "a checkpoint took until the next save: the disk is too slow for so few updates in between"
+            )
         update = common.median(near)
         during = [span for span in spans if _meet(span, busy)]
         call = record["returned"] - record["called"]

@@ -156,6 +156,16 @@ def test_half_a_snapshot_is_not_kept():
     assert not snapshots._used
 
 
+@pytest.mark.gpu
+def test_a_snapshot_of_a_device_is_ordered_before_what_follows():
+    weights = {"w": torch.ones(1 << 20, device="cuda"), "half": torch.ones(3, device="cuda").half()}
+    snapshots = schema.Snapshots()
+    copy = snapshots.take(weights)
+    weights["w"].add_(1)
+    snapshots.wait()
+    assert copy["w"].is_pinned() and copy["w"].sum() == 1 << 20 and copy["half"].dtype == torch.float32
+
+
 class Choice(str, enum.Enum):
     yes = "y"
 
