@@ -9,8 +9,9 @@
 
 stall = the save call + what the following updates lose until the checkpoint is written: how much longer they take
 together than as many undisturbed ones (the median update since the save before and until the next). The first save of
-a process takes new memory and is told apart. The floor of a synchronous save: its bytes, written in one go and flushed to
-the disk in the same minutes.
+a process takes new memory and is told apart. Processor times count besides: where others use the machine, they are what
+can be compared; of a synchronous save the call's has the writing in it. The floor of a synchronous save: its bytes, written
+in one go and flushed to the disk in the same minutes.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Save:
     call: float
     slowdown: float
     until_written: float
+    call_cpu: float
     writer_cpu: float
 
     @property
@@ -105,7 +107,7 @@ def figures(report: dict, wanted: int) -> Run:
         during = [span for span in spans if _meet(span, busy)]
         call = record["returned"] - record["called"]
         slowdown = during[-1][1] - during[0][0] - call - len(during) * update
-        saves.append(Save(call, slowdown, busy[1] - busy[0], record["writer_cpu"]))
+        saves.append(Save(call, slowdown, busy[1] - busy[0], record["call_cpu"], record["writer_cpu"]))
     return Run(saves[0], saves[1:], common.median([end - start for start, end in calm]), 0, 0.0)
 
 
@@ -138,6 +140,7 @@ def row(name: str, runs: list[Run], stall: float) -> dict[str, object]:
         "call / synchronous": found["call"] / stall,
         "first stall s": common.median([run.first.stall for run in runs]),
         "written after s": found["until_written"],
+        "call's CPU s": found["call_cpu"],
         "writer's CPU s": found["writer_cpu"],
         "peak MiB": common.median([run.peak_mib for run in runs]),
     }
