@@ -101,8 +101,9 @@ class Waits(TorchDispatchMode):
 
 
 def configuration(
-    mode: str, optimizer: str = "adam", memory_efficient: bool = False, ema: bool = False, sparse: bool = False
+    mode: str, memory_efficient: bool = False, ema: bool = False, sparse: bool = False, optimizer: Any = None
 ) -> Any:
+    """``optimizer``: its section, if not Adam's."""
     common = SimpleNamespace(
         **{name: name == mode for name in ("fp16", "bf16", "amp")},
         **{f"memory_efficient_{name}": name == mode and memory_efficient for name in ("fp16", "bf16")},
@@ -128,7 +129,7 @@ def configuration(
     }
     return SimpleNamespace(
         common=common,
-        optimizer=SimpleNamespace(_name=optimizer, lr=[0.01], **adam),
+        optimizer=optimizer or SimpleNamespace(_name="adam", lr=[0.01], **adam),
         optimization=OptimizationConfig(clip_norm=1.0, lr=[0.01]),
         distributed_training=SimpleNamespace(distributed_world_size=1, device_id=0),
         ema=SimpleNamespace(

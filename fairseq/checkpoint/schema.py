@@ -38,7 +38,7 @@ def build_state(
 ) -> dict[str, Any]:
     """The checkpoint of the run's parts with their ``states`` at ``position``, the state of the data iterator.
 
-    Raises CheckpointError for a value that could not be loaded again.
+    Its tensors are still those of the run: it is for `portable`, or a snapshot, before it is written.
     """
     entry = {**states["classes"], **{key: states[key] for key in ("lr_scheduler_state", "num_updates")}}
     extra = {
@@ -63,25 +63,70 @@ def build_state(
     }
     if states["optimizer"] is not None:
         state["last_optimizer_state"] = states["optimizer"]
-    return portable(state)
+    return state
 
 
-def portable(state: Any, snapshot: bool = False) -> Any:
+def portable(state: Any) -> Any:
     """A copy of the nested containers of ``state`` with its tensors made ready for saving, see the module's text.
 
-    With ``snapshot`` no tensor shares memory with the run, which may then go on while the file is being written.
+    Raises CheckpointError for a value that could not be loaded again.
     """
-    return _Copier(snapshot).copy(state, "")
+    return _Copier(None).copy(state, "")
 
 
-_PLAIN = (bool, int, float, str, bytes, np.ndarray, torch.dtype, torch.device)
+class Snapshots:
+    """Takes snapshots of a run: `portable` copies that share no memory with it, so that it may go on meanwhile.
+
+    The memory of the last one is used again by the next, which is then no longer good: new memory costs several times as
+    much as the copy, because every page of it has to be found and cleared first. For CUDA it is page-locked, and the
+    copies are only ordered: `wait` before the numbers are read.
+    """
+
+    def __init__(self) -> None:
+        self._spare: dict[tuple, list[torch.Tensor]] = {}
+        self._used: dict[tuple, list[torch.Tensor]] = {}
+        self._copied: dict[torch.device, torch.cuda.Event] = {}
+
+    def take(self, state: Any) -> Any:
+        """The snapshot. Raises CheckpointError as `portable`, and torch's errors where there is not enough memory."""
+        self._spare, self._used = self._used, {}
+        self._copied.clear()
+        try:
+            snapshot = _Copier(self).copy(state, "")
+        except BaseException:
+            self._used = {}  # half a snapshot is of no use to anybody
+            raise
+        finally:
+            self._spare = {}
+        for device in self._copied:
+            self._copied[device].record(torch.cuda.current_stream(device))
+        return snapshot
+
+    def wait(self) -> None:
+        """Until the tensors of the snapshot hold what they should."""
+        for event in self._copied.values():
+            event.synchronize()
+
+    def copy(self, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """``value`` in memory of its own."""
+        key = (value.shape, dtype, value.is_cuda)
+        spare = self._spare.get(key)
+        saved = spare.pop() if spare else torch.empty(value.shape, dtype=dtype, pin_memory=value.is_cuda)
+        saved.copy_(value, non_blocking=value.is_cuda)
+        if value.is_cuda and value.device not in self._copied:
+            self._copied[value.device] = torch.cuda.Event()
+        self._used.setdefault(key, []).append(saved)
+        return saved
+
+
+_PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device)
 
 
 class _Copier:
     """One walk over a state; remembers converted tensors, so that those which share memory keep sharing it."""
 
-    def __init__(self, snapshot: bool) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshots: Snapshots | None) -> None:
+        self.snapshots = snapshots
         self.tensors: dict[tuple, torch.Tensor] = {}
         self.alive: list[torch.Tensor] = []  # an address is only a key as long as its tensor lives
 
@@ -92,6 +137,8 @@ class _Copier:
             return value.item()
         if value is None or isinstance(value, _PLAIN):
             return value
+        if isinstance(value, np.ndarray):
+            return value if self.snapshots is None else value.copy()
         if torch.is_tensor(value):
             return self.tensor(value)
         if isinstance(value, Mapping):
@@ -121,7 +168,7 @@ class _Copier:
     def tensor(self, value: torch.Tensor) -> torch.Tensor:
         value = value.detach()
         if value.layout != torch.strided:
-            return value.cpu()
+            return value.cpu() if self.snapshots is None else value.cpu().clone()
         storage = value.untyped_storage()
         key = (
             storage.data_ptr(),
@@ -135,11 +182,14 @@ class _Copier:
         known = self.tensors.get(key) if storage.data_ptr() else None
         if known is not None:
             return known
-        saved = value.to("cpu", torch.float32 if value.dtype in HALF else value.dtype)
-        # torch.save writes whole storages: a view must not drag its flat buffer into the file.
-        is_view = saved.untyped_storage().nbytes() > saved.numel() * saved.element_size()
-        if is_view or self.snapshot and saved.untyped_storage().data_ptr() == storage.data_ptr():
-            saved = saved.clone(memory_format=torch.contiguous_format)
+        dtype = torch.float32 if value.dtype in HALF else value.dtype
+        if self.snapshots is not None:
+            saved = self.snapshots.copy(value, dtype)
+        else:
+            saved = value.to("cpu", dtype)
+            # torch.save writes whole storages: a view must not drag its flat buffer into the file.
+            if saved.untyped_storage().nbytes() > saved.numel() * saved.element_size():
+                saved = saved.clone(memory_format=torch.contiguous_format)
         self.tensors[key] = saved
         self.alive.append(value)
         return saved

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.checkpoint.atomic import atomic_copy, atomic_save, remove_leftovers
-from fairseq.checkpoint.schema import portable
+from fairseq.checkpoint.schema import Snapshots, portable
 from fairseq.errors import CheckpointError
 from fairseq.rng import legacy_generator
 
@@ -153,6 +153,7 @@ class CheckpointStore:
         self.cfg = cfg
         self.best: float | None = None
         self._writing: Future[None] | None = None
+        self._snapshots = Snapshots()
 
     # -- what is best ---------------------------------------------------------------------------------------------
 
@@ -226,8 +227,9 @@ class CheckpointStore:
 
         ``state`` (or the function that makes it, called only when something is written) is what
         `fairseq.checkpoint.schema.build_state` returns; its ``extra_state["best"]`` is set here. With
-        ``write_checkpoints_asynchronously`` the tensors are copied now and written by a background thread; an error of
-        an earlier write is raised first. Raises CheckpointError; files from before are then untouched.
+        ``write_checkpoints_asynchronously`` the tensors are copied now and written by a background thread, or by this one
+        where there is no memory for a copy; an error of an earlier write is raised first. Raises CheckpointError; files
+        from before are then untouched.
         """
         self.wait()  # before looking at the directory
         self.best = self._best_with(val_loss)
@@ -240,18 +242,28 @@ class CheckpointStore:
             state["extra_state"]["best"] = self.best
         paths = [os.path.join(self.cfg.save_dir, name) for name in names]
         done = f"epoch {epoch} @ {updates} updates, score {val_loss}"
-        if not self.cfg.write_checkpoints_asynchronously:
-            self._write(state, paths, end_of_epoch, done)
+        snapshot = self._snapshot(state) if self.cfg.write_checkpoints_asynchronously else None
+        if snapshot is None:
+            self._write(portable(state), paths, end_of_epoch, done)
         else:
             # A program that ends waits for the threads of its executors.
             executor = ThreadPoolExecutor(1, "checkpoint-writer")
-            snapshot = portable(state, snapshot=True)
             self._writing = executor.submit(self._write_or_log, snapshot, paths, end_of_epoch, done)
             executor.shutdown(wait=False)
         return Path(paths[0])
 
+    def _snapshot(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """A copy that the run does not change, or None for want of memory."""
+        try:
+            return self._snapshots.take(state)
+        except (MemoryError, RuntimeError) as error:  # torch's allocators raise the latter
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning("no memory to copy the checkpoint (%s): it is written before the training goes on", reason)
+            return None
+
     def _write_or_log(self, *arguments: Any) -> None:
         try:
+            self._snapshots.wait()
             self._write(*arguments)
         except BaseException as error:
             logger.error("%s", error)  # `wait` may never be called
@@ -271,7 +283,7 @@ class CheckpointStore:
         """Write ``crash.pt``. A failure is logged only: another error is on its way already."""
         try:
             os.makedirs(self.cfg.save_dir, exist_ok=True)
-            atomic_save(state, os.path.join(self.cfg.save_dir, "crash.pt"))
+            atomic_save(portable(state), os.path.join(self.cfg.save_dir, "crash.pt"))
         except (CheckpointError, OSError) as error:
             logger.warning("%s", error)
 

@@ -14,7 +14,7 @@ from fairseq.dataclass.base import literal
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.optim.configs import FairseqAdafactorConfig
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, learning_rates, register_optimizer
-from fairseq.optim.float32_update import Float32Update
+from fairseq.optim.float32_update import Float32Update, undecorated
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class Adafactor(Float32Update):
     With ``relative_step`` the learning rate is min(0.01, 1 / sqrt(t)) (with ``warmup_init`` min(1e-6 t, 1 / sqrt(t))).
     ``scale_parameter`` multiplies it by the root mean square of each parameter, at least ``eps[1]``. Without
     ``relative_step`` the product stays in the group, as in the original, where the next parameter multiplies it again.
+    Away from the CPU it stays on the device: reading it would wait there, once for each parameter.
     """
 
     supports_flat_params = False  # rows and columns belong to one parameter
@@ -68,15 +69,30 @@ class Adafactor(Float32Update):
             mean = state["exp_avg"]
             change = mean.mul_(group["beta1"]).add_(change, alpha=1 - group["beta1"])
         if group["weight_decay"] != 0:
-            weights.add_(weights, alpha=-group["weight_decay"] * lr)
+            if torch.is_tensor(lr):
+                weights.mul_(1 - group["weight_decay"] * lr)
+            else:
+                weights.add_(weights, alpha=-group["weight_decay"] * lr)
         weights.sub_(change)
 
     @staticmethod
     def _learning_rate(group: dict[str, Any], state: dict[str, Any]) -> Any:
-        lr, step = group["lr"], state["step"]
+        """A number, or where it depends on weights that are not on the CPU, a tensor () on their device."""
+        lr, step, scale = group["lr"], state["step"], state["RMS"]
         if group["relative_step"]:
             lr = min(1e-6 * step if group["warmup_init"] else 1e-2, 1.0 / math.sqrt(step))
-        return lr * max(group["eps"][1], float(state["RMS"])) if group["scale_parameter"] else lr
+        if not group["scale_parameter"]:
+            return lr
+        return lr * (max(group["eps"][1], float(scale)) if scale.is_cpu else scale.clamp(min=group["eps"][1]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the base class; learning rates are numbers."""
+        state = undecorated(torch.optim.Optimizer.state_dict)(self)
+        groups = [
+            {**group, "lr": float(group["lr"])} if torch.is_tensor(group["lr"]) else group
+            for group in state["param_groups"]
+        ]
+        return {**state, "param_groups": groups}
 
     def _check_entry(self, entry: dict[str, Any], index: int) -> None:
         if "RMS" not in entry:

@@ -47,7 +47,7 @@ def build(model=None, optimizer_state=None, snapshot=False, **changes):
     }
     position = {"version": 2, "epoch": 1, "iterations_in_epoch": 24, "shuffle": True}
     state = schema.build_state({"_name": None, "common": {"seed": 1}}, states, position, 9.4)
-    return schema.portable(state, snapshot)
+    return schema.Snapshots().take(state) if snapshot else schema.portable(state)
 
 
 def test_keys_and_order_of_the_original():
@@ -122,10 +122,48 @@ def test_a_view_does_not_drag_its_buffer_into_the_file(tmp_path):
 
 def test_snapshot_is_independent():
     weights = {"w": torch.zeros(3), "scalar": torch.tensor(2), "empty": torch.zeros(0)}
-    copy = schema.portable(weights, snapshot=True)
+    copy = schema.Snapshots().take(weights)
     weights["w"] += 1
     weights["scalar"] += 1
     assert copy["w"].sum() == 0 and copy["scalar"] == 2 and copy["empty"].shape == (0,)
+
+
+def test_a_snapshot_of_everything_that_may_change():
+    array, sparse = np.zeros(2), torch.eye(2).to_sparse()
+    copy = schema.Snapshots().take({"array": array, "sparse": sparse, "list": [array]})
+    array += 1
+    sparse.values().add_(1)
+    assert copy["array"].sum() == copy["list"][0].sum() == 0 and copy["sparse"].sum() == 2
+
+
+def test_the_next_snapshot_takes_the_memory_of_the_last():
+    snapshots, weights = schema.Snapshots(), {"a": torch.zeros(3), "b": torch.ones(3), "half": torch.zeros(2).half()}
+    weights["tied"] = weights["a"]
+    first = snapshots.take(weights)
+    addresses = {value.data_ptr() for value in first.values()}
+    weights["a"] += 5
+    second = snapshots.take({**weights, "new": torch.ones(7)})
+    assert {second[key].data_ptr() for key in weights} == addresses
+    assert second["a"].tolist() == [5.0] * 3 and second["tied"] is second["a"] and second["b"].tolist() == [1.0] * 3
+    assert snapshots.take({"a": torch.zeros(9)})["a"].shape == (9,)
+    assert len(snapshots._used) == 1 and not snapshots._spare  # what nobody needs any more is given back
+
+
+def test_half_a_snapshot_is_not_kept():
+    snapshots = schema.Snapshots()
+    with pytest.raises(CheckpointError, match="object"):
+        snapshots.take({"a": torch.zeros(3), "b": object()})
+    assert not snapshots._used
+
+
+@pytest.mark.gpu
+def test_a_snapshot_of_a_device_is_ordered_before_what_follows():
+    weights = {"w": torch.ones(1 << 20, device="cuda"), "half": torch.ones(3, device="cuda").half()}
+    snapshots = schema.Snapshots()
+    copy = snapshots.take(weights)
+    weights["w"].add_(1)
+    snapshots.wait()
+    assert copy["w"].is_pinned() and copy["w"].sum() == 1 << 20 and copy["half"].dtype == torch.float32
 
 
 class Choice(str, enum.Enum):

@@ -288,6 +288,29 @@ def test_background_errors_are_raised_once_and_logged(tmp_path, monkeypatch, cap
     assert "disk full" in caplog.text
 
 
+def test_both_ways_write_the_same_bytes(tmp_path):
+    flat = torch.arange(100.0)
+    contents = {**state(1.0), "views": [flat[:10], flat[:10], flat[5:]], "half": torch.ones(3).half(), "name": "x"}
+    for background in (False, True):
+        s = store(tmp_path / str(background), write_checkpoints_asynchronously=background)
+        for epoch in (1, 2):
+            s.save(contents, epoch, 10 * epoch, True, 2.0)
+        s.wait()
+    for name in files(tmp_path / "True"):
+        assert (tmp_path / "True/ckpt" / name).read_bytes() == (tmp_path / "False/ckpt" / name).read_bytes()
+
+
+def test_without_memory_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch, caplog):
+    def fail(*unused, **more):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nmore")
+
+    s = store(tmp_path, write_checkpoints_asynchronously=True)
+    monkeypatch.setattr("fairseq.checkpoint.schema.torch.empty", fail)
+    s.save(state(1.0), 1, 10, True, 2.0)
+    assert files(tmp_path) == ["checkpoint1.pt", "checkpoint_best.pt", "checkpoint_last.pt"]
+    assert "can't allocate memory)" in caplog.text
+
+
 def test_what_a_run_may_go_on_from(tmp_path):
     cfg = CheckpointConfig(save_dir=str(tmp_path))
     assert resumable(cfg) == []

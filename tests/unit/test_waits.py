@@ -22,7 +22,7 @@ from fairseq.logging import metrics
 from fairseq.logging.progress import format_stat
 from fairseq.modules import attention_backends, score_tables
 from fairseq.modules.encoder import EncoderLayer
-from fairseq.registry import LM_HEADS
+from fairseq.registry import LM_HEADS, OPTIMIZERS
 from fairseq.tree import map_tensors
 from tests.fake_device import Task, Waits, fake_cuda, fake_trainer, waits_of_updates
 from tests.unit.roberta import KINDS, PAD, small_model
@@ -148,7 +148,6 @@ def test_every_head(head: str, device: None):
 @pytest.mark.parametrize(
     ("mode", "options"),
     [
-        ("fp32", {"optimizer": "adamw"}),
         ("fp32", {"ema": True}),
         ("bf16", {"ema": True}),
         ("bf16", {"memory_efficient": True}),
@@ -159,6 +158,24 @@ def test_every_head(head: str, device: None):
 def test_other_updates(mode: str, options: dict[str, Any], device: None):
     waits = waits_of_updates(masked_lm_trainer(mode, options=options), [masked_sample(False)])
     assert len(waits.lines) == 1, waits.report()
+
+
+OTHER_OPTIMIZERS = {
+    **{name: {} for name in ("adamw", "sgd", "adagrad", "adadelta", "adamax", "nag", "lamb", "adafactor")},
+    "adafactor scaled": {"scale_parameter": True, "weight_decay": 0.1},
+    "adafactor relative": {"scale_parameter": True, "relative_step": True, "beta1": 0.9},
+    "nag with momentum": {"momentum": 0.9, "weight_decay": 0.1},
+    "lamb without decay": {"weight_decay": 0.0},
+}
+
+
+@pytest.mark.parametrize("mode", ["fp32", "bf16"])
+@pytest.mark.parametrize("what", OTHER_OPTIMIZERS)
+def test_other_optimizers(what: str, mode: str, device: None):
+    name = what.split()[0]
+    section = OPTIMIZERS.config_class(name)(_name=name, lr=[0.01], **OTHER_OPTIMIZERS[what])
+    waits = waits_of_updates(masked_lm_trainer(mode, options={"optimizer": section}), [masked_sample(False)])
+    assert len(waits.lines) == 1 and "isfinite" in waits.lines[0], waits.report()
 
 
 @pytest.mark.parametrize("mode", ["fp32", "bf16", "fp16", "amp"])
