@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -63,6 +64,19 @@ def leave_signals_to_parent(worker: int) -> None:
         threading.Thread(target=_end_for_parent, daemon=True).start()
 
 
+@contextlib.contextmanager
+def _sigterm_held_back() -> Iterator[None]:
+    """Workers that are forked in this block cannot be ended by SIGTERM before `leave_signals_to_parent` is called."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_for_parent() -> None:
     """On SIGTERM from the parent, which sends it where a worker does not end by itself."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
@@ -110,7 +124,8 @@ class BatchLoader:
         if len(batches) == 0:
             return iter(())
         self._order.batches, self._order.epoch = batches, self.epoch
-        return _all(iter(self._loader), len(batches))
+        with _sigterm_held_back():
+            return _all(iter(self._loader), len(batches))
 
 
 class Reading:
