@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fairseq.checkpoint.interrupted import finish_save
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.store import last_name, resumable
 from fairseq.data import indexed_dataset
@@ -188,6 +189,8 @@ def load_checkpoint(
     path, resets = starting_point(cfg)
     overrides = literal_dict(cfg.optimizer_overrides, "--optimizer-overrides")
     own = resumable(cfg)
+    if path in own and not cfg.no_save and trainer.is_data_parallel_master:
+        finish_save(trainer.store, path)
     others = [other for other in own if other != path] if path in own else []
     more = {"fallbacks": others} if others else {}  # a trainer of a plugin may not know of them
     extra_state = trainer.load_checkpoint(
