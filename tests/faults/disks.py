@@ -36,6 +36,7 @@ from tests.faults.warm import CALLS, Child, Event, Strike
 
 MISTAKE = 2  # what a command ends with that prints one sentence
 AT = 5  # the update after which something happens
+FEW_BYTES = 160_000  # less than a checkpoint has
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,31 @@ class Trouble:
     """What happens to a training of the case ``case``.
 
     ``hook`` is called in the child with every event, ``prepare`` before it begins. ``says`` is in the sentence that ends it;
-    without one, it ends as if nothing had been. ``loses``: whether updates may have to be made again.
+    without one, it ends as if nothing had been. ``loses``: whether updates may have to be made again. ``words``: more
+    arguments, which change no number.
     """
 
     case: str
     says: str = ""
+    words: tuple[str, ...] = ()
     strike: Strike | None = None
     hook: Callable[[Event], None] | None = None
     prepare: Callable[[], None] | None = None
     loses: bool = True
 
 
-def _at_update(action: Callable[[], object]) -> Callable[[Event], None]:
-    """Call ``action`` once, after update ``AT``."""
-    return lambda event: action() if event["event"] == "update" and event["updates"] == AT else None  # type: ignore
+def _after(updates: int, action: Callable[[], object]) -> Callable[[Event], None]:
+    """Call ``action`` once, after so many updates."""
+
+    def hook(event: Event) -> None:
+        if event["event"] == "update" and event["updates"] == updates:
+            action()
+
+    return hook
 
 
 def _small_files() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FEW_BYTES, FEW_BYTES))
 
 
 def _remove() -> None:
@@ -72,7 +80,13 @@ def _replace() -> None:
     Path("checkpoints").touch()
 
 
-def _put_back(folder: Path) -> None:
+def _shorten() -> None:
+    """In place, as a copy does that starts again: the pages of the old file are gone."""
+    os.truncate("../data-bin/train.bin", 0)
+
+
+def _put_back(folder: Path, data: Path, copy: Path) -> None:
+    shutil.copyfile(copy / "train.bin", data / "train.bin")
     if (folder / "moved").exists():
         (folder / "checkpoints").unlink()
         (folder / "moved").rename(folder / "checkpoints")
@@ -101,12 +115,15 @@ TROUBLES = {
     "quota exceeded": Trouble("workers", "quota exceeded", **_failing("EDQUOT", 300)),
     "broken disk": Trouble("sync", "Input/output error", **_failing("EIO", 10, "fsync")),
     "read-only": Trouble("sync", "Read-only file system", **_failing("EROFS", 10, "open")),
-    "limited size of files": Trouble("sync", "File too large", hook=_at_update(_small_files)),
-    "directory removed": Trouble("sync", hook=_at_update(_remove)),
-    "directory removed, in the background": Trouble("async", hook=_at_update(_remove)),
-    "directory replaced by a file": Trouble("sync", "checkpoints", hook=_at_update(_replace)),
-    "data worker killed": Trouble("workers", "data worker", hook=_at_update(_kill_worker), loses=False),
+    "limited size of files": Trouble("sync", "File too large", hook=_after(AT, _small_files)),
+    "directory removed": Trouble("sync", hook=_after(AT, _remove)),
+    "directory removed, in the background": Trouble("async", hook=_after(AT, _remove)),
+    "directory replaced by a file": Trouble("sync", "checkpoints", hook=_after(AT, _replace)),
+    "data worker killed": Trouble(
+        "workers", "data worker", ("--data-buffer-size", "1"), hook=_after(1, _kill_worker), loses=False
+    ),
     "few open files": Trouble("workers", "open files", prepare=_few_files),
+    "data shortened": Trouble("sync", "train.bin", hook=_after(AT, _shorten)),
 }
 
 
@@ -114,10 +131,10 @@ def strike(name: str, case: Undisturbed, folder: Path) -> Iterator[Fault]:
     """The trouble ``name``, then the same command without it."""
     folder.mkdir()
     trouble = TROUBLES[name]
-    first = warm.start(case.words, folder, trouble.strike, trouble.hook, trouble.prepare)
+    first = warm.start([*case.words, *trouble.words], folder, trouble.strike, trouble.hook, trouble.prepare)
     first.wait(HANG_SECONDS)
     kill_group(first)
-    _put_back(folder)
+    _put_back(folder, folder.parent / "data-bin", folder.parent / "copy")
     complaints, stored, lost = inspect(first, 0, case, folder)
     complaints += _ending(first, trouble)
     if lost and not trouble.loses:
@@ -147,6 +164,7 @@ def _ending(child: Child, trouble: Trouble) -> Iterator[str]:
 
 def troubles(names: Sequence[str], folder: Path) -> Iterator[Fault]:
     data = make_data(folder)
+    shutil.copytree(data, folder / "copy")
     known: dict[str, Undisturbed] = {}
     for number, name in enumerate(names):
         case = TROUBLES[name].case
