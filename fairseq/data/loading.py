@@ -65,16 +65,21 @@ def leave_signals_to_parent(worker: int) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_held_back() -> Iterator[None]:
-    """Workers that are forked in this block cannot be ended by SIGTERM before `leave_signals_to_parent` is called."""
-    if not hasattr(signal, "pthread_sigmask"):
+def _forking() -> Iterator[None]:
+    """Around the fork of workers: what signals may do to them and to this process.
+
+    SIGTERM cannot end a worker before `leave_signals_to_parent` is called in it. And when a worker dies, torch's handler of
+    SIGCHLD raises wherever this process is, in the middle of an update or a save: it is taken away, and reading says so.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]), signal.getsignal(signal.SIGCHLD)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _end_for_parent() -> None:
@@ -124,7 +129,7 @@ class BatchLoader:
         if len(batches) == 0:
             return iter(())
         self._order.batches, self._order.epoch = batches, self.epoch
-        with _sigterm_held_back():
+        with _forking():
             return _all(iter(self._loader), len(batches))
 
 

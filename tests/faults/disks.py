@@ -9,6 +9,7 @@ gone the same command goes on, bit-identical to the undisturbed run.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import resource
 import shutil
@@ -44,13 +45,11 @@ class Trouble:
     """What happens to a training of the case ``case``.
 
     ``hook`` is called in the child with every event, ``prepare`` before it begins. ``says`` is in the sentence that ends it;
-    without one, it ends as if nothing had been. ``loses``: whether updates may have to be made again. ``words``: more
-    arguments, which change no number.
+    without one, it ends as if nothing had been. ``loses``: whether updates may have to be made again.
     """
 
     case: str
     says: str = ""
-    words: tuple[str, ...] = ()
     strike: Strike | None = None
     hook: Callable[[Event], None] | None = None
     prepare: Callable[[], None] | None = None
@@ -92,10 +91,18 @@ def _put_back(folder: Path, data: Path, copy: Path) -> None:
         (folder / "moved").rename(folder / "checkpoints")
 
 
-def _kill_worker() -> None:
-    import multiprocessing
+def _workers_die() -> None:
+    """A data worker is killed when it has read so many sentences."""
+    from fairseq.data.indexed_dataset import MMapIndexedDataset
 
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)  # type: ignore[arg-type]
+    parent, read, count = os.getpid(), MMapIndexedDataset.read_tokens, itertools.count()
+
+    def reading(dataset: MMapIndexedDataset, start: int, stop: int) -> Any:
+        if os.getpid() != parent and next(count) == 39:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(dataset, start, stop)
+
+    MMapIndexedDataset.read_tokens = reading  # type: ignore[method-assign]
 
 
 def _few_files() -> None:
@@ -119,9 +126,7 @@ TROUBLES = {
     "directory removed": Trouble("sync", hook=_after(AT, _remove)),
     "directory removed, in the background": Trouble("async", hook=_after(AT, _remove)),
     "directory replaced by a file": Trouble("sync", "checkpoints", hook=_after(AT, _replace)),
-    "data worker killed": Trouble(
-        "workers", "data worker", ("--data-buffer-size", "1"), hook=_after(1, _kill_worker), loses=False
-    ),
+    "data worker killed": Trouble("async-workers", "data worker", prepare=_workers_die, loses=False),
     "few open files": Trouble("workers", "open files", prepare=_few_files),
     "data shortened": Trouble("sync", "train.bin", hook=_after(AT, _shorten)),
 }
@@ -131,7 +136,7 @@ def strike(name: str, case: Undisturbed, folder: Path) -> Iterator[Fault]:
     """The trouble ``name``, then the same command without it."""
     folder.mkdir()
     trouble = TROUBLES[name]
-    first = warm.start([*case.words, *trouble.words], folder, trouble.strike, trouble.hook, trouble.prepare)
+    first = warm.start(case.words, folder, trouble.strike, trouble.hook, trouble.prepare)
     first.wait(HANG_SECONDS)
     kill_group(first)
     _put_back(folder, folder.parent / "data-bin", folder.parent / "copy")
