@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ PHASES = {
 KILLED = -9
 OF_DATA = ("data worker killed", "few open files", "data shortened")
 TESTS = ("tests/unit/test_preprocess_kills.py", "tests/integration/test_elastic.py")
-QUICK = {"kills": 12, "inputs": 200}
+FEW_KINDS = ("checkpoint", "dict.txt", "data", "yaml")
 
 
 def run(name: str, words: Sequence[object], total: int = 0, details: Path | None = None) -> tuple[int, str]:
@@ -106,44 +107,38 @@ def troubles(folder: Path) -> list[Row]:
     ]
 
 
-def controls() -> Row:
+def controls() -> list[Row]:
     status, said = run("mistakes", ["tests.faults.controls"])
     mistakes = {row["without"]: row["found"] for row in map(json.loads, said.splitlines())} if not status else {}
     sound = mistakes.pop("nothing", ["not run"])
     found = 0 if sound else sum(map(bool, mistakes.values()))
-    return row("mistakes put into resuming and saving", len(mistakes), found, "found, as they have to be")
+    return [row("mistakes put into resuming and saving", len(mistakes), found, "found, as they have to be")]
 
 
-def inputs(count: int, folder: Path) -> Iterator[Row]:
-    """``count`` files in all, half of them damaged ones of every kind, half of them made up."""
-    sys.path.insert(0, str(REPOSITORY))
-    from tests.faults.kinds import KINDS
-    from tests.faults.properties import PROPERTIES
-
-    each, details = -(-count // 2 // len(KINDS)), folder / "fuzz"
-    words = ["tests.faults.fuzz", "--count", each, "--details", details]
-    run("damaged files", words, each * len(KINDS), details)
+def damaged(count: int, names: Sequence[str], checked: set[str], folder: Path) -> list[Row]:
+    """``count`` good files with damage, in all; those that carry checksums may not be read as something else."""
+    each, details = -(-count // len(names)), folder / "fuzz"
+    words = ["tests.faults.fuzz", "--count", each, "--details", details, "--kinds", *names]
+    run("damaged files", words, each * len(names), details)
     reports = read_lines(details)
     outcomes = Counter(report["outcome"] for report in reports)
     good = sum(outcomes[name] for name in ("sentence", "unchanged", "silent"))
-    silent = sum(report["outcome"] == "silent" and KINDS[report["kind"]].checked for report in reports)
+    silent = sum(report["outcome"] == "silent" and report["kind"] in checked for report in reports)
     said = f"{outcomes['sentence']} refused, {good - outcomes['sentence']} read"
-    yield row(f"damaged files of {len(KINDS)} kinds", len(reports), good - silent, said)
+    return [row(f"damaged files of {len(names)} kinds", len(reports), good - silent, said)]
 
-    each = -(-count // 2 // len(PROPERTIES))
-    _, printed = run("generated files", ["tests.faults.properties", "--count", each])
+
+def generated(count: int, names: Sequence[str]) -> list[Row]:
+    """``count`` files that are made up, in all."""
+    _, printed = run("generated files", ["tests.faults.properties", "--count", -(-count // len(names))])
     found = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     read, refused = (sum(report.get(key, 0) for report in found) for key in ("read", "refused"))
-    wrong = len(PROPERTIES) - sum("wrong" not in report for report in found)
-    yield row(
-        f"generated files of {len(PROPERTIES)} kinds",
-        read + refused + wrong,
-        read + refused,
-        f"{refused} refused, {read} read",
-    )
+    wrong = len(names) - sum("wrong" not in report for report in found)
+    said = f"{refused} refused, {read} read"
+    return [row(f"generated files of {len(names)} kinds", read + refused + wrong, read + refused, said)]
 
 
-def others() -> Row:
+def others() -> list[Row]:
     """Kills of preprocessing, and of one of two machines under torchrun, which are tests."""
     _, said = run("other kills", ["pytest", "-q", "-p", "no:cacheprovider", "-m", "", *TESTS])
     words = said.replace(",", "").split()
@@ -181,24 +176,42 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     plt.close(figure)
 
 
+def parts(args: argparse.Namespace, folder: Path) -> list[Callable[[], list[Row]]]:
+    """What is run, each in a process of its own."""
+    sys.path.insert(0, str(REPOSITORY))
+    from tests.faults.kinds import KINDS
+    from tests.faults.properties import PROPERTIES
+
+    names = FEW_KINDS if args.quick else tuple(KINDS)
+    checked = {name for name in names if KINDS[name].checked}
+    half = args.inputs // 2
+    found = [
+        lambda: kills(args.kills, args.seed, folder),
+        lambda: troubles(folder),
+        controls,
+        lambda: damaged(half, names, checked, folder),
+        lambda: generated(half, tuple(PROPERTIES)),
+    ]
+    return found if args.quick else [*found, others]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="kills of trainings (%(default)s)")
     parser.add_argument("--inputs", type=int, default=2000, help="damaged and generated files (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="a few of each, without the slow tests: two minutes")
+    parser.add_argument("--jobs", type=int, default=2, help="parts at a time (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a few of each, without the slow tests")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--picture", type=Path, help="draw them into this file")
     args = parser.parse_args()
     if args.quick:
-        args.kills, args.inputs = QUICK["kills"], QUICK["inputs"]
+        args.kills, args.inputs = 12, 200
     print(machine(), flush=True)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        rows = [*kills(args.kills, args.seed, folder), *troubles(folder), controls(), *inputs(args.inputs, folder)]
-    if not args.quick:
-        rows.append(others())
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as executor:
+        waiting = [executor.submit(part) for part in parts(args, Path(folder))]
+        rows = [row for part in waiting for row in part.result()]
     print_table(rows, f"Faults, {time.monotonic() - start:.0f} s in all")
     write_json(args.json, {"kills": args.kills, "inputs": args.inputs, "seed": args.seed, "rows": rows})
     if args.picture:
