@@ -197,7 +197,8 @@ def load_checkpoint(
     path, resets = starting_point(cfg)
     overrides = literal_dict(cfg.optimizer_overrides, "--optimizer-overrides")
     own = resumable(cfg)
-    if path in own and not cfg.no_save and trainer.is_data_parallel_master:
+    found_here = cfg.restore_file == last_name() and path in own  # and not one that was asked for
+    if found_here and not cfg.no_save and trainer.is_data_parallel_master:
         finish_save(trainer.store, path)
     others = [other for other in own if other != path] if path in own else []
     more = {"fallbacks": others} if others else {}  # a trainer of a plugin may not know of them
