@@ -31,6 +31,7 @@ from tests.faults.warm import Child, Event, Strike
 INTERRUPTED = 75  # what a run ends with that has saved because of a signal
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
 HANG_SECONDS = 120.0
+ORPHANS_SECONDS = 30.0  # in which data workers notice that they have no parent any more
 MOST_KILLS = 15  # of one training, which then ends undisturbed
 UPDATES = 20
 
@@ -297,10 +298,11 @@ def same_end(child: Child, case: Undisturbed, folder: Path, signaled: bool = Fal
 def broken_training(name: str, rng: random.Random, case: Undisturbed, folder: Path) -> Iterator[Fault]:
     """The faults of one training, until it is over."""
     folder.mkdir()
-    stored, signaled = 0, False
+    stored, signaled, children = 0, False, []
     for _ in range(MOST_KILLS):
         start, before = stored, temporary_files(folder)
         child, kind = strike(rng, case, folder)
+        children.append(child)
         complaints, stored, lost = inspect(child, start, case, folder)
         complaints += judge_ending(child, kind, lost)
         signaled |= child.status == INTERRUPTED
@@ -313,6 +315,7 @@ def broken_training(name: str, rng: random.Random, case: Undisturbed, folder: Pa
         child.wait(HANG_SECONDS)
         complaints, _, _ = inspect(child, stored, case, folder)
     complaints = list(same_end(child, case, folder, signaled))
+    complaints += [f"data workers of {child.pid} are left" for child in children if child.alive(ORPHANS_SECONDS)]
     yield Fault(name, "the end", "ended", 0, child.status, complaints)
 
 
