@@ -52,7 +52,7 @@ def run(name: str, words: Sequence[object], total: int = 0, details: Path | None
             if time.monotonic() - shown > 15:
                 shown = time.monotonic()
                 done = len(read_lines(details)) if details is not None else 0
-                counted = f"{done} of {total}, " if total else ""
+                counted = f"{done} of about {total}, " if total else ""
                 print(f"# {name}: {counted}{shown - start:.0f} s", file=sys.stderr, flush=True)
         output.seek(0)
         said = output.read()
@@ -75,7 +75,8 @@ def updates_lost(faults: Sequence[Row]) -> str:
     lost = [fault["lost"] for fault in faults]
     if not any(lost):
         return "nothing"
-    return f"{sum(lost) / len(lost):.2g} updates on average, {max(lost)} at most"
+    most = "1 update" if max(lost) == 1 else f"{max(lost)} updates"
+    return f"{most} at most, {sum(lost) / len(lost):.2g} on average"
 
 
 def row_of(kind: str, faults: Sequence[Row]) -> Row:

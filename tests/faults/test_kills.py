@@ -13,7 +13,7 @@ from tests.faults.disks import TROUBLES
 from tests.faults.kills import CASES, compare, differing, phase_of, updates_in_place
 from tests.runs import ROOT, environment
 
-QUICK = ("full in a write", "full in the background", "data worker killed")
+QUICK = ("full in a write", "data worker killed")
 
 
 def forked(module: str, *words: object, status: int = 0) -> str:
