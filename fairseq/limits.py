@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import resource
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -193,6 +194,14 @@ def too_large(need: int) -> str | None:
     if there is None or need <= there:
         return None
     return f"about {_gigabytes(need)} of memory, but there are {_gigabytes(there)}"
+
+
+def too_many_files(need: int) -> str | None:
+    """``need`` open files in words, where this process may not have so many; None otherwise."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed == resource.RLIM_INFINITY or need <= allowed:
+        return None
+    return f"about {need} open files, but this process may have {allowed} (ulimit -n)"
 
 
 def _gigabytes(size: int) -> str:

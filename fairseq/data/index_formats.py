@@ -11,6 +11,7 @@ r"""The corpus formats without torch: writing ``.bin``/``.idx``, checking and ma
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from collections.abc import Sequence
@@ -179,6 +180,14 @@ def map_tokens(path: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     if os.path.getsize(path) == 0:
         return np.empty(0, dtype=dtype)
     return np.memmap(path, mode="r", dtype=np.uint8).view(np.ndarray).view(dtype)
+
+
+def mapped_file(tokens: npt.NDArray[Any]) -> mmap.mmap | None:
+    """The file behind what `map_tokens` gives; None for an empty one."""
+    owner: Any = tokens
+    while owner is not None and not isinstance(owner, mmap.mmap):
+        owner = getattr(owner, "base", None)
+    return owner
 
 
 TNT_MAGIC = b"TNTIDX\x00\x00"

@@ -25,6 +25,7 @@ from fairseq.data.index_formats import (
     data_file_path,
     index_file_path,
     map_tokens,
+    mapped_file,
     read_index,
     write_index,
 )
@@ -67,6 +68,7 @@ class MMapIndexedDataset(Corpus):
         check_opened(path)
         self.dtype, self.sizes, self._pointers = read_index(index_file_path(path), os.path.getsize(bin_path))
         self._tokens = map_tokens(bin_path, self.dtype)
+        self._file = mapped_file(self._tokens)
 
     def __getstate__(self) -> str:
         return self._path
@@ -80,14 +82,18 @@ class MMapIndexedDataset(Corpus):
     def __getitem__(self, i: int) -> torch.Tensor:
         """Item ``i`` as a new int64 tensor (T); the caller may change it."""
         start = int(self._pointers[i]) // self.dtype.itemsize
-        tokens = self._tokens[start : start + int(self.sizes[i])]
-        return torch.from_numpy(tokens.astype(np.int64))
+        return torch.from_numpy(self.read_tokens(start, start + int(self.sizes[i])).astype(np.int64))
 
     def read_tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Tokens ``[start, stop)`` of the concatenated items, in the stored type: a read-only view, no copy.
 
         Positions are clipped like those of a slice.
         """
+        # Pages that are gone would end the process without a word.
+        if self._file is not None and self._file.size() < self._tokens.nbytes:
+            raise DataError(
+                f"{data_file_path(self._path)} has become shorter since it was opened: leave the data alone while it is read"
+            )
         return self._tokens[start:stop]
 
 

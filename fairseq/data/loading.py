@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -64,6 +65,24 @@ def leave_signals_to_parent(worker: int) -> None:
         threading.Thread(target=_end_for_parent, daemon=True).start()
 
 
+@contextlib.contextmanager
+def _forking() -> Iterator[None]:
+    """Around the fork of workers: what signals may do to them and to this process.
+
+    SIGTERM cannot end a worker before `leave_signals_to_parent` is called in it. And when a worker dies, torch's handler of
+    SIGCHLD raises wherever this process is, in the middle of an update or a save: it is taken away, and reading says so.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]), signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _end_for_parent() -> None:
     """On SIGTERM from the parent, which sends it where a worker does not end by itself."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
@@ -111,7 +130,8 @@ class BatchLoader:
         if len(batches) == 0:
             return iter(())
         self._order.batches, self._order.epoch = batches, self.epoch
-        return _all(iter(self._loader), len(batches))
+        with _forking():
+            return _all(iter(self._loader), len(batches))
 
 
 class Reading:

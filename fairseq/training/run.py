@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fairseq.checkpoint.interrupted import finish_save
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.store import last_name, resumable
 from fairseq.data import indexed_dataset
@@ -18,7 +19,7 @@ from fairseq.dataclass.state import changed_settings, config_to_state
 from fairseq.distributed import group as distributed
 from fairseq.errors import CheckpointError, ConfigError
 from fairseq.file_io import PathManager
-from fairseq.limits import too_large
+from fairseq.limits import too_large, too_many_files
 from fairseq.locks import claimed
 from fairseq.logging import metrics
 from fairseq.logging.progress import own_logs
@@ -123,6 +124,14 @@ def check(cfg: FairseqConfig) -> None:
     workers = too_large(max(data.num_workers, 0) * _WORKER)
     if workers is not None:
         raise ConfigError(f"num_workers is {data.num_workers}: so many processes need {workers}")
+    # Every tensor on its way from a worker is an open file.
+    files = (
+        too_many_files(32 + 5 * (data.data_buffer_size or 0) + 8 * data.num_workers) if data.num_workers > 0 else None
+    )
+    if files is not None:
+        raise ConfigError(
+            f"num_workers is {data.num_workers}: data workers need {files}; raise it, or give --num-workers 0"
+        )
     if not cfg.optimization.update_freq:
         raise ConfigError("update_freq is an empty list; give at least one number of batches per update")
     check_section(cfg.distributed_training)
@@ -188,6 +197,9 @@ def load_checkpoint(
     path, resets = starting_point(cfg)
     overrides = literal_dict(cfg.optimizer_overrides, "--optimizer-overrides")
     own = resumable(cfg)
+    found_here = cfg.restore_file == last_name() and path in own  # and not one that was asked for
+    if found_here and not cfg.no_save and trainer.is_data_parallel_master:
+        finish_save(trainer.store, path)
     others = [other for other in own if other != path] if path in own else []
     more = {"fallbacks": others} if others else {}  # a trainer of a plugin may not know of them
     extra_state = trainer.load_checkpoint(

@@ -47,12 +47,12 @@ def _prepare(name: str, good: Path) -> None:
     program = (
         f"from pathlib import Path; from tests.faults.kinds import KINDS; KINDS[{name!r}].prepare(Path({str(good)!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=_environment(), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"cannot make the good files of {name}: {done.stderr[-2000:]}")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
     return {**os.environ, **single, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "FAIRSEQ_MALLOC": "default"}
@@ -62,7 +62,7 @@ def _run_child(name: str, seed: int, start: int, stop: int, good: Path) -> Itera
     """The reports of one child process, which ends early at an input that hangs or kills it."""
     words = [sys.executable, "-m", "tests.faults.worker", name, *map(str, (seed, start, stop)), str(good)]
     child = subprocess.Popen(
-        words, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     assert child.stdout is not None
     current, patience = start - 1, START_SECONDS

@@ -30,11 +30,12 @@ def descendants(process: int) -> list[int]:
     return children
 
 
-def agent(port: int, folder: Path, name: str) -> tuple[subprocess.Popen[bytes], Path]:
+def agent(port: int, folder: Path, name: str, host: bool) -> tuple[subprocess.Popen[bytes], Path]:
+    """One machine; ``host`` keeps what the agents know of each other, and is not the one that goes."""
     log = folder / f"{name}.log"
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-id", "x", "--rdzv-endpoint", f"127.0.0.1:{port}"]
     words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1", *rendezvous]
-    words += ["--rdzv-conf", "last_call_timeout=3", "--max-restarts", "3", "--monitor-interval", "0.5"]
+    words += ["--rdzv-conf", f"last_call_timeout=3,is_host={host}", "--max-restarts", "3", "--monitor-interval", "0.5"]
     words += ["-m", "fairseq.cli.train", DATA, *FLAGS, "--save-dir", "broken", "--save-interval-updates", 2]
     with log.open("wb") as file:
         return subprocess.Popen(
@@ -51,7 +52,7 @@ def agent(port: int, folder: Path, name: str) -> tuple[subprocess.Popen[bytes], 
 def test_the_job_goes_on_without_a_machine(tmp_path: Path) -> None:
     whole = train_inner(train(DATA, *FLAGS, "--save-dir", "whole", cwd=tmp_path).stdout)
     port = free_port()
-    (first, log), (second, other) = agent(port, tmp_path, "first"), agent(port, tmp_path, "second")
+    (first, log), (second, other) = agent(port, tmp_path, "first", True), agent(port, tmp_path, "second", False)
     try:
         end = time.monotonic() + 300
         while '"num_updates": "5"' not in log.read_text() + other.read_text():

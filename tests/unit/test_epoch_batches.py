@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq.data import loading
 from fairseq.data.datasets import BaseWrapperDataset
 from fairseq.data.iterators import EpochBatchIterator, GroupedIterator, GrowingGroups
 from fairseq.data.masking import MaskTokensDataset
@@ -276,6 +277,19 @@ def test_workers_leave_signals_to_their_parent():
         dataset.number = getattr(signal, number)
         itr = EpochBatchIterator(dataset, list, [[0], [1], [2]], num_workers=1)
         assert sorted(sum(itr.next_epoch_itr(), [])) == [1, 2, 3]
+
+
+def test_a_signal_to_a_worker_that_has_just_been_forked(monkeypatch):
+    prepare = loading.leave_signals_to_parent
+
+    def late(worker):
+        os.kill(os.getpid(), signal.SIGTERM)
+        prepare(worker)
+
+    monkeypatch.setattr(loading, "leave_signals_to_parent", late)
+    itr = EpochBatchIterator(ListDataset([1, 2]), list, [[0], [1]], num_workers=2)
+    assert sorted(sum(itr.next_epoch_itr(), [])) == [1, 2]
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_killed_worker_is_one_sentence():

@@ -252,3 +252,12 @@ def test_language_pair(tmp_path):
     assert infer_language_pair(str(tmp_path)) == (None, None)
     (tmp_path / "train.in-out.in.bin").touch()
     assert infer_language_pair(str(tmp_path)) == ("in", "out")
+
+
+def test_a_file_that_is_shortened_while_it_is_read(tmp_path):
+    prefix = build(tmp_path / "d")
+    dataset = MMapIndexedDataset(prefix)
+    os.truncate(f"{prefix}.bin", 2)
+    for read in (lambda: dataset[0], lambda: dataset.read_tokens(2, 4)):
+        with pytest.raises(DataError, match="d.bin has become shorter"):
+            read()

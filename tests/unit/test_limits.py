@@ -123,6 +123,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: Any, *words: object) ->
         (["--encoder-layers", 10**30], "--encoder-layers: the value must be an integer of at most 64 bits"),
         (["--channel-mixer", "fff", "--fff-depth", 24, "--fff-trees", 10**6], "a model of this size needs about"),
         (["--num-workers", 10**8], "num_workers is 100000000: so many processes need about .* GB"),
+        (["--num-workers", 2, "--data-buffer-size", 10**7], "data workers need about 50000048 open files, but"),
         (["--save-dir", "a\0b"], "--save-dir: the value must be a string without NUL characters"),
     ],
 )

@@ -199,8 +199,12 @@ class SentencepieceBPE:
         sampling = {"enable_sampling": True} | ({} if alpha is None else {"alpha": alpha})
         self._options: dict[str, Any] = sampling if self.enable_sampling else {}
         self.sp = sentencepiece.SentencePieceProcessor()
-        load(lambda: self.sp.Load(path), path, "is not a sentencepiece model")
-        self.symbols = [self.sp.IdToPiece(idx) for idx in range(len(self.sp))]
+
+        def read() -> list[str]:
+            self.sp.Load(path)
+            return [self.sp.IdToPiece(idx) for idx in range(len(self.sp))]
+
+        self.symbols = load(read, path, "is not a sentencepiece model")
         self._index = {piece: idx for idx, piece in enumerate(self.symbols)}
 
     @guarded
