@@ -188,6 +188,13 @@ _EXTRA = group(
     ema=optional(_WEIGHTS),
     ema_fp32_params=optional(_WEIGHTS),
 )
+_SHARDS = group(
+    {
+        "directory": text,
+        "files": group(others=listing(_COUNT, 2)),
+        "places": listing(listing(anything, 2)),
+    }
+)
 CHECKPOINT = group(
     {"model": _WEIGHTS},
     args=optional(settings),
@@ -197,6 +204,7 @@ CHECKPOINT = group(
     last_optimizer_state=optional(optimizer),
     task_state=optional(group()),
     extra_state=optional(_EXTRA),
+    shards=optional(_SHARDS),
     epoch=optional(_EPOCH),  # of files too old to have an extra state
     batch_offset=optional(_COUNT),
     val_loss=optional(number()),
