@@ -25,3 +25,8 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
         make = getattr(value, "_make", type(value))  # a named tuple takes its fields one by one
         return make(map_tensors(function, item) for item in value)
     return value.map_tensors(function) if hasattr(value, "map_tensors") else value
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether ``tensor`` is one of torch's ``DTensor`` (whose module takes long to load)."""
+    return isinstance(tensor, torch.Tensor) and hasattr(tensor, "full_tensor")
