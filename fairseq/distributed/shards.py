@@ -100,5 +100,3 @@ def taking_whole_tensors() -> Any:
     from torch.distributed.tensor.experimental import implicit_replication
 
     return implicit_replication()
-
-

@@ -256,7 +256,9 @@ class Encoder(nn.Module):
         layers = list(self.layers)
         if not self.training or self.options.layerdrop <= 0:
             return layers
-        draws = torch.empty(len(layers)).uniform_(generator=self.layer_draws)  # on the CPU, so that all devices leave out the same layers
+        draws = torch.empty(len(layers)).uniform_(
+            generator=self.layer_draws
+        )  # on the CPU, so that all devices leave out the same layers
         return [layer for layer, draw in zip(layers, draws.tolist(), strict=True) if draw > self.options.layerdrop]
 
     def _run(self, layer: nn.Module, x: Tensor, context: EncoderContext) -> Tensor:

@@ -46,7 +46,9 @@ def keep_architecture(cfg: Any) -> None:
     source = cfg.checkpoint.finetune_from_model
     if source and not Path(source).is_file():
         raise ConfigError(f"--finetune-from-model {source} does not exist")
-    model = getattr(stored_config(read(source, mmap=True, with_config=False), source), "model", None) if source else None
+    model = (
+        getattr(stored_config(read(source, mmap=True, with_config=False), source), "model", None) if source else None
+    )
     if model is None:
         raise ConfigError("no architecture is given: pass --arch, for example --arch roberta_base")
     with open_dict(cfg) if isinstance(cfg, DictConfig) else nullcontext():

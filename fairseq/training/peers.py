@@ -320,4 +320,3 @@ def _graft(sent: Any, own: Any) -> Any:
     return tuple(
         mine if callable(mine) and not isinstance(mine, Tensor) else item for item, mine in zip(sent, own, strict=True)
     )
-

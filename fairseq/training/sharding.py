@@ -27,6 +27,10 @@ from fairseq.training.peers import Accumulated, Alone, Together, Wishes, hand_ou
 from fairseq.tree import HALF, is_sharded
 
 
+LEAST = 100_000_000
+"""Weights from which on a model is put together layer by layer (``min_params_to_wrap``)."""
+
+
 @dataclass(frozen=True)
 class Sharding:
     """How models of a run are sharded.
@@ -62,7 +66,7 @@ class Sharding:
             if parameter.dtype in HALF:
                 parameter.data = parameter.data.float()
         policy = MixedPrecisionPolicy(self.dtype, torch.float32 if self.exact_sums else None, cast_forward_inputs=False)
-        options = {
+        options: dict[str, Any] = {
             "mesh": init_device_mesh(device.type, (distributed.get_data_parallel_world_size(),)),
             "mp_policy": policy,
             "offload_policy": CPUOffloadPolicy() if self.offload and device.type == "cuda" else OffloadPolicy(),
@@ -86,7 +90,7 @@ def planned(cfg: Any, precision: str) -> Sharding | None:
     if section.ddp_backend != "fully_sharded" or distributed.get_data_parallel_world_size() == 1:
         return None
     return Sharding(
-        least=getattr(cfg.model, "min_params_to_wrap", 0),
+        least=getattr(cfg.model, "min_params_to_wrap", LEAST),
         dtype={"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision),
         keeps=section.no_reshard_after_forward,
         exact_sums=section.fp32_reduce_scatter,
@@ -190,7 +194,7 @@ def check(cfg: Any) -> None:
             "--ddp-comm-hook compresses the gradients of replicated models; with --ddp-backend fully_sharded --bf16 "
             "halves what is sent"
         )
-    name = getattr(cfg.optimizer, "_name", None)
+    name = str(getattr(cfg.optimizer, "_name", None))
     if name in OPTIMIZERS and not getattr(OPTIMIZERS.get(name), "elementwise", False):
         raise ConfigError(
             f"--optimizer {name} needs whole parameters, but --ddp-backend fully_sharded gives each process some of their "

@@ -112,7 +112,7 @@ class Trainer(OldTrainerNames):
     def _build_ema(self, sharding: Sharding | None) -> EMA:
         seed = self.cfg.ema.ema_seed_model
         weights = read(seed, with_config=False)["model"] if seed else None
-        return EMA(self.model, self.cfg.ema, seed_state=weights, place=sharding and sharding.apply)
+        return EMA(self.model, self.cfg.ema, seed_state=weights, place=None if sharding is None else sharding.apply)
 
     def _ema_argument(self) -> dict[str, nn.Module]:
         """The averaged model, for the steps of a task that wants it."""
