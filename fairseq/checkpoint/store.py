@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fairseq.checkpoint.atomic import atomic_copy, atomic_save, remove_leftovers
 from fairseq.checkpoint.schema import portable
@@ -143,6 +143,16 @@ def _keep_first(paths: list[str], count: int, protected: set[str]) -> None:
             logger.warning("cannot delete the old checkpoint %s: %s", path, error.strerror)
 
 
+class Save(NamedTuple):
+    """When something is saved."""
+
+    epoch: int
+    updates: int
+    end_of_epoch: bool
+    val_loss: float | None
+    forced: bool = False
+
+
 class CheckpointStore:
     """Writes the checkpoints of one run.
 
@@ -196,6 +206,11 @@ class CheckpointStore:
         if not cfg.no_last_checkpoints:
             names.append(last_name(suffix))
         return names or ([update_name(epoch, updates, suffix)] if forced else [])
+
+    def writes(self, save: Save) -> bool:
+        """Whether ``save`` would write something."""
+        self.wait()
+        return bool(self.names(*save))
 
     def _is_among_the_best(self, val_loss: float) -> bool:
         """Room for another, or it ties or beats the worst (the original did not fill the room with worse ones)."""

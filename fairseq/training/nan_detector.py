@@ -68,14 +68,23 @@ def first_bad_gradient(model: nn.Module) -> str | None:
     return _first_bad("gradient of", ((name, parameter.grad) for name, parameter in model.named_parameters()))
 
 
-def first_bad_tensor(model: nn.Module, criterion: nn.Module, batches: Iterable[Any]) -> str | None:
-    """Description of the first parameter, module's output for ``batches``, or gradient that is not finite, or None."""
+def first_bad_tensor(
+    model: nn.Module,
+    criterion: nn.Module,
+    batches: Iterable[Any],
+    first_found: Callable[[str | None], str | None] = lambda found: found,
+) -> str | None:
+    """Description of the first parameter, module's output for ``batches``, or gradient that is not finite, or None.
+
+    ``first_found``: of processes that look together, what one of them has found.
+    """
     bad = _first_bad("parameter", model.named_parameters())
     for batch in batches if bad is None else ():
         with NanDetector(model, backward=False) as detector, torch.no_grad():
             criterion(model, batch)
-        if detector.found is not None:
-            return detector.found
+        found = first_found(detector.found)
+        if found is not None:
+            return found
     return bad or first_bad_gradient(model)
 
 

@@ -31,8 +31,8 @@ from fairseq.training import signals
 from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
 from fairseq.training.inherited import check_bpe, keep_architecture
 from fairseq.training.loop import train_epochs
-from fairseq.training.peers import check_section
 from fairseq.training.run_state import Resets
+from fairseq.training.sharding import check as check_sharding
 from fairseq.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -125,11 +125,11 @@ def check(cfg: FairseqConfig) -> None:
         raise ConfigError(f"num_workers is {data.num_workers}: so many processes need {workers}")
     if not cfg.optimization.update_freq:
         raise ConfigError("update_freq is an empty list; give at least one number of batches per update")
-    check_section(cfg.distributed_training)
     if cfg.criterion is None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
     if cfg.optimizer is None:
         raise ConfigError("no optimizer is given: pass --optimizer, for example --optimizer adam")
+    check_sharding(cfg)
 
 
 def stop_rule(cfg: FairseqConfig) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.schema import build_state
-from fairseq.checkpoint.store import CheckpointStore
+from fairseq.checkpoint.store import CheckpointStore, Save
 from fairseq.checkpoint.stored_paths import make_absolute
 from fairseq.dataclass.slots import other_variants
 from fairseq.dataclass.state import config_to_state
@@ -42,7 +42,7 @@ from fairseq.training.inherited import keep_bpe, misfit
 from fairseq.training.memory import log_free, shortage
 from fairseq.training.nan_detector import BadUpdates, first_bad_tensor, with_finite_weights
 from fairseq.training.old_names import OldTrainerNames
-from fairseq.training.peers import Accumulated, OutOfMemoryError, meet
+from fairseq.training.peers import Accumulated, OutOfMemoryError
 from fairseq.training.run_state import (
     EarlyStop,
     Resets,
@@ -51,6 +51,7 @@ from fairseq.training.run_state import (
     count_batches,
     from_checkpoint,
 )
+from fairseq.training.sharding import Sharding, meet, planned
 from fairseq.tree import map_tensors
 
 if TYPE_CHECKING:
@@ -75,7 +76,13 @@ class Trainer(OldTrainerNames):
         if cfg.common.compile:
             compile_layers(self.model)
         self.criterion = precision.cast_model(criterion.to(self.device), self.precision)
-        self.optimizer = precision.build(self.precision, cfg, self._trainable_parameters())
+        self._start_time = time.time()
+        self._previous_training_time = 0.0
+        self._prepare_parameters()
+        sharding = planned(cfg, self.precision)
+        self.ema = self._build_ema(sharding) if cfg.ema.store_ema else None
+        self.peers = meet(cfg, task, self.model, self.criterion, sharding, self._wishes)
+        self.optimizer = precision.build(self.precision, cfg, self.peers.rows(self._trainable()), sharding is not None)
         self.lr_scheduler = build_lr_scheduler(
             cfg.lr_scheduler, getattr(self.optimizer, "fp32_optimizer", self.optimizer)
         )
@@ -87,25 +94,25 @@ class Trainer(OldTrainerNames):
         self._dummy_source: EpochBatchIterator | None = None
         self.own_updates = 0  # those that this process made
         self.predicted: Tensor | float = 0.0  # the sum of their sample sizes, left where it is
-        self._start_time = time.time()
-        self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
-        self.ema = self._build_ema() if cfg.ema.store_ema else None
-        self.peers = meet(cfg, task, self.model, self.criterion, self._wishes)
         metrics.log_start_time("wall", priority=790, round=0)
 
-    def _trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
+    def _prepare_parameters(self) -> None:
+        named = (*self.model.named_parameters(), *self.criterion.named_parameters())
+        freeze(named, self.cfg.optimization.freeze)
+        scale_rates(named, self.cfg.optimization.lr_scales)
+
+    def _trainable(self) -> list[tuple[str, nn.Parameter]]:
         owners = (*self.model.named_parameters(), *self.criterion.named_parameters())
-        freeze(owners, self.cfg.optimization.freeze)
-        scale_rates(owners, self.cfg.optimization.lr_scales)
         named = [(name, parameter) for name, parameter in owners if parameter.requires_grad]
         if not named:
             raise TrainingError("the model has no trainable parameter; check what it freezes")
         return named
 
-    def _build_ema(self) -> EMA:
+    def _build_ema(self, sharding: Sharding | None) -> EMA:
         seed = self.cfg.ema.ema_seed_model
-        return EMA(self.model, self.cfg.ema, seed_state=read(seed, with_config=False)["model"] if seed else None)
+        weights = read(seed, with_config=False)["model"] if seed else None
+        return EMA(self.model, self.cfg.ema, seed_state=weights, place=None if sharding is None else sharding.apply)
 
     def _ema_argument(self) -> dict[str, nn.Module]:
         """The averaged model, for the steps of a task that wants it."""
@@ -281,10 +288,13 @@ class Trainer(OldTrainerNames):
     ) -> NonFiniteError:
         """The error for a diverged update: repeats the forward pass and names the first tensor that is not finite."""
         self.set_seed()  # the same dropout as in the update that failed
-        batches = (self.prepare_sample(sample)[0] for sample in samples)
+        batches = (self.prepare_sample(sample)[0] for sample in self.peers.each(samples, self._num_updates + 1))
         loss = float(total.loss) / max(float(total.sample_size), 1.0)
         return self.bad_updates.error(
-            failure, self._num_updates + 1, loss, lambda: first_bad_tensor(self.model, self.criterion, batches)
+            failure,
+            self._num_updates + 1,
+            loss,
+            lambda: first_bad_tensor(self.model, self.criterion, batches, self.peers.first_found),
         )
 
     def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> Mapping[str, Any]:
@@ -311,13 +321,14 @@ class Trainer(OldTrainerNames):
         self.model.eval()
         self.criterion.eval()
         total = Accumulated()
-        if sample:  # another process may have one more
-            batch, _ = self.prepare_sample(sample)
+        if sample or self.peers.shares_passes:  # another process may have one more
+            batch, is_dummy = self.prepare_sample(sample)
             with torch.no_grad():
                 _, sample_size, logging_output = self.task.valid_step(
                     batch, self.model, self.criterion, **self._ema_argument()
                 )
-            total = Accumulated(0.0, sample_size, [logging_output])
+            if not is_dummy:
+                total = Accumulated(0.0, sample_size, [logging_output])
         return self._log_stats(self.peers.collect(total), None)
 
     def _log_stats(self, total: Accumulated, grad_norm: Tensor | None) -> Mapping[str, Any]:
@@ -446,9 +457,10 @@ class Trainer(OldTrainerNames):
             return self.load_checkpoint(fallbacks[0], *kept, fallbacks[1:])
         try:
             states = from_checkpoint(checkpoint, Resets(reset_optimizer, reset_lr_scheduler, reset_meters))
-            for part in self.parts(filename, optimizer_overrides):
-                if part.name in states:
-                    part.load(states[part.name])
+            with self.peers.loading():
+                for part in self.parts(filename, optimizer_overrides):
+                    if part.name in states:
+                        part.load(states[part.name])
             position = checkpoint["extra_state"]["train_iterator"]
             epoch = position["epoch"]
             count_batches(position, checkpoint)
@@ -474,27 +486,33 @@ class Trainer(OldTrainerNames):
 
         ``position``: where to go on, if not where ``epoch_itr`` is.
         """
+        save = Save(epoch_itr.epoch, self._num_updates, epoch_itr.end_of_epoch(), val_loss, forced)
+        states = self.states() if self.peers.shares_passes and distributed.of_first(self.store.writes(save)) else None
         if not self.is_data_parallel_master:
             self.store.note(val_loss)
             return None
+        place = position or epoch_itr.state_dict()
+        directory = self.cfg.checkpoint.save_dir
         return self.store.save(
-            lambda: with_finite_weights(
-                self.state_dict(position or epoch_itr.state_dict(), val_loss), self.model, self.cfg.checkpoint.save_dir
-            ),
-            epoch_itr.epoch,
-            self._num_updates,
-            epoch_itr.end_of_epoch(),
-            val_loss,
-            forced,
+            lambda: with_finite_weights(self.state_dict(place, val_loss, states), self.model, directory), *save
         )
 
-    def state_dict(self, position: Mapping[str, Any], val_loss: float | None) -> dict[str, Any]:
-        """The checkpoint at ``position``, the state of the data iterator."""
-        states = {part.name: part.state() for part in self.parts()}
+    def states(self) -> dict[str, Any]:
+        """The states of all `parts`, in full on the first process. Processes that `share passes` collect them together."""
+        return self.peers.whole({part.name: part.state() for part in self.parts()})
+
+    def state_dict(
+        self, position: Mapping[str, Any], val_loss: float | None, states: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint at ``position``, the state of the data iterator; of ``states``, if they have been collected."""
+        states = self.states() if states is None else states
         return build_state(make_absolute(config_to_state(self.cfg)), states, position, val_loss)
 
     def _save_crash(self) -> None:
         """Keep the state of an update that failed, for inspection."""
-        if self.is_data_parallel_master and not self.cfg.checkpoint.no_save:
+        if self.cfg.checkpoint.no_save or not (self.is_data_parallel_master or self.peers.shares_passes):
+            return
+        states = self.states()
+        if self.is_data_parallel_master:
             nowhere = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
-            self.store.save_crash(self.state_dict(nowhere, None))
+            self.store.save_crash(self.state_dict(nowhere, None, states))
