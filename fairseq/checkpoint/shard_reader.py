@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairseq.checkpoint.sharded import KEY, WHOLE_STATE, Writers, checksum, first_line, put
 from fairseq.errors import CheckpointError
+from fairseq.tree import is_sharded
 
 
 class _Alone(Writers):
@@ -29,21 +30,29 @@ class ShardReader:
     """How spread tensors are read.
 
     ``empty`` makes the tensor to read into: a plain one for all of it, a ``DTensor`` for the part of this process.
-    ``readers``: the processes that read together; each checks its share of the files.
+    ``readers``: the processes that read together; each checks its share of the files. ``unshared``: names of the model's
+    tensors that are not spread now; where the file has one of them in parts, all of it is read.
     """
 
     empty: Callable[[torch.Size, torch.dtype], Tensor] = whole
     readers: Writers = _Alone()
+    unshared: Collection[str] = ()
 
 
 WHOLE = ShardReader()
 
 
-def slices(mesh: Any, readers: Writers) -> ShardReader:
-    """Each process reads its rows, as `fully_shard` over ``mesh`` spreads them."""
+def rows_of(model: nn.Module, readers: Writers) -> ShardReader:
+    """Each process reads its rows, as the parameters of ``model`` are spread."""
     from torch.distributed.tensor import Shard, empty
 
-    return ShardReader(lambda shape, dtype: empty(shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)]), readers)
+    weights: dict[str, Any] = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    mesh = next(value.device_mesh for value in weights.values() if is_sharded(value))
+    return ShardReader(
+        lambda shape, dtype: empty(shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)]),
+        readers,
+        {name for name, value in weights.items() if not is_sharded(value)},
+    )
 
 
 def file_of(path: str) -> str:
@@ -65,6 +74,8 @@ def fill(state: dict[str, Any], path: str, reader: ShardReader | None) -> dict[s
         raise CheckpointError(f"checkpoint {path} is refused: it names files elsewhere")
     readers = reader.readers
     readers.agreed(lambda: _check_files(directory, record["files"], path, names[readers.rank :: readers.size]))
+    if any(keys[0] == "model" and keys[-1] in reader.unshared for keys, _ in record["places"]):
+        reader = WHOLE
     try:
         tensors = _read(directory, record["places"], reader)
         for keys, name in record["places"]:

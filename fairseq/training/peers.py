@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from fairseq.checkpoint.shard_reader import WHOLE, ShardReader
+from fairseq.checkpoint.sharded import Writers
 from fairseq.distributed import group as distributed
 from fairseq.distributed import watch
 from fairseq.errors import CheckpointError, ConfigError, TrainingError
@@ -64,6 +66,10 @@ class Alone:
     """By how much gradients are too small: they may be means over processes."""
     shares_passes = False
     """Whether all processes have to go through the model together, and to collect its state together."""
+    writers: Writers | None = None
+    """All of them, where each writes its part of a checkpoint."""
+    shards: ShardReader = WHOLE
+    """How this process reads checkpoints that were written so."""
 
     def __init__(self, wishes: Wishes) -> None:
         self._wishes = wishes

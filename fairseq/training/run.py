@@ -256,6 +256,6 @@ def newest(paths: list[str]) -> str:
 
 def _updates(path: str) -> int:
     try:
-        return int(read(path, mmap=True, with_config=False)["optimizer_history"][-1]["num_updates"])
+        return int(read(path, mmap=True, with_config=False, shards=None)["optimizer_history"][-1]["num_updates"])
     except (CheckpointError, LookupError, TypeError, ValueError):
         return -1

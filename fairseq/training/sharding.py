@@ -8,6 +8,7 @@ them, so that they are the masters.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,14 +18,19 @@ import torch
 from torch import nn
 from torch.nn import Parameter
 
+from fairseq.checkpoint.shard_reader import rows_of
+from fairseq.checkpoint.sharded import Writers
 from fairseq.distributed import group as distributed
 from fairseq.distributed import shards
 from fairseq.errors import ConfigError
+from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.modules.encoder import Encoder
 from fairseq.optim.parameter_groups import copy_tags
 from fairseq.registry import OPTIMIZERS
 from fairseq.training.peers import Accumulated, Alone, Together, Wishes, hand_out
 from fairseq.tree import HALF, is_sharded
+
+logger = logging.getLogger(TRAIN_LOGGER)
 
 
 LEAST = 100_000_000
@@ -122,6 +128,9 @@ class Sharded(Together):
         self._uneven = bool(cfg.optimization.batch_ramp_updates or cfg.optimization.batches_per_update)
         self._draws = torch.Generator()
         super().__init__(model, criterion, cfg.distributed_training, summable, wishes)
+        everybody = Writers(distributed.get_data_parallel_rank(), self._size, distributed.gather)
+        self.writers = everybody if cfg.distributed_training.use_sharded_state else None
+        self.shards = rows_of(model, everybody)
 
     def _share(self, model: nn.Module, section: Any) -> None:
         hand_out((*model.parameters(), *model.buffers()))
@@ -188,7 +197,16 @@ def check(cfg: Any) -> None:
             "parameters with it"
         )
     if section.ddp_backend != "fully_sharded":
+        if section.use_sharded_state:
+            logger.info(
+                "use_sharded_state changes nothing without --ddp-backend fully_sharded: a checkpoint is one file"
+            )
         return
+    if section.use_sharded_state and cfg.checkpoint.write_checkpoints_asynchronously:
+        raise ConfigError(
+            "--use-sharded-state does not go with --write-checkpoints-asynchronously: all processes write together, and wait "
+            "for each other; leave one of them out"
+        )
     if section.ddp_comm_hook != "none":
         raise ConfigError(
             "--ddp-comm-hook compresses the gradients of replicated models; with --ddp-backend fully_sharded --bf16 "

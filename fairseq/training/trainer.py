@@ -86,7 +86,7 @@ class Trainer(OldTrainerNames):
         self.lr_scheduler = build_lr_scheduler(
             cfg.lr_scheduler, getattr(self.optimizer, "fp32_optimizer", self.optimizer)
         )
-        self.store = CheckpointStore(cfg.checkpoint)
+        self.store = CheckpointStore(cfg.checkpoint, self.peers.writers)
         self.optimizer_history: list[dict[str, Any]] = []
         self.early_stop = EarlyStop()
         self._num_updates = 0
@@ -448,7 +448,7 @@ class Trainer(OldTrainerNames):
             return None
         logger.info("Preparing to load checkpoint %s", filename)
         try:
-            checkpoint = read(filename, with_config=False)
+            checkpoint = read(filename, with_config=False, shards=self.peers.shards)
         except CheckpointError as error:
             if not fallbacks:
                 raise
@@ -487,19 +487,30 @@ class Trainer(OldTrainerNames):
         ``position``: where to go on, if not where ``epoch_itr`` is.
         """
         save = Save(epoch_itr.epoch, self._num_updates, epoch_itr.end_of_epoch(), val_loss, forced)
+        place, directory = position or epoch_itr.state_dict(), self.cfg.checkpoint.save_dir
+        if self.store.writers is not None:  # each writes its part
+            found = self.peers.first_found
+            return self.store.save(
+                lambda: with_finite_weights(
+                    self.state_dict(place, val_loss, self.states(whole=False)), self.model, directory, found
+                ),
+                *save,
+            )
         states = self.states() if self.peers.shares_passes and distributed.of_first(self.store.writes(save)) else None
         if not self.is_data_parallel_master:
             self.store.note(val_loss)
             return None
-        place = position or epoch_itr.state_dict()
-        directory = self.cfg.checkpoint.save_dir
         return self.store.save(
             lambda: with_finite_weights(self.state_dict(place, val_loss, states), self.model, directory), *save
         )
 
-    def states(self) -> dict[str, Any]:
-        """The states of all `parts`, in full on the first process. Processes that `share passes` collect them together."""
-        return self.peers.whole({part.name: part.state() for part in self.parts()})
+    def states(self, whole: bool = True) -> dict[str, Any]:
+        """The states of all `parts`; ``whole``: in full on the first process, where others have a part of the weights.
+
+        Processes that `share passes` then collect them together.
+        """
+        states = {part.name: part.state() for part in self.parts()}
+        return self.peers.whole(states) if whole else states
 
     def state_dict(
         self, position: Mapping[str, Any], val_loss: float | None, states: dict[str, Any] | None = None

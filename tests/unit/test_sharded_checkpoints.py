@@ -15,7 +15,7 @@ from torch import nn
 
 from fairseq.checkpoint.reader import average_checkpoints, load_checked, read
 from fairseq.checkpoint.schema import portable
-from fairseq.checkpoint.shard_reader import slices
+from fairseq.checkpoint.shard_reader import rows_of
 from fairseq.checkpoint.sharded import Writers
 from fairseq.checkpoint.store import CheckpointStore, resumable
 from fairseq.dataclass.configs import CheckpointConfig, DistributedTrainingConfig
@@ -158,9 +158,16 @@ def test_queries_leave_the_tensors(saved: tuple[Path, list[list[str]]]) -> None:
     assert state["model"]["table"].numel() == 0 and state["model"]["count"].tolist() == [0, 1, 2]
 
 
+def spread_model() -> Model:
+    model, weights = Model(), spread_over_processes(whole_state()["model"])
+    for name in ("one", "table", "tied", "rounded"):
+        setattr(model, name, nn.Parameter(weights[name]))
+    return model
+
+
 def rows(cfg: Any, arguments: Any) -> list[Any]:
     """The rows that this process has read, and whether they are right, of each process."""
-    state = load_checked(arguments[0], shards=slices(mesh(), writers()))
+    state = load_checked(arguments[0], shards=rows_of(spread_model(), writers()))
     expected = portable(whole_state())
     table, moment = state["model"]["table"], state["last_optimizer_state"]["state"][2]["exp_avg"]
     right = torch.equal(table.full_tensor(), expected["model"]["table"])
