@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairseq.checkpoint.safe_load import load
 from fairseq.checkpoint.sharded import KEY, WHOLE_STATE, Writers, checksum, first_line, put
 from fairseq.errors import CheckpointError
 from fairseq.tree import is_sharded
@@ -58,6 +59,11 @@ def rows_of(model: nn.Module, readers: Writers) -> ShardReader:
 def file_of(path: str) -> str:
     """The file to read for ``path``, which may be the directory of a sharded checkpoint."""
     return os.path.join(path, WHOLE_STATE) if os.path.isfile(os.path.join(path, WHOLE_STATE)) else path
+
+
+def is_whole(path: str) -> bool:
+    """Whether the file ``path`` holds all of a checkpoint. Raises CheckpointError when it cannot be read."""
+    return KEY not in load(path, mmap=True)
 
 
 def fill(state: dict[str, Any], path: str, reader: ShardReader | None) -> dict[str, Any]:

@@ -14,8 +14,10 @@ the parts are in the small file, whose own are in its archive.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +31,8 @@ from torch import Tensor
 from fairseq.checkpoint.atomic import atomic_save, sync_directory, temporary_name
 from fairseq.errors import CheckpointError
 from fairseq.tree import is_sharded
+
+logger = logging.getLogger(__name__)
 
 KEY, ENDING, WHOLE_STATE = "shards", ".shards", "state.pt"
 Keys = tuple[Any, ...]  # the way to a value in nested dictionaries and lists
@@ -67,6 +71,7 @@ def write_shards(state: dict[str, Any], path: str, writers: Writers) -> dict[str
 
     All processes call it, and raise the same CheckpointError when one of them fails. ``state`` is changed.
     """
+    start = time.perf_counter()
     found = dict(_spread(state, ()))
     places = writers.of_first([[list(keys), name] for keys, name in _named(found)])
     directory, temporary = writers.agreed(lambda: _made(path) if writers.rank == 0 else None)[0]
@@ -83,6 +88,8 @@ def write_shards(state: dict[str, Any], path: str, writers: Writers) -> dict[str
         if writers.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
+    seconds = time.perf_counter() - start
+    logger.info("Wrote the parts of %s processes to %s in %.3f seconds", writers.size, directory, seconds)
     return state
 
 

@@ -346,7 +346,7 @@ class DistributedTrainingConfig(FairseqDataclass):
     no_reshard_after_forward: bool = option(False, "keep full parameters between forward and backward (FSDP)")
     fp32_reduce_scatter: bool = option(False, "reduce gradients in float32 (FSDP)")
     cpu_offload: bool = option(False, "keep parameters and optimizer state on the CPU (FSDP)")
-    use_sharded_state: bool = option(False, "write one checkpoint file per worker (FSDP)")
+    use_sharded_state: bool = option(False, "fully_sharded: each process writes its part of a checkpoint")
     not_fsdp_flatten_parameters: bool = option(False, "do not flatten parameters (FSDP)")
 
 
