@@ -101,7 +101,9 @@ def _directory(name: str, path: str) -> str:
     if _has_folder(name):
         raise CheckpointError(f"checkpoint {path} is refused: it names a directory elsewhere, {name!r}")
     own = os.path.dirname(os.path.realpath(path))
-    directory = own if os.path.basename(path) == WHOLE_STATE else os.path.join(own, name)
+    directory = os.path.join(own, name)
+    if os.path.basename(path) == WHOLE_STATE and not os.path.isdir(directory):
+        return own
     if not os.path.isdir(directory):
         raise CheckpointError(
             f"{path} is the small file of a sharded checkpoint, whose directory {directory} is missing: keep the two "

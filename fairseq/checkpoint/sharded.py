@@ -5,7 +5,7 @@ and its key ``shards`` says where they are: in a directory beside it, ``checkpoi
 `torch.distributed.checkpoint` writes a safetensors file per process. Copies of the file, ``checkpoint_last.pt``, name the
 same directory, which goes when no file names it any more. So everything that is done with files (names, order, pruning,
 resuming, damage) stays as it is, and the directory appears in full before a file names it. It holds the small file too,
-as ``state.pt``, so that it can be moved and read alone.
+as ``model.pt``, so that it can be moved and read alone, as any folder with a model.
 
 Of the formats of that library this is the one without pickles: its own has them in ``.metadata``. Sizes and checksums of
 the parts are in the small file, whose own are in its archive.
@@ -34,7 +34,7 @@ from fairseq.tree import is_sharded
 
 logger = logging.getLogger(__name__)
 
-KEY, ENDING, WHOLE_STATE = "shards", ".shards", "state.pt"
+KEY, ENDING, WHOLE_STATE = "shards", ".shards", "model.pt"
 Keys = tuple[Any, ...]  # the way to a value in nested dictionaries and lists
 
 

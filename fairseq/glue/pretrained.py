@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fairseq.checkpoint.reader import read
-from fairseq.checkpoint.shard_reader import file_of
 from fairseq.checkpoint.stored_paths import located
 from fairseq.dataclass.base import field_specs
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
@@ -45,13 +44,7 @@ class PretrainedModel:
 def find_pretrained(path: str | Path) -> Path:
     """The checkpoint at ``path``, or the best (else last) one in that directory. Raises CheckpointError."""
     path = Path(path)
-    for candidate in (
-        path,
-        Path(file_of(str(path))),
-        path / "checkpoint_best.pt",
-        path / "checkpoint_last.pt",
-        path / "model.pt",
-    ):
+    for candidate in (path, path / "checkpoint_best.pt", path / "checkpoint_last.pt", path / "model.pt"):
         if candidate.is_file():
             return candidate
     raise CheckpointError(f"--checkpoint {path} does not exist; give the file that fairseq-train wrote")

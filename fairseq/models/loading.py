@@ -16,7 +16,6 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from fairseq.checkpoint.reader import read
-from fairseq.checkpoint.shard_reader import file_of
 from fairseq.errors import CheckpointError, ConfigError, DataNotFoundError
 from fairseq.limits import expecting
 from fairseq.overrides import accepts
@@ -74,7 +73,7 @@ def load_model_ensemble(
 
 def read_state(path: str, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
     """The checkpoint at ``path`` with its configuration. Raises DataNotFoundError when there is no such file."""
-    if not Path(file_of(path)).is_file():
+    if not Path(path).is_file():
         raise DataNotFoundError(f"there is no checkpoint {path}")
     return read(path, overrides=dict(overrides or {}))
 
