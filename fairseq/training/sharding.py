@@ -9,7 +9,6 @@ them, so that they are the masters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,6 @@ from fairseq.optim.parameter_groups import copy_tags
 from fairseq.registry import OPTIMIZERS
 from fairseq.training.peers import Accumulated, Alone, Together, Wishes, hand_out
 from fairseq.tree import HALF, is_sharded
-
 
 LEAST = 100_000_000
 """Weights from which on a model is put together layer by layer (``min_params_to_wrap``)."""
@@ -81,6 +79,7 @@ class Sharding:
         fully_shard(model, reshard_after_forward=False, **options)
         for name, parameter in model.named_parameters():
             copy_tags(parameters[name], parameter)
+        shards.take_whole_tensors(model)
         return kept
 
 
@@ -157,8 +156,8 @@ class Sharded(Together):
     def whole(self, state: Any) -> Any:
         return shards.whole(state, keep=distributed.get_data_parallel_rank() == 0)
 
-    def loading(self) -> AbstractContextManager[Any]:
-        return shards.taking_whole_tensors()
+    def placed(self, state: Any, like: Any) -> Any:
+        return shards.placed(state, like)
 
     def first_found(self, found: str | None) -> str | None:
         return next((text for text in distributed.gather(found) if text is not None), None)
