@@ -8,11 +8,13 @@ attribute ``shard`` (`Shard`), which knows the rest.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from fairseq.distributed import group
@@ -95,8 +97,25 @@ def whole(state: Any, keep: bool) -> Any:
     return map_tensors(gathered, state)
 
 
-def taking_whole_tensors() -> Any:
-    """Context in which sharded tensors may be copied from whole ones that all processes have."""
-    from torch.distributed.tensor.experimental import implicit_replication
+def take_whole_tensors(model: nn.Module) -> None:
+    """Let ``load_state_dict`` of the sharded ``model`` take whole tensors, too: each process takes its rows of them."""
+    for module in model.modules():
+        own = {name: parameter for name, parameter in module.named_parameters(recurse=False) if is_sharded(parameter)}
+        if own:
+            module.register_load_state_dict_pre_hook(partial(_take_rows, own))
 
-    return implicit_replication()
+
+def _take_rows(own: Mapping[str, Tensor], module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    named = {prefix + name: parameter for name, parameter in own.items() if prefix + name in state}
+    state.update(placed({name: state[name] for name in named}, named))
+
+
+def placed(state: Any, like: Any) -> Any:
+    """The nested ``state`` with its whole tensors laid out as those in the same places of ``like`` are."""
+    if isinstance(state, Mapping):
+        known = like if isinstance(like, Mapping) else {}
+        return {key: placed(value, known.get(key)) for key, value in state.items()}
+    if not (is_sharded(like) and torch.is_tensor(state) and state.shape == like.shape) or is_sharded(state):
+        return state
+    shard = Shard(like, like.device)
+    return shard.mark(shard.cut(state.to(like.device)))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,9 +113,9 @@ class Alone:
         """The nested ``state`` of all processes, in full for the first one."""
         return state
 
-    def loading(self) -> AbstractContextManager[Any]:
-        """Context in which each process takes its part of what `whole` gave."""
-        return nullcontext()
+    def placed(self, state: Any, like: Any) -> Any:
+        """What each process has, of that which `whole` gave; ``like`` is what it has now."""
+        return state
 
     def first_found(self, found: str | None) -> str | None:
         """What one of them has ``found``, if they have to look together."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +86,7 @@ class Sharding:
         fully_shard(model, reshard_after_forward=False, **options)
         for name, parameter in model.named_parameters():
             copy_tags(parameters[name], parameter)
+        shards.take_whole_tensors(model)
         return kept
 
 
@@ -166,8 +166,8 @@ class Sharded(Together):
     def whole(self, state: Any) -> Any:
         return shards.whole(state, keep=distributed.get_data_parallel_rank() == 0)
 
-    def loading(self) -> AbstractContextManager[Any]:
-        return shards.taking_whole_tensors()
+    def placed(self, state: Any, like: Any) -> Any:
+        return shards.placed(state, like)
 
     def first_found(self, found: str | None) -> str | None:
         return next((text for text in distributed.gather(found) if text is not None), None)

@@ -409,7 +409,12 @@ class Trainer(OldTrainerNames):
         if any(True for _ in criterion.parameters()):
             parts.insert(0, StatefulPart("criterion", criterion.state_dict, criterion.load_state_dict))
         if ema is not None:  # may start from the model's weights
-            parts.append(StatefulPart("ema", ema.extra_state, lambda state: ema.resume(state, self.model)))
+            placed = self.peers.placed
+            parts.append(
+                StatefulPart(
+                    "ema", ema.extra_state, lambda state: ema.resume(placed(state, ema.extra_state()), self.model)
+                )
+            )
         return parts
 
     def _load_weights(self, weights: dict[str, Tensor], source: str) -> None:
@@ -457,10 +462,9 @@ class Trainer(OldTrainerNames):
             return self.load_checkpoint(fallbacks[0], *kept, fallbacks[1:])
         try:
             states = from_checkpoint(checkpoint, Resets(reset_optimizer, reset_lr_scheduler, reset_meters))
-            with self.peers.loading():
-                for part in self.parts(filename, optimizer_overrides):
-                    if part.name in states:
-                        part.load(states[part.name])
+            for part in self.parts(filename, optimizer_overrides):
+                if part.name in states:
+                    part.load(states[part.name])
             position = checkpoint["extra_state"]["train_iterator"]
             epoch = position["epoch"]
             count_batches(position, checkpoint)
