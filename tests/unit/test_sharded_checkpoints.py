@@ -183,6 +183,10 @@ def rows(cfg: Any, arguments: Any) -> list[Any]:
     table, moment = state["model"]["table"], state["last_optimizer_state"]["state"][2]["exp_avg"]
     right = torch.equal(table.full_tensor(), expected["model"]["table"])
     right &= torch.equal(moment.full_tensor(), expected["last_optimizer_state"]["state"][2]["exp_avg"])
+    plain = spread_model()
+    plain.one = nn.Parameter(torch.zeros(1))  # of a type that is not spread, for example
+    whole = load_checked(arguments[0], shards=rows_of(plain, writers()))
+    right &= torch.equal(whole["model"]["table"], expected["model"]["table"])
     return group.gather((len(table.to_local()), len(state["model"]["one"].to_local()), right))
 
 
