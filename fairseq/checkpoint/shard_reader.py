@@ -22,7 +22,7 @@ class _Alone(Writers):
         super().__init__(0, 1, lambda value: [value])
 
 
-def whole(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _whole(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype)
 
 
@@ -35,7 +35,7 @@ class ShardReader:
     tensors that are not spread now; where the file has one of them in parts, all of it is read.
     """
 
-    empty: Callable[[torch.Size, torch.dtype], Tensor] = whole
+    empty: Callable[[torch.Size, torch.dtype], Tensor] = _whole
     readers: Writers = _Alone()
     unshared: Collection[str] = ()
 
@@ -43,7 +43,7 @@ class ShardReader:
 WHOLE = ShardReader()
 
 
-def rows_of(model: nn.Module, readers: Writers) -> ShardReader:
+def own_slices(model: nn.Module, readers: Writers) -> ShardReader:
     """Each process reads its rows, as the parameters of ``model`` are spread."""
     from torch.distributed.tensor import Shard, empty
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import Parameter
 
-from fairseq.checkpoint.shard_reader import rows_of
+from fairseq.checkpoint.shard_reader import own_slices
 from fairseq.checkpoint.sharded import Writers
 from fairseq.distributed import group as distributed
 from fairseq.distributed import shards
@@ -130,7 +130,7 @@ class Sharded(Together):
         super().__init__(model, criterion, cfg.distributed_training, summable, wishes)
         everybody = Writers(distributed.get_data_parallel_rank(), self._size, distributed.gather)
         self.writers = everybody if cfg.distributed_training.use_sharded_state else None
-        self.shards = rows_of(model, everybody)
+        self.shards = own_slices(model, everybody)
 
     def _share(self, model: nn.Module, section: Any) -> None:
         hand_out((*model.parameters(), *model.buffers()))

@@ -492,20 +492,15 @@ class Trainer(OldTrainerNames):
         """
         save = Save(epoch_itr.epoch, self._num_updates, epoch_itr.end_of_epoch(), val_loss, forced)
         place, directory = position or epoch_itr.state_dict(), self.cfg.checkpoint.save_dir
-        if self.store.writers is not None:  # each writes its part
-            found = self.peers.first_found
-            return self.store.save(
-                lambda: with_finite_weights(
-                    self.state_dict(place, val_loss, self.states(whole=False)), self.model, directory, found
-                ),
-                *save,
-            )
-        states = self.states() if self.peers.shares_passes and distributed.of_first(self.store.writes(save)) else None
-        if not self.is_data_parallel_master:
+        apart = self.store.writers is not None  # each process writes its part
+        collected = self.peers.shares_passes and not apart and distributed.of_first(self.store.writes(save))
+        states = self.states() if collected else None
+        if not (apart or self.is_data_parallel_master):
             self.store.note(val_loss)
             return None
+        found = (self.peers.first_found,) if apart else ()
         return self.store.save(
-            lambda: with_finite_weights(self.state_dict(place, val_loss, states), self.model, directory), *save
+            lambda: with_finite_weights(self.state_dict(place, val_loss, states), self.model, directory, *found), *save
         )
 
     def states(self, whole: bool = True) -> dict[str, Any]:
@@ -520,7 +515,7 @@ class Trainer(OldTrainerNames):
         self, position: Mapping[str, Any], val_loss: float | None, states: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """The checkpoint at ``position``, the state of the data iterator; of ``states``, if they have been collected."""
-        states = self.states() if states is None else states
+        states = self.states(whole=self.store.writers is None) if states is None else states
         return build_state(make_absolute(config_to_state(self.cfg)), states, position, val_loss)
 
     def _save_crash(self) -> None:

@@ -24,7 +24,7 @@ from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.reader import average_checkpoints, load_checked, read
 from fairseq.checkpoint.safe_load import load
 from fairseq.checkpoint.schema import portable
-from fairseq.checkpoint.shard_reader import rows_of
+from fairseq.checkpoint.shard_reader import own_slices
 from fairseq.checkpoint.sharded import Writers, checksum
 from fairseq.checkpoint.store import CheckpointStore, resumable
 from fairseq.dataclass.configs import CheckpointConfig, DistributedTrainingConfig
@@ -178,14 +178,14 @@ def spread_model() -> Model:
 
 def rows(cfg: Any, arguments: Any) -> list[Any]:
     """How many rows each process has read, and whether they are right."""
-    state = load_checked(arguments[0], shards=rows_of(spread_model(), writers()))
+    state = load_checked(arguments[0], shards=own_slices(spread_model(), writers()))
     expected = portable(whole_state())
     table, moment = state["model"]["table"], state["last_optimizer_state"]["state"][2]["exp_avg"]
     right = torch.equal(table.full_tensor(), expected["model"]["table"])
     right &= torch.equal(moment.full_tensor(), expected["last_optimizer_state"]["state"][2]["exp_avg"])
     plain = spread_model()
     plain.one = nn.Parameter(torch.zeros(1))  # of a type that is not spread, for example
-    whole = load_checked(arguments[0], shards=rows_of(plain, writers()))
+    whole = load_checked(arguments[0], shards=own_slices(plain, writers()))
     right &= torch.equal(whole["model"]["table"], expected["model"]["table"])
     return group.gather((len(table.to_local()), len(state["model"]["one"].to_local()), right))
 
