@@ -104,6 +104,8 @@ def updates(case: Case, cfg: Any, sharded: bool) -> dict[str, Any]:
     for update in range(UPDATES):
         total = Accumulated()
         optimizer.zero_grad()
+        if sharded:
+            peers.forget_gradients()
         batches = [6 * update + number for number in own]
         for number in peers.each(batches, update) if sharded else batches:
             with optimizer.autocast():
@@ -130,11 +132,11 @@ def updates(case: Case, cfg: Any, sharded: bool) -> dict[str, Any]:
         "numbers": numbers,
         "state": state,
         "held": sum(p.numel() for p in optimizer.params),
-        "again": not sharded or taken_over(state, model, optimizer, peers),
+        "again": not sharded or taken_over(state, model, optimizer, ema, peers),
     }
 
 
-def taken_over(state: Any, model: nn.Module, optimizer: Any, peers: Sharded) -> bool:
+def taken_over(state: Any, model: nn.Module, optimizer: Any, ema: EMA, peers: Sharded) -> bool:
     """Whether loading the whole ``state`` gives every process what it had, in the memory that the optimizer knows."""
     before = copy.deepcopy(held(model, optimizer))
     with torch.no_grad():
@@ -143,7 +145,12 @@ def taken_over(state: Any, model: nn.Module, optimizer: Any, peers: Sharded) -> 
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     shared = all(shards.own_rows(p).data_ptr() == own.data_ptr() for p, own in peers._rows)
-    return shared and all(map(torch.equal, before, held(model, optimizer)))
+    averages = [shards.own_rows(p) if is_sharded(p) else p for p in ema.model.parameters()]
+    averaged = copy.deepcopy(averages)
+    for tensor in averages:
+        tensor.zero_()
+    ema.resume(peers.placed({"ema": state["ema"]}, ema.extra_state()), model)
+    return shared and all(map(torch.equal, before + averaged, held(model, optimizer) + averages))
 
 
 def held(model: nn.Module, optimizer: Any) -> list[Tensor]:
