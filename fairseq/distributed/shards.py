@@ -90,7 +90,8 @@ def whole(state: Any, keep: bool) -> Any:
         # Not by the address of the rows, as there may be none.
         key = (rows.untyped_storage()._cdata, rows.storage_offset(), tensor.shape, tensor.dtype)
         if key not in known:
-            full = tensor.detach().full_tensor()
+            there = rows.to(tensor.device_mesh.device_type)  # shards may be on the CPU, from where nothing is sent
+            full: Tensor = Shard(tensor, there.device).mark(there).full_tensor()  # type: ignore[attr-defined]
             known[key] = full.cpu() if keep else None
         return known[key]
 
@@ -117,5 +118,5 @@ def placed(state: Any, like: Any) -> Any:
         return {key: placed(value, known.get(key)) for key, value in state.items()}
     if not (is_sharded(like) and torch.is_tensor(state) and state.shape == like.shape) or is_sharded(state):
         return state
-    shard = Shard(like, like.device)
-    return shard.mark(shard.cut(state.to(like.device)))
+    shard = Shard(like, own_rows(like).device)
+    return shard.mark(shard.cut(state).to(shard.device))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from fairseq.distributed.group import gather
 from fairseq.distributed.shards import own_rows
 from fairseq.errors import NonFiniteError
 from fairseq.logging.setup import TRAIN_LOGGER
@@ -125,18 +126,15 @@ class NanDetector:
         return hook
 
 
-def with_finite_weights(
-    state: dict[str, Any],
-    model: nn.Module,
-    directory: str,
-    first_found: Callable[[str | None], str | None] = lambda found: found,
-) -> dict[str, Any]:
+def with_finite_weights(state: dict[str, Any], model: nn.Module, directory: str) -> dict[str, Any]:
     """``state`` of ``model``, if its weights are finite: nothing else may replace a good checkpoint in ``directory``.
 
-    ``first_found``: as in `first_bad_tensor`. Raises NonFiniteError.
+    Where they are spread over the processes, each looks at its own rows. Raises NonFiniteError.
     """
     weights = {name: own_rows(value) if is_sharded(value) else value for name, value in state["model"].items()}
-    wrong = first_found(first_not_finite((n, weights[n]) for n, _ in model.named_parameters() if n in weights))
+    wrong = first_not_finite((name, weights[name]) for name, _ in model.named_parameters() if name in weights)
+    if any(map(is_sharded, state["model"].values())):
+        wrong = next((found for found in gather(wrong) if found is not None), None)
     if wrong is not None:
         updates = state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0
         raise NonFiniteError(

@@ -86,6 +86,9 @@ class Alone:
         """What this process updates of some ``named`` parameters."""
         return named
 
+    def forget_gradients(self) -> None:
+        """Before an update: forget gradients that the optimizer does not know of."""
+
     def each(self, samples: Iterable[Any], update: int) -> Iterable[Any]:
         """``samples``, the micro-batches of ``update``, to be gone through."""
         return samples

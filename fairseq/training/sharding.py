@@ -149,10 +149,12 @@ class Sharded(Together):
             found.append((name, own))
         return found
 
-    def each(self, samples: Iterable[Any], update: int) -> Iterator[Any]:
-        """As ever, but equally many for all, who have to go through the model together: the others are empty."""
+    def forget_gradients(self) -> None:
         for parameter, _ in self._rows:
             parameter.grad = None
+
+    def each(self, samples: Iterable[Any], update: int) -> Iterator[Any]:
+        """As ever, but equally many for all, who have to go through the model together: the others are empty."""
         self._draws.manual_seed(self._seed + update)
         batches = list(super().each(samples, update))
         most = max(distributed.gather(len(batches))) if self._uneven else len(batches)
@@ -161,7 +163,10 @@ class Sharded(Together):
     def add_up(self, total: Accumulated) -> Accumulated:
         for parameter, rows in self._rows:
             rows.grad = None if parameter.grad is None else shards.own_rows(parameter.grad)
-        return super().add_up(total)
+        total = super().add_up(total)
+        if self._sharding.offload:  # everything that gradients are multiplied by is where they are
+            total.loss, total.sample_size = (torch.as_tensor(sum).cpu() for sum in (total.loss, total.sample_size))
+        return total
 
     def whole(self, state: Any) -> Any:
         return shards.whole(state, keep=distributed.get_data_parallel_rank() == 0)
@@ -196,10 +201,10 @@ def check(cfg: Any) -> None:
             "zero_sharding is not supported: --ddp-backend fully_sharded shards the state of the optimizer, and the "
             "parameters with it"
         )
-    if section.ddp_backend != "fully_sharded":
+    if section.ddp_backend != "fully_sharded" or section.distributed_world_size == 1:
         if section.use_sharded_state:
             logger.info(
-                "use_sharded_state changes nothing without --ddp-backend fully_sharded: a checkpoint is one file"
+                "use_sharded_state changes nothing: without fully_sharded and several processes nothing is spread"
             )
         return
     if section.use_sharded_state and cfg.checkpoint.write_checkpoints_asynchronously:
@@ -207,6 +212,8 @@ def check(cfg: Any) -> None:
             "--use-sharded-state does not go with --write-checkpoints-asynchronously: all processes write together, and wait "
             "for each other; leave one of them out"
         )
+    if section.cpu_offload and cfg.common.amp:
+        raise ConfigError("--cpu-offload does not go with --amp; use --bf16")
     if section.ddp_comm_hook != "none":
         raise ConfigError(
             "--ddp-comm-hook compresses the gradients of replicated models; with --ddp-backend fully_sharded --bf16 "

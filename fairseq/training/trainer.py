@@ -32,9 +32,7 @@ from fairseq.logging.meters import Statistics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.models.loading import MisfitError, load_weights
 from fairseq.optim import precision
-from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
-from fairseq.optim.parameter_groups import freeze, scale_rates
 from fairseq.training import signals
 from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.compilation import compile_layers
@@ -42,22 +40,25 @@ from fairseq.training.inherited import keep_bpe, misfit
 from fairseq.training.memory import log_free, shortage
 from fairseq.training.nan_detector import BadUpdates, first_bad_tensor, with_finite_weights
 from fairseq.training.old_names import OldTrainerNames
+from fairseq.training.parameters import build_ema, prepare, trainable
 from fairseq.training.peers import Accumulated, OutOfMemoryError
 from fairseq.training.run_state import (
     EarlyStop,
     Resets,
     StatefulPart,
-    check_same,
+    check_class_names,
+    class_names,
     count_batches,
     from_checkpoint,
 )
-from fairseq.training.sharding import Sharding, meet, planned
+from fairseq.training.sharding import meet, planned
 from fairseq.tree import map_tensors
 
 if TYPE_CHECKING:
     from fairseq.data.iterators import EpochBatchIterator
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.models.fairseq_model import BaseFairseqModel
+    from fairseq.optim.ema import EMA
     from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(TRAIN_LOGGER)
@@ -78,11 +79,12 @@ class Trainer(OldTrainerNames):
         self.criterion = precision.cast_model(criterion.to(self.device), self.precision)
         self._start_time = time.time()
         self._previous_training_time = 0.0
-        self._prepare_parameters()
+        prepare(self.model, self.criterion, cfg.optimization)
         sharding = planned(cfg, self.precision)
-        self.ema = self._build_ema(sharding) if cfg.ema.store_ema else None
+        self.ema = build_ema(self.model, cfg.ema, None if sharding is None else sharding.apply)
         self.peers = meet(cfg, task, self.model, self.criterion, sharding, self._wishes)
-        self.optimizer = precision.build(self.precision, cfg, self.peers.rows(self._trainable()), sharding is not None)
+        parameters = self.peers.rows(trainable(self.model, self.criterion))
+        self.optimizer = precision.build(self.precision, cfg, parameters, sharded=sharding is not None)
         self.lr_scheduler = build_lr_scheduler(
             cfg.lr_scheduler, getattr(self.optimizer, "fp32_optimizer", self.optimizer)
         )
@@ -96,23 +98,6 @@ class Trainer(OldTrainerNames):
         self.predicted: Tensor | float = 0.0  # the sum of their sample sizes, left where it is
         self.lr_scheduler.step_update(0)
         metrics.log_start_time("wall", priority=790, round=0)
-
-    def _prepare_parameters(self) -> None:
-        named = (*self.model.named_parameters(), *self.criterion.named_parameters())
-        freeze(named, self.cfg.optimization.freeze)
-        scale_rates(named, self.cfg.optimization.lr_scales)
-
-    def _trainable(self) -> list[tuple[str, nn.Parameter]]:
-        owners = (*self.model.named_parameters(), *self.criterion.named_parameters())
-        named = [(name, parameter) for name, parameter in owners if parameter.requires_grad]
-        if not named:
-            raise TrainingError("the model has no trainable parameter; check what it freezes")
-        return named
-
-    def _build_ema(self, sharding: Sharding | None) -> EMA:
-        seed = self.cfg.ema.ema_seed_model
-        weights = read(seed, with_config=False)["model"] if seed else None
-        return EMA(self.model, self.cfg.ema, seed_state=weights, place=None if sharding is None else sharding.apply)
 
     def _ema_argument(self) -> dict[str, nn.Module]:
         """The averaged model, for the steps of a task that wants it."""
@@ -236,6 +221,7 @@ class Trainer(OldTrainerNames):
         self.model.train()
         self.criterion.train()
         self.optimizer.zero_grad()
+        self.peers.forget_gradients()
         metrics.log_start_time("train_wall", priority=800, round=0)
 
     def _accumulate(self, samples: Iterable[dict[str, Any]]) -> Accumulated | None:
@@ -290,12 +276,8 @@ class Trainer(OldTrainerNames):
         self.set_seed()  # the same dropout as in the update that failed
         batches = (self.prepare_sample(sample)[0] for sample in self.peers.each(samples, self._num_updates + 1))
         loss = float(total.loss) / max(float(total.sample_size), 1.0)
-        return self.bad_updates.error(
-            failure,
-            self._num_updates + 1,
-            loss,
-            lambda: first_bad_tensor(self.model, self.criterion, batches, self.peers.first_found),
-        )
+        where = partial(first_bad_tensor, self.model, self.criterion, batches, self.peers.first_found)
+        return self.bad_updates.error(failure, self._num_updates + 1, loss, where)
 
     def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> Mapping[str, Any]:
         self.bad_updates.in_a_row = 0
@@ -387,7 +369,11 @@ class Trainer(OldTrainerNames):
             StatefulPart(
                 "optimizer_history", lambda: self.optimizer_history, partial(setattr, self, "optimizer_history")
             ),
-            StatefulPart("classes", self._class_names, lambda names: self._check_class_names(names, source)),
+            StatefulPart(
+                "classes",
+                partial(class_names, criterion, optimizer),
+                partial(check_class_names, criterion, optimizer, source),
+            ),
             StatefulPart("lr_scheduler_state", self.lr_scheduler.state_dict, self.lr_scheduler.load_state_dict),
             StatefulPart(
                 "optimizer",
@@ -409,26 +395,17 @@ class Trainer(OldTrainerNames):
         if any(True for _ in criterion.parameters()):
             parts.insert(0, StatefulPart("criterion", criterion.state_dict, criterion.load_state_dict))
         if ema is not None:  # may start from the model's weights
-            placed = self.peers.placed
             parts.append(
-                StatefulPart(
-                    "ema", ema.extra_state, lambda state: ema.resume(placed(state, ema.extra_state()), self.model)
-                )
+                StatefulPart("ema", ema.extra_state, lambda state: ema.resume(self._own_part(state, ema), self.model))
             )
         return parts
+
+    def _own_part(self, state: Mapping[str, Any], ema: EMA) -> Mapping[str, Any]:
+        return self.peers.placed(state, ema.extra_state())
 
     def _load_weights(self, weights: dict[str, Tensor], source: str) -> None:
         load_weights(self.model, weights, self.cfg.model, source, strict=True)
         precision.restore_masters(self.optimizer, weights)
-
-    def _class_names(self) -> dict[str, str]:
-        return {"criterion_name": type(self.criterion).__name__, "optimizer_name": type(self.optimizer).__name__}
-
-    def _check_class_names(self, saved: Mapping[str, str], source: str) -> None:
-        own = self._class_names()
-        check_same(source, "criterion", saved["criterion_name"], own["criterion_name"])
-        if not precision.accepts_state_of(self.optimizer, saved["optimizer_name"]):
-            check_same(source, "optimizer", saved["optimizer_name"], own["optimizer_name"])
 
     def _load_meters(self, state: dict[str, Any]) -> None:
         metrics.load_state_dict(state)
@@ -492,22 +469,17 @@ class Trainer(OldTrainerNames):
         """
         save = Save(epoch_itr.epoch, self._num_updates, epoch_itr.end_of_epoch(), val_loss, forced)
         place, directory = position or epoch_itr.state_dict(), self.cfg.checkpoint.save_dir
-        apart = self.store.writers is not None  # each process writes its part
-        collected = self.peers.shares_passes and not apart and distributed.of_first(self.store.writes(save))
-        states = self.states() if collected else None
+        apart, together = self.store.writers is not None, self.peers.shares_passes
+        states = self.states() if together and not apart and distributed.of_first(self.store.writes(save)) else None
         if not (apart or self.is_data_parallel_master):
             self.store.note(val_loss)
             return None
-        found = (self.peers.first_found,) if apart else ()
         return self.store.save(
-            lambda: with_finite_weights(self.state_dict(place, val_loss, states), self.model, directory, *found), *save
+            lambda: with_finite_weights(self.state_dict(place, val_loss, states), self.model, directory), *save
         )
 
     def states(self, whole: bool = True) -> dict[str, Any]:
-        """The states of all `parts`; ``whole``: in full on the first process, where others have a part of the weights.
-
-        Processes that `share passes` then collect them together.
-        """
+        """The states of all `parts`; ``whole`` on the first process: processes that `share passes` collect them together."""
         states = {part.name: part.state() for part in self.parts()}
         return self.peers.whole(states) if whole else states
 
