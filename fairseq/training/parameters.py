@@ -29,7 +29,7 @@ def trainable(model: nn.Module, criterion: nn.Module) -> list[tuple[str, nn.Para
     return named
 
 
-def build_ema(model: nn.Module, section: Any, place: Callable[[nn.Module], Any] | None) -> EMA | None:
+def averaged_model(model: nn.Module, section: Any, place: Callable[[nn.Module], Any] | None) -> EMA | None:
     """The average of ``model`` that ``section`` (``ema``) asks for; ``place`` does with it what is done with the model."""
     if not section.store_ema:
         return None

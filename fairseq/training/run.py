@@ -32,7 +32,7 @@ from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
 from fairseq.training.inherited import check_bpe, keep_architecture
 from fairseq.training.loop import train_epochs
 from fairseq.training.run_state import Resets
-from fairseq.training.sharding import check as check_sharding
+from fairseq.training.sharding import check_sharding
 from fairseq.training.trainer import Trainer
 
 if TYPE_CHECKING:

@@ -92,9 +92,9 @@ class Sharding:
 
 def planned(cfg: Any, precision: str) -> Sharding | None:
     """How the run with the root configuration ``cfg`` shards its models; None if it does not."""
-    section = cfg.distributed_training
-    if section.ddp_backend != "fully_sharded" or distributed.get_data_parallel_world_size() == 1:
+    if distributed.get_data_parallel_world_size() == 1 or cfg.distributed_training.ddp_backend != "fully_sharded":
         return None
+    section = cfg.distributed_training
     return Sharding(
         least=getattr(cfg.model, "min_params_to_wrap", LEAST),
         dtype={"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision),
@@ -193,7 +193,7 @@ def meet(
     return Together(model, criterion, cfg.distributed_training, summable, wishes)
 
 
-def check(cfg: Any) -> None:
+def check_sharding(cfg: Any) -> None:
     """Refuse what does not go with sharding, and ways of sharding that are not here."""
     section = cfg.distributed_training
     if section.zero_sharding != "none":

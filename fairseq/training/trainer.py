@@ -40,7 +40,7 @@ from fairseq.training.inherited import keep_bpe, misfit
 from fairseq.training.memory import log_free, shortage
 from fairseq.training.nan_detector import BadUpdates, first_bad_tensor, with_finite_weights
 from fairseq.training.old_names import OldTrainerNames
-from fairseq.training.parameters import build_ema, prepare, trainable
+from fairseq.training.parameters import averaged_model, prepare, trainable
 from fairseq.training.peers import Accumulated, OutOfMemoryError
 from fairseq.training.run_state import (
     EarlyStop,
@@ -81,7 +81,7 @@ class Trainer(OldTrainerNames):
         self._previous_training_time = 0.0
         prepare(self.model, self.criterion, cfg.optimization)
         sharding = planned(cfg, self.precision)
-        self.ema = build_ema(self.model, cfg.ema, None if sharding is None else sharding.apply)
+        self.ema = averaged_model(self.model, cfg.ema, None if sharding is None else sharding.apply)
         self.peers = meet(cfg, task, self.model, self.criterion, sharding, self._wishes)
         parameters = self.peers.rows(trainable(self.model, self.criterion))
         self.optimizer = precision.build(self.precision, cfg, parameters, sharded=sharding is not None)

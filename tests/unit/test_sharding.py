@@ -14,12 +14,13 @@ from fairseq.dataclass.configs import DistributedTrainingConfig, EMAConfig, Opti
 from fairseq.distributed import group, shards
 from fairseq.distributed.placement import Placement, free_port
 from fairseq.distributed.processes import run_processes
+from fairseq.errors import ConfigError
 from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.parameter_groups import freeze
 from fairseq.registry import OPTIMIZERS
 from fairseq.training.peers import Accumulated
-from fairseq.training.sharding import Sharded, planned
+from fairseq.training.sharding import Sharded, check_sharding, meet, planned
 from fairseq.tree import is_sharded
 from tests.unit.roberta import KINDS, small_model, without_dropout
 
@@ -160,8 +161,30 @@ def held(model: nn.Module, optimizer: Any) -> list[Tensor]:
     return weights + [value for state in states for _, value in sorted(state.items()) if torch.is_tensor(value)]
 
 
+def uneven(cfg: Any) -> dict[str, Any]:
+    """Processes with several, one and no batches, of a model that leaves out layers."""
+    cfg.optimization.batch_ramp_updates = 10
+    rank, model = group.get_global_rank(), small_model(**SIZES, encoder_layerdrop=0.5)
+    peers: Any = meet(cfg, SummingTask(), model, nn.Identity(), planned(cfg, "fp32"), dict)
+    parameters = peers.rows(list(model.named_parameters()))
+    batches = []
+    for number in peers.each(range(2 - rank), 1):
+        loss_of(model, number or 0).backward()
+        batches.append(number)
+    peers.add_up(Accumulated(1.0, 1.0, [{}]))
+    found = [None if p.grad is None else p.grad.isfinite().all().item() for _, p in parameters]
+    return {"batches": group.gather(batches), "gradients": group.gather(found), "gaps": peers.tolerates_gaps}
+
+
+class SummingTask:
+    @staticmethod
+    def logging_outputs_can_be_summed(criterion: Any) -> bool:
+        return True
+
+
 def everything(cfg: Any, path: str) -> None:
     found = {name: updates(case, settings(case), sharded=True) for name, case in CASES.items()}
+    found["uneven"] = uneven(settings({}))
     if group.get_global_rank() == 0:
         torch.save(found, path)
 
@@ -197,3 +220,38 @@ def test_updates_are_those_of_one_process(name: str, results: Any) -> None:
         assert list(entry) == list(states[0]["state"][index])
         torch.testing.assert_close(states[0]["state"][index], entry, **tolerance)
     assert actual["held"] < 0.6 * expected["held"]
+
+
+def test_processes_without_batches_take_part(results: Any) -> None:
+    found = results["uneven"]
+    assert found["batches"] == [[0, 1], [0, None], [None, None]]
+    assert len({str(gradients) for gradients in found["gradients"]}) == 1  # the same layers were left out
+    assert {True, None} >= set(found["gradients"][0]) and not found["gaps"]
+
+
+def refusal(optimizer: str = "adam", **options: Any) -> str | None:
+    cfg = settings({"run": {"optimizer": optimizer, "amp": options.get("cpu_offload", False)}})
+    for name, value in options.items():
+        setattr(cfg.distributed_training, name, value)
+    try:
+        check_sharding(cfg)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def test_what_does_not_go_with_it_is_refused() -> None:
+    assert "--optimizer lamb needs whole parameters" in str(refusal("lamb"))
+    assert "--optimizer adafactor needs whole parameters" in str(refusal("adafactor"))
+    assert "--ddp-comm-hook" in str(refusal(ddp_comm_hook="fp16"))
+    assert "--cpu-offload" in str(refusal(cpu_offload=True))
+    assert "--ddp-backend fully_sharded" in str(refusal(zero_sharding="os", ddp_backend="pytorch_ddp"))
+    assert refusal() is refusal("lamb", distributed_world_size=1) is refusal("lamb", ddp_backend="c10d") is None
+
+
+def test_rows_are_those_of_chunks() -> None:
+    for count in range(8):
+        for rank, chunk in enumerate(torch.arange(count).chunk(3) if count else ()):
+            mesh = SimpleNamespace(size=lambda: 3, get_local_rank=lambda rank=rank: rank)
+            like = SimpleNamespace(shape=(count,), device_mesh=mesh)
+            assert shards.first_row(like) == int(chunk[0])
