@@ -44,6 +44,12 @@ def keeps_up(part: object, quick: str, plain: str) -> bool:
     return plain not in vars(part) and places[0] <= places[1]
 
 
+def hooked(module: Any) -> bool:
+    """Whether somebody sees, or changes, what ``module`` is given or gives; torch's sharding, which does neither, apart."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(not getattr(hook, "__module__", "").startswith("torch.distributed.fsdp") for hook in hooks)
+
+
 def inherited(kind: type, name: str) -> Any:
     """The class attribute ``name`` of ``kind`` or, where that is None, of the nearest class above that has one."""
     return next((vars(owner)[name] for owner in kind.__mro__ if vars(owner).get(name) is not None), None)

@@ -110,10 +110,10 @@ def _write_once(target: str, write: Callable[[Any], Any]) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_directory(os.path.dirname(target) or ".")
+    sync_directory(os.path.dirname(target) or ".")
 
 
-def _sync_directory(directory: str) -> None:
+def sync_directory(directory: str) -> None:
     """Make the rename durable, where the system has such a thing."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
@@ -129,16 +129,24 @@ def temporary_name(target: str) -> str:
 
 
 def remove_leftovers(directory: str) -> None:
-    """Delete the temporary files that killed processes of this machine left in ``directory``.
+    """Delete the temporary files and directories that killed processes of this machine left in ``directory``.
 
     Only call this before writing: a process id may be used again, then a file of our own id is a leftover too.
     """
-    pattern = re.compile(rf".+\.pt\.{re.escape(socket.gethostname())}-(\d+)\.tmp")
+    pattern = re.compile(rf".+\.(?:pt|shards)\.{re.escape(socket.gethostname())}-(\d+)\.tmp")
     for name in os.listdir(directory):
         match = pattern.fullmatch(name)
         if match and not _is_running(int(match.group(1))):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(directory, name))
+            remove(os.path.join(directory, name))
+
+
+def remove(path: str) -> None:
+    """Delete a file or a directory, if that is possible."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _is_running(process: int) -> bool:

@@ -152,6 +152,15 @@ def optimizer(value: Any, where: str) -> None:
         group({"state": group(others=_PARAMETER, key_type=object), "param_groups": listing(_PARAMETERS)})(value, where)
 
 
+def _place(value: Any, where: str) -> None:
+    """The way to a tensor in a state, and its name."""
+    listing(anything, 2)(value, where)
+    listing(anything)(value[0], f"{where}[0]")
+    text(value[1], f"{where}[1]")
+    if not value[0]:
+        raise _wrong(where, "the place of a tensor", value)
+
+
 _COUNT = number(0, 2**53, whole=True)
 _EPOCH = number(0, 2**31, whole=True)  # random streams begin at the seed and the epoch
 _WEIGHTS = group(others=weight)
@@ -188,6 +197,13 @@ _EXTRA = group(
     ema=optional(_WEIGHTS),
     ema_fp32_params=optional(_WEIGHTS),
 )
+_SHARDS = group(
+    {
+        "directory": text,
+        "files": group(others=listing(_COUNT, 2)),
+        "places": listing(_place),
+    }
+)
 CHECKPOINT = group(
     {"model": _WEIGHTS},
     args=optional(settings),
@@ -197,6 +213,7 @@ CHECKPOINT = group(
     last_optimizer_state=optional(optimizer),
     task_state=optional(group()),
     extra_state=optional(_EXTRA),
+    shards=optional(_SHARDS),
     epoch=optional(_EPOCH),  # of files too old to have an extra state
     batch_offset=optional(_COUNT),
     val_loss=optional(number()),

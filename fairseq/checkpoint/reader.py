@@ -17,6 +17,7 @@ import torch
 from fairseq.checkpoint.atomic import atomic_save
 from fairseq.checkpoint.contents import check_contents
 from fairseq.checkpoint.safe_load import load, resolve_references
+from fairseq.checkpoint.shard_reader import WHOLE, ShardReader, file_of, fill
 from fairseq.checkpoint.stored_paths import given_names, relocate
 from fairseq.dataclass.state import config_from_state
 from fairseq.errors import CheckpointError
@@ -106,14 +107,24 @@ def _start_epochs_at_one(state: dict[str, Any]) -> None:
         iterator["epoch"] = max(iterator.get("epoch", 1), 1)
 
 
-def load_checked(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, Any]:
-    """The state in ``path`` as it was stored, its values of the kinds that they should be. Raises CheckpointError."""
+def load_checked(
+    path: str | os.PathLike[str], mmap: bool = False, shards: ShardReader | None = WHOLE
+) -> dict[str, Any]:
+    """The state in ``path`` as it was stored, its values of the kinds that they should be. Raises CheckpointError.
+
+    ``shards``: how to read tensors that were spread over several processes; with None they stay empty.
+    """
+    path = file_of(os.fspath(path))
     state = load(path, mmap=mmap)
+    if "shard_metadata" in state:
+        raise CheckpointError(
+            f"{path} is one of several parts that fairscale wrote: put them together with the program that wrote them"
+        )
     if not isinstance(state.get("model"), Mapping):
         keys = ", ".join(map(repr, list(state)[:3])) or "nothing"
-        raise CheckpointError(f"{os.fspath(path)} is not a checkpoint of fairseq: it holds {keys}, ... but no 'model'")
-    check_contents(state, os.fspath(path))
-    return state
+        raise CheckpointError(f"{path} is not a checkpoint of fairseq: it holds {keys}, ... but no 'model'")
+    check_contents(state, path)
+    return fill(state, path, shards)
 
 
 def read(
@@ -121,15 +132,16 @@ def read(
     overrides: Mapping[str, Any] | None = None,
     mmap: bool = False,
     with_config: bool = True,
+    shards: ShardReader | None = WHOLE,
 ) -> dict[str, Any]:
     """The upgraded state in ``path``, on the CPU; ``state["cfg"]`` is a DictConfig of our sections.
 
     ``overrides`` replace settings of the stored configuration; files that it names are looked for
     (`fairseq.checkpoint.stored_paths`). ``mmap`` leaves the tensors in the file until they are
     used: for queries, not for resuming a run. Without ``with_config`` the configuration is left as it was stored.
-    A file that holds none has ``cfg`` None. Raises CheckpointError.
+    A file that holds none has ``cfg`` None. For ``shards`` see `load_checked`. Raises CheckpointError.
     """
-    state = upgrade_state(load_checked(path, mmap))
+    state = upgrade_state(load_checked(path, mmap, shards))
     if with_config:
         stored = state.get("cfg")
         stored = state.get("args") if stored is None else stored

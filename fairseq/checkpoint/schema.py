@@ -13,6 +13,9 @@ Keys in the order of the original::
                           [early_stop] (which the original ignores), [the class name of a task that stores more]
     last_optimizer_state  state and param_groups; absent with no_save_optimizer_state
 
+    shards                where tensors are that are spread over the processes, see `fairseq.checkpoint.sharded`; absent
+                          in an ordinary file
+
 Every tensor is on the CPU, and half precision is widened to float32. Tensors that share memory (the tied output matrix)
 still share it in the file.
 """
@@ -30,7 +33,7 @@ import numpy as np
 import torch
 
 from fairseq.errors import CheckpointError
-from fairseq.tree import HALF
+from fairseq.tree import HALF, is_sharded
 
 
 def build_state(
@@ -167,6 +170,8 @@ class _Copier:
 
     def tensor(self, value: torch.Tensor) -> torch.Tensor:
         value = value.detach()
+        if is_sharded(value):
+            return self._spread(value)
         if value.layout != torch.strided:
             return value.cpu() if self.snapshots is None else value.cpu().clone()
         storage = value.untyped_storage()
@@ -193,3 +198,13 @@ class _Copier:
         self.tensors[key] = saved
         self.alive.append(value)
         return saved
+
+    def _spread(self, value: Any) -> Any:
+        """A part of a tensor stays where it is until it is written."""
+        local = value.to_local()
+        key = (local.data_ptr(), tuple(value.shape), local.stride(), value.dtype)
+        known = self.tensors.get(key) if local.numel() else None
+        if known is None:
+            known = self.tensors[key] = value.float() if value.dtype in HALF else value
+            self.alive.append(value)
+        return known

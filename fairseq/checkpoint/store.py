@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fairseq.checkpoint.atomic import atomic_copy, atomic_save, remove_leftovers
 from fairseq.checkpoint.schema import Snapshots, portable
+from fairseq.checkpoint.sharded import Writers, remove_unnamed, write_shards
 from fairseq.errors import CheckpointError
 from fairseq.rng import legacy_generator
 
@@ -120,6 +121,7 @@ def prune(cfg: Any, end_of_epoch: bool, written: Iterable[str]) -> None:
         _keep_first(checkpoint_paths(directory, epoch_pattern(suffix)), cfg.keep_last_epochs, protected)
     if cfg.keep_best_checkpoints > 0:
         _keep_first(kept_best(cfg), cfg.keep_best_checkpoints, protected)
+    remove_unnamed(directory)
 
 
 def kept_best(cfg: Any) -> list[str]:
@@ -141,16 +143,28 @@ def _keep_first(paths: list[str], count: int, protected: set[str]) -> None:
             logger.warning("cannot delete the old checkpoint %s: %s", path, error.strerror)
 
 
+class Save(NamedTuple):
+    """When something is saved."""
+
+    epoch: int
+    updates: int
+    end_of_epoch: bool
+    val_loss: float | None
+    forced: bool = False
+
+
 class CheckpointStore:
     """Writes the checkpoints of one run.
 
-    ``cfg`` is the ``checkpoint`` section. `best` is the best validation value so far; on resuming, the trainer sets it from
+    ``cfg`` is the ``checkpoint`` section. With ``writers`` every process writes what it has of the tensors that are spread
+    over them; all of them then call `save`. `best` is the best validation value so far; on resuming, the trainer sets it from
     the checkpoint. It changes only in `save`, with ``no_save`` too: a validation without a save does not count, as in the
     original.
     """
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: Any, writers: Writers | None = None) -> None:
         self.cfg = cfg
+        self.writers = writers
         self.best: float | None = None
         self._writing: Future[None] | None = None
         self._snapshots = Snapshots()
@@ -194,6 +208,11 @@ class CheckpointStore:
             names.append(last_name(suffix))
         return names or ([update_name(epoch, updates, suffix)] if forced else [])
 
+    def writes(self, save: Save) -> bool:
+        """Whether ``save`` would write something."""
+        self.wait()
+        return bool(self.names(*save))
+
     def _is_among_the_best(self, val_loss: float) -> bool:
         """Room for another, or it ties or beats the worst (the original did not fill the room with worse ones)."""
         kept = kept_best(self.cfg)
@@ -234,6 +253,8 @@ class CheckpointStore:
         self.wait()  # before looking at the directory
         self.best = self._best_with(val_loss)
         names = self.names(epoch, updates, end_of_epoch, val_loss, forced)
+        if self.writers is not None:
+            names = self.writers.of_first(names)
         if not names:
             return None
         if callable(state):
@@ -241,6 +262,10 @@ class CheckpointStore:
         if self.best is not None and "extra_state" in state:
             state["extra_state"]["best"] = self.best
         paths = [os.path.join(self.cfg.save_dir, name) for name in names]
+        if self.writers is not None:
+            state = write_shards(portable(state), paths[0], self.writers)
+            if self.writers.rank > 0:
+                return None
         done = f"epoch {epoch} @ {updates} updates, score {val_loss}"
         snapshot = self._snapshot(state) if self.cfg.write_checkpoints_asynchronously else None
         if snapshot is None:

@@ -342,15 +342,15 @@ class DistributedTrainingConfig(FairseqDataclass):
     pipeline_decoder_balance: str | None = carried(None, PIPELINES)
     pipeline_decoder_devices: str | None = carried(None, PIPELINES)
     pipeline_checkpoint: str = carried("never", PIPELINES, choices=("always", "never", "except_last"))
-    zero_sharding: str = option("none", "shard the optimizer state over the workers", choices=("none", "os"))
+    zero_sharding: str = option("none", "os is refused: see ddp_backend fully_sharded", choices=("none", "os"))
     fp16: bool = option(II("common.fp16"), "")
     memory_efficient_fp16: bool = option(II("common.memory_efficient_fp16"), "")
     tpu: bool = option(II("common.tpu"), "")
-    no_reshard_after_forward: bool = option(False, "keep full parameters between forward and backward (FSDP)")
-    fp32_reduce_scatter: bool = option(False, "reduce gradients in float32 (FSDP)")
-    cpu_offload: bool = option(False, "keep parameters and optimizer state on the CPU (FSDP)")
-    use_sharded_state: bool = option(False, "write one checkpoint file per worker (FSDP)")
-    not_fsdp_flatten_parameters: bool = option(False, "do not flatten parameters (FSDP)")
+    no_reshard_after_forward: bool = option(False, "fully_sharded: keep whole layers between forward and backward")
+    fp32_reduce_scatter: bool = option(False, "fully_sharded: add up gradients in float32, in half precision too")
+    cpu_offload: bool = option(False, "fully_sharded: keep the shards, and update them, on the CPU")
+    use_sharded_state: bool = option(False, "fully_sharded: each process writes its part of a checkpoint")
+    not_fsdp_flatten_parameters: bool = option(False, "accepted without effect (no parameters are flattened)")
 
 
 SECTIONS: dict[str, type[FairseqDataclass]] = {

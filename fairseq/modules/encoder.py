@@ -128,6 +128,8 @@ class Encoder(nn.Module):
     takes_layout = True
     pack_below: float = 0.9
     """Fraction of non-padding tokens up to which a batch is packed, when it may be; 0 never packs."""
+    layer_draws: torch.Generator | None = None
+    """What draws the layers that are left out, where all processes have to leave out the same; None: torch's own."""
     read_below: float = 0.75
     """Fraction of hidden states below which the last layer computes only those that are read; 0 always computes all."""
 
@@ -254,7 +256,9 @@ class Encoder(nn.Module):
         layers = list(self.layers)
         if not self.training or self.options.layerdrop <= 0:
             return layers
-        draws = torch.empty(len(layers)).uniform_()  # on the CPU, so that all devices leave out the same layers
+        draws = torch.empty(len(layers)).uniform_(
+            generator=self.layer_draws
+        )  # on the CPU, so that all devices leave out the same layers
         return [layer for layer, draw in zip(layers, draws.tolist(), strict=True) if draw > self.options.layerdrop]
 
     def _run(self, layer: nn.Module, x: Tensor, context: EncoderContext) -> Tensor:

@@ -23,9 +23,9 @@ from fairseq.optim.fairseq_optimizer import (
     LowPrecision,
     as_factor,
     clip_coefficient,
+    gradient_norm,
     learning_rates,
     register_optimizer,
-    total_norm,
 )
 from fairseq.optim.float32_update import undecorated
 from fairseq.tree import HALF
@@ -174,6 +174,7 @@ class DeferredScaling(FairseqOptimizer):
     Between ``multiply_grads`` and ``step`` the parameters' ``grad`` therefore still holds the unscaled values.
     """
 
+    elementwise = True
     _factor: Factor = 1.0
     _optimizer: Adam
 
@@ -194,7 +195,7 @@ class DeferredScaling(FairseqOptimizer):
         self._factor = self._factor * as_factor(c)
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
-        norm = total_norm([param.grad for param in self.params if param.grad is not None]) * self._factor
+        norm = gradient_norm(self.params) * self._factor
         if max_norm > 0:
             self._factor = self._factor * clip_coefficient(norm, max_norm)
         return norm

@@ -15,6 +15,8 @@ from fairseq.optim.fairseq_optimizer import Factor
 
 def visited_rows(grad: Tensor) -> Tensor:
     """(N, ...) -> (N,) bool: where ``grad`` has something other than zeros (NaN is something)."""
+    if not grad.numel():  # a shard without rows
+        return torch.zeros(grad.size(0), dtype=torch.bool, device=grad.device)
     rows = grad.reshape(grad.size(0), -1)
     return rows.amax(dim=1).ne(0) | rows.amin(dim=1).ne(0)  # three times as quick as any()
 

@@ -50,6 +50,8 @@ class NAG(Float32Update):
 class FairseqNAG(FairseqOptimizer):
     """The class name is stored in checkpoints."""
 
+    elementwise = True
+
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
         self._optimizer = NAG(params, **self.optimizer_config)
@@ -98,6 +100,8 @@ class Adamax(Float32Update):
 @register_optimizer("adamax", dataclass=FairseqAdamaxConfig)
 class FairseqAdamax(FairseqOptimizer):
     """The class name is stored in checkpoints."""
+
+    elementwise = True
 
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)

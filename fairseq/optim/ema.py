@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -30,8 +30,12 @@ class EMA:
         device: torch.device | str | None = None,
         skip_keys: Collection[str] | None = None,
         seed_state: Mapping[str, Tensor] | None = None,
+        place: Callable[[nn.Module], Any] | None = None,
     ) -> None:
-        """``skip_keys`` are copied, not averaged; ``seed_state``: the loaded weights of config.ema_seed_model."""
+        """``skip_keys`` are copied, not averaged; ``seed_state``: the loaded weights of config.ema_seed_model.
+
+        ``place`` does with the copy what will be done with the model (sharding).
+        """
         self.config = config
         self.decay = config.ema_decay
         self.skip_keys = set(skip_keys or ())
@@ -43,6 +47,8 @@ class EMA:
             if seed_state is None:
                 raise ConfigError(f"ema_seed_model is {config.ema_seed_model!r}, but its weights were not loaded")
             self.model.load_state_dict(dict(seed_state), strict=True)
+        if place is not None:
+            place(self.model)
         if device is not None:
             logger.info(f"Copying EMA model to device {device}")
             self.model = self.model.to(device=device)

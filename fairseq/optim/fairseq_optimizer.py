@@ -19,7 +19,7 @@ from fairseq.errors import ConfigError
 from fairseq.ops import library
 from fairseq.ops.adam import block_norms, block_norms_reference
 from fairseq.optim.parameter_groups import parameter_groups
-from fairseq.optim.state_layout import fit_state
+from fairseq.optim.state_layout import fit_state, of_shards, whole_shape
 from fairseq.registry import OPTIMIZERS, RegistryView
 from fairseq.tree import HALF
 
@@ -35,6 +35,7 @@ Factor = float | Tensor
 
 def total_norm(grads: Sequence[Tensor]) -> Tensor:
     """L2 norm over all values of all ``grads``, accumulated in float32; 0-dim float32 on the gradients' device."""
+    grads = [grad for grad in grads if grad.numel()]  # a process may have no row of a parameter
     if not grads:
         return torch.zeros((), dtype=torch.float32)
     if grads[0].device.type != "cpu":
@@ -45,6 +46,14 @@ def total_norm(grads: Sequence[Tensor]) -> Tensor:
         norms([g for g, k in zip(grads, known, strict=True) if k is way], BLOCK) for norms, way in ways if way in known
     ]
     return torch.linalg.vector_norm(torch.cat(parts))
+
+
+def gradient_norm(params: Iterable[Parameter]) -> Tensor:
+    """`total_norm` of the gradients of ``params``; where these are shards, of the shards of all processes together."""
+    known = [(param.grad, getattr(param, "shard", None)) for param in params if param.grad is not None]
+    rest = total_norm([grad for grad, shard in known if shard is None])
+    shard = next((shard for _, shard in known if shard is not None), None)
+    return rest if shard is None else shard.norm(total_norm([grad for grad, own in known if own is not None]), rest)
 
 
 def as_factor(number: float | Tensor) -> Factor:
@@ -58,10 +67,16 @@ def clip_coefficient(norm: Tensor, max_norm: float, eps: float = 1e-6) -> Factor
 
 
 def clip(
-    grads: Sequence[Tensor], max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
+    grads: Sequence[Tensor],
+    max_norm: float,
+    aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None,
+    norm: Tensor | None = None,
 ) -> Tensor:
-    """Scale ``grads`` in place to a total norm of at most ``max_norm`` (0: leave them); returns the norm before."""
-    norm = total_norm(grads)
+    """Scale ``grads`` in place to a total norm of at most ``max_norm`` (0: leave them); returns the norm before.
+
+    ``norm``: that norm, if it is known.
+    """
+    norm = total_norm(grads) if norm is None else norm
     if aggregate_norm_fn is not None:
         norm = aggregate_norm_fn(norm)
     if max_norm > 0 and grads:
@@ -88,6 +103,8 @@ class FairseqOptimizer:
     decays_by_name = False
     #: Per group, the entries that its parameters ask for (see ``parameter_groups``): no loaded state replaces them.
     own_options: Sequence[Mapping[str, float]] = ()
+    #: What becomes of a value depends on itself and its own gradient and moments: an update may be given parts of parameters.
+    elementwise = False
     #: The loss scaler (something with ``loss_scale``), or None.
     scaler: Any = None
     #: The place of each parameter in the model; groups may have another order.
@@ -135,7 +152,8 @@ class FairseqOptimizer:
     # -------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
+        """The state by parameter; that of shards is marked as such (`fairseq.distributed.shards`)."""
+        return of_shards(self.optimizer.state_dict(), list(self.params), "mark")
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: Mapping[str, Any] | None = None) -> None:
         """Load a state, then put ``optimizer_overrides`` over the entries of every parameter group.
@@ -147,7 +165,8 @@ class FairseqOptimizer:
         params = sorted(self.params, key=lambda param: self.order.get(param, 0))
         position = {param: i for i, param in enumerate(params)}
         groups = [[position[param] for param in group["params"]] for group in self.param_groups]
-        self.optimizer.load_state_dict(fit_state(state_dict, [param.shape for param in params], groups))
+        fitted = fit_state(state_dict, [whole_shape(param) for param in params], groups)
+        self.optimizer.load_state_dict(of_shards(fitted, list(self.params), "cut"))
         overrides = dict(optimizer_overrides or {})
         for group in self.param_groups:
             group.update(overrides)
@@ -180,7 +199,8 @@ class FairseqOptimizer:
 
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Total L2 norm of the gradients before clipping (0-dim float32); clips to ``max_norm`` when positive."""
-        return clip([param.grad for param in self.params if param.grad is not None], max_norm)
+        params = [param for param in self.params if param.grad is not None]
+        return clip([param.grad for param in params if param.grad is not None], max_norm, norm=gradient_norm(params))
 
     def clip_unread(self, max_norm: float) -> Tensor:
         """As `clip_grad_norm`, for a caller that reads the norm itself and calls `check_norm` if it is not finite."""

@@ -27,8 +27,8 @@ from fairseq.optim.fairseq_optimizer import (
     as_factor,
     build_optimizer,
     clip_coefficient,
+    gradient_norm,
     named_trainable,
-    total_norm,
 )
 from fairseq.optim.parameter_groups import copy_tags, tagged_options
 from fairseq.registry import OPTIMIZERS
@@ -171,7 +171,7 @@ class _HalfOptimizer(WrappedOptimizer):
         return norm
 
     def clip_unread(self, max_norm: float) -> Tensor:
-        norm = total_norm([param.grad for param in self.fp16_params if param.grad is not None]) * self._factor
+        norm = gradient_norm(self.fp16_params) * self._factor
         if max_norm > 0:
             # The original's float16 rule has no epsilon; the bfloat16 one has.
             eps = 1e-6 if self.scaler is None else 0.0
@@ -271,7 +271,8 @@ class FP16Optimizer(_HalfOptimizer):
 class MemoryEfficientFP16Optimizer(_HalfOptimizer):
     """No masters: float32 moments, weights converted only while they are updated, results rounded.
 
-    Kept for old runs and tests; less exact than :class:`FP16Optimizer` (small updates round to nothing).
+    Kept for old runs and tests; less exact than :class:`FP16Optimizer` (small updates round to nothing). Not so where
+    ``params`` are float32, as the shards of a model whose layers get rounded ones.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ class SGD(FairseqOptimizer):
     """torch's SGD with momentum and L2 weight decay; the class name is stored in checkpoints."""
 
     supports_flat_params = True
+    elementwise = True
 
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
@@ -34,6 +35,8 @@ class SGD(FairseqOptimizer):
 class Adagrad(FairseqOptimizer):
     """torch's Adagrad with L2 weight decay; the class name is stored in checkpoints."""
 
+    elementwise = True
+
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)
         self._optimizer = torch.optim.Adagrad(params, **self.optimizer_config)
@@ -48,6 +51,7 @@ class Adadelta(FairseqOptimizer):
     """torch's Adadelta with L2 weight decay; the class name is stored in checkpoints."""
 
     supports_flat_params = True
+    elementwise = True
 
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         super().__init__(cfg)

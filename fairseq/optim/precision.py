@@ -25,7 +25,7 @@ from fairseq.logging.setup import warn_once
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer, build_optimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
-from fairseq.tree import HALF, map_tensors
+from fairseq.tree import HALF, is_sharded, map_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,15 @@ def tf32(wanted: bool) -> Iterator[None]:
             switch.allow_tf32 = value
 
 
-def build(mode: str, cfg: Any, named_params: Iterable[tuple[str, Parameter]]) -> FairseqOptimizer:
-    """The optimizer of a run. ``cfg`` is the root configuration; the parameters have been cast by ``cast_model``."""
+def build(
+    mode: str, cfg: Any, named_params: Iterable[tuple[str, Parameter]], sharded: bool = False
+) -> FairseqOptimizer:
+    """The optimizer of a run. ``cfg`` is the root configuration; the parameters have been cast by ``cast_model``.
+
+    ``sharded`` ones are float32 in every mode: they are their own masters.
+    """
+    if mode in _DTYPES and sharded:
+        return MemoryEfficientFP16Optimizer.build_optimizer(cfg, named_params, allow_unsupported=True)
     if mode in _DTYPES:
         if getattr(cfg.common, f"memory_efficient_{mode}", False):
             return MemoryEfficientFP16Optimizer.build_optimizer(cfg, named_params)
@@ -109,7 +116,7 @@ def full_precision_state(model: nn.Module, optimizer: FairseqOptimizer | None) -
     """``model.state_dict()`` for a checkpoint: on the CPU, half-precision tensors as float32, masters where they exist.
 
     Every name of a shared parameter gets its master, so that a resumed run is exact under any of them. Tensors that
-    need no conversion are not copied.
+    need no conversion are not copied. Sharded tensors stay where they are, to be gathered.
     """
     masters = (optimizer.master_weights() if optimizer is not None else None) or {}
     params = dict(getattr(optimizer, "named_params", ()))
@@ -120,6 +127,9 @@ def full_precision_state(model: nn.Module, optimizer: FairseqOptimizer | None) -
             state[name] = value
             continue
         tensor = by_identity.get(id(value), value).detach()
+        if is_sharded(tensor):
+            state[name] = tensor
+            continue
         state[name] = tensor.cpu().float() if tensor.dtype in HALF else tensor.cpu()
     return state
 

@@ -49,6 +49,33 @@ def fit_state(
     return state_dict
 
 
+def whole_shape(param: Any) -> torch.Size:
+    """The shape of ``param``, or of what it is a shard of."""
+    shard = getattr(param, "shard", None)
+    return param.shape if shard is None else shard.shape
+
+
+def of_shards(state_dict: dict[str, Any], params: Sequence[Any], change: str) -> dict[str, Any]:
+    """``state_dict`` with the values of those of ``params`` (in the order of the groups) that are shards changed.
+
+    ``change``, a method of `fairseq.distributed.shards.Shard`: to ``mark`` them as shards, or to ``cut`` them to shards. A
+    value is one of a shard if it has its shape, or that of the whole.
+    """
+    if not any(hasattr(param, "shard") for param in params):
+        return state_dict
+    state = dict(state_dict["state"])
+    ids = [index for group in state_dict["param_groups"] for index in group["params"]]
+    for index, param in zip(ids, params, strict=True):
+        shard = getattr(param, "shard", None)
+        if shard is not None and index in state:
+            wanted = param.shape if change == "mark" else shard.shape
+            state[index] = {
+                name: getattr(shard, change)(value) if torch.is_tensor(value) and value.shape == wanted else value
+                for name, value in state[index].items()
+            }
+    return {**state_dict, "state": state}
+
+
 def _distribute(state_dict: dict[str, Any], groups: Sequence[Sequence[int]]) -> dict[str, Any]:
     """One group to several, all with its options."""
     (group,) = state_dict["param_groups"]

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.safe_load import resolve_references
+from fairseq.checkpoint.shard_reader import file_of
 from fairseq.checkpoint.stored_paths import relocate
 from fairseq.data.encoders import build_bpe, fit
 from fairseq.dataclass.state import config_from_state
@@ -44,10 +45,12 @@ def keep_architecture(cfg: Any) -> None:
     if cfg.model is not None:
         return
     source = cfg.checkpoint.finetune_from_model
-    if source and not Path(source).is_file():
+    if source and not Path(file_of(source)).is_file():
         raise ConfigError(f"--finetune-from-model {source} does not exist")
     model = (
-        getattr(stored_config(read(source, mmap=True, with_config=False), source), "model", None) if source else None
+        getattr(stored_config(read(source, mmap=True, with_config=False, shards=None), source), "model", None)
+        if source
+        else None
     )
     if model is None:
         raise ConfigError("no architecture is given: pass --arch, for example --arch roberta_base")

@@ -303,8 +303,9 @@ def _validate(cfg: FairseqConfig, trainer: Trainer, epoch_itr: EpochBatchIterato
         save_and_leave(trainer, epoch_itr)
     except FairseqError:
         # A mistake in the validation data or settings must not cost the updates that were made.
-        trainer.save_checkpoint(epoch_itr, None)
-        trainer.store.wait()
+        if not trainer.peers.shares_passes:  # it may be one process alone that has found it
+            trainer.save_checkpoint(epoch_itr, None)
+            trainer.store.wait()
         raise
 
 

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from fairseq.distributed.group import gather
+from fairseq.distributed.shards import own_rows
 from fairseq.errors import NonFiniteError
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.models.loading import first_not_finite
+from fairseq.tree import is_sharded
 
 logger = logging.getLogger(TRAIN_LOGGER)
 
@@ -68,14 +71,23 @@ def first_bad_gradient(model: nn.Module) -> str | None:
     return _first_bad("gradient of", ((name, parameter.grad) for name, parameter in model.named_parameters()))
 
 
-def first_bad_tensor(model: nn.Module, criterion: nn.Module, batches: Iterable[Any]) -> str | None:
-    """Description of the first parameter, module's output for ``batches``, or gradient that is not finite, or None."""
+def first_bad_tensor(
+    model: nn.Module,
+    criterion: nn.Module,
+    batches: Iterable[Any],
+    first_found: Callable[[str | None], str | None] = lambda found: found,
+) -> str | None:
+    """Description of the first parameter, module's output for ``batches``, or gradient that is not finite, or None.
+
+    ``first_found``: of processes that look together, what one of them has found.
+    """
     bad = _first_bad("parameter", model.named_parameters())
     for batch in batches if bad is None else ():
         with NanDetector(model, backward=False) as detector, torch.no_grad():
             criterion(model, batch)
-        if detector.found is not None:
-            return detector.found
+        found = first_found(detector.found)
+        if found is not None:
+            return found
     return bad or first_bad_gradient(model)
 
 
@@ -117,10 +129,12 @@ class NanDetector:
 def with_finite_weights(state: dict[str, Any], model: nn.Module, directory: str) -> dict[str, Any]:
     """``state`` of ``model``, if its weights are finite: nothing else may replace a good checkpoint in ``directory``.
 
-    Raises NonFiniteError.
+    Where they are spread over the processes, each looks at its own rows. Raises NonFiniteError.
     """
-    weights = state["model"]
+    weights = {name: own_rows(value) if is_sharded(value) else value for name, value in state["model"].items()}
     wrong = first_not_finite((name, weights[name]) for name, _ in model.named_parameters() if name in weights)
+    if any(map(is_sharded, state["model"].values())):
+        wrong = next((found for found in gather(wrong) if found is not None), None)
     if wrong is not None:
         updates = state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0
         raise NonFiniteError(

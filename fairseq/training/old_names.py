@@ -19,12 +19,16 @@ class OldTrainerNames:
     criterion: nn.Module
     optimizer: Any
     lr_scheduler: Any
+    peers: Any
 
     tpu = False
-    is_fsdp = False
     use_distributed_wrapper = False
     always_call_state_dict_during_save_checkpoint = False
     data_parallel_process_group = None
+
+    @property
+    def is_fsdp(self) -> bool:
+        return self.peers.shares_passes
 
     @property
     def data_parallel_world_size(self) -> int:

@@ -1,9 +1,10 @@
 """What the processes of a run do together: gradients and statistics are added up, decisions are made by all alike.
 
-`Alone` is for a single process, which has nobody to ask. `Together` has three ways to add up gradients
+`Alone` is for a single process, which has nobody to ask. `Together` has two ways to add up gradients
 (``ddp_backend``): torch's DistributedDataParallel, in its composable form, which leaves the model's class and names as
 they are and communicates while the backward pass goes on; and one after it (``legacy_ddp``), where a parameter may be
-without gradient and a process may run out of memory.
+without gradient and a process may run out of memory. `fairseq.training.sharding` has the third, where each process has a
+part of the parameters.
 
 Whatever a process decides by a number of its own (its clock, a signal that it got, its memory) travels with the
 statistics of an update, and is read with the one number that every update waits for.
@@ -18,7 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
+from fairseq.checkpoint.shard_reader import WHOLE, ShardReader
+from fairseq.checkpoint.sharded import Writers
 from fairseq.distributed import group as distributed
 from fairseq.distributed import watch
 from fairseq.errors import CheckpointError, ConfigError, TrainingError
@@ -59,6 +63,12 @@ class Alone:
 
     averaged = 1.0
     """By how much gradients are too small: they may be means over processes."""
+    shares_passes = False
+    """Whether all processes have to go through the model together, and to collect its state together."""
+    writers: Writers | None = None
+    """All of them, where each writes its part of a checkpoint."""
+    shards: ShardReader = WHOLE
+    """How this process reads checkpoints that were written so."""
 
     def __init__(self, wishes: Wishes) -> None:
         self._wishes = wishes
@@ -71,6 +81,13 @@ class Alone:
         logger.warning("this update is skipped: %s", shortage)
         torch.cuda.empty_cache()
         return False
+
+    def rows(self, named: list[tuple[str, Parameter]]) -> list[tuple[str, Parameter]]:
+        """What this process updates of some ``named`` parameters."""
+        return named
+
+    def forget_gradients(self) -> None:
+        """Before an update: forget gradients that the optimizer does not know of."""
 
     def each(self, samples: Iterable[Any], update: int) -> Iterable[Any]:
         """``samples``, the micro-batches of ``update``, to be gone through."""
@@ -95,6 +112,18 @@ class Alone:
     def check_start(self, model: nn.Module, position: tuple[int, ...]) -> None:
         """Raise CheckpointError unless all start from the same weights and ``position`` (updates, place in the data)."""
 
+    def whole(self, state: Any) -> Any:
+        """The nested ``state`` of all processes, in full for the first one."""
+        return state
+
+    def placed(self, state: Any, like: Any) -> Any:
+        """What each process has, of that which `whole` gave; ``like`` is what it has now."""
+        return state
+
+    def first_found(self, found: str | None) -> str | None:
+        """What one of them has ``found``, if they have to look together."""
+        return found
+
 
 class Together(Alone):
     """One of several processes.
@@ -116,16 +145,16 @@ class Together(Alone):
         self._keys: list[str] = []
         self.tolerates_gaps = False  # whether an update can be given up in the middle of its micro-batches
         self._agreed: dict[str, bool] = dict.fromkeys(wishes(), False)
+        self._share(model, section)
+        hand_out(criterion.parameters())
+
+    def _share(self, model: nn.Module, section: Any) -> None:
+        """Start from the ``model`` of the first process, and see to its gradients."""
         if section.ddp_backend in ("c10d", "pytorch_ddp"):
             self._replica = replicate(model, section)
         else:
             self._own += [p for p in model.parameters() if p.requires_grad]
-            with torch.no_grad():
-                for tensor in (*model.parameters(), *model.buffers()):
-                    torch.distributed.broadcast(tensor, 0)
-        with torch.no_grad():
-            for parameter in criterion.parameters():
-                torch.distributed.broadcast(parameter, 0)
+            hand_out((*model.parameters(), *model.buffers()))
 
     def goes_on_without(self, shortage: str) -> bool:
         if not self.tolerates_gaps:
@@ -154,7 +183,7 @@ class Together(Alone):
         self._sums = distributed.add_up(stacked(numbers, self._device))
         if not self._summable:
             total.logging_outputs = self._gathered(total.logging_outputs)
-        self.tolerates_gaps = self._replica is None  # from now on the keys are known
+        self.tolerates_gaps = self._replica is None and not self.shares_passes  # from now on the keys are known
         return Accumulated(self._sums[0], self._sums[1], total.logging_outputs)
 
     def read(self, number: Tensor, total: Accumulated) -> Tensor:
@@ -183,8 +212,7 @@ class Together(Alone):
         return self._agreed[wish]
 
     def check_start(self, model: nn.Module, position: tuple[int, ...]) -> None:
-        weights = float(torch.stack([p.detach().double().sum() for p in model.parameters()]).sum())
-        found = distributed.gather((*position, f"{weights:.9g}"))  # machines may round otherwise
+        found = distributed.gather((*position, self._weights(model)))
         for rank, place in enumerate(found):
             if place != found[0]:
                 raise CheckpointError(
@@ -192,13 +220,17 @@ class Together(Alone):
                     "weights: all processes must see the same files in save_dir and --restore-file"
                 )
 
+    def _weights(self, model: nn.Module) -> str:
+        """What all must have in common of the weights of ``model``."""
+        weights = float(torch.stack([p.detach().double().sum() for p in model.parameters()]).sum())
+        return f"{weights:.9g}"  # machines may round otherwise
 
-def meet(cfg: Any, task: Any, model: nn.Module, criterion: nn.Module, wishes: Wishes) -> Alone:
-    """What stands for the other processes of the run, or for there being none."""
-    if distributed.get_data_parallel_world_size() == 1:
-        return Alone(wishes)
-    summable = task.logging_outputs_can_be_summed(criterion)
-    return Together(model, criterion, cfg.distributed_training, summable, wishes)
+
+def hand_out(tensors: Iterable[Tensor]) -> None:
+    """Give all processes the ``tensors`` of the first one."""
+    with torch.no_grad():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, 0)
 
 
 def replicate(model: nn.Module, section: Any) -> Any:
@@ -296,12 +328,3 @@ def _graft(sent: Any, own: Any) -> Any:
     return tuple(
         mine if callable(mine) and not isinstance(mine, Tensor) else item for item, mine in zip(sent, own, strict=True)
     )
-
-
-def check_section(section: Any) -> None:
-    """Refuse ways of training on several processes that are not here."""
-    if section.ddp_backend == "fully_sharded" or section.zero_sharding != "none":
-        raise ConfigError(
-            "sharding of the model or of the optimizer (ddp_backend fully_sharded, zero_sharding) is not supported; leave "
-            "these options out"
-        )

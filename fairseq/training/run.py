@@ -32,8 +32,8 @@ from fairseq.training import signals
 from fairseq.training.batches import check_sample_sizes, seed_run, subset_names
 from fairseq.training.inherited import check_bpe, keep_architecture
 from fairseq.training.loop import train_epochs
-from fairseq.training.peers import check_section
 from fairseq.training.run_state import Resets
+from fairseq.training.sharding import check_sharding
 from fairseq.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -134,11 +134,11 @@ def check(cfg: FairseqConfig) -> None:
         )
     if not cfg.optimization.update_freq:
         raise ConfigError("update_freq is an empty list; give at least one number of batches per update")
-    check_section(cfg.distributed_training)
     if cfg.criterion is None:
         raise ConfigError("no criterion is given: pass --criterion, for example --criterion masked_lm")
     if cfg.optimizer is None:
         raise ConfigError("no optimizer is given: pass --optimizer, for example --optimizer adam")
+    check_sharding(cfg)
 
 
 def stop_rule(cfg: FairseqConfig) -> str:
@@ -268,6 +268,6 @@ def newest(paths: list[str]) -> str:
 
 def _updates(path: str) -> int:
     try:
-        return int(read(path, mmap=True, with_config=False)["optimizer_history"][-1]["num_updates"])
+        return int(read(path, mmap=True, with_config=False, shards=None)["optimizer_history"][-1]["num_updates"])
     except (CheckpointError, LookupError, TypeError, ValueError):
         return -1

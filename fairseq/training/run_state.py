@@ -16,6 +16,7 @@ from dataclasses import asdict, astuple, dataclass
 from typing import Any, NamedTuple
 
 from fairseq.errors import CheckpointError
+from fairseq.optim.precision import accepts_state_of
 
 
 class StatefulPart(NamedTuple):
@@ -102,6 +103,19 @@ def _stored_world_size(checkpoint: Mapping[str, Any]) -> int:
 
 
 _SIZE = "distributed_world_size"
+
+
+def class_names(criterion: Any, optimizer: Any) -> dict[str, str]:
+    """The classes of a run that a checkpoint names."""
+    return {"criterion_name": type(criterion).__name__, "optimizer_name": type(optimizer).__name__}
+
+
+def check_class_names(criterion: Any, optimizer: Any, source: str, saved: Mapping[str, str]) -> None:
+    """Raise CheckpointError if the checkpoint ``source`` names other classes."""
+    own = class_names(criterion, optimizer)
+    check_same(source, "criterion", saved["criterion_name"], own["criterion_name"])
+    if not accepts_state_of(optimizer, saved["optimizer_name"]):
+        check_same(source, "optimizer", saved["optimizer_name"], own["optimizer_name"])
 
 
 def check_same(source: str, what: str, saved: str, own: str) -> None:

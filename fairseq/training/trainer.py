@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fairseq.checkpoint.reader import read
 from fairseq.checkpoint.schema import build_state
-from fairseq.checkpoint.store import CheckpointStore
+from fairseq.checkpoint.store import CheckpointStore, Save
 from fairseq.checkpoint.stored_paths import make_absolute
 from fairseq.dataclass.slots import other_variants
 from fairseq.dataclass.state import config_to_state
@@ -32,9 +32,7 @@ from fairseq.logging.meters import Statistics
 from fairseq.logging.setup import TRAIN_LOGGER
 from fairseq.models.loading import MisfitError, load_weights
 from fairseq.optim import precision
-from fairseq.optim.ema import EMA
 from fairseq.optim.lr_scheduler import build_lr_scheduler
-from fairseq.optim.parameter_groups import freeze, scale_rates
 from fairseq.training import signals
 from fairseq.training.batches import train_batches, valid_batches
 from fairseq.training.compilation import compile_layers
@@ -42,21 +40,25 @@ from fairseq.training.inherited import keep_bpe, misfit
 from fairseq.training.memory import log_free, shortage
 from fairseq.training.nan_detector import BadUpdates, first_bad_tensor, with_finite_weights
 from fairseq.training.old_names import OldTrainerNames
-from fairseq.training.peers import Accumulated, OutOfMemoryError, meet
+from fairseq.training.parameters import averaged_model, prepare, trainable
+from fairseq.training.peers import Accumulated, OutOfMemoryError
 from fairseq.training.run_state import (
     EarlyStop,
     Resets,
     StatefulPart,
-    check_same,
+    check_class_names,
+    class_names,
     count_batches,
     from_checkpoint,
 )
+from fairseq.training.sharding import meet, planned
 from fairseq.tree import map_tensors
 
 if TYPE_CHECKING:
     from fairseq.data.iterators import EpochBatchIterator
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.models.fairseq_model import BaseFairseqModel
+    from fairseq.optim.ema import EMA
     from fairseq.tasks.fairseq_task import FairseqTask
 
 logger = logging.getLogger(TRAIN_LOGGER)
@@ -75,11 +77,18 @@ class Trainer(OldTrainerNames):
         if cfg.common.compile:
             compile_layers(self.model)
         self.criterion = precision.cast_model(criterion.to(self.device), self.precision)
-        self.optimizer = precision.build(self.precision, cfg, self._trainable_parameters())
+        self._start_time = time.time()
+        self._previous_training_time = 0.0
+        prepare(self.model, self.criterion, cfg.optimization)
+        sharding = planned(cfg, self.precision)
+        self.ema = averaged_model(self.model, cfg.ema, None if sharding is None else sharding.apply)
+        self.peers = meet(cfg, task, self.model, self.criterion, sharding, self._wishes)
+        parameters = self.peers.rows(trainable(self.model, self.criterion))
+        self.optimizer = precision.build(self.precision, cfg, parameters, sharded=sharding is not None)
         self.lr_scheduler = build_lr_scheduler(
             cfg.lr_scheduler, getattr(self.optimizer, "fp32_optimizer", self.optimizer)
         )
-        self.store = CheckpointStore(cfg.checkpoint)
+        self.store = CheckpointStore(cfg.checkpoint, self.peers.writers)
         self.optimizer_history: list[dict[str, Any]] = []
         self.early_stop = EarlyStop()
         self._num_updates = 0
@@ -87,25 +96,8 @@ class Trainer(OldTrainerNames):
         self._dummy_source: EpochBatchIterator | None = None
         self.own_updates = 0  # those that this process made
         self.predicted: Tensor | float = 0.0  # the sum of their sample sizes, left where it is
-        self._start_time = time.time()
-        self._previous_training_time = 0.0
         self.lr_scheduler.step_update(0)
-        self.ema = self._build_ema() if cfg.ema.store_ema else None
-        self.peers = meet(cfg, task, self.model, self.criterion, self._wishes)
         metrics.log_start_time("wall", priority=790, round=0)
-
-    def _trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        owners = (*self.model.named_parameters(), *self.criterion.named_parameters())
-        freeze(owners, self.cfg.optimization.freeze)
-        scale_rates(owners, self.cfg.optimization.lr_scales)
-        named = [(name, parameter) for name, parameter in owners if parameter.requires_grad]
-        if not named:
-            raise TrainingError("the model has no trainable parameter; check what it freezes")
-        return named
-
-    def _build_ema(self) -> EMA:
-        seed = self.cfg.ema.ema_seed_model
-        return EMA(self.model, self.cfg.ema, seed_state=read(seed, with_config=False)["model"] if seed else None)
 
     def _ema_argument(self) -> dict[str, nn.Module]:
         """The averaged model, for the steps of a task that wants it."""
@@ -229,6 +221,7 @@ class Trainer(OldTrainerNames):
         self.model.train()
         self.criterion.train()
         self.optimizer.zero_grad()
+        self.peers.forget_gradients()
         metrics.log_start_time("train_wall", priority=800, round=0)
 
     def _accumulate(self, samples: Iterable[dict[str, Any]]) -> Accumulated | None:
@@ -281,11 +274,10 @@ class Trainer(OldTrainerNames):
     ) -> NonFiniteError:
         """The error for a diverged update: repeats the forward pass and names the first tensor that is not finite."""
         self.set_seed()  # the same dropout as in the update that failed
-        batches = (self.prepare_sample(sample)[0] for sample in samples)
+        batches = (self.prepare_sample(sample)[0] for sample in self.peers.each(samples, self._num_updates + 1))
         loss = float(total.loss) / max(float(total.sample_size), 1.0)
-        return self.bad_updates.error(
-            failure, self._num_updates + 1, loss, lambda: first_bad_tensor(self.model, self.criterion, batches)
-        )
+        where = partial(first_bad_tensor, self.model, self.criterion, batches, self.peers.first_found)
+        return self.bad_updates.error(failure, self._num_updates + 1, loss, where)
 
     def _finish_update(self, total: Accumulated, grad_norm: Tensor) -> Mapping[str, Any]:
         self.bad_updates.in_a_row = 0
@@ -311,13 +303,14 @@ class Trainer(OldTrainerNames):
         self.model.eval()
         self.criterion.eval()
         total = Accumulated()
-        if sample:  # another process may have one more
-            batch, _ = self.prepare_sample(sample)
+        if sample or self.peers.shares_passes:  # another process may have one more
+            batch, is_dummy = self.prepare_sample(sample)
             with torch.no_grad():
                 _, sample_size, logging_output = self.task.valid_step(
                     batch, self.model, self.criterion, **self._ema_argument()
                 )
-            total = Accumulated(0.0, sample_size, [logging_output])
+            if not is_dummy:
+                total = Accumulated(0.0, sample_size, [logging_output])
         return self._log_stats(self.peers.collect(total), None)
 
     def _log_stats(self, total: Accumulated, grad_norm: Tensor | None) -> Mapping[str, Any]:
@@ -376,7 +369,11 @@ class Trainer(OldTrainerNames):
             StatefulPart(
                 "optimizer_history", lambda: self.optimizer_history, partial(setattr, self, "optimizer_history")
             ),
-            StatefulPart("classes", self._class_names, lambda names: self._check_class_names(names, source)),
+            StatefulPart(
+                "classes",
+                partial(class_names, criterion, optimizer),
+                partial(check_class_names, criterion, optimizer, source),
+            ),
             StatefulPart("lr_scheduler_state", self.lr_scheduler.state_dict, self.lr_scheduler.load_state_dict),
             StatefulPart(
                 "optimizer",
@@ -398,21 +395,17 @@ class Trainer(OldTrainerNames):
         if any(True for _ in criterion.parameters()):
             parts.insert(0, StatefulPart("criterion", criterion.state_dict, criterion.load_state_dict))
         if ema is not None:  # may start from the model's weights
-            parts.append(StatefulPart("ema", ema.extra_state, lambda state: ema.resume(state, self.model)))
+            parts.append(
+                StatefulPart("ema", ema.extra_state, lambda state: ema.resume(self._own_part(state, ema), self.model))
+            )
         return parts
+
+    def _own_part(self, state: Mapping[str, Any], ema: EMA) -> Mapping[str, Any]:
+        return self.peers.placed(state, ema.extra_state())
 
     def _load_weights(self, weights: dict[str, Tensor], source: str) -> None:
         load_weights(self.model, weights, self.cfg.model, source, strict=True)
         precision.restore_masters(self.optimizer, weights)
-
-    def _class_names(self) -> dict[str, str]:
-        return {"criterion_name": type(self.criterion).__name__, "optimizer_name": type(self.optimizer).__name__}
-
-    def _check_class_names(self, saved: Mapping[str, str], source: str) -> None:
-        own = self._class_names()
-        check_same(source, "criterion", saved["criterion_name"], own["criterion_name"])
-        if not precision.accepts_state_of(self.optimizer, saved["optimizer_name"]):
-            check_same(source, "optimizer", saved["optimizer_name"], own["optimizer_name"])
 
     def _load_meters(self, state: dict[str, Any]) -> None:
         metrics.load_state_dict(state)
@@ -437,7 +430,7 @@ class Trainer(OldTrainerNames):
             return None
         logger.info("Preparing to load checkpoint %s", filename)
         try:
-            checkpoint = read(filename, with_config=False)
+            checkpoint = read(filename, with_config=False, shards=self.peers.shards)
         except CheckpointError as error:
             if not fallbacks:
                 raise
@@ -474,27 +467,34 @@ class Trainer(OldTrainerNames):
 
         ``position``: where to go on, if not where ``epoch_itr`` is.
         """
-        if not self.is_data_parallel_master:
+        save = Save(epoch_itr.epoch, self._num_updates, epoch_itr.end_of_epoch(), val_loss, forced)
+        place, directory = position or epoch_itr.state_dict(), self.cfg.checkpoint.save_dir
+        apart, together = self.store.writers is not None, self.peers.shares_passes
+        states = self.states() if together and not apart and distributed.of_first(self.store.writes(save)) else None
+        if not (apart or self.is_data_parallel_master):
             self.store.note(val_loss)
             return None
         return self.store.save(
-            lambda: with_finite_weights(
-                self.state_dict(position or epoch_itr.state_dict(), val_loss), self.model, self.cfg.checkpoint.save_dir
-            ),
-            epoch_itr.epoch,
-            self._num_updates,
-            epoch_itr.end_of_epoch(),
-            val_loss,
-            forced,
+            lambda: with_finite_weights(self.state_dict(place, val_loss, states), self.model, directory), *save
         )
 
-    def state_dict(self, position: Mapping[str, Any], val_loss: float | None) -> dict[str, Any]:
-        """The checkpoint at ``position``, the state of the data iterator."""
+    def states(self, whole: bool = True) -> dict[str, Any]:
+        """The states of all `parts`; ``whole`` on the first process: processes that `share passes` collect them together."""
         states = {part.name: part.state() for part in self.parts()}
+        return self.peers.whole(states) if whole else states
+
+    def state_dict(
+        self, position: Mapping[str, Any], val_loss: float | None, states: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint at ``position``, the state of the data iterator; of ``states``, if they have been collected."""
+        states = self.states(whole=self.store.writers is None) if states is None else states
         return build_state(make_absolute(config_to_state(self.cfg)), states, position, val_loss)
 
     def _save_crash(self) -> None:
         """Keep the state of an update that failed, for inspection."""
-        if self.is_data_parallel_master and not self.cfg.checkpoint.no_save:
+        if self.cfg.checkpoint.no_save or not (self.is_data_parallel_master or self.peers.shares_passes):
+            return
+        states = self.states()
+        if self.is_data_parallel_master:
             nowhere = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
-            self.store.save_crash(self.state_dict(nowhere, None))
+            self.store.save_crash(self.state_dict(nowhere, None, states))

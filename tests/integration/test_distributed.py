@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.integration.test_finetuning import FLAGS as FINE_TUNING
 from tests.integration.test_finetuning import GLUE, TASKS
@@ -99,15 +100,44 @@ def alone(folder: Path) -> Run:
     return Run(folder, "alone", 1, 4)
 
 
+SHARDED = ("--ddp-backend", "fully_sharded", "--min-params-to-wrap", 0)
+
+
 @pytest.fixture(scope="module")
 def two(folder: Path) -> Run:
     return Run(folder, "two", 2, 2, "--save-interval-updates", 3, "--ddp-comm-hook", "none")
+
+
+@pytest.fixture(scope="module")
+def sharded(folder: Path) -> Run:
+    return Run(folder, "sharded", 2, 2, "--save-interval-updates", 3, *SHARDED)
 
 
 def test_two_processes_train_as_one(two: Run, alone: Run) -> None:
     assert all(len(batches) == 4 for batches in alone.read.values())
     assert_same(two, alone)
     assert two.valid["3"] > two.valid["6"]
+
+
+def test_two_processes_that_share_the_parameters_train_as_one(sharded: Run, two: Run, alone: Run, folder: Path) -> None:
+    assert_same(sharded, alone)
+    name = "checkpoint_1_3.pt"
+    files = [torch.load(folder / run / name, weights_only=False) for run in ("sharded", "two")]
+    for part in ("model", "last_optimizer_state"):
+        actual, expected = (flat(file[part]) for file in files)
+        assert list(actual) == list(expected)
+        for key, value in expected.items():
+            same = {"rtol": 1e-4, "atol": 1e-4} if torch.is_tensor(value) else {}
+            torch.testing.assert_close(actual[key], value, msg=f"{key} {{}}".format, **same)
+    assert (folder / "sharded" / name).stat().st_size == pytest.approx((folder / "two" / name).stat().st_size, rel=0.01)
+
+
+def flat(state: object, where: str = "") -> dict[str, object]:
+    """The leaves of a nested ``state`` by their places."""
+    if not isinstance(state, dict | list):
+        return {where: state}
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    return {key: leaf for name, part in items for key, leaf in flat(part, f"{where}.{name}").items()}
 
 
 @pytest.mark.parametrize("processes, flags", [(4, ("--ddp-backend", "legacy_ddp")), (1, ())])
@@ -137,6 +167,23 @@ def test_another_seed_goes_on_with_other_batches_and_masks(folder: Path, two: Ru
     assert other.read == again.read and other.losses != again.losses  # by dropout
 
 
+@pytest.mark.parametrize(
+    "saved, processes, flags",
+    [
+        ("sharded", 1, ()),
+        pytest.param("sharded", 4, SHARDED, marks=pytest.mark.slow),
+        pytest.param("sharded", 2, (), marks=pytest.mark.slow),
+        pytest.param("two", 4, SHARDED, marks=pytest.mark.slow),
+    ],
+)
+def test_another_number_of_parts_goes_on(
+    saved: str, processes: int, flags: tuple[object, ...], folder: Path, two: Run, sharded: Run, alone: Run
+) -> None:
+    file = folder / saved / "checkpoint_1_3.pt"
+    name = f"{saved}-on-{processes}-{len(flags)}"
+    assert_same(Run(folder, name, processes, 4 // processes, "--restore-file", file, *flags), alone, first=4)
+
+
 def test_started_by_torchrun(folder: Path, alone: Run) -> None:
     name = "torchrun"
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
@@ -157,15 +204,15 @@ def test_a_mistake_is_told_once(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_fine_tuning_is_scored_on_the_whole_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [("--find-unused-parameters",), SHARDED], ids=["replicated", "sharded"])
+def test_fine_tuning_is_scored_on_the_whole_set(how: tuple[object, ...], tmp_path: Path) -> None:
     """Unused parameters (the LM head), outputs that cannot be summed, and scores that are no means over batches."""
     task = tmp_path / "CoLA"
     shutil.copytree(GLUE / "CoLA", task)
     shutil.copy(DATA / "dict.txt", task / "input0")
     flags = [task, *FINE_TUNING, *TASKS["CoLA"], "--max-update", 3, "--save-dir"]
     alone = train(*flags, "alone", "--update-freq", 2, cwd=tmp_path).stdout
-    two = ("--update-freq", 1, "--distributed-world-size", 2, "--find-unused-parameters")
-    together = train(*flags, "together", *two, cwd=tmp_path).stdout
+    together = train(*flags, "together", "--update-freq", 1, "--distributed-world-size", 2, *how, cwd=tmp_path).stdout
     for update, row in train_inner(alone).items():
         for key in ("loss", "gnorm", "accuracy"):
             assert float(train_inner(together)[update][key]) == pytest.approx(float(row[key]), rel=1e-4)

@@ -281,6 +281,7 @@ def test_what_training_scripts_ask_of_the_trainer():
     from fairseq.optim.configs import SGDConfig
     from fairseq.optim.lr_scheduler import build_lr_scheduler
     from fairseq.trainer import Trainer
+    from fairseq.training.peers import Alone
 
     trainer = object.__new__(Trainer)
     weight = torch.nn.Parameter(torch.ones(1))
@@ -290,7 +291,7 @@ def test_what_training_scripts_ask_of_the_trainer():
         lr_scheduler="fixed", lr=[0.5, 0.25], force_anneal=None, warmup_updates=0, lr_shrink=0.1
     )
     trainer.lr_scheduler = build_lr_scheduler(schedule, trainer.optimizer)
-    trainer.criterion = torch.nn.Identity()
+    trainer.criterion, trainer.peers = torch.nn.Identity(), Alone(dict)
     weight.grad = torch.full((1,), 8.0)
     assert trainer.clip_grad_norm(2.0).item() == 8 and weight.grad.item() == pytest.approx(2.0, abs=1e-5)
     trainer.zero_grad()

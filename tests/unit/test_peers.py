@@ -16,7 +16,7 @@ from fairseq.distributed.processes import run_processes
 from fairseq.distributed.utils import all_gather_list, all_reduce_dict, broadcast_object
 from fairseq.errors import ConfigError, TrainingError
 from fairseq.optim.fairseq_optimizer import build_optimizer
-from fairseq.training.peers import Accumulated, OutOfMemoryError, Together, average_gradients, check_section
+from fairseq.training.peers import Accumulated, OutOfMemoryError, Together, average_gradients
 
 SIZE = 2
 
@@ -236,9 +236,3 @@ def test_who_is_to_blame():
     assert watch.blame(3, signs(4, 4, 4), busy)[0] == "process 2 of 3 is at update 4 in line 2"
     silent = {**signs(4, 4, 4, count=2), 0: signs(4, 4, 4)[0]}
     assert watch.blame(3, signs(4, 4, 4), silent) == ("process 0 of 3 does not answer", [1, 2])
-
-
-@pytest.mark.parametrize("options", [{"ddp_backend": "fully_sharded"}, {"zero_sharding": "os"}])
-def test_what_is_not_here_is_refused(options):
-    with pytest.raises(ConfigError, match="not supported"):
-        check_section(configuration(**options).distributed_training)

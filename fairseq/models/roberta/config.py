@@ -153,7 +153,9 @@ class RobertaConfig(FairseqDataclass):
     checkpoint_activations: bool = option(False, "recompute the layers in the backward pass instead of storing them")
     offload_activations: bool = option(False, "checkpoint_activations, with what is stored moved to the CPU")
     min_params_to_wrap: int = option(
-        100_000_000, "fully sharded training: wrap layers with at least this many weights", within="[0, inf)"
+        100_000_000,
+        "fully_sharded: put models of at least this many weights together layer by layer, others as a whole",
+        within="[0, inf)",
     )
 
     # Carried by old files

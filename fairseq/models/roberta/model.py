@@ -35,7 +35,7 @@ from fairseq.models.roberta.upgrade import (
 from fairseq.modules.initialization import init_bert_params
 from fairseq.modules.lm_head import RobertaLMHead
 from fairseq.modules.task_heads import RobertaClassificationHead
-from fairseq.overrides import accepts, overridden, supports
+from fairseq.overrides import accepts, hooked, overridden, supports
 from fairseq.registry import BPES, MODELS
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class RobertaModel(FairseqEncoderModel):
         """
         encoder = self.encoder
         parts: tuple[Any, ...] = (self, encoder, encoder.lm_head)
-        if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+        if any(map(hooked, parts)):
             return False
         return (
             supports(self, "takes_targets", "forward")

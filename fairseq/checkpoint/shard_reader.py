@@ -1,0 +1,143 @@
+"""Reading what `fairseq.checkpoint.sharded` has written: all of it in any process, or the rows of this one."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairseq.checkpoint.safe_load import load
+from fairseq.checkpoint.sharded import KEY, WHOLE_STATE, Writers, checksum, first_line, put
+from fairseq.errors import CheckpointError
+from fairseq.tree import is_sharded
+
+
+class _Alone(Writers):
+    def __init__(self) -> None:
+        super().__init__(0, 1, lambda value: [value])
+
+
+def _whole(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class ShardReader:
+    """How spread tensors are read.
+
+    ``empty`` makes the tensor to read into: a plain one for all of it, a ``DTensor`` for the part of this process.
+    ``readers``: the processes that read together; each checks its share of the files. ``unshared``: names of the model's
+    tensors that are not spread now; where the file has one of them in parts, all of it is read.
+    """
+
+    empty: Callable[[torch.Size, torch.dtype], Tensor] = _whole
+    readers: Writers = _Alone()
+    unshared: Collection[str] = ()
+
+
+WHOLE = ShardReader()
+
+
+def own_slices(model: nn.Module, readers: Writers) -> ShardReader:
+    """Each process reads its rows, as the parameters of ``model`` are spread."""
+    from torch.distributed.tensor import Shard, empty
+
+    weights: dict[str, Any] = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    mesh = next(value.device_mesh for value in weights.values() if is_sharded(value))
+    return ShardReader(
+        lambda shape, dtype: empty(shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)]),
+        readers,
+        {name for name, value in weights.items() if not is_sharded(value)},
+    )
+
+
+def file_of(path: str) -> str:
+    """The file to read for ``path``, which may be the directory of a sharded checkpoint."""
+    return os.path.join(path, WHOLE_STATE) if os.path.isfile(os.path.join(path, WHOLE_STATE)) else path
+
+
+def is_whole(path: str) -> bool:
+    """Whether the file ``path`` holds all of a checkpoint. Raises CheckpointError when it cannot be read."""
+    return KEY not in load(path, mmap=True)
+
+
+def fill(state: dict[str, Any], path: str, reader: ShardReader | None) -> dict[str, Any]:
+    """Read the spread tensors of the ``state`` that is stored in the file ``path``; it is then as of any other file.
+
+    ``state`` is changed; without ``reader`` its tensors stay empty. Raises CheckpointError.
+    """
+    record = state.pop(KEY, None)
+    if record is None or reader is None:
+        return state
+    directory = _directory(record["directory"], path)
+    names = list(record["files"])
+    if any(_has_folder(name) for name in names):
+        raise CheckpointError(f"checkpoint {path} is refused: it names files elsewhere")
+    readers = reader.readers
+    readers.agreed(lambda: _check_files(directory, record["files"], path, names[readers.rank :: readers.size]))
+    if any(keys[0] == "model" and keys[-1] in reader.unshared for keys, _ in record["places"]):
+        reader = WHOLE
+    try:
+        tensors = _read(directory, record["places"], reader)
+        for keys, name in record["places"]:
+            put(state, keys, tensors[name])
+    except CheckpointError:
+        raise
+    except Exception as error:  # nothing of the files is executed, but they may say anything
+        raise CheckpointError(f"checkpoint {path} is malformed: {first_line(error)}") from error
+    return state
+
+
+def _has_folder(name: str) -> bool:
+    return os.path.basename(name) != name or name in ("", ".", "..")
+
+
+def _directory(name: str, path: str) -> str:
+    if _has_folder(name):
+        raise CheckpointError(f"checkpoint {path} is refused: it names a directory elsewhere, {name!r}")
+    own = os.path.dirname(os.path.realpath(path))
+    directory = os.path.join(own, name)
+    if os.path.basename(path) == WHOLE_STATE and not os.path.isdir(directory):
+        return own
+    if not os.path.isdir(directory):
+        raise CheckpointError(
+            f"{path} is the small file of a sharded checkpoint, whose directory {directory} is missing: keep the two "
+            "together, or make one file of them with scripts/consolidate_checkpoint.py"
+        )
+    return directory
+
+
+def _check_files(directory: str, sums: Mapping[str, list[int]], path: str, names: list[str]) -> None:
+    """Compare the files ``names`` with their checksums, and what there is with what there should be."""
+    found = sorted(name for name in os.listdir(directory) if name.endswith(".safetensors"))
+    if found != sorted(sums):
+        odd = sorted(set(found) ^ set(sums))[0]
+        what = "is missing" if odd in sums else "does not belong to it"
+        raise CheckpointError(f"checkpoint {path} is damaged: {os.path.join(directory, odd)} {what}; use another one")
+    for name in names:
+        if checksum(os.path.join(directory, name)) != list(sums[name]):
+            raise CheckpointError(f"{os.path.join(directory, name)} is truncated or damaged; use another checkpoint")
+
+
+def _read(directory: str, places: list[Any], reader: ShardReader) -> dict[str, Any]:
+    """The tensors in ``directory`` by name."""
+    import torch.distributed.checkpoint as library
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    storage = HuggingFaceStorageReader(directory)
+    stored = storage.read_metadata().state_dict_metadata
+    tensors: dict[str, Any] = {}
+    for name in {name for _, name in places}:
+        about: Any = stored[name]
+        if sum(chunk.sizes.numel() for chunk in about.chunks) != about.size.numel():
+            raise CheckpointError(f"checkpoint {directory} is malformed: parts of {name} are missing")
+        tensors[name] = reader.empty(about.size, about.properties.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is")  # each process reads for itself
+        library.load(tensors, storage_reader=storage, no_dist=True)
+    return tensors
