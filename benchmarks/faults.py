@@ -146,7 +146,7 @@ def generated(count: int, names: Sequence[str]) -> list[Row]:
 
 def others() -> list[Row]:
     """Kills of preprocessing, and of one of two machines under torchrun, which are tests."""
-    _, said = run("other kills", ["pytest", "-q", "-p", "no:cacheprovider", "-m", "", *TESTS])
+    _, said = run("other kills", ["pytest", "-p", "no:cacheprovider", "-m", "", *TESTS])
     counts = {name: int(count) for count, name in re.findall(r"(\d+) (passed|failed)\b", said[-300:])}
     passed, failed = counts.get("passed", 0), counts.get("failed", 0)
     return row(
