@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -86,9 +87,13 @@ def row_of(kind: str, faults: Sequence[Row]) -> Row:
 def kills(count: int, seed: int, folder: Path) -> list[Row]:
     details = folder / "kills"
     run("kills", ["tests.faults.kills", "--count", count, "--seed", seed, "--details", details], count, details)
-    faults = read_lines(details)
+    return rows_of_kills(read_lines(details))
+
+
+def rows_of_kills(faults: Sequence[Row]) -> list[Row]:
+    """By what the run was doing; then the signals, and the ends of the trainings."""
     killed = [fault for fault in faults if fault["status"] == KILLED]
-    told = [fault for fault in faults if fault["kind"].startswith("SIG") and fault["status"] != KILLED]
+    told = [fault for fault in faults if fault["kind"].startswith("SIG") and fault["status"] not in (0, KILLED)]
     ends = [fault for fault in faults if fault["kind"] == "the end"]
     rows = [row_of(name, [f for f in killed if f["phase"] == phase]) for phase, name in PHASES.items()]
     rows.append(row_of("SIGTERM, SIGUSR1, SIGHUP", told))
@@ -141,9 +146,9 @@ def generated(count: int, names: Sequence[str]) -> list[Row]:
 
 def others() -> list[Row]:
     """Kills of preprocessing, and of one of two machines under torchrun, which are tests."""
-    _, said = run("other kills", ["pytest", "-q", "-p", "no:cacheprovider", "-m", "", *TESTS])
-    words = said.replace(",", "").split()
-    passed, failed = (int(words[words.index(name) - 1]) if name in words else 0 for name in ("passed", "failed"))
+    _, said = run("other kills", ["pytest", "-p", "no:cacheprovider", "-m", "", *TESTS])
+    counts = {name: int(count) for count, name in re.findall(r"(\d+) (passed|failed)\b", said[-300:])}
+    passed, failed = counts.get("passed", 0), counts.get("failed", 0)
     return row(
         "tests of killed preprocessing and of a lost machine", passed + failed, passed, "updates since the last save"
     )

@@ -35,7 +35,7 @@ class Mistake:
     words: tuple[str, ...] = ()
     first: Callable[[], None] | None = None
     then: Callable[[], None] | None = None
-    strike: Strike = Strike("kill", 17, ("replace",), "after")
+    strike: Strike = Strike("SIGKILL", 17, ("replace",), "after")
 
 
 def _forget_dropout() -> None:
@@ -70,7 +70,7 @@ def _keep_temporary_files() -> None:
 
 
 MOST = 8  # complaints that are shown of one
-IN_A_WRITE = Strike("kill", 300, ("write",), "half")
+IN_A_WRITE = Strike("SIGKILL", 300, ("write",), "half")
 MISTAKES = {
     "nothing": Mistake(),
     "position in the data": Mistake(("--reset-dataloader",)),

@@ -222,15 +222,16 @@ def leftovers(before: set[str], after: set[str], child: Child) -> Iterator[str]:
 
 
 def chosen(rng: random.Random, case: Undisturbed) -> tuple[str, Strike | None, float]:
-    """(kind, strike by call, seconds): of nine, three kills by time, five by call, and a signal."""
+    """(kind, strike by call, seconds): of nine, three kills by time, five by call, and a signal by either."""
     way = rng.randrange(9)
-    if way < 3:
-        return "kill at a time", None, rng.uniform(0, 0.6 * case.seconds)
-    if way < 8:
-        name, when = rng.choice(sorted(case.calls)), rng.choice(("before", "after", "half"))
-        number = rng.randint(1, max(1, case.calls[name] // 3))  # a third, so that there are several in a training
-        return f"kill at {name}", Strike("kill", number, (name,), when), HANG_SECONDS
-    return rng.choice(SIGNALS), None, rng.uniform(0, 0.6 * case.seconds)
+    kind = rng.choice(SIGNALS) if way == 0 else "SIGKILL"
+    if way < 4 and (way > 0 or rng.random() < 0.5):
+        return kind if way == 0 else "kill at a time", None, rng.uniform(0, 0.6 * case.seconds)
+    # In the first third of its calls, so that there are several faults in a training.
+    name = rng.choice(sorted(case.calls))
+    when = rng.choice(("before", "after", "half") if way > 0 else ("before", "after"))  # a half write needs a kill
+    number = rng.randint(1, max(1, case.calls[name] // 3))
+    return kind if way == 0 else f"kill at {name}", Strike(kind, number, (name,), when), HANG_SECONDS
 
 
 def strike(rng: random.Random, case: Undisturbed, folder: Path) -> tuple[Child, str]:

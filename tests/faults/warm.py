@@ -40,7 +40,8 @@ BUG = 70  # exit status of a child that ended with a traceback
 class Strike:
     """What happens at the ``number``-th of the calls ``names`` that change files, counted from 1.
 
-    ``action``: kill (SIGKILL); or the name of an error (ENOSPC, EROFS, ...) that this and all later ones end with.
+    ``action``: the name of a signal, SIGKILL or one that asks the run to end; or of an error (ENOSPC, EROFS, ...) that this
+    call and all later ones end with.
     ``when``: before the call, after it, or half-way through what it writes.
     """
 
@@ -227,21 +228,21 @@ class _Recorder:
         if strike is not None and name in strike.names:
             self.calls += 1
             hits = self.calls == strike.number
-            if strike.action != "kill" and self.calls >= strike.number:
+            if strike.action.startswith("E") and self.calls >= strike.number:
                 number = getattr(errno, strike.action)
                 raise OSError(number, os.strerror(number))
             if hits and strike.when != "after":
                 if strike.when == "half" and half is not None:
                     half()
-                self._die()
+                self._send(strike)
         result = call()
         self.note(event="call", name=name, file=os.path.basename(file) if isinstance(file, (str, Path)) else "")
-        if hits:
-            self._die()
+        if hits and strike is not None and strike.when == "after":
+            self._send(strike)
         return result
 
-    def _die(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def _send(self, strike: Strike) -> None:
+        os.kill(os.getpid(), getattr(signal, strike.action))
 
     # -- saves and updates ----------------------------------------------------------------------------------------
 
