@@ -176,7 +176,7 @@ def _finish(state: dict[str, Any], temporary: str, directory: str) -> None:
 def remove_unnamed(directory: str) -> None:
     """Delete the directories of spread tensors in ``directory`` that no checkpoint there names any more."""
     names = os.listdir(directory)
-    unnamed = {name for name in names if name.endswith(ENDING) and os.path.isdir(os.path.join(directory, name))}
+    unnamed = {name for name in names if name.startswith("checkpoint") and name.endswith(ENDING)}
     if not unnamed:
         return
     for name in names:
@@ -186,7 +186,7 @@ def remove_unnamed(directory: str) -> None:
                 text = _pickle_in(path)
             except OSError:  # it may name any of them
                 return
-            unnamed = {name for name in unnamed if name.encode() not in text}
+            unnamed = {other for other in unnamed if other.encode("utf-8", "surrogatepass") not in text}
     for name in unnamed:
         shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
 

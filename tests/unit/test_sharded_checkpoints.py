@@ -25,13 +25,14 @@ from fairseq.checkpoint.reader import average_checkpoints, load_checked, read
 from fairseq.checkpoint.safe_load import load
 from fairseq.checkpoint.schema import portable
 from fairseq.checkpoint.shard_reader import own_slices
-from fairseq.checkpoint.sharded import Writers, checksum
+from fairseq.checkpoint.sharded import Writers, checksum, remove_unnamed
 from fairseq.checkpoint.store import CheckpointStore, resumable
 from fairseq.dataclass.configs import CheckpointConfig, DistributedTrainingConfig
 from fairseq.distributed import group
 from fairseq.distributed.placement import Placement, free_port
 from fairseq.distributed.processes import run_processes
 from fairseq.errors import CheckpointError, ConfigError, FairseqError
+from fairseq.training.sharding import check_sharding
 from scripts import consolidate_checkpoint
 
 
@@ -149,6 +150,15 @@ def test_a_directory_stays_as_long_as_a_file_names_it(saved: tuple[Path, list[li
         ["checkpoint_1_3.shards", "checkpoint_1_6.pt", "checkpoint_1_6.shards", *names],
         ["checkpoint_1_3.shards", "checkpoint_1_9.pt", "checkpoint_1_9.shards", *names],
     ]
+
+
+def test_only_what_was_written_goes(tmp_path: Path) -> None:
+    for name in ("checkpoint1.shards", "checkpoint2.shards", "corpus.shards"):
+        (tmp_path / name).mkdir()
+    torch.save({"model": {}, "shards": {"directory": "checkpoint2.shards"}}, tmp_path / "kept.pt")
+    (tmp_path / "noise.pt").write_bytes(b"PK noise")
+    remove_unnamed(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.glob("*.shards")) == ["checkpoint2.shards", "corpus.shards"]
 
 
 @pytest.mark.parametrize("name", ["checkpoint_last.pt", "checkpoint_best.pt", "checkpoint_1_9.shards"])
@@ -380,3 +390,20 @@ def test_one_file_is_not_made_of_one(saved: tuple[Path, list[list[str]]], tmp_pa
         consolidate_checkpoint.main([str(tmp_path / "whole.pt"), str(tmp_path / "again.pt")])
     with pytest.raises(ConfigError, match="is a directory"):
         consolidate_checkpoint.main([str(saved[0] / "checkpoint_last.pt"), str(tmp_path)])
+
+
+def test_where_it_makes_no_sense(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"ddp_backend": "fully_sharded", "use_sharded_state": True}
+    section = DistributedTrainingConfig(distributed_world_size=2, **options)
+    cfg = SimpleNamespace(
+        distributed_training=section,
+        checkpoint=CheckpointConfig(write_checkpoints_asynchronously=True),
+        common=SimpleNamespace(amp=False),
+        optimizer=SimpleNamespace(_name="adam"),
+    )
+    with pytest.raises(ConfigError, match="--write-checkpoints-asynchronously"):
+        check_sharding(cfg)
+    section.ddp_backend = "pytorch_ddp"
+    with caplog.at_level("INFO"):
+        check_sharding(cfg)
+    assert "use_sharded_state changes nothing" in caplog.text
