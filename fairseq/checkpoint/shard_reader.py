@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fairseq.checkpoint.safe_load import load
-from fairseq.checkpoint.sharded import KEY, WHOLE_STATE, Writers, checksum, first_line, put
+from fairseq.checkpoint.sharded import KEY, WHOLE_STATE, Writers, first_line, put
 from fairseq.errors import CheckpointError
+from fairseq.file_io import size_and_checksum
 from fairseq.tree import is_sharded
 
 
@@ -120,7 +121,7 @@ def _check_files(directory: str, sums: Mapping[str, list[int]], path: str, names
         what = "is missing" if odd in sums else "does not belong to it"
         raise CheckpointError(f"checkpoint {path} is damaged: {os.path.join(directory, odd)} {what}; use another one")
     for name in names:
-        if checksum(os.path.join(directory, name)) != list(sums[name]):
+        if size_and_checksum(os.path.join(directory, name)) != tuple(sums[name]):
             raise CheckpointError(f"{os.path.join(directory, name)} is truncated or damaged; use another checkpoint")
 
 

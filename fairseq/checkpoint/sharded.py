@@ -30,6 +30,7 @@ from torch import Tensor
 
 from fairseq.checkpoint.atomic import atomic_save, sync_directory, temporary_name
 from fairseq.errors import CheckpointError
+from fairseq.file_io import size_and_checksum
 from fairseq.tree import is_sharded
 
 logger = logging.getLogger(__name__)
@@ -155,16 +156,11 @@ def first_line(error: BaseException) -> str:
 def _own_sums(directory: str, rank: int) -> dict[str, list[int]]:
     """Sizes and checksums of what this process has written, which it sees at once wherever that is."""
     own = f"shard-{rank + 1:05d}-"
-    return {name: checksum(os.path.join(directory, name)) for name in os.listdir(directory) if name.startswith(own)}
-
-
-def checksum(path: str) -> list[int]:
-    """Size and CRC-32 of a file."""
-    size = crc = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-    return [size, crc]
+    return {
+        name: list(size_and_checksum(os.path.join(directory, name)))
+        for name in os.listdir(directory)
+        if name.startswith(own)
+    }
 
 
 def _finish(state: dict[str, Any], temporary: str, directory: str) -> None:

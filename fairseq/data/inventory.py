@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fairseq.data.index_formats import read_counts
 from fairseq.data.manifest import Entry, dictionary_of, is_dictionary
-
-_BLOCK = 1 << 22
-
-
-def checksum(path: str | os.PathLike[str]) -> str:
-    crc = 0
-    with open(path, "rb", buffering=0) as handle:
-        while block := handle.read(_BLOCK):
-            crc = zlib.crc32(block, crc)
-    return f"{crc:08x}"
+from fairseq.file_io import size_and_checksum
 
 
 def describe_files(
@@ -41,5 +31,5 @@ def describe_files(
             dtype, sentences, tokens = read_counts(str(path), os.path.getsize(path.with_suffix(".bin")))
             own = files.get(dictionary_of(name.removesuffix(".idx")) or "")
             more = {"sentences": sentences, "tokens": tokens, "dtype": dtype.name, "dictionary": own and own.crc32}
-        files[name] = Entry(os.path.getsize(path), known.get(name) or checksum(path), **more)
+        files[name] = Entry(os.path.getsize(path), known.get(name) or f"{size_and_checksum(path)[1]:08x}", **more)
     return files

@@ -25,13 +25,14 @@ from fairseq.checkpoint.reader import average_checkpoints, load_checked, read
 from fairseq.checkpoint.safe_load import load
 from fairseq.checkpoint.schema import portable
 from fairseq.checkpoint.shard_reader import own_slices
-from fairseq.checkpoint.sharded import Writers, checksum, remove_unnamed
+from fairseq.checkpoint.sharded import Writers, remove_unnamed
 from fairseq.checkpoint.store import CheckpointStore, resumable
 from fairseq.dataclass.configs import CheckpointConfig, DistributedTrainingConfig
 from fairseq.distributed import group
 from fairseq.distributed.placement import Placement, free_port
 from fairseq.distributed.processes import run_processes
 from fairseq.errors import CheckpointError, ConfigError, FairseqError
+from fairseq.file_io import size_and_checksum
 from fairseq.training.sharding import check_sharding
 from scripts import consolidate_checkpoint
 
@@ -283,7 +284,7 @@ def test_nothing_in_the_directory_is_executed(
     part.write_bytes(crafted)
     sums = load(folder / f"{NAME}.pt")["shards"]["files"]
     with pytest.raises(CheckpointError, match="is malformed"):
-        read(rewritten(folder, files={**sums, PARTS[1]: checksum(str(part))}), with_config=False)
+        read(rewritten(folder, files={**sums, PARTS[1]: list(size_and_checksum(part))}), with_config=False)
     assert not Path("executed").exists()
 
 
@@ -295,7 +296,7 @@ def test_parts_that_do_not_fill_a_tensor(folder: Path) -> None:
     save_file(tensors, shards / PARTS[1], {"DCP_SHARDING_INFO": json.dumps(offsets)})
     sums = load(folder / f"{NAME}.pt")["shards"]["files"]
     with pytest.raises(CheckpointError, match="are missing"):
-        read(rewritten(folder, files={**sums, PARTS[1]: checksum(str(shards / PARTS[1]))}), with_config=False)
+        read(rewritten(folder, files={**sums, PARTS[1]: list(size_and_checksum(shards / PARTS[1]))}), with_config=False)
 
 
 def test_parts_of_fairscale_are_told_apart(tmp_path: Path) -> None:
