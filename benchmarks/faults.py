@@ -149,9 +149,8 @@ def others() -> list[Row]:
     _, said = run("other kills", ["pytest", "-p", "no:cacheprovider", "-m", "", *TESTS])
     counts = {name: int(count) for count, name in re.findall(r"(\d+) (passed|failed)\b", said[-300:])}
     passed, failed = counts.get("passed", 0), counts.get("failed", 0)
-    return row(
-        "tests of killed preprocessing and of a lost machine", passed + failed, passed, "updates since the last save"
-    )
+    name = "tests of killed preprocessing and of a lost machine"
+    return [row(name, passed + failed, passed, "updates since the last save")]
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

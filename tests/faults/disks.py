@@ -66,6 +66,17 @@ def _after(updates: int, action: Callable[[], object]) -> Callable[[Event], None
     return hook
 
 
+def _after_save(number: int, action: Callable[[], object]) -> Callable[[Event], None]:
+    """Call ``action`` once, after so many saves, in the thread that writes them."""
+    saves = itertools.count(1)
+
+    def hook(event: Event) -> None:
+        if event["event"] == "saved" and next(saves) == number:
+            action()
+
+    return hook
+
+
 def _small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (FEW_BYTES, FEW_BYTES))
 
@@ -124,7 +135,7 @@ TROUBLES = {
     "read-only": Trouble("sync", "Read-only file system", **_failing("EROFS", 10, "open")),
     "limited size of files": Trouble("sync", "File too large", hook=_after(AT, _small_files)),
     "directory removed": Trouble("sync", hook=_after(AT, _remove)),
-    "directory removed, in the background": Trouble("async", hook=_after(AT, _remove)),
+    "directory removed, in the background": Trouble("async", hook=_after_save(AT, _remove)),
     "directory replaced by a file": Trouble("sync", "checkpoints", hook=_after(AT, _replace)),
     "data worker killed": Trouble("async-workers", "data worker", prepare=_workers_die, loses=False),
     "few open files": Trouble("workers", "open files", prepare=_few_files),
