@@ -101,6 +101,7 @@ class AMPOptimizer(WrappedOptimizer):
         scaler.update()
         if scaler.loss_scale >= before:  # finite gradients here, but not their norm, or not on another worker
             scaler.update(before * scaler.get_backoff_factor())
+            scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": 0})  # as where they are not
         if scaler.loss_scale <= scaler.min_loss_scale:
             raise FloatingPointError(
                 f"the loss scale has fallen to its minimum ({scaler.min_loss_scale}): the loss is probably "
