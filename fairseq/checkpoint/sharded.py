@@ -2,7 +2,7 @@
 
 ``checkpoint_1_500.pt`` is then an ordinary, small file: every tensor that is spread (a ``DTensor``) is an empty one in it,
 and its key ``shards`` says where they are: in a directory beside it, ``checkpoint_1_500.shards``, into which
-`torch.distributed.checkpoint` writes a safetensors file per process. Copies of the file, ``checkpoint_last.pt``, name the
+`torch.distributed.checkpoint` writes safetensors files of each process. Copies of the file, ``checkpoint_last.pt``, name the
 same directory, which goes when no file names it any more. So everything that is done with files (names, order, pruning,
 resuming, damage) stays as it is, and the directory appears in full before a file names it. It holds the small file too,
 as ``model.pt``, so that it can be moved and read alone, as any folder with a model.
@@ -36,6 +36,7 @@ from fairseq.tree import is_sharded
 logger = logging.getLogger(__name__)
 
 KEY, ENDING, WHOLE_STATE = "shards", ".shards", "model.pt"
+FILE_BYTES = 1 << 26  # of a file in the directory, unless a tensor has more
 Keys = tuple[Any, ...]  # the way to a value in nested dictionaries and lists
 
 
@@ -137,14 +138,26 @@ def _save(tensors: dict[str, Any], directory: str, path: str) -> None:
     import torch.distributed.checkpoint as library
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
+    writer = HuggingFaceStorageWriter(directory, _file_numbers(tensors), save_distributed=True)
     try:
-        library.save(tensors, storage_writer=HuggingFaceStorageWriter(directory, save_distributed=True))
+        library.save(tensors, storage_writer=writer)
     except library.CheckpointException as error:
         rank, (reason, _) = next(iter(sorted(error.failures.items())))
         raise CheckpointError(
             f"cannot write checkpoint {path}: process {rank}: {first_line(reason)}; what was there before is untouched; "
             "free some space or choose another save_dir"
         ) from None
+
+
+def _file_numbers(tensors: dict[str, Any]) -> dict[str, int]:
+    """The file for each tensor: a process puts one together in memory, so that it must not get too large."""
+    numbers, number, held = {}, 1, 0
+    for name, tensor in tensors.items():
+        own = tensor.numel() * tensor.element_size() // tensor.device_mesh.size()
+        if held and held + own > FILE_BYTES:
+            number, held = number + 1, 0
+        numbers[name], held = number, held + own
+    return numbers
 
 
 def first_line(error: BaseException) -> str:

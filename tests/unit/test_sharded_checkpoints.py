@@ -310,7 +310,7 @@ def test_parts_of_fairscale_are_told_apart(tmp_path: Path) -> None:
 
 def failing(cfg: Any, arguments: Any) -> list[Any]:
     """Saves of which the second fails for the last process, whose files may not grow; what each of them says."""
-    own = store(arguments[0], writers(), no_epoch_checkpoints=True)
+    own, sharded.FILE_BYTES = store(arguments[0], writers(), no_epoch_checkpoints=True), 64
     own.save(lambda: portable(spread_over_processes(whole_state())), 1, 1, True, None)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     if group.get_global_rank():
@@ -338,6 +338,9 @@ def test_a_failure_of_one_is_that_of_all(tmp_path: Path) -> None:
         ["checkpoint_last.2.shards", "checkpoint_last.pt"],
         ["checkpoint_last.pt", "checkpoint_last.shards"],
     ]
+    files = sorted(path.name for path in (tmp_path / "checkpoint_last.shards").glob("shard-00001-*"))
+    assert files == [f"shard-00001-model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    assert_same(load_checked(tmp_path / "checkpoint_last.pt"), portable(whole_state()))
 
 
 def killed(cfg: Any, arguments: Any) -> None:
