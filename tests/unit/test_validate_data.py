@@ -149,7 +149,14 @@ def test_flipped_bits_and_cut_files(tmp_path: Path, data: Path, capsys: pytest.C
 
 
 def test_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (([tmp_path], "has no preprocessed data"), ([tmp_path / "x"], "data directory not found")):
+    (tmp_path / "file").write_text("text\n")
+    (tmp_path / "killed/.preprocess-a").mkdir(parents=True)
+    for words, said in (
+        ([tmp_path], "has no preprocessed data"),
+        ([tmp_path / "x"], "data directory not found"),
+        ([tmp_path / "file"], "is a file; give the directory"),
+        ([tmp_path / "killed"], "give the command again"),
+    ):
         found = Checked(capsys, *words)
         assert found.status == 2 and said in found.err and found.err.count("\n") == 1
 
@@ -159,7 +166,9 @@ def test_edited_dictionary_and_left_out_files(data: Path, capsys: pytest.Capture
     (data / "dict.txt").write_text("".join(lines[:-2]))  # madeupword
     for name in ("valid.bin", "valid.idx"):
         (data / name).unlink()
-    assert len(Checked(capsys, data).problems) == 3
+    found = Checked(capsys, data)
+    assert len(found.problems) == 3 and "below a line that was added, removed or moved" in found.problems[0]
+    assert found.out.endswith(f"or accept it with fairseq-validate-data --write-manifest {data}\n")
     assert Checked(capsys, "--write-manifest", data).status == 0
     assert Checked(capsys, data).status == 0
     assert set(json.loads((data / "manifest.json").read_text())["files"]) == {"dict.txt", "train.bin", "train.idx"}
