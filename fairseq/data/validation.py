@@ -221,8 +221,8 @@ class _Checker:
                 self._report.notes.append(f"{path.parent} has no {dictionary}: the ids of {path.name} are not checked")
         elif highest >= size:
             self._problem(
-                f"{path} holds the id {highest}, but {path.parent / dictionary} has only {size:,} symbols: it was made with"
-                " another dictionary"
+                f"{path} holds the id {highest}, but {path.parent / dictionary} has only {size:,} symbols: it is damaged, or"
+                " was made with another dictionary"
             )
 
     def _blocks(self, name: str) -> Iterator[bytes]:

@@ -104,7 +104,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str, bool]] = [
     (lambda data: (data / "train.bin").unlink(), "train.idx is there, but train.bin is not", True),
     (lambda data: [(data / f"valid.{end}").unlink() for end in ("bin", "idx")], "valid.bin is missing", False),
     (lambda data: (data / "dict.txt").write_text("a\n"), "incorrect dictionary format", True),
-    (lambda data: (data / "dict.txt").write_text("a 1\n"), "has only 5 symbols: it was made with another", True),
+    (lambda data: (data / "dict.txt").write_text("a 1\n"), "symbols: it is damaged, or was made with another", True),
     (lambda data: (data / "dict.txt").write_text("e 9\nd 9\nc 9\nb 9\na 9\n"), "dict.txt has 20 bytes, but had", False),
     (lambda data: (data / "manifest.json").write_text("{"), "manifest.json is damaged", False),
     (no_tokens, "train: 1 items have no token", True),
