@@ -182,6 +182,10 @@ def test_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = Checked(capsys, f"{one}:{two}:{other}")
     assert found.status == 1 and "dict.txt is not the dictionary of" in found.problems[0] and len(found.problems) == 1
     assert Checked(capsys, one, other).status == 0  # have nothing to do with each other
+    (two / "manifest.json").unlink()
+    lines = (two / "dict.txt").read_text().splitlines(keepends=True)
+    (two / "dict.txt").write_text("".join(lines[:-1]))
+    assert "they differ from symbol" in Checked(capsys, f"{one}:{two}").problems[0]
 
 
 def task(tmp_path: Path, name: str, *more: object) -> Path:
