@@ -19,6 +19,7 @@ from fairseq.errors import ConfigError
 PathLike = str | os.PathLike[str]
 
 NOT_FETCHED = "not-fetched:"  # before an address that a file names, which whoever needs it refuses
+SCRATCH = ".preprocess-"  # how directories are called in which commands make data, and which they leave when killed
 
 
 def split_paths(paths: str, separator: str = os.pathsep, base: str | os.PathLike[str] = "") -> list[str]:

@@ -106,7 +106,7 @@ CRITERIONS = by_name(
 OPTIMIZERS = by_name(
     {
         "optimizers that divide the parameters among them (use freeze and lr_scales)": "composite",
-        "keeping the state of the optimizer on the CPU": "cpu_adam",
+        "optimizers of other packages (use adam; cpu_offload keeps its state on the CPU)": "cpu_adam",
         "block-momentum training (BMUF)": "bmuf",
     }
 )

@@ -52,7 +52,12 @@ def best_n_checkpoints(paths: Sequence[str], n: int) -> list[str]:
 
 def get_parser() -> argparse.ArgumentParser:
     parser = FairseqParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--inputs", required=True, nargs="+", help="checkpoint files, or one directory")
+    parser.add_argument(
+        "--inputs",
+        required=True,
+        nargs="+",
+        help="checkpoint files, or one directory with --num-epoch-checkpoints or --num-update-checkpoints",
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write the averaged checkpoint to")
     latest = parser.add_mutually_exclusive_group()
     latest.add_argument(
@@ -83,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         inputs = last_n_checkpoints(inputs, latest, bool(args.num_update_checkpoints), args.checkpoint_upper_bound)
     elif args.num_best_checkpoints > 0:
         inputs = best_n_checkpoints(inputs, args.num_best_checkpoints)
+    elif len(inputs) == 1 and os.path.isdir(inputs[0]):
+        raise ConfigError(
+            f"{inputs[0]} is a directory: say which of its checkpoints, with --num-epoch-checkpoints or --num-update-checkpoints"
+        )
     check_outputs([args.output], inputs)
     print("averaging checkpoints:", *inputs, sep="\n  ")
     atomic_save(average_checkpoints(inputs), args.output)

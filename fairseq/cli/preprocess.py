@@ -18,7 +18,7 @@ from fairseq.cli.common import bpe_settings, byte_progress, run_command
 from fairseq.cli.stopping import ends_when_asked, uninterrupted
 from fairseq.data import manifest
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError, OutOfScopeError
-from fairseq.file_io import check_outputs
+from fairseq.file_io import SCRATCH, check_outputs
 from fairseq.locks import claimed
 from fairseq.logging.setup import ends_quietly, log_to_files
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 # The original's name: its lines look the same, and $DESTDIR/preprocess.log holds what this logger says.
 logger = logging.getLogger("fairseq_cli.preprocess")
-
-
-SCRATCH = ".preprocess-"
 
 
 class OutputExistsError(ConfigError, FileExistsError):

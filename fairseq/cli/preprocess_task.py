@@ -21,6 +21,7 @@ from fairseq.data import manifest
 from fairseq.dataclass.flags import FairseqParser, gen_parser_from_dataclass
 from fairseq.dataclass.user_module import import_user_module
 from fairseq.errors import ConfigError, DataError, DataNotFoundError, FairseqError
+from fairseq.file_io import SCRATCH
 from fairseq.finetune.reading import FORMATS
 from fairseq.locks import claimed
 from fairseq.registry import BPES
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from fairseq.finetune.layout import Job, SplitSummary, Written
 
 PROGRAM = "fairseq-preprocess-task"
-SCRATCH = ".preprocess-"
 _SHOWN_LABELS = 6
 _MADE = re.compile(r"input\d+|label")
 _CONTENT = re.compile(r"^(dict\.txt|manifest\.json)$|\.(bin|idx|jsonl|label)$")  # of those folders

@@ -34,7 +34,7 @@ def train_here(cfg: FairseqConfig) -> float | None:
         plain: Any = None if job_logging is None else OmegaConf.to_container(job_logging, resolve=True)
         configure_logging(cfg.common.log_file, job_logging=plain)
     else:
-        log_warnings_only()
+        log_warnings_only(cfg.distributed_training.distributed_rank)
     return train(cfg)
 
 

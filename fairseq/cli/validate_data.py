@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fairseq.cli.common import run_command
 from fairseq.dataclass.flags import FairseqParser
 from fairseq.errors import DataError, DataNotFoundError, FairseqError
-from fairseq.file_io import split_paths
+from fairseq.file_io import SCRATCH, split_paths
 from fairseq.locks import claimed
 
 if TYPE_CHECKING:
@@ -66,14 +66,20 @@ def main(args: argparse.Namespace) -> int:
     """Print what was found in ``args.dirs``; returns the exit status. Raises FairseqError when there is no data."""
     groups = [[_folders(directory) for directory in split_paths(paths)] for paths in args.dirs]
     problems: list[str] = []
+    changed: list[Path] = []
     with _bar(args, groups) as bar:
         for paths, group in zip(args.dirs, groups, strict=True):
-            problems += _check_directories(paths, group, args.write_manifest, bar)
+            problems += _check_directories(paths, group, args.write_manifest, bar, changed)
     sys.stdout.flush()
     for problem in problems:
         print(f"problem: {problem}")
     if problems:
         print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
+        for folder in changed:
+            accept = f"{PROGRAM} --write-manifest {shlex.quote(str(folder))}"
+            print(
+                f"{folder}: damage, unless it was changed on purpose: copy or preprocess it again, or accept it with {accept}"
+            )
         return FOUND_PROBLEMS
     print("no problem found")
     return 0
@@ -82,9 +88,16 @@ def main(args: argparse.Namespace) -> int:
 def _folders(directory: str) -> list[Path]:
     from fairseq.data.validation import data_folders
 
+    if os.path.isfile(directory):
+        raise DataNotFoundError(f"{directory} is a file; give the directory that it is in")
     if not os.path.isdir(directory):
         raise DataNotFoundError(f"data directory not found: {directory}")
     found = data_folders(Path(directory))
+    if not found and any(Path(directory).glob(f"{SCRATCH}*")):
+        raise DataNotFoundError(
+            f"{directory} holds only what a preprocessing command has begun: it was killed, or is still at work; unless it is,"
+            " give the command again"
+        )
     if not found:
         raise DataNotFoundError(
             f"{directory} has no preprocessed data (no dict.txt, .idx, .bin or manifest.json); give a directory that"
@@ -105,8 +118,11 @@ def _bar(args: argparse.Namespace, groups: list[list[list[Path]]]) -> Any:
     return tqdm.tqdm(total=size, unit="B", unit_scale=True, file=sys.stderr, leave=False, delay=1, disable=shown)
 
 
-def _check_directories(paths: str, group: list[list[Path]], write: bool, bar: Any) -> list[str]:
-    """The problems of the directories of one argument, whose tables are printed."""
+def _check_directories(paths: str, group: list[list[Path]], write: bool, bar: Any, changed: list[Path]) -> list[str]:
+    """The problems of the directories of one argument, whose tables are printed.
+
+    ``changed`` gets the folders that are sound in themselves, but not as their manifest says.
+    """
     from fairseq.data.validation import check_folder, check_together
 
     problems = []
@@ -115,10 +131,8 @@ def _check_directories(paths: str, group: list[list[Path]], write: bool, bar: An
         for report in reports:
             bar.clear()
             _print_table(report)
-        for report in reports:
             if report.changed and report.changed == len(report.problems):
-                place = shlex.quote(str(report.folder))
-                print(f"  sound in itself; if it is meant to be as it is: {PROGRAM} --write-manifest {place}")
+                changed.append(report.folder)
         found = [*(problem for report in reports for problem in report.problems), *check_together(reports)]
         if write and not found:
             for report in reports:

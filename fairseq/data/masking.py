@@ -264,7 +264,7 @@ class _Masker:
         if highest >= len(self.vocab):
             raise DataError(
                 f"sample #{index} holds the id {highest}, but the dictionary has only {len(self.vocab)} symbols: "
-                "dict.txt does not fit the data; use the one it was preprocessed with"
+                "dict.txt does not fit the data, or they are damaged (fairseq-validate-data tells); use the one they were made with"
             )
         stream = legacy_generator(self.seed, epoch, index)
         if options.exact:

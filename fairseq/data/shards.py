@@ -19,13 +19,13 @@ def directory_not_found(directory: str, paths: str) -> DataNotFoundError:
 def check_dictionary(directory: str, dictionary: Dictionary, first: str) -> None:
     """Raise DataError unless ``dict.txt`` in ``directory``, if there is one, is ``dictionary``, which ``first`` has.
 
-    A symbol at the end of ``dictionary`` that no file lists (``<mask>``) makes no difference.
+    ``<mask>`` at the end of ``dictionary``, which no file lists, makes no difference.
     """
     path = os.path.join(directory, "dict.txt")
     if not os.path.exists(path):
         return
     own, other = dictionary.symbols, Dictionary.load(path).symbols
-    if own[: len(other)] == other and len(own) - len(other) <= 1:
+    if own[: len(other)] == other and own[len(other) :] in ([], ["<mask>"]):
         return
     pairs = enumerate(zip(own, other, strict=False))
     differs = next((number for number, (one, two) in pairs if one != two), min(len(own), len(other)))

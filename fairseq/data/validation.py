@@ -25,6 +25,7 @@ _BLOCK = 1 << 22  # bytes; whole tokens of every type
 _RAW = re.compile(r"(train|valid|test)\d*(\.\w+-\w+\.\w+)?")  # of --dataset-impl raw
 SAME, DIFFERS, NOT_LISTED = "same", "differs", "not listed"
 _TEXTS = (".jsonl", ".label")
+_MEANING = "; ids are numbers of its lines: below a line that was added, removed or moved they mean other symbols now"
 _EOS = 2  # of every dictionary
 _MOSTLY = 0.9  # of all lines end with </s>: then all should
 
@@ -220,8 +221,8 @@ class _Checker:
                 self._report.notes.append(f"{path.parent} has no {dictionary}: the ids of {path.name} are not checked")
         elif highest >= size:
             self._problem(
-                f"{path} holds the id {highest}, but {path.parent / dictionary} has only {size:,} symbols: it was made with"
-                " another dictionary"
+                f"{path} holds the id {highest}, but {path.parent / dictionary} has only {size:,} symbols: it is damaged, or"
+                " was made with another dictionary"
             )
 
     def _blocks(self, name: str) -> Iterator[bytes]:
@@ -286,10 +287,11 @@ def _difference(report: FolderReport, name: str, entry: manifest.Entry, files: m
     if not path.is_file():
         return f"is missing, but {manifest.NAME} lists it"
     size = path.stat().st_size
+    meaning = _MEANING if manifest.is_dictionary(name) else ""
     if size != entry.bytes:
-        return f"has {size:,} bytes, but had {entry.bytes:,} when it was written"
+        return f"has {size:,} bytes, but had {entry.bytes:,} when it was written{meaning}"
     if report.checksums.get(name, entry.crc32) != entry.crc32:
-        return f"is not what was written: its checksum is {report.checksums[name]}, but was {entry.crc32}"
+        return f"is not what was written: its checksum is {report.checksums[name]}, but was {entry.crc32}{meaning}"
     row = next((row for row in report.rows if f"{row.name}.idx" == name), None)
     described = (entry.sentences, entry.tokens, entry.dtype)
     if row and row.tokens is not None and (row.items, row.tokens, row.dtype) != described:

@@ -114,6 +114,7 @@ def _onnx(program: Any, graph: Graph, path: Path) -> Callable[..., Tensor] | Non
     names = list(graph.inputs(1, 2))
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells which other packages it does not find
         made = torch.onnx.export(
             program, input_names=names, output_names=[graph.output], opset_version=OPSET, dynamo=True, verbose=False
         )

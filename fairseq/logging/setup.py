@@ -85,7 +85,10 @@ def log_to_files(logger: logging.Logger, message: object) -> None:
 
 
 def configure_logging(
-    log_file: str | None = None, reset: bool = False, job_logging: Mapping[str, Any] | None = None
+    log_file: str | None = None,
+    reset: bool = False,
+    job_logging: Mapping[str, Any] | None = None,
+    form: str = FORMAT,
 ) -> None:
     """Log to stdout in the commands' format, unless the root logger has handlers already (hydra, a test).
 
@@ -95,16 +98,16 @@ def configure_logging(
     if job_logging is not None and not logging.root.handlers:
         logging.config.dictConfig(dict(job_logging))
     handlers = [_AboveBars(sys.stdout)]
-    logging.basicConfig(format=FORMAT, datefmt=DATE_FORMAT, level=log_level(), handlers=handlers, force=reset)
+    logging.basicConfig(format=form, datefmt=DATE_FORMAT, level=log_level(), handlers=handlers, force=reset)
     for handler in logging.root.handlers:
         ends_quietly(handler)
     if log_file:
         add_log_file(log_file)
 
 
-def log_warnings_only() -> None:
-    """On the processes of a run that leave it to the first one to tell how it goes."""
-    configure_logging()
+def log_warnings_only(rank: int | None) -> None:
+    """On process ``rank`` of a run, which leaves it to the first one to tell how it goes."""
+    configure_logging(form=FORMAT.replace("%(message)s", f"process {rank}: %(message)s"))
     logging.getLogger().setLevel(max(logging.WARNING, log_level()))
 
 

@@ -199,7 +199,7 @@ class MaskedLMTask(FairseqTask):
         if highest >= len(self.dictionary):
             raise DataError(
                 f"{split_path} holds the id {highest}, but the dictionary has only {len(self.dictionary)} symbols: "
-                "dict.txt does not fit the data; use the one it was preprocessed with"
+                "dict.txt does not fit the data, or they are damaged (fairseq-validate-data tells); use the one they were made with"
             )
 
     def _masked(self, blocks: Blocks) -> tuple[FairseqDataset, FairseqDataset]:

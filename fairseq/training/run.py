@@ -88,7 +88,10 @@ def own_directory(cfg: CheckpointConfig) -> contextlib.AbstractContextManager[An
 def _train_from_here(cfg: FairseqConfig, trainer: Trainer) -> float | None:
     """Train from the checkpoint that there is."""
     task, model = trainer.task, trainer.model
-    logger.info("training on %s in %s precision", trainer.device, trainer.precision)
+    section, several = cfg.distributed_training, ""
+    if section.distributed_world_size > 1:
+        several = f", {section.distributed_world_size} processes ({section.ddp_backend})"
+    logger.info("training on %s in %s precision%s", trainer.device, trainer.precision, several)
     if library.missing():  # pip shows no output of a build that succeeded, so the reader may not know
         logger.warning(
             "training is slower than it could be, compiled operators are missing: %s", library.why_unavailable()

@@ -28,3 +28,11 @@ def test_blocks_parse_and_links_lead_somewhere(page: Path) -> None:
 
 def test_there_are_blocks_to_check() -> None:
     assert sum(len(fenced(page, language)) for page in PAGES for language in ("yaml", "python")) >= 5
+
+
+def test_files_that_are_named_exist() -> None:
+    paths = [f"/{path.relative_to(source.ROOT)}" for path in source.tracked_files()]
+    page = (source.ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.(?:py|h))`", page)
+    assert len(named) > 30
+    assert not [name for name in named if not any(path.endswith(f"/{name}") for path in paths)]

@@ -31,6 +31,7 @@ def test_what_is_there(folder: Path, two: Run) -> None:  # noqa: F811
         "checkpoint_best.pt",
         "checkpoint_last.pt",
     ]
+    assert "training on cpu in fp32 precision, 2 processes (fully_sharded)" in two.text
     parts = sorted((folder / "two" / "checkpoint_1_6.shards").glob("*.safetensors"))
     assert len(parts) == 2 and parts[0].stat().st_size == pytest.approx(parts[1].stat().st_size, rel=0.01)
 

@@ -202,7 +202,7 @@ def test_missing_and_foreign_data(data, tmp_path):
         task.dataset("test")
     small = tiny_data_bin(tmp_path / "small", ["train"])
     (small / "dict.txt").write_text("".join(f"w{i:02d} 1\n" for i in range(10)))
-    with pytest.raises(DataError, match=r"only 15 symbols: dict.txt does not fit the data"):
+    with pytest.raises(DataError, match=r"only 15 symbols: dict.txt does not fit the data, or they are damaged"):
         make(small).load_dataset("train")
 
 

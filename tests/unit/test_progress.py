@@ -300,3 +300,19 @@ def test_a_logger_that_fails_is_named_once_and_left_out(monkeypatch, caplog):
     for _ in range(3):
         bar.print({"loss": 1.0}, "train", 1)
     assert bar.loggers[0].calls == 1 and caplog.text.count("No space left") == 1
+
+
+OF_ANOTHER_PROCESS = """
+import logging
+from fairseq.logging.setup import log_warnings_only
+log_warnings_only(3)
+logging.info("for the first process to say")
+logging.warning("something is odd")
+"""
+
+
+def test_warnings_of_other_processes_name_them():
+    done = subprocess.run(
+        [sys.executable, "-c", OF_ANOTHER_PROCESS], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.count("\n") == 1 and done.stdout.endswith("| process 3: something is odd\n")

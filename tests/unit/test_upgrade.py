@@ -22,7 +22,7 @@ from fairseq.checkpoint.reader import (
     upgrade_state,
 )
 from fairseq.compat.utils import torch_persistent_save
-from fairseq.errors import CheckpointError
+from fairseq.errors import CheckpointError, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -266,3 +266,5 @@ def test_average_script(tmp_path, monkeypatch, capsys):
     assert mean("--inputs", str(tmp_path / "checkpoint1.pt"), str(tmp_path / "checkpoint4.pt")) == 2.5
     with pytest.raises(CheckpointError, match="found 4 checkpoint files.*at least 9"):
         mean("--inputs", str(tmp_path), "--num-epoch-checkpoints", "9")
+    with pytest.raises(ConfigError, match="is a directory: say which of its checkpoints"):
+        mean("--inputs", str(tmp_path))

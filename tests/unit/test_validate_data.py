@@ -104,7 +104,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str, bool]] = [
     (lambda data: (data / "train.bin").unlink(), "train.idx is there, but train.bin is not", True),
     (lambda data: [(data / f"valid.{end}").unlink() for end in ("bin", "idx")], "valid.bin is missing", False),
     (lambda data: (data / "dict.txt").write_text("a\n"), "incorrect dictionary format", True),
-    (lambda data: (data / "dict.txt").write_text("a 1\n"), "has only 5 symbols: it was made with another", True),
+    (lambda data: (data / "dict.txt").write_text("a 1\n"), "symbols: it is damaged, or was made with another", True),
     (lambda data: (data / "dict.txt").write_text("e 9\nd 9\nc 9\nb 9\na 9\n"), "dict.txt has 20 bytes, but had", False),
     (lambda data: (data / "manifest.json").write_text("{"), "manifest.json is damaged", False),
     (no_tokens, "train: 1 items have no token", True),
@@ -149,7 +149,14 @@ def test_flipped_bits_and_cut_files(tmp_path: Path, data: Path, capsys: pytest.C
 
 
 def test_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (([tmp_path], "has no preprocessed data"), ([tmp_path / "x"], "data directory not found")):
+    (tmp_path / "file").write_text("text\n")
+    (tmp_path / "killed/.preprocess-a").mkdir(parents=True)
+    for words, said in (
+        ([tmp_path], "has no preprocessed data"),
+        ([tmp_path / "x"], "data directory not found"),
+        ([tmp_path / "file"], "is a file; give the directory"),
+        ([tmp_path / "killed"], "give the command again"),
+    ):
         found = Checked(capsys, *words)
         assert found.status == 2 and said in found.err and found.err.count("\n") == 1
 
@@ -159,7 +166,9 @@ def test_edited_dictionary_and_left_out_files(data: Path, capsys: pytest.Capture
     (data / "dict.txt").write_text("".join(lines[:-2]))  # madeupword
     for name in ("valid.bin", "valid.idx"):
         (data / name).unlink()
-    assert len(Checked(capsys, data).problems) == 3
+    found = Checked(capsys, data)
+    assert len(found.problems) == 3 and "below a line that was added, removed or moved" in found.problems[0]
+    assert found.out.endswith(f"or accept it with fairseq-validate-data --write-manifest {data}\n")
     assert Checked(capsys, "--write-manifest", data).status == 0
     assert Checked(capsys, data).status == 0
     assert set(json.loads((data / "manifest.json").read_text())["files"]) == {"dict.txt", "train.bin", "train.idx"}
@@ -173,6 +182,10 @@ def test_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = Checked(capsys, f"{one}:{two}:{other}")
     assert found.status == 1 and "dict.txt is not the dictionary of" in found.problems[0] and len(found.problems) == 1
     assert Checked(capsys, one, other).status == 0  # have nothing to do with each other
+    (two / "manifest.json").unlink()
+    lines = (two / "dict.txt").read_text().splitlines(keepends=True)
+    (two / "dict.txt").write_text("".join(lines[:-1]))
+    assert "they differ from symbol" in Checked(capsys, f"{one}:{two}").problems[0]
 
 
 def task(tmp_path: Path, name: str, *more: object) -> Path:
