@@ -150,7 +150,7 @@ def _read(
 
     try:
         storage = HuggingFaceStorageReader(directory)
-        stored = storage.read_metadata().state_dict_metadata
+        stored: dict[str, Any] = storage.read_metadata().state_dict_metadata
         for name in names:
             if not _fill_it(stored[name]):
                 raise ValueError(f"parts of {name} are missing")
