@@ -152,7 +152,7 @@ def _read(
         storage = HuggingFaceStorageReader(directory)
         stored: dict[str, Any] = storage.read_metadata().state_dict_metadata
         for name in names:
-            if not _fill_it(stored[name]):
+            if not _is_complete(stored[name]):
                 raise ValueError(f"parts of {name} are missing")
         tensors = {name: make(stored[name].size, stored[name].properties.dtype) for name in sorted(names)}
         with warnings.catch_warnings():
@@ -168,8 +168,8 @@ def _read(
     return tensors
 
 
-def _fill_it(tensor: Any) -> bool:
-    """Whether the parts of a ``tensor`` are its rows, one after the other: nothing else may be read into new memory."""
+def _is_complete(tensor: Any) -> bool:
+    """Whether the parts of a stored ``tensor`` are its rows, one after the other: new memory must not show between them."""
     end = 0
     for part in sorted((part for part in tensor.chunks if part.sizes.numel()), key=lambda part: part.offsets):
         if part.offsets != (end, *(0 for _ in tensor.size[1:])) or part.sizes[1:] != tensor.size[1:]:

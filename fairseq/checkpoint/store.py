@@ -99,6 +99,7 @@ def resumable(cfg: Any) -> list[str]:
         re.escape(best_name(suffix)),
         update_pattern(suffix),
         epoch_pattern(suffix),
+        kept_best_pattern(getattr(cfg, "best_checkpoint_metric", "loss"), suffix),
     )
     found = [path for pattern in patterns for path in checkpoint_paths(cfg.save_dir, pattern)]
     return sorted(found, key=os.path.getmtime, reverse=True)  # equal times: the last one before the others

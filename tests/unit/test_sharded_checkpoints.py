@@ -240,6 +240,17 @@ def test_damage_is_noticed(damage: Any, sentence: str, folder: Path) -> None:
     read(folder / "checkpoint_best.pt", with_config=False)  # the one before
 
 
+def test_the_one_before_may_be_among_the_best(folder: Path) -> None:
+    """All other names may be copies of the same small file, whose parts are damaged."""
+    os.rename(folder / "checkpoint_best.pt", folder / "checkpoint.best_loss_4.0000.pt")
+    found = resumable(CheckpointConfig(save_dir=str(folder)))
+    assert [Path(path).name for path in found] == [
+        "checkpoint_last.pt",
+        f"{NAME}.pt",
+        "checkpoint.best_loss_4.0000.pt",
+    ]
+
+
 def rewritten(folder: Path, **changes: Any) -> Path:
     """The small file with changes to what it says about the parts."""
     path = folder / f"{NAME}.pt"
