@@ -136,6 +136,9 @@ def _check_files(directory: str, sums: Mapping[str, list[int]], path: str, names
         odd = sorted(set(found) ^ set(sums))[0]
         what = "is missing" if odd in sums else "does not belong to it"
         raise CheckpointError(f"checkpoint {path} is damaged: {os.path.join(directory, odd)} {what}; use another one")
+    strange = next((name for name in found if not os.path.isfile(os.path.join(directory, name))), None)
+    if strange is not None:  # a pipe, whose reader would wait for ever
+        raise CheckpointError(f"checkpoint {path} is refused: {os.path.join(directory, strange)} is not a file")
     for name in names:
         if size_and_checksum(os.path.join(directory, name)) != tuple(sums[name]):
             raise CheckpointError(f"{os.path.join(directory, name)} is truncated or damaged; use another checkpoint")

@@ -230,8 +230,9 @@ def flip(path: Path, at: int) -> None:
         (lambda folder: flip(folder / PARTS[0], 20), f"{PARTS[0]} is truncated or damaged"),
         (lambda folder: shutil.copy(folder / PARTS[0], folder / "x.safetensors"), "does not belong to it"),
         (lambda folder: shutil.rmtree(folder), "directory .* is missing"),
+        (lambda folder: ((folder / PARTS[1]).unlink(), os.mkfifo(folder / PARTS[1])), "is not a file"),
     ],
-    ids=["missing", "truncated", "numbers", "header", "another", "directory"],
+    ids=["missing", "truncated", "numbers", "header", "another", "directory", "pipe"],
 )
 def test_damage_is_noticed(damage: Any, sentence: str, folder: Path) -> None:
     damage(folder / f"{NAME}.shards")
