@@ -11,6 +11,7 @@ from typing import Any
 
 from fairseq.checkpoint.atomic import atomic_copy
 from fairseq.checkpoint.reader import read
+from fairseq.checkpoint.shard_reader import COMPARED
 from fairseq.checkpoint.store import CheckpointStore, best_name, kept_best, kept_value, last_name
 from fairseq.errors import CheckpointError
 
@@ -21,7 +22,7 @@ def finish_save(store: CheckpointStore, path: str) -> None:
     if os.path.basename(path) == last_name(suffix):  # which is written last
         return
     try:
-        state = read(path, with_config=False)
+        state = read(path, mmap=True, with_config=False, shards=COMPARED)
     except CheckpointError:
         return  # whoever loads it says so
     extra, updates = state["extra_state"], state["optimizer_history"][-1]["num_updates"]

@@ -31,17 +31,19 @@ def _whole(shape: torch.Size, dtype: torch.dtype) -> Tensor:
 class ShardReader:
     """How spread tensors are read.
 
-    ``empty`` makes the tensor to read into: a plain one for all of it, a ``DTensor`` for the part of this process.
+    ``empty`` makes the tensor to read into: a plain one for all of it, a ``DTensor`` for the part of this process. Without
+    it nothing is read, and the files are only compared with their checksums.
     ``readers``: the processes that read together; each checks its share of the files. ``unshared``: names of the model's
     tensors that are not spread now; where the file has one of them in parts, all of it is read.
     """
 
-    empty: Callable[[torch.Size, torch.dtype], Tensor] = _whole
+    empty: Callable[[torch.Size, torch.dtype], Tensor] | None = _whole
     readers: Writers = _Alone()
     unshared: Collection[str] = ()
 
 
 WHOLE = ShardReader()
+COMPARED = ShardReader(empty=None)
 
 
 def own_slices(model: nn.Module, readers: Writers) -> ShardReader:
@@ -70,7 +72,8 @@ def is_whole(path: str) -> bool:
 def fill(state: dict[str, Any], path: str, reader: ShardReader | None) -> dict[str, Any]:
     """Read the spread tensors of the ``state`` that is stored in the file ``path``; it is then as of any other file.
 
-    ``state`` is changed; without ``reader`` its tensors stay empty. Raises CheckpointError.
+    ``state`` is changed; without ``reader`` its tensors stay empty. Raises CheckpointError, in all processes that read
+    together when one of them cannot.
     """
     record = state.pop(KEY, None)
     if record is None or reader is None:
@@ -79,19 +82,32 @@ def fill(state: dict[str, Any], path: str, reader: ShardReader | None) -> dict[s
     names = list(record["files"])
     if any(_has_folder(name) for name in names):
         raise CheckpointError(f"checkpoint {path} is refused: it names files elsewhere")
+    places = record["places"]
+    for keys, name in places:
+        if not _is_empty_at(state, keys):
+            raise CheckpointError(f"checkpoint {path} is malformed: it has no place for {name}")
     readers = reader.readers
     readers.agreed(lambda: _check_files(directory, record["files"], path, names[readers.rank :: readers.size]))
-    if any(keys[0] == "model" and keys[-1] in reader.unshared for keys, _ in record["places"]):
+    if any(keys[0] == "model" and keys[-1] in reader.unshared for keys, _ in places):
         reader = WHOLE
-    try:
-        tensors = _read(directory, record["places"], reader)
-        for keys, name in record["places"]:
-            put(state, keys, tensors[name])
-    except CheckpointError:
-        raise
-    except Exception as error:  # nothing of the files is executed, but they may say anything
-        raise CheckpointError(f"checkpoint {path} is malformed: {first_line(error)}") from error
+    make = reader.empty
+    if make is None:
+        return state
+    tensors: dict[str, Any] = {}
+    readers.agreed(lambda: tensors.update(_read(directory, {name for _, name in places}, make, path)))
+    for keys, name in places:
+        put(state, keys, tensors[name])
     return state
+
+
+def _is_empty_at(state: Any, keys: list[Any]) -> bool:
+    """Whether a tensor without numbers is there, as in what `write_shards` leaves."""
+    try:
+        for key in keys:
+            state = state[key]
+    except (LookupError, TypeError):
+        return False
+    return torch.is_tensor(state) and not state.numel()
 
 
 def _has_folder(name: str) -> bool:
@@ -120,25 +136,46 @@ def _check_files(directory: str, sums: Mapping[str, list[int]], path: str, names
         odd = sorted(set(found) ^ set(sums))[0]
         what = "is missing" if odd in sums else "does not belong to it"
         raise CheckpointError(f"checkpoint {path} is damaged: {os.path.join(directory, odd)} {what}; use another one")
+    strange = next((name for name in found if not os.path.isfile(os.path.join(directory, name))), None)
+    if strange is not None:  # a pipe, whose reader would wait for ever
+        raise CheckpointError(f"checkpoint {path} is refused: {os.path.join(directory, strange)} is not a file")
     for name in names:
         if size_and_checksum(os.path.join(directory, name)) != tuple(sums[name]):
             raise CheckpointError(f"{os.path.join(directory, name)} is truncated or damaged; use another checkpoint")
 
 
-def _read(directory: str, places: list[Any], reader: ShardReader) -> dict[str, Any]:
-    """The tensors in ``directory`` by name."""
+def _read(
+    directory: str, names: set[str], make: Callable[[torch.Size, torch.dtype], Tensor], path: str
+) -> dict[str, Tensor]:
+    """The tensors in ``directory`` by name, read into what ``make`` gives."""
     import torch.distributed.checkpoint as library
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-    storage = HuggingFaceStorageReader(directory)
-    stored = storage.read_metadata().state_dict_metadata
-    tensors: dict[str, Any] = {}
-    for name in {name for _, name in places}:
-        about: Any = stored[name]
-        if sum(chunk.sizes.numel() for chunk in about.chunks) != about.size.numel():
-            raise CheckpointError(f"checkpoint {directory} is malformed: parts of {name} are missing")
-        tensors[name] = reader.empty(about.size, about.properties.dtype)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is")  # each process reads for itself
-        library.load(tensors, storage_reader=storage, no_dist=True)
+    try:
+        storage = HuggingFaceStorageReader(directory)
+        stored: dict[str, Any] = storage.read_metadata().state_dict_metadata
+        for name in names:
+            if not _is_complete(stored[name]):
+                raise ValueError(f"parts of {name} are missing")
+        tensors = {name: make(stored[name].size, stored[name].properties.dtype) for name in sorted(names)}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is")  # each process reads for itself
+            library.load(tensors, storage_reader=storage, no_dist=True)
+    except OSError:
+        raise
+    except (
+        Exception,
+        library.CheckpointException,
+    ) as error:  # nothing of the files is executed, but they may say anything
+        raise CheckpointError(f"checkpoint {path} cannot be read: {first_line(error)}; use another one") from error
     return tensors
+
+
+def _is_complete(tensor: Any) -> bool:
+    """Whether the parts of a stored ``tensor`` are its rows, one after the other: new memory must not show between them."""
+    end = 0
+    for part in sorted((part for part in tensor.chunks if part.sizes.numel()), key=lambda part: part.offsets):
+        if part.offsets != (end, *(0 for _ in tensor.size[1:])) or part.sizes[1:] != tensor.size[1:]:
+            return False
+        end += part.sizes[0]
+    return end == tensor.size[0] or not tensor.size.numel()

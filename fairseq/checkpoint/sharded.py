@@ -142,9 +142,9 @@ def _save(tensors: dict[str, Any], directory: str, path: str) -> None:
     try:
         library.save(tensors, storage_writer=writer)
     except library.CheckpointException as error:
-        rank, (reason, _) = next(iter(sorted(error.failures.items())))
+        rank = min(error.failures)
         raise CheckpointError(
-            f"cannot write checkpoint {path}: process {rank}: {first_line(reason)}; what was there before is untouched; "
+            f"cannot write checkpoint {path}: process {rank}: {first_line(error)}; what was there before is untouched; "
             "free some space or choose another save_dir"
         ) from None
 
@@ -161,6 +161,10 @@ def _file_numbers(tensors: dict[str, Any]) -> dict[str, int]:
 
 
 def first_line(error: BaseException) -> str:
+    """What ``error`` says, in short; of one of `torch.distributed.checkpoint`, what the first process found that failed."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        error = failures[min(failures)][0]
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).strip() or type(error).__name__).splitlines()[0]

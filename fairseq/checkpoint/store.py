@@ -99,6 +99,7 @@ def resumable(cfg: Any) -> list[str]:
         re.escape(best_name(suffix)),
         update_pattern(suffix),
         epoch_pattern(suffix),
+        kept_best_pattern(getattr(cfg, "best_checkpoint_metric", "loss"), suffix),
     )
     found = [path for pattern in patterns for path in checkpoint_paths(cfg.save_dir, pattern)]
     return sorted(found, key=os.path.getmtime, reverse=True)  # equal times: the last one before the others
@@ -321,14 +322,14 @@ class CheckpointStore:
             writing.result()
 
     def verify_directory(self) -> None:
-        """Before the first update: make sure that the directory can be written, and clear what killed runs left.
+        """Before the first update: make sure that the directory can be written. With ``no_save`` it may be missing."""
+        if not self.cfg.no_save:
+            verify_checkpoint_directory(self.cfg.save_dir)
 
-        With ``no_save`` it may be read-only, or missing.
-        """
-        if self.cfg.no_save:
-            return
-        verify_checkpoint_directory(self.cfg.save_dir)
-        remove_leftovers(self.cfg.save_dir)
+    def clear_directory(self) -> None:
+        """Before the first update, and while no other run has the directory: remove what killed ones left."""
+        if not self.cfg.no_save:
+            remove_leftovers(self.cfg.save_dir)
 
 
 def verify_checkpoint_directory(save_dir: str) -> None:

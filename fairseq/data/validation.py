@@ -83,11 +83,15 @@ def data_files(folder: Path) -> list[str]:
 
 
 def data_folders(directory: Path) -> list[Path]:
-    """``directory`` and the folders in it, as far as they hold data, in the order of their names."""
-    found = []
-    for place, names, files in os.walk(directory):
+    """``directory`` and the folders in it, links too, as far as they hold data, in the order of their names."""
+    found, seen = [], set()
+    for place, names, files in os.walk(directory, followlinks=True):
         names[:] = sorted(name for name in names if not name.startswith("."))
         folder = Path(place)
+        if folder.resolve() in seen:  # a link to a folder above it, for example
+            names.clear()
+            continue
+        seen.add(folder.resolve())
         indexed = any(name.endswith((".idx", ".bin")) or manifest.is_dictionary(name) for name in files)
         if indexed or manifest.NAME in files or (files and folder.name == "label" and data_files(folder)):
             found.append(folder)

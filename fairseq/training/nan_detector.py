@@ -61,7 +61,8 @@ class BadUpdates:
 
 def _first_bad(kind: str, named: Iterable[tuple[str, Tensor | None]]) -> str | None:
     for name, tensor in named:
-        if tensor is not None and not torch.isfinite(tensor).all():
+        own = own_rows(tensor) if is_sharded(tensor) else tensor
+        if own is not None and not torch.isfinite(own).all():
             return f"{kind} {name}"
     return None
 
@@ -81,14 +82,14 @@ def first_bad_tensor(
 
     ``first_found``: of processes that look together, what one of them has found.
     """
-    bad = _first_bad("parameter", model.named_parameters())
+    bad = first_found(_first_bad("parameter", model.named_parameters()))
     for batch in batches if bad is None else ():
         with NanDetector(model, backward=False) as detector, torch.no_grad():
             criterion(model, batch)
         found = first_found(detector.found)
         if found is not None:
             return found
-    return bad or first_bad_gradient(model)
+    return bad or first_found(first_bad_gradient(model))
 
 
 class NanDetector:

@@ -75,6 +75,8 @@ def _train(cfg: FairseqConfig) -> float | None:
     trainer = Trainer(cfg, task, model, criterion)
     trainer.store.verify_directory()
     with own_directory(cfg.checkpoint):
+        if trainer.is_data_parallel_master:
+            trainer.store.clear_directory()
         return _train_from_here(cfg, trainer)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from fairseq import locks
+from fairseq.checkpoint.atomic import temporary_name
 from fairseq.cli import preprocess
 from fairseq.dataclass.parser import get_preprocessing_parser
 from fairseq.errors import ConfigError
@@ -91,5 +93,11 @@ def test_commands_are_refused(tmp_path):
         "train.idx",
     ]
     with claimed(tmp_path / "save", "fairseq-train", ""):
+        # The owner may be in another container, whose processes nobody knows here.
+        unfinished = Path(
+            temporary_name(str(tmp_path / "save" / "checkpoint_last.pt")).replace(f"{os.getpid()}", "4194305")
+        )
+        unfinished.touch()
         done = run("fairseq.cli.train", DATA, *TINY_FLAGS, "--save-dir", tmp_path / "save", cwd=tmp_path)
+    assert unfinished.exists()
     assert done.returncode == 2 and "choose another --save-dir" in done.stderr and "Traceback" not in done.stderr

@@ -21,10 +21,11 @@ from torch import nn
 from fairseq.checkpoint import sharded
 from fairseq.checkpoint import store as naming
 from fairseq.checkpoint.atomic import atomic_save
+from fairseq.checkpoint.interrupted import finish_save
 from fairseq.checkpoint.reader import average_checkpoints, load_checked, read
 from fairseq.checkpoint.safe_load import load
 from fairseq.checkpoint.schema import portable
-from fairseq.checkpoint.shard_reader import own_slices
+from fairseq.checkpoint.shard_reader import COMPARED, ShardReader, own_slices
 from fairseq.checkpoint.sharded import Writers, remove_unnamed
 from fairseq.checkpoint.store import CheckpointStore, resumable
 from fairseq.dataclass.configs import CheckpointConfig, DistributedTrainingConfig
@@ -229,14 +230,26 @@ def flip(path: Path, at: int) -> None:
         (lambda folder: flip(folder / PARTS[0], 20), f"{PARTS[0]} is truncated or damaged"),
         (lambda folder: shutil.copy(folder / PARTS[0], folder / "x.safetensors"), "does not belong to it"),
         (lambda folder: shutil.rmtree(folder), "directory .* is missing"),
+        (lambda folder: ((folder / PARTS[1]).unlink(), os.mkfifo(folder / PARTS[1])), "is not a file"),
     ],
-    ids=["missing", "truncated", "numbers", "header", "another", "directory"],
+    ids=["missing", "truncated", "numbers", "header", "another", "directory", "pipe"],
 )
 def test_damage_is_noticed(damage: Any, sentence: str, folder: Path) -> None:
     damage(folder / f"{NAME}.shards")
     with pytest.raises(CheckpointError, match=sentence):
         read(folder / f"{NAME}.pt", with_config=False)
     read(folder / "checkpoint_best.pt", with_config=False)  # the one before
+
+
+def test_the_one_before_may_be_among_the_best(folder: Path) -> None:
+    """All other names may be copies of the same small file, whose parts are damaged."""
+    os.rename(folder / "checkpoint_best.pt", folder / "checkpoint.best_loss_4.0000.pt")
+    found = resumable(CheckpointConfig(save_dir=str(folder)))
+    assert [Path(path).name for path in found] == [
+        "checkpoint_last.pt",
+        f"{NAME}.pt",
+        "checkpoint.best_loss_4.0000.pt",
+    ]
 
 
 def rewritten(folder: Path, **changes: Any) -> Path:
@@ -258,9 +271,11 @@ def rewritten(folder: Path, **changes: Any) -> Path:
         ({"files": [1]}, "must be a dictionary"),
         ({"files": {PARTS[0]: [1]}}, "must be a list of 2"),
         ({"places": [[[], "model.table"]]}, "must be the place"),
-        ({"places": [[["model", "table"], "model.other"]]}, "is malformed"),
+        ({"places": [[["model", "table"], "model.other"]]}, "cannot be read"),
         ({"places": [[["nothing", "table"], "model.table"]]}, "is malformed"),
         ({"places": [[["model", {}], "model.table"]]}, "is malformed"),
+        ({"places": [[["model", "count"], "model.table"]]}, "has no place"),
+        ({"places": [[["extra_state", "train_iterator"], "model.table"]]}, "has no place"),
     ],
 )
 def test_crafted_files_are_refused(changes: dict[str, Any], sentence: str, folder: Path) -> None:
@@ -283,20 +298,52 @@ def test_nothing_in_the_directory_is_executed(
     part = folder / f"{NAME}.shards" / PARTS[1]
     part.write_bytes(crafted)
     sums = load(folder / f"{NAME}.pt")["shards"]["files"]
-    with pytest.raises(CheckpointError, match="is malformed"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         read(rewritten(folder, files={**sums, PARTS[1]: list(size_and_checksum(part))}), with_config=False)
     assert not Path("executed").exists()
 
 
-def test_parts_that_do_not_fill_a_tensor(folder: Path) -> None:
-    """A part that begins far behind the others must not make room for what is between them."""
+@pytest.mark.parametrize("first", [2**40, 1, -1])
+def test_parts_that_do_not_fill_a_tensor(first: int, folder: Path) -> None:
+    """One that begins far behind the others must not make room for what is between, nor one that overlaps leave a gap."""
     shards = folder / f"{NAME}.shards"
     tensors = load_file(shards / PARTS[1])
-    offsets = {name: {"saved_offsets": [2**40] + [0] * (value.dim() - 1)} for name, value in tensors.items()}
+    offsets = {name: {"saved_offsets": [first] + [0] * (value.dim() - 1)} for name, value in tensors.items()}
     save_file(tensors, shards / PARTS[1], {"DCP_SHARDING_INFO": json.dumps(offsets)})
     sums = load(folder / f"{NAME}.pt")["shards"]["files"]
     with pytest.raises(CheckpointError, match="are missing"):
         read(rewritten(folder, files={**sums, PARTS[1]: list(size_and_checksum(shards / PARTS[1]))}), with_config=False)
+
+
+def reading_of_a_crafted_file(cfg: Any, arguments: Any) -> list[str]:
+    """What each process says, when one of them cannot read what all others can."""
+    model, taken = spread_model(), writers()
+    reader = own_slices(model, taken)
+    make = reader.empty if taken.rank == 0 else lambda shape, dtype: reader.empty(torch.Size([1]), dtype)
+    try:
+        load_checked(arguments[0], shards=ShardReader(make, taken))
+    except CheckpointError as error:
+        return group.gather(str(error))
+    return group.gather("")
+
+
+def test_all_hear_of_what_one_cannot_read(saved: tuple[Path, list[list[str]]]) -> None:
+    found = run(2, reading_of_a_crafted_file, str(saved[0] / "checkpoint_last.pt"))
+    assert "Size mismatch" in found[0] and found[0] == found[1]
+
+
+def test_a_save_that_was_cut_short_is_finished_without_reading_the_parts(folder: Path) -> None:
+    """Only compared: the first process has no room for all of a model."""
+    newest, last = folder / f"{NAME}.pt", folder / "checkpoint_last.pt"
+    last.unlink()
+    state = read(newest, with_config=False, mmap=True, shards=COMPARED)
+    assert state["model"]["table"].numel() == 0
+    finish_save(store(folder), str(newest))
+    assert last.read_bytes() == newest.read_bytes()
+    last.unlink()
+    flip(folder / f"{NAME}.shards" / PARTS[1], -1)
+    finish_save(store(folder), str(newest))
+    assert not last.exists()
 
 
 def test_parts_of_fairscale_are_told_apart(tmp_path: Path) -> None:
@@ -368,7 +415,7 @@ def test_killed_while_saving(rank: int, where: str, name: str, folder: Path) -> 
     assert Path(newest).name == ("checkpoint_1_12.pt" if name == "atomic_copy" else "checkpoint_last.pt")
     read(newest, with_config=False)
     own = store(folder, no_epoch_checkpoints=True)
-    own.verify_directory()
+    own.clear_directory()
     own.save({"model": {}}, 2, 15, True, None)
     expected = {"checkpoint_1_3.shards", "checkpoint_1_9.pt", "checkpoint_1_9.shards", "checkpoint_best.pt"}
     expected |= {"checkpoint_1_12.pt", "checkpoint_1_12.shards"} if name == "atomic_copy" else set()

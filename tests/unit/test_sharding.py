@@ -19,6 +19,7 @@ from fairseq.optim import precision
 from fairseq.optim.ema import EMA
 from fairseq.optim.parameter_groups import freeze
 from fairseq.registry import OPTIMIZERS
+from fairseq.training.nan_detector import first_bad_tensor
 from fairseq.training.peers import Accumulated
 from fairseq.training.sharding import Sharded, check_sharding, meet, planned
 from fairseq.tree import is_sharded
@@ -176,6 +177,18 @@ def uneven(cfg: Any) -> dict[str, Any]:
     return {"batches": group.gather(batches), "gradients": group.gather(found), "gaps": peers.tolerates_gaps}
 
 
+def diverged(cfg: Any, what: str) -> list[str | None]:
+    """What each process says is not finite, where one row, of the second process, is not: nobody waits for ever."""
+    model = small_model(**without_dropout(**SIZES))
+    peers: Any = Sharded(model, nn.Identity(), planned(cfg, "fp32"), cfg, True, dict)
+    peers.rows(list(model.named_parameters()))
+    loss_of(model, 1).backward()
+    weight = dict(model.named_parameters())["encoder.sentence_encoder.layers.1.fc1.weight"]
+    if group.get_global_rank() == 1:
+        shards.own_rows(weight if what == "parameter" else weight.grad)[0, 0] = torch.nan
+    return group.gather(first_bad_tensor(model, lambda model, ids: model(ids), [batch(1)[0]], peers.first_found))
+
+
 class SummingTask:
     @staticmethod
     def logging_outputs_can_be_summed(criterion: Any) -> bool:
@@ -185,6 +198,7 @@ class SummingTask:
 def everything(cfg: Any, path: str) -> None:
     found = {name: updates(case, settings(case), sharded=True) for name, case in CASES.items()}
     found["uneven"] = uneven(settings({}))
+    found["diverged"] = [diverged(settings({}), what) for what in ("parameter", "gradient")]
     if group.get_global_rank() == 0:
         torch.save(found, path)
 
@@ -227,6 +241,11 @@ def test_processes_without_batches_take_part(results: Any) -> None:
     assert found["batches"] == [[0, 1], [0, None], [None, None]]
     assert len({str(gradients) for gradients in found["gradients"]}) == 1  # the same layers were left out
     assert {True, None} >= set(found["gradients"][0]) and not found["gaps"]
+
+
+def test_all_processes_name_what_one_of_them_finds(results: Any) -> None:
+    name = "encoder.sentence_encoder.layers.1.fc1.weight"
+    assert results["diverged"] == [[f"parameter {name}"] * SIZE, [f"gradient of {name}"] * SIZE]
 
 
 def refusal(optimizer: str = "adam", **options: Any) -> str | None:

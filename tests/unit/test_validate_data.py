@@ -161,6 +161,17 @@ def test_nothing_to_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert found.status == 2 and said in found.err and found.err.count("\n") == 1
 
 
+def test_folders_that_are_links(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    linked = tmp_path / "task"
+    linked.mkdir()
+    (linked / "input0").symlink_to(data)
+    (linked / "around").symlink_to(linked)
+    found = Checked(capsys, linked)
+    assert found.status == 0 and found.out.count(" MB)") == 1
+    (data / "train.bin").write_bytes(b"")
+    assert Checked(capsys, linked).status == 1
+
+
 def test_edited_dictionary_and_left_out_files(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = (data / "dict.txt").read_text().splitlines(keepends=True)
     (data / "dict.txt").write_text("".join(lines[:-2]))  # madeupword
