@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 from collections.abc import Iterator
@@ -45,3 +46,12 @@ def _same_start() -> Iterator[None]:
     torch.set_default_dtype(dtype)
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # even setting what is set costs 5 seconds
         torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def same_log() -> Iterator[None]:
+    """Put the log handlers back, which hydra replaces."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)

@@ -21,7 +21,7 @@ FEW, MANY = 12, 300  # MANY times nine kinds: 2,700
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_a_few_generated_files(name: str) -> None:
+def test_a_few_generated_files(name: str, same_log: None) -> None:
     count = FEW if name != "yaml" else 3  # composing settings takes long
     counts = check(name, count)
     assert counts["read"] and sum(counts.values()) >= count

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +23,9 @@ CONFIGS = ROOT / "tests" / "data" / "config"
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run in an empty directory, and put the log handlers back that hydra replaces."""
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_log: None) -> None:
+    """Run in an empty directory."""
     monkeypatch.chdir(tmp_path)
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 def compose(text: str, name: str = "baseline", folder: Path = CONFIGS) -> Any:
