@@ -193,6 +193,9 @@ def meet(
     return Together(model, criterion, cfg.distributed_training, summable, wishes)
 
 
+_OPTIONS = ("no_reshard_after_forward", "fp32_reduce_scatter", "cpu_offload", "use_sharded_state")
+
+
 def check_sharding(cfg: Any) -> None:
     """Refuse what does not go with sharding, and ways of sharding that are not here."""
     section = cfg.distributed_training
@@ -202,10 +205,10 @@ def check_sharding(cfg: Any) -> None:
             "parameters with it"
         )
     if section.ddp_backend != "fully_sharded" or section.distributed_world_size == 1:
-        if section.use_sharded_state:
-            logger.info(
-                "use_sharded_state changes nothing: without fully_sharded and several processes nothing is spread"
-            )
+        idle = [name for name in _OPTIONS if getattr(section, name)]
+        if idle:
+            what = " and ".join(idle)
+            logger.warning("%s changes nothing without ddp_backend fully_sharded and several processes", what)
         return
     if section.use_sharded_state and cfg.checkpoint.write_checkpoints_asynchronously:
         raise ConfigError(

@@ -454,7 +454,6 @@ def test_where_it_makes_no_sense(caplog: pytest.LogCaptureFixture) -> None:
     )
     with pytest.raises(ConfigError, match="--write-checkpoints-asynchronously"):
         check_sharding(cfg)
-    section.ddp_backend = "pytorch_ddp"
-    with caplog.at_level("INFO"):
-        check_sharding(cfg)
-    assert "use_sharded_state changes nothing" in caplog.text
+    section.ddp_backend, section.cpu_offload = "pytorch_ddp", True
+    check_sharding(cfg)
+    assert "cpu_offload and use_sharded_state changes nothing without ddp_backend fully_sharded" in caplog.text
