@@ -111,7 +111,7 @@ def final_state(folder: Path) -> dict[str, Any]:
 
 def _last_alone(states: dict[str, Any]) -> dict[str, Any]:
     last = states["checkpoint_last.pt"]
-    extra = {key: value for key, value in last["extra_state"].items() if key != "best"}
+    extra = {key: value for key, value in last["extra_state"].items() if key not in ("best", "val_loss")}
     return {"checkpoint_last.pt": {**last, "extra_state": extra}}
 
 
