@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 import torch.utils.data
 
-from fairseq.ending import ENDING
+from fairseq.ending import ENDING, when_parent_ends
 from fairseq.errors import FairseqError, TrainingError
 
 logger = logging.getLogger("fairseq.data.iterators")
@@ -63,6 +64,8 @@ def leave_signals_to_parent(worker: int) -> None:
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_for_parent, daemon=True).start()
+    # torch's workers look for a new parent, and never find one where theirs has ended before they began to look.
+    when_parent_ends(functools.partial(os._exit, 0))
 
 
 @contextlib.contextmanager
@@ -157,8 +160,8 @@ def _all(batches: Iterator[Any], count: int) -> Iterator[Any]:
             failure = _without_traceback(error)
             if failure is None:
                 raise
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two while it sends a batch
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             failure = TrainingError(f"a data worker has ended ({error}): too little memory? Lower --num-workers")
         if failure is not None:

@@ -63,7 +63,7 @@ from fairseq.distributed import utils
 
 def main(cfg, word):
     section = cfg.distributed_training
-    print(word, utils.all_gather_list((section.distributed_rank, section.device_id)), flush=True)
+    print(f"{word} {utils.all_gather_list((section.distributed_rank, section.device_id))}\\n", end="", flush=True)
 
 if __name__ == "__main__":
     section = SimpleNamespace(

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -367,3 +370,27 @@ def test_a_state_without_the_batches_of_all_shards_is_that_of_as_many():
     itr = iterator(num_shards=2)
     itr.load_state_dict({"version": 2, "epoch": 1, "iterations_in_epoch": 2, "shuffle": True})
     assert order(itr.next_epoch_itr()) == [7, 3, 9] and itr.batches_in_epoch == 10
+
+
+def test_a_worker_whose_parent_has_ended_before_it_began_ends(tmp_path: Path):
+    """Otherwise it would keep the lock on the save directory for ever."""
+    script = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from fairseq.data.loading import leave_signals_to_parent
+
+def worker(parent):
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    Path(sys.argv[1]).write_text(str(os.getpid()))
+    leave_signals_to_parent(0)
+    time.sleep(60)
+
+multiprocessing.get_context("fork").Process(target=worker, args=(os.getpid(),)).start()
+os._exit(0)
+"""
+    told = tmp_path / "worker"
+    words = [sys.executable, "-c", script, str(told)]
+    # Its output ends when the last process that holds it has ended.
+    subprocess.run(words, check=True, capture_output=True, timeout=40)
+    assert told.exists()
